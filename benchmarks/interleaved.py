@@ -1,0 +1,55 @@
+"""Times several functions side by side: every round runs each once, in random order.
+
+A machine shared with others drifts by 2x between runs; ratios within a round do not. So claims of
+speed are medians of per-round ratios.
+"""
+
+import os
+import random
+import time
+from collections.abc import Callable, Mapping
+
+import numpy as np
+
+Seconds = dict[str, np.ndarray]  # name -> [rounds]
+
+
+def pin_to_one_core() -> None:
+    """Call before importing jax or torch: their thread pools size themselves on import."""
+    os.environ["OMP_NUM_THREADS"] = "1"
+    os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+
+
+def time_interleaved(
+    functions: Mapping[str, Callable[[], object]], *, rounds: int = 11, round_seconds: float = 0.02
+) -> Seconds:
+    """Seconds a call of each function, [rounds]; a function must wait for its own result."""
+    repeats = {name: _repeats(function, round_seconds) for name, function in functions.items()}
+    seconds: dict[str, list[float]] = {name: [] for name in functions}
+    order, shuffle = list(functions), random.Random(0).shuffle
+    for _ in range(rounds):
+        shuffle(order)
+        for name in order:
+            seconds[name].append(_mean_seconds(functions[name], repeats[name]))
+    return {name: np.array(values) for name, values in seconds.items()}
+
+
+def ratio(seconds: Seconds, numerator: str, denominator: str) -> float:
+    """Median over the rounds of how many times longer `numerator` took than `denominator`."""
+    return float(np.median(seconds[numerator] / seconds[denominator]))
+
+
+def median_microseconds(seconds: Seconds, name: str) -> float:
+    return 1e6 * float(np.median(seconds[name]))
+
+
+def _repeats(function, round_seconds):
+    function()  # compiles
+    return max(1, int(round_seconds / _mean_seconds(function, 3)))
+
+
+def _mean_seconds(function, repeats):
+    start = time.perf_counter()
+    for _ in range(repeats):
+        function()
+    return (time.perf_counter() - start) / repeats

@@ -1,0 +1,95 @@
+"""Cyclical focal loss, forward + backward: this library, Optax's cross entropy, the published code.
+
+    pip install torch                     # a benchmark-only extra
+    python -m benchmarks.losses
+
+float32 on one core; gammas and hardness are traced. The published torch loss is typed again from
+its formula (arXiv 2202.08978), eager, as its authors run it.
+"""
+
+from benchmarks import interleaved
+
+interleaved.pin_to_one_core()
+
+import jax  # noqa: E402
+import jax.numpy as jnp  # noqa: E402
+import numpy as np  # noqa: E402
+import optax  # noqa: E402
+import torch  # noqa: E402
+
+import cyclical_jax as cj  # noqa: E402
+
+SHAPES = [(128, 10), (1024, 10), (1024, 1000), (256, 21841)]
+HARDNESS, GAMMA_HC, GAMMA_POS, GAMMA_NEG, SMOOTHING = 0.4, 3.0, 2.0, 2.0, 0.1
+
+
+def main():
+    print(f"jax {jax.__version__}, optax {optax.__version__}, torch {torch.__version__}, one core")
+    print(f"{'shape':>14} {'ours':>10} {'torch / ours':>13} {'ours / smoothed optax':>22}")
+    for shape in SHAPES:
+        seconds = interleaved.time_interleaved(_candidates(*shape))
+        print(
+            f"{str(list(shape)):>14} {interleaved.median_microseconds(seconds, 'ours'):>7.0f} us"
+            f" {interleaved.ratio(seconds, 'published', 'ours'):>12.1f}x"
+            f" {interleaved.ratio(seconds, 'ours', 'optax'):>21.2f}x",
+            flush=True,
+        )
+
+
+def _candidates(batch, classes):
+    rng = np.random.default_rng(0)
+    logits = rng.normal(scale=3, size=(batch, classes)).astype(np.float32)
+    labels = rng.integers(0, classes, batch)
+    return {
+        "ours": _jax_call(_ours, logits, labels),
+        "optax": _jax_call(_optax, logits, labels),
+        "published": _torch_call(logits, labels),
+    }
+
+
+def _ours(logits, labels, hardness, gamma_hc, gamma_pos, gamma_neg):
+    gammas = dict(gamma_hc=gamma_hc, gamma_pos=gamma_pos, gamma_neg=gamma_neg)
+    loss = cj.cyclical_focal_loss(logits, labels, hardness, label_smoothing=SMOOTHING, **gammas)
+    return loss.mean()
+
+
+def _optax(logits, labels, *_):
+    smoothed = optax.smooth_labels(jax.nn.one_hot(labels, logits.shape[-1]), SMOOTHING)
+    return optax.softmax_cross_entropy(logits, smoothed).mean()
+
+
+def _jax_call(loss, logits, labels):
+    logits, labels = jnp.asarray(logits), jnp.asarray(labels)
+    knobs = [jnp.float32(knob) for knob in (HARDNESS, GAMMA_HC, GAMMA_POS, GAMMA_NEG)]
+    step = jax.jit(jax.value_and_grad(loss))
+    return lambda: jax.block_until_ready(step(logits, labels, *knobs))
+
+
+def _torch_call(logits, labels):
+    logits, labels = torch.tensor(logits, requires_grad=True), torch.tensor(labels)
+
+    def call():
+        logits.grad = None
+        loss = _published(logits, labels)
+        loss.backward()
+        return loss
+
+    return call
+
+
+def _published(logits, labels):
+    """sum_j y'_j w_j log p_j as dense tensor operations, one after the other."""
+    is_label = torch.zeros_like(logits).scatter_(1, labels[:, None], 1)
+    is_other = 1 - is_label
+    log_p = torch.log_softmax(logits, dim=-1)
+    p_label, p_other = log_p.exp() * is_label, (1 - log_p.exp()) * is_other
+    gamma = GAMMA_POS * is_label + GAMMA_NEG * is_other
+    hard = torch.pow(1 - p_label - p_other, gamma)
+    easy = torch.pow(1 + p_label, GAMMA_HC * is_label)
+    weight = HARDNESS * hard + (1 - HARDNESS) * easy
+    smoothed = is_label * (1 - SMOOTHING) + SMOOTHING / logits.shape[-1]
+    return -(smoothed * weight * log_p).sum(dim=-1).mean()
+
+
+if __name__ == "__main__":
+    main()

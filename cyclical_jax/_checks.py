@@ -1,0 +1,64 @@
+"""Checks of plain numbers: one clear line naming the argument, its value and what would be right.
+
+JAX arrays pass unchecked: they may be traced, and reading a concrete one would wait for its device.
+"""
+
+from collections.abc import Iterable
+from typing import Any
+
+import jax
+import numpy as np
+
+
+def number(
+    name: str,
+    value: Any,
+    *,
+    minimum: float = -np.inf,
+    maximum: float = np.inf,
+    above: float = -np.inf,
+    finite: bool = True,
+) -> None:
+    """Raises ValueError unless `value` is above `above` and in [`minimum`, `maximum`]."""
+    if isinstance(value, jax.Array):
+        return
+    values = _real(name, value)
+    in_range = (values >= minimum) & (values <= maximum) & (values > above)
+    if not (in_range & (np.isfinite(values) | (not finite))).all():
+        raise ValueError(f"`{name}` must be {_wanted(minimum, maximum, above)}, got {value}.")
+
+
+def whole_number(name: str, value: Any, *, minimum: int, maximum: int) -> None:
+    """Raises ValueError unless `value` is a whole number in [`minimum`, `maximum`]."""
+    if isinstance(value, jax.Array):
+        return
+    values = _real(name, value)
+    if not ((values >= minimum) & (values <= maximum) & (values == np.floor(values))).all():
+        raise ValueError(
+            f"`{name}` must be a whole number from {minimum} to {maximum}, got {value}."
+        )
+
+
+def one_of(name: str, value: Any, allowed: Iterable[str]) -> None:
+    """Raises ValueError unless `value` is one of the `allowed` words."""
+    if value not in tuple(allowed):
+        raise ValueError(f"`{name}` must be one of {', '.join(map(repr, allowed))}, got {value!r}.")
+
+
+def is_plain(*values: Any) -> bool:
+    """Whether all `values` are single Python or NumPy numbers, known when the program is built."""
+    return all(not isinstance(value, jax.Array) and np.ndim(value) == 0 for value in values)
+
+
+def _real(name: str, value: Any) -> np.ndarray:
+    """`value` as an array of floats; ValueError for anything but real numbers."""
+    array = np.asarray(value)
+    if array.dtype.kind not in "iuf":
+        raise ValueError(f"`{name}` must be a number, got {value!r}.")
+    return array.astype(np.float64)
+
+
+def _wanted(minimum: float, maximum: float, above: float) -> str:
+    bounds = [("at least", minimum), ("at most", maximum), ("above", above)]
+    limits = [f"{word} {bound:g}" for word, bound in bounds if np.isfinite(bound)]
+    return " and ".join(limits) or "a finite number"

@@ -1,0 +1,487 @@
+"""Losses of classification, one value per example; their temperature and hardness may cycle.
+
+With p = softmax(logits / temperature), t the label and y' the smoothed label, each softmax loss is
+
+    -sum_j y'_j w_j log p_j,    y'_t = 1 - label_smoothing + label_smoothing / classes,
+                                y'_j = label_smoothing / classes for j != t,
+
+and they differ in the weights alone, through which the gradient flows as well (h: hardness):
+
+    loss                   w_t                                             w_j, j != t
+    softmax_cross_entropy  1                                               1
+    focal_loss             (1 - p)^gamma                                   1
+    asymmetric_focal_loss  (1 - p)^gamma_pos                               p^gamma_neg
+    cyclical_focal_loss    h (1 - p)^gamma_pos + (1 - h) (1 + p)^gamma_hc  h p^gamma_neg + (1 - h)
+
+Labels of an integer dtype, shape [...], are class indices; an index out of range, -1 say, is
+ignored: loss 0, gradient 0. Labels of a float dtype, shape [..., classes], are probabilities y and
+are used as they are: class j has the weight y_j w_t(p_j) + (1 - y_j) w_j(p_j). A class masked by a
+logit of -inf counts as absent; a label that names it is ignored.
+
+Losses are float32 (float64 for float64 logits) whatever the logits, and finite in value and
+gradient for all finite logits and every gamma >= 0. Temperature, hardness, gammas and smoothing
+are scalars or one number an example, [...], and may be traced; plain numbers are checked.
+
+Sources: arXiv 2202.08978 and the published code for the cyclical and the asymmetric loss,
+arXiv 1708.02002 for the focal loss, arXiv 2009.14119 for the multi-label loss.
+"""
+
+import functools
+import warnings
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.custom_derivatives import SymbolicZero
+from jax.typing import ArrayLike
+
+from cyclical_jax import _checks
+
+# 1 / max_p(-p log p / (1 + p)): above it -(1 + p)^gamma log p rises with p somewhere in (0, 1).
+_GAMMA_HC_CEILING = 3.591
+
+# XLA's CPU backend keeps [batch, classes] intermediates in memory that is new in every call. From
+# this many classes on, touching that memory costs more than computing a few rows at a time twice.
+_MANY_CLASSES = 4096
+_ROWS_AT_A_TIME = 8
+
+
+def softmax_cross_entropy(
+    logits: jax.Array,
+    labels: jax.Array,
+    *,
+    temperature: ArrayLike = 1.0,
+    label_smoothing: ArrayLike = 0.0,
+) -> jax.Array:
+    """Cross entropy of the tempered softmax, -sum_j y'_j log p_j.
+
+    Args:
+      logits: [..., classes] floats.
+      labels: [...] class indices or [..., classes] probabilities.
+      temperature: Above 0; logits are divided by it. High temperatures are hard in the sense of
+        arXiv 2202.08835: the gradient of a logit shrinks as 1 / temperature.
+      label_smoothing: Share of the label spread over all classes, 0 to 1.
+
+    Returns:
+      [...] losses.
+
+    Raises:
+      ValueError: Labels of another shape or dtype, or a plain number outside its range.
+    """
+    return _softmax_loss(logits, labels, _Focus(), temperature, label_smoothing)
+
+
+def focal_loss(
+    logits: jax.Array,
+    labels: jax.Array,
+    *,
+    gamma: ArrayLike = 2.0,
+    temperature: ArrayLike = 1.0,
+    label_smoothing: ArrayLike = 0.0,
+) -> jax.Array:
+    """Focal loss, -(1 - p_t)^gamma log p_t without label smoothing.
+
+    Args:
+      logits: [..., classes] floats.
+      labels: [...] class indices or [..., classes] probabilities.
+      gamma: At least 0; 0 is cross entropy.
+      temperature: Above 0; logits are divided by it.
+      label_smoothing: Share of the label spread over all classes, 0 to 1.
+
+    Returns:
+      [...] losses.
+
+    Raises:
+      ValueError: Labels of another shape or dtype, or a plain number outside its range.
+
+    Source: Lin et al., arXiv 1708.02002, eq. 4, for the softmax.
+    """
+    _checks.number("gamma", gamma, minimum=0)
+    return _softmax_loss(logits, labels, _Focus(pos=gamma), temperature, label_smoothing)
+
+
+def asymmetric_focal_loss(
+    logits: jax.Array,
+    labels: jax.Array,
+    *,
+    gamma_pos: ArrayLike,
+    gamma_neg: ArrayLike,
+    temperature: ArrayLike = 1.0,
+    label_smoothing: ArrayLike = 0.0,
+) -> jax.Array:
+    """Focal loss with a gamma of its own for the classes that are not the label.
+
+    Args:
+      logits: [..., classes] floats.
+      labels: [...] class indices or [..., classes] probabilities.
+      gamma_pos: At least 0; the label's weight is (1 - p)^gamma_pos.
+      gamma_neg: At least 0; the weight of the other classes is p^gamma_neg. They are part of the
+        loss only through label smoothing or soft labels.
+      temperature: Above 0; logits are divided by it.
+      label_smoothing: Share of the label spread over all classes, 0 to 1.
+
+    Returns:
+      [...] losses.
+
+    Raises:
+      ValueError: Labels of another shape or dtype, or a plain number outside its range.
+
+    Source: the single-label loss of the published code of arXiv 2202.08978, which is the cyclical
+    focal loss at hardness 1.
+    """
+    _checks.number("gamma_pos", gamma_pos, minimum=0)
+    _checks.number("gamma_neg", gamma_neg, minimum=0)
+    focus = _Focus(pos=gamma_pos, neg=gamma_neg)
+    return _softmax_loss(logits, labels, focus, temperature, label_smoothing)
+
+
+def cyclical_focal_loss(
+    logits: jax.Array,
+    labels: jax.Array,
+    hardness: ArrayLike,
+    *,
+    gamma_hc: ArrayLike = 3.0,
+    gamma_pos: ArrayLike = 2.0,
+    gamma_neg: ArrayLike = 2.0,
+    temperature: ArrayLike = 1.0,
+    label_smoothing: ArrayLike = 0.1,
+) -> jax.Array:
+    """Confident examples count most at hardness 0, unconfident ones at hardness 1.
+
+    The weight of the label is h (1 - p)^gamma_pos + (1 - h) (1 + p)^gamma_hc, that of the other
+    classes h p^gamma_neg + (1 - h). With all gammas 0 this is label-smoothed cross entropy at
+    every hardness; at hardness 1 it is `asymmetric_focal_loss`.
+
+    Args:
+      logits: [..., classes] floats.
+      labels: [...] class indices or [..., classes] probabilities.
+      hardness: h in [0, 1], e.g. `hardness_schedule(...)(step)`.
+      gamma_hc: At least 0, for highly confident examples. Above 3.591 the easy loss is not
+        monotone: in an interval of p_t its gradient pushes p_t down. A plain number above that
+        warns.
+      gamma_pos: At least 0, for the label in the hard loss.
+      gamma_neg: At least 0, for the other classes in the hard loss. They are part of the loss only
+        through label smoothing or soft labels.
+      temperature: Above 0; logits are divided by it.
+      label_smoothing: Share of the label spread over all classes, 0 to 1; the published code has
+        0.1 fixed.
+
+    Returns:
+      [...] losses.
+
+    Raises:
+      ValueError: Labels of another shape or dtype, or a plain number outside its range.
+
+    Source: L. N. Smith, Cyclical Focal Loss, arXiv 2202.08978, as in its published code. That code
+    takes the largest entry of a soft label; here soft labels are used whole.
+
+    Examples:
+      >>> logits, labels = jnp.array([[4.0, 0.0, 0.0], [0.0, 1.0, 0.0]]), jnp.array([0, 0])
+      >>> for hardness in (0.0, 1.0):
+      ...     loss = cyclical_focal_loss(logits, labels, hardness, label_smoothing=0.0)
+      ...     print([f"{value:.4f}" for value in loss])
+      ['0.2728', '2.7617']
+      ['0.0000', '0.9635']
+    """
+    _checks.number("hardness", hardness, minimum=0, maximum=1)
+    for name, gamma in dict(gamma_hc=gamma_hc, gamma_pos=gamma_pos, gamma_neg=gamma_neg).items():
+        _checks.number(name, gamma, minimum=0)
+    if _checks.is_plain(gamma_hc) and np.greater(gamma_hc, _GAMMA_HC_CEILING):
+        warnings.warn(
+            f"`gamma_hc` {gamma_hc} is above {_GAMMA_HC_CEILING}: the easy loss is not monotone.",
+            stacklevel=2,
+        )
+    focus = _Focus(hardness, gamma_hc, gamma_pos, gamma_neg)
+    return _softmax_loss(logits, labels, focus, temperature, label_smoothing)
+
+
+def asymmetric_multilabel_loss(
+    logits: jax.Array,
+    labels: jax.Array,
+    *,
+    gamma_pos: ArrayLike = 1.0,
+    gamma_neg: ArrayLike = 4.0,
+    margin: ArrayLike = 0.05,
+) -> jax.Array:
+    """Asymmetric loss of independent labels, summed over the classes.
+
+    With p = sigmoid(logits) and p_m = max(p - margin, 0), the sum over classes of
+
+        -y (1 - p)^gamma_pos log p - (1 - y) p_m^gamma_neg log(1 - p_m).
+
+    Args:
+      logits: [..., classes] floats; -inf makes a class absent.
+      labels: [..., classes], y in [0, 1]; any real or boolean dtype.
+      gamma_pos: At least 0.
+      gamma_neg: At least 0.
+      margin: In [0, 1): a negative label with p below it costs nothing.
+
+    Returns:
+      [...] losses.
+
+    Raises:
+      ValueError: Labels of another shape, or a plain number outside its range.
+
+    Source: Ridnik et al., arXiv 2009.14119, eqs. 4-7.
+    """
+    _checks.number("gamma_pos", gamma_pos, minimum=0)
+    _checks.number("gamma_neg", gamma_neg, minimum=0)
+    _checks.number("margin", margin, minimum=0, maximum=0.999)
+    logits = _as_float(logits)
+    labels = jnp.asarray(labels, logits.dtype)
+    if labels.shape != logits.shape:
+        raise ValueError(f"`labels` must have shape {logits.shape}, got {labels.shape}.")
+    present = logits != -jnp.inf
+    gamma_pos, gamma_neg = _per_class(gamma_pos), _per_class(gamma_neg)
+    log_p, log_rest = _log_p_and_rest(jnp.where(present, logits, 0))
+    positive = -_power(log_rest, gamma_pos) * log_p
+    negative = _beyond_margin(log_p, log_rest, gamma_neg, _per_class(margin))
+    losses = labels * positive + (1 - labels) * negative
+    return jnp.where(present, losses, 0).sum(-1)
+
+
+class _Focus(NamedTuple):
+    """What tells the softmax losses apart; the defaults are cross entropy."""
+
+    hardness: ArrayLike = 1.0
+    hc: ArrayLike = 0.0
+    pos: ArrayLike = 0.0
+    neg: ArrayLike = 0.0
+
+    def of_label(self, log_p, log_rest):
+        """w_t of log p and log(1 - p)."""
+        confident = _power(jnp.log1p(jnp.exp(log_p)), self.hc)
+        return _mix(self.hardness, _power(log_rest, self.pos), confident)
+
+    def of_others(self, log_p):
+        """w_j of log p."""
+        return _mix(self.hardness, _power(log_p, self.neg), 1.0)
+
+
+def _softmax_loss(logits, labels, focus, temperature, label_smoothing):
+    _checks.number("temperature", temperature, above=0)
+    _checks.number("label_smoothing", label_smoothing, minimum=0, maximum=1)
+    logits, labels = _as_float(logits), jnp.asarray(labels)
+    loss = _loss_for(labels, logits)
+    return loss(_divided(logits, temperature), labels, focus, label_smoothing)
+
+
+def _loss_for(labels, logits):
+    """The function for class indices or for probabilities, by dtype and shape."""
+    indices, probabilities = logits.shape[:-1], logits.shape
+    if jnp.issubdtype(labels.dtype, jnp.integer) and labels.shape == indices:
+        return _index_loss
+    if jnp.issubdtype(labels.dtype, jnp.floating) and labels.shape == probabilities:
+        return _probability_loss
+    raise ValueError(
+        f"`labels` must be integers of shape {indices} or floats of shape {probabilities}, "
+        f"got {labels.dtype} of shape {labels.shape}."
+    )
+
+
+def _index_loss(z, labels, focus, smoothing):
+    labels = labels.astype(jnp.int32)
+    sums = _row_sums(z, labels, jnp.asarray(focus.neg, z.dtype))
+    log_odds, linear, powered, num_others = sums
+    log_p, log_rest = _log_p_and_rest(log_odds)
+    of_label = -focus.of_label(log_p, log_rest) * log_p
+    of_others = -_mix(focus.hardness, linear if _is(focus.neg, 0) else powered, linear)
+    share = smoothing / jnp.maximum(num_others + 1, 1)
+    loss = of_label if _is(smoothing, 0) else (1 - smoothing + share) * of_label + share * of_others
+    return jnp.where(_names_present_class(z, labels), loss, 0)
+
+
+def _probability_loss(z, labels, focus, smoothing):
+    present = z != -jnp.inf
+    log_p, log_rest = _log_probabilities(z)
+    focus = _Focus(*map(_per_class, focus))
+    weight = labels * focus.of_label(log_p, log_rest) + (1 - labels) * focus.of_others(log_p)
+    share = smoothing / jnp.maximum(present.sum(-1), 1)
+    smoothed = (1 - _per_class(smoothing)) * labels + _per_class(share)
+    return -jnp.where(present, smoothed * weight * log_p, 0).sum(-1)
+
+
+# ---- log p, log(1 - p) and sums of them, without ever rounding 1 - p
+
+
+def _log_p_and_rest(log_odds):
+    """log p and log(1 - p) of p = sigmoid(log_odds)."""
+    small = jnp.exp(-jnp.abs(log_odds))
+    shared = jnp.log1p(small)
+    return jnp.minimum(log_odds, 0) - shared, jnp.minimum(-log_odds, 0) - shared
+
+
+def _log_probabilities(z):
+    """log p and log(1 - p) of every class, [..., classes]; 0 where a class is absent.
+
+    Only the largest p can round to 1, so that class alone goes through its log-odds.
+    """
+    present = z != -jnp.inf
+    top = jnp.argmax(z, -1)
+    is_top = _is_class(top, z)
+    shifted = jnp.where(present, z - jax.lax.stop_gradient(_at(z, top))[..., None], 0)
+    log_sum = _log_sum_exp(shifted, present & ~is_top)
+    top_log_p, top_log_rest = _log_p_and_rest(_at(shifted, top) - log_sum)
+    log_p = shifted + (top_log_rest - log_sum)[..., None]
+    log_p = jnp.where(is_top, top_log_p[..., None], jnp.where(present, log_p, 0))
+    log_rest = jnp.log1p(-jnp.exp(jnp.where(is_top | ~present, -jnp.inf, log_p)))
+    return log_p, jnp.where(is_top, top_log_rest[..., None], log_rest)
+
+
+def _row_sums(z, labels, gamma):
+    """The label's log-odds; of the other classes sum log p, sum p^gamma log p, number; each [...].
+
+    They are all that the losses need of the [..., classes] logits, so that XLA keeps few arrays of
+    that size.
+    """
+    if z.shape[-1] < _MANY_CLASSES:
+        return _sums(z, labels, gamma)
+    gamma = jnp.broadcast_to(gamma, labels.shape)
+    return jax.lax.platform_dependent(z, labels, gamma, cpu=_sums_in_blocks, default=_sums)
+
+
+def _sums_in_blocks(z, labels, gamma):
+    rows = z.reshape(-1, z.shape[-1]), labels.reshape(-1), gamma.reshape(-1)
+    one_row = jax.checkpoint(_sums)
+    sums = jax.lax.map(lambda row: one_row(*row), rows, batch_size=_ROWS_AT_A_TIME)
+    return tuple(value.reshape(labels.shape) for value in sums)
+
+
+class _Rows(NamedTuple):
+    """What the sums and their derivatives share; l_j = shifted_j - log_sum is log p_j."""
+
+    is_label: jax.Array  # [..., classes]
+    is_other: jax.Array  # [..., classes]; neither is true of an absent class
+    shifted: jax.Array  # [..., classes]; z - max z, 0 for an absent class
+    odds: jax.Array  # [..., classes]; p_j / (1 - p_t) of the other classes, else 0
+    powers: jax.Array  # [..., classes]; p_j^gamma of the other classes, else 0
+    log_sum: jax.Array  # [...]
+
+
+def _sums_and_rows(z, labels, gamma):
+    present, is_label = z != -jnp.inf, _is_class(labels, z)
+    is_other = present & ~is_label
+    shifted = jnp.where(present, z - z.max(-1)[..., None], 0)
+    exp = jnp.where(is_other, jnp.exp(shifted), 0)
+    sum_exp = jnp.maximum(exp.sum(-1), jnp.finfo(z.dtype).tiny)
+    of_label = _at(shifted, labels)
+    log_odds = of_label - jnp.log(sum_exp)
+    log_sum = jnp.log(sum_exp) - _log_p_and_rest(log_odds)[1]
+    powers = jnp.exp(_per_class(gamma) * (shifted - log_sum[..., None]))
+    powers = jnp.where(is_other, powers, 0)
+    num_others = (present.sum(-1) - 1).astype(z.dtype)
+    linear = shifted.sum(-1) - of_label - num_others * log_sum
+    powered = (powers * shifted).sum(-1) - powers.sum(-1) * log_sum
+    odds = exp / sum_exp[..., None]
+    rows = _Rows(is_label, is_other, shifted, odds, powers, log_sum)
+    return (log_odds, linear, powered, num_others), rows
+
+
+@jax.custom_jvp
+def _sums(z, labels, gamma):
+    return _sums_and_rows(z, labels, gamma)[0]
+
+
+@functools.partial(_sums.defjvp, symbolic_zeros=True)
+def _sums_jvp(primals, tangents):
+    """With q_j = p_j^gamma and every sum over the classes j != t:
+
+        d log-odds  = dz_t - sum_j odds_j dz_j
+        d sum_j l_j = sum_j dz_j - (number of others) dlse,     dlse = sum_k p_k dz_k
+        d sum_j q_j l_j = sum_j c_j dz_j - (sum_j c_j) dlse,    c_j = q_j (1 + gamma l_j)
+
+    By hand, because this needs no more arrays than the sums do.
+    """
+    z, _, gamma = primals
+    dz, _, dgamma = (None if isinstance(t, SymbolicZero) else t for t in tangents)
+    sums, row = _sums_and_rows(*primals)
+    log_odds, _, powered, num_others = sums
+    log_p = row.shifted - row.log_sum[..., None]
+    log_p_label, log_rest_label = _log_p_and_rest(log_odds)
+    p = row.odds * jnp.exp(log_rest_label)[..., None]
+    p = jnp.where(row.is_label, jnp.exp(log_p_label)[..., None], p)
+    slopes = (
+        jnp.where(row.is_label, 1, -row.odds),
+        jnp.where(row.is_other, 1, 0) - p * num_others[..., None],
+        row.powers * (1 + _per_class(gamma) * log_p)
+        - p * (row.powers.sum(-1) + gamma * powered)[..., None],
+    )
+    dsums = [jnp.zeros_like(log_odds) if dz is None else (slope * dz).sum(-1) for slope in slopes]
+    if dgamma is not None:
+        dsums[2] += (row.powers * log_p**2).sum(-1) * dgamma
+    return sums, (*dsums, jnp.zeros_like(num_others))
+
+
+# ---- small parts
+
+
+def _as_float(logits):
+    """`logits` in float32, or float64 if they are; ValueError unless they are floats."""
+    logits = jnp.asarray(logits)
+    if not jnp.issubdtype(logits.dtype, jnp.floating) or logits.ndim == 0:
+        raise ValueError(
+            f"`logits` must be floats of shape [..., classes], got {logits.dtype} "
+            f"of shape {logits.shape}."
+        )
+    return logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
+
+
+def _divided(logits, temperature):
+    """`logits / temperature`; absent classes stay out of the gradient of the temperature."""
+    if _is(temperature, 1):
+        return logits
+    absent = logits == -jnp.inf
+    return jnp.where(absent, -jnp.inf, jnp.where(absent, 0, logits) / _per_class(temperature))
+
+
+def _names_present_class(z, labels):
+    in_range = (labels >= 0) & (labels < z.shape[-1])
+    return in_range & (_at(z, labels) != -jnp.inf)
+
+
+def _log_sum_exp(shifted, where):
+    """log sum exp of entries <= 0, finite where there are none."""
+    total = jnp.where(where, jnp.exp(shifted), 0).sum(-1)
+    return jnp.log(jnp.maximum(total, jnp.finfo(shifted.dtype).tiny))
+
+
+def _beyond_margin(log_p, log_rest, gamma, margin):
+    """-p_m^gamma log(1 - p_m) of p_m = max(p - margin, 0)."""
+    beyond = jnp.exp(log_p) > margin
+    log_p, log_rest = jnp.where(beyond, log_p, 0), jnp.where(beyond, log_rest, -1)
+    below = margin * jnp.exp(jnp.minimum(-log_p, 80))  # margin / p; the bound matters at margin 0
+    log_p_m = log_p + jnp.log1p(-jnp.minimum(below, 1 - jnp.finfo(log_p.dtype).eps))
+    log_rest_m = jnp.logaddexp(log_rest, jnp.log(jnp.asarray(margin, log_p.dtype)))
+    return jnp.where(beyond, -_power(log_p_m, gamma) * log_rest_m, 0)
+
+
+def _power(log_base, exponent):
+    """base^exponent from log base; 1 for the exponent 0, whatever the base."""
+    return 1.0 if _is(exponent, 0) else jnp.exp(exponent * log_base)
+
+
+def _mix(hardness, hard, easy):
+    """(1 - h) easy + h hard, without the half that a plain 0 or 1 rules out."""
+    if _is(hardness, 1):
+        return hard
+    return hardness * hard + (1 - hardness) * easy
+
+
+def _is(value, number) -> bool:
+    return _checks.is_plain(value) and value == number
+
+
+def _per_class(value):
+    """A scalar, or one number an example with an axis for the classes."""
+    return value if jnp.ndim(value) == 0 else jnp.expand_dims(value, -1)
+
+
+def _is_class(index, z):
+    classes = jax.lax.broadcasted_iota(jnp.int32, z.shape, z.ndim - 1)
+    return classes == index[..., None]
+
+
+def _at(values, index):
+    """The entry of each row at `index`; some entry where that is out of range."""
+    return jnp.take_along_axis(values, index[..., None], -1, mode="clip")[..., 0]

@@ -1,0 +1,303 @@
+"""Hardness, the one clock of cyclical training, and the schedules made from it.
+
+A schedule maps the count of optimizer updates to a value, as in Optax. Everything that cycles is
+`(1 - h) * easy + h * hard` of one hardness h, which goes from 0 (easy) to 1 (hard) and back to 0:
+
+    x = count / (total_steps - 1), clamped to [0, 1]
+    h = factor x                           while x <= 1 / factor     (easy -> hard)
+    h = factor (1 - x) / (factor - 1)      after that                (hard -> easy)
+
+The first and the last update are exactly easy, and past the end the last value holds. `factor`
+puts the peak at the fraction 1 / factor of training; the mean of h is 1/2 for every factor > 1.
+`factor=1` is a one-way journey: h = x.
+
+Source: L. N. Smith, General Cyclical Training of Neural Networks (arXiv 2202.08835). With one
+count an epoch, h is one minus the easiness of the published code.
+"""
+
+import math
+from collections.abc import Callable
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.typing import ArrayLike
+
+from cyclical_jax import _checks
+
+Shape = Literal["linear", "cosine", "exponential", "rex"]
+Scale = Literal["linear", "log"]
+
+# Growth from 0 to 1 in terms of the linear hardness h and its complement e = 1 - h, which is
+# passed on its own because the slope of REX at the peak is 10: rounding 1 - h would show.
+_GROWTH: dict[str, Callable[[jax.Array, jax.Array], jax.Array]] = {
+    "linear": lambda h, e: h,
+    "cosine": lambda h, e: jnp.sin(0.5 * jnp.pi * h) ** 2,
+    "exponential": lambda h, e: jnp.expm1(-4 * h) / math.expm1(-4),
+    "rex": lambda h, e: h / (h + 10 * e),
+}
+_MOST_STEPS = 2**31  # counts are int32
+_MOST_CYCLES = 2**15  # keeps the square of it in int32
+
+
+def hardness_schedule(
+    total_steps: ArrayLike,
+    *,
+    factor: ArrayLike = 2.0,
+    shape: Shape = "linear",
+    num_cycles: int = 1,
+) -> optax.Schedule:
+    """Hardness in [0, 1] as a function of the update count: easy -> hard -> easy.
+
+    Args:
+      total_steps: Number of updates of the whole training, from 2 to 2^31. Hardness is 0 at count
+        0 and again at count `total_steps - 1`; after that the last value holds.
+      factor: At least 1. The peak is at the fraction `1 / factor` of a cycle: 2 is the middle, 4
+        the end of the first quarter, 1 the end of the cycle (there is no way back).
+      shape: How hardness grows towards the peak and, mirrored, falls from it, in terms of the
+        linear hardness h: "linear" h; "cosine" (1 - cos(pi h)) / 2;
+        "exponential" (1 - exp(-4 h)) / (1 - exp(-4)); "rex" h / (10 - 9 h).
+      num_cycles: How many times easy -> hard -> easy is repeated, from 1 to `total_steps - 1`.
+
+    `total_steps` and `factor` may be traced arrays, then unchecked; the gradient with respect to
+    `factor` is finite, at 1 too.
+
+    Returns:
+      A schedule: counts (any shape) -> float32 hardness of the same shape, within
+      1e-6 * num_cycles of the formula at every count.
+
+    Raises:
+      ValueError: A Python or NumPy number out of its range, or an unknown `shape`.
+
+    Source: arXiv 2202.08835 for the linear shape (the cycle of the published code). The other
+    shapes are the growth functions of Wolfe & Kyrillidis (arXiv 2403.02243); their exponential
+    ends at 0.982, which rounding to whole bits hides, and is scaled here to reach 1.
+
+    Examples:
+      >>> hardness = hardness_schedule(total_steps=9, factor=4)
+      >>> [round(float(hardness(count)), 2) for count in range(9)]
+      [0.0, 0.5, 1.0, 0.83, 0.67, 0.5, 0.33, 0.17, 0.0]
+    """
+    _checks.whole_number("total_steps", total_steps, minimum=2, maximum=_MOST_STEPS)
+    _checks.number("factor", factor, minimum=1, maximum=_MOST_STEPS)
+    _checks.one_of("shape", shape, _GROWTH)
+    last = _whole(total_steps) - 1
+    most_cycles = min(last, _MOST_CYCLES) if _checks.is_plain(total_steps) else _MOST_CYCLES
+    _checks.whole_number("num_cycles", num_cycles, minimum=1, maximum=most_cycles)
+    factor = _real(factor)
+    growth = _GROWTH[shape]
+
+    def schedule(count):
+        count = jnp.clip(_as_count(count), 0, last)
+        to_easy, to_hard = _steps_to_turns(count, last, factor, int(num_cycles))
+        length = to_easy + to_hard
+        return growth(to_easy / length, to_hard / length).astype(jnp.float32)
+
+    return schedule
+
+
+def between(
+    easy: ArrayLike,
+    hard: ArrayLike,
+    hardness_schedule: optax.Schedule,
+    *,
+    scale: Scale = "linear",
+) -> optax.Schedule:
+    """The schedule from `easy`, where the hardness is 0, to `hard`, where it is 1.
+
+    Args:
+      easy: Value at hardness 0.
+      hard: Value at hardness 1; may be the smaller one.
+      hardness_schedule: count -> hardness h in [0, 1].
+      scale: "linear" is `(1 - h) easy + h hard`; "log" is `easy^(1 - h) hard^h`, for values
+        above 0 that differ by orders of magnitude.
+
+    `easy` and `hard` may be traced arrays, then unchecked.
+
+    Returns:
+      A schedule: counts -> float32 values; exactly `easy` at h = 0 and `hard` at h = 1.
+
+    Raises:
+      ValueError: A Python or NumPy number that is not finite or, on the log scale, not above 0; an
+        unknown `scale`; a `hardness_schedule` that is not a function.
+
+    Source: arXiv 2202.08835 (linear). The log scale is an addition of this library.
+    """
+    _checks.one_of("scale", scale, _MIXES)
+    above = 0 if scale == "log" else -math.inf
+    _checks.number("easy", easy, above=above)
+    _checks.number("hard", hard, above=above)
+    if not callable(hardness_schedule):
+        raise ValueError(f"`hardness_schedule` must be a function, got {hardness_schedule!r}.")
+    mix = _MIXES[scale]
+
+    def schedule(count):
+        ends = jnp.asarray(easy, jnp.float32), jnp.asarray(hard, jnp.float32)
+        return mix(*ends, hardness_schedule(count))
+
+    return schedule
+
+
+def cyclical_schedule(
+    easy: ArrayLike,
+    hard: ArrayLike,
+    total_steps: ArrayLike,
+    *,
+    factor: ArrayLike = 2.0,
+    shape: Shape = "linear",
+    num_cycles: int = 1,
+    scale: Scale = "linear",
+) -> optax.Schedule:
+    """`easy` -> `hard` -> `easy` over `total_steps` updates: `between` on `hardness_schedule`.
+
+    Args:
+      easy: Value at the first and the last update.
+      hard: Value at the peak of hardness.
+      total_steps, factor, shape, num_cycles: As in `hardness_schedule`.
+      scale: As in `between`.
+
+    Returns:
+      A schedule: counts -> float32 values.
+
+    Raises:
+      ValueError: As `hardness_schedule` and `between`.
+
+    Source: arXiv 2202.08835.
+
+    Examples:
+      Weight decay that is small, large, small:
+
+      >>> weight_decay = cyclical_schedule(1e-5, 8e-5, total_steps=101)
+      >>> [f"{weight_decay(count):.1e}" for count in (0, 25, 50, 100)]
+      ['1.0e-05', '4.5e-05', '8.0e-05', '1.0e-05']
+
+      A warm-up of 10 updates followed by the cycle, joined by Optax:
+
+      >>> learning_rate = optax.join_schedules(
+      ...     [optax.linear_schedule(0.0, 0.1, 10), cyclical_schedule(0.1, 0.5, 91)],
+      ...     boundaries=[10],
+      ... )
+      >>> [round(float(learning_rate(count)), 2) for count in (0, 5, 10, 55, 100)]
+      [0.0, 0.05, 0.1, 0.5, 0.1]
+    """
+    hardness = hardness_schedule(total_steps, factor=factor, shape=shape, num_cycles=num_cycles)
+    return between(easy, hard, hardness, scale=scale)
+
+
+def per_epoch(schedule_of_epochs: optax.Schedule, steps_per_epoch: ArrayLike) -> optax.Schedule:
+    """A schedule that changes once an epoch, as the published code's do.
+
+    Args:
+      schedule_of_epochs: epoch (from 0) -> value, e.g. `hardness_schedule(num_epochs)`.
+      steps_per_epoch: Updates an epoch, at least 1; may be traced, then unchecked.
+
+    Returns:
+      The schedule `schedule_of_epochs(count // steps_per_epoch)`.
+
+    Raises:
+      ValueError: `steps_per_epoch` is not a whole number of at least 1.
+    """
+    _checks.whole_number("steps_per_epoch", steps_per_epoch, minimum=1, maximum=_MOST_STEPS)
+    return lambda count: schedule_of_epochs(_as_count(count) // _whole(steps_per_epoch))
+
+
+def as_integer(schedule: optax.ScalarOrSchedule, *, minimum: int = 1) -> optax.Schedule:
+    """Rounds a schedule to int32 (halves to even), e.g. for `optax.MultiSteps`.
+
+    Args:
+      schedule: A number or a schedule.
+      minimum: Smallest value returned.
+
+    Returns:
+      The schedule `max(round(schedule(count)), minimum)`, int32.
+
+    Raises:
+      ValueError: `minimum` is not a whole number in the range of int32.
+    """
+    _checks.whole_number("minimum", minimum, minimum=-(2**31), maximum=2**31 - 1)
+    value_at = as_schedule(schedule)
+    return lambda count: jnp.maximum(jnp.round(value_at(count)), minimum).astype(jnp.int32)
+
+
+def as_schedule(value: optax.ScalarOrSchedule) -> optax.Schedule:
+    """`value` itself if it is a schedule, else the schedule that always gives it."""
+    return value if callable(value) else lambda count: value
+
+
+def _mix_linearly(easy, hard, h):
+    return (1 - h) * easy + h * hard
+
+
+def _mix_geometrically(easy, hard, h):
+    # The quotient times `easy` can miss `hard` by a rounding.
+    return jnp.where(h == 1, hard, easy * (hard / easy) ** h)
+
+
+_MIXES = {"linear": _mix_linearly, "log": _mix_geometrically}
+
+
+class _Position(NamedTuple):
+    """A point between two counts, `whole + part`.
+
+    float32 cannot tell counts above 2^24 apart, so the whole steps stay integers until they are
+    subtracted.
+    """
+
+    whole: Any  # int32
+    part: Any  # float32
+
+
+def _distance(start: _Position, end: _Position) -> jax.Array:
+    return (end.whole - start.whole) + (end.part - start.part)
+
+
+def _shifted(position: _Position, steps: Any, sign: int) -> _Position:
+    whole = math.floor(steps) if isinstance(steps, float) else jnp.floor(steps).astype(jnp.int32)
+    return _Position(position.whole + sign * whole, position.part + sign * (steps - whole))
+
+
+def _steps_to_turns(count, last, factor, num_cycles):
+    """Steps from `count` to the nearest easy turn and to the peak, on the side `count` is on."""
+    now = _Position(count, 0.0)
+    cycle = _cycle_of(count, last, num_cycles)
+    begin, end = _cycle_begin(cycle, last, num_cycles), _cycle_begin(cycle + 1, last, num_cycles)
+    to_peak = _distance(now, _peak(begin, end, last / num_cycles, factor))
+    to_easy = jnp.where(to_peak >= 0, _distance(begin, now), _distance(now, end))
+    return to_easy, jnp.abs(to_peak)
+
+
+def _peak(begin: _Position, end: _Position, cycle_length, factor) -> _Position:
+    """Measured from the nearer end, so that its error is small beside both sides of the peak."""
+    from_end = _shifted(end, cycle_length * (factor - 1) / factor, -1)
+    from_begin = _shifted(begin, cycle_length / factor, +1)
+    return jax.tree.map(lambda e, b: jnp.where(factor < 2, e, b), from_end, from_begin)
+
+
+def _cycle_of(count, last, num_cycles):
+    """Index of the cycle that `count` lies in; a cycle begins at the count it starts on."""
+    begins = _cycle_begin(jnp.arange(num_cycles), last, num_cycles)
+    first_counts = begins.whole + (begins.part > 0)
+    return jnp.searchsorted(first_counts, count, side="right", method="compare_all") - 1
+
+
+def _cycle_begin(cycle, last, num_cycles) -> _Position:
+    """The point `cycle * last / num_cycles`, without a product that leaves int32."""
+    quotient, remainder = last // num_cycles, last % num_cycles
+    rest = cycle * remainder
+    return _Position(cycle * quotient + rest // num_cycles, (rest % num_cycles) / num_cycles)
+
+
+def _real(value: Any) -> Any:
+    """A Python float, whose arithmetic is float64, wherever the number is known."""
+    return float(value) if _checks.is_plain(value) else jnp.asarray(value)
+
+
+def _whole(value: Any) -> Any:
+    return int(value) if _checks.is_plain(value) else jnp.asarray(value).astype(jnp.int32)
+
+
+def _as_count(count):
+    """`count` as an array of at least 32 bits, so that small integer types cannot overflow."""
+    count = jnp.asarray(count)
+    return count.astype(jnp.promote_types(count.dtype, jnp.int32))

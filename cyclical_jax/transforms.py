@@ -1,0 +1,274 @@
+"""Optax gradient transformations whose numbers may be schedules of the update count.
+
+They stand beside Optax's own of the same names for four reasons: a schedule is accepted, every
+leaf keeps its dtype (bfloat16 too; the arithmetic is float32), 0 / 0 gives 0, and the value in
+force stays in the state, where `current_values` finds it for the log. A number and a schedule give
+the same tree of states, so a checkpoint survives the change from one to the other.
+"""
+
+from collections import Counter
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.typing import ArrayLike
+
+from cyclical_jax import _checks
+from cyclical_jax.schedules import as_integer, as_schedule
+
+
+class AddDecayedWeightsState(NamedTuple):
+    count: Any  # (), int32: updates so far
+    weight_decay: jax.Array  # (), float32: used in the last update
+
+
+class ClipState(NamedTuple):
+    count: Any  # (), int32: updates so far
+    max_delta: jax.Array  # (), float32: used in the last update
+
+
+class ClipByGlobalNormState(NamedTuple):
+    count: Any  # (), int32: updates so far
+    max_norm: jax.Array  # (), float32: used in the last update
+
+
+class AdaptiveGradClipState(NamedTuple):
+    count: Any  # (), int32: updates so far
+    clipping: jax.Array  # (), float32: used in the last update
+
+
+class AccumulateGradientsState(NamedTuple):
+    every: jax.Array  # (), int32: micro steps of the update under way
+    multi_steps: optax.MultiStepsState
+
+
+def add_decayed_weights(
+    weight_decay: optax.ScalarOrSchedule, mask: Any | Callable[[optax.Params], Any] | None = None
+) -> optax.GradientTransformation:
+    """Adds `weight_decay * parameter` to each update.
+
+    Before the learning rate in a chain, the decay of a step is learning rate times weight decay,
+    so that both cycle in it.
+
+    Args:
+      weight_decay: At least 0; a number or a schedule.
+      mask: As in `optax.add_decayed_weights`: a tree of booleans, or a function from parameters to
+        one, that says which parameters decay.
+
+    Returns:
+      The transformation; its state holds `weight_decay`.
+
+    Raises:
+      ValueError: A negative plain number; at update, missing parameters.
+
+    Source: cyclical weight decay of arXiv 2202.08835, easy = small, hard = large.
+    """
+
+    def decay(updates, params, value):
+        return _map(lambda u, p: u + value * p, updates, _required(params))
+
+    transform = _scheduled(AddDecayedWeightsState, weight_decay, decay)
+    return transform if mask is None else optax.masked(transform, mask)
+
+
+def clip(max_delta: optax.ScalarOrSchedule) -> optax.GradientTransformation:
+    """Clips each entry of the updates to [-max_delta, max_delta].
+
+    Args:
+      max_delta: At least 0; a number or a schedule.
+
+    Returns:
+      The transformation; its state holds `max_delta`.
+
+    Raises:
+      ValueError: A negative plain number.
+
+    Source: cyclical gradient clipping of arXiv 2202.08835, mode "value"; easy = small threshold.
+    """
+
+    def clip_entries(updates, _, value):
+        return _map(lambda u: jnp.clip(u, -value, value), updates)
+
+    return _scheduled(ClipState, max_delta, clip_entries)
+
+
+def clip_by_global_norm(max_norm: optax.ScalarOrSchedule) -> optax.GradientTransformation:
+    """Scales the updates u to `u * min(1, max_norm / norm)`, norm the global norm of all leaves.
+
+    The norm is accumulated in float32. Updates that are all zero stay zero.
+
+    Args:
+      max_norm: At least 0; a number or a schedule.
+
+    Returns:
+      The transformation; its state holds `max_norm`.
+
+    Raises:
+      ValueError: A negative plain number.
+
+    Source: cyclical gradient clipping of arXiv 2202.08835, mode "norm"; easy = small threshold.
+    """
+
+    def rescale(updates, _, max_norm):
+        norm = optax.tree.norm(jax.tree.map(_widened, updates))
+        # One factor for all leaves: a select between clipped and unclipped, as upstream has it,
+        # keeps a copy of every leaf and doubles the time of an AdamW step on a CPU.
+        scale = jnp.minimum(1, max_norm / jnp.where(norm == 0, 1, norm))
+        return _map(lambda u: u * scale, updates)
+
+    return _scheduled(ClipByGlobalNormState, max_norm, rescale)
+
+
+def adaptive_grad_clip(
+    clipping: optax.ScalarOrSchedule, eps: ArrayLike = 1e-3
+) -> optax.GradientTransformation:
+    """Clips each unit of the updates to `clipping * max(norm of the unit's parameters, eps)`.
+
+    Args:
+      clipping: At least 0; a number or a schedule.
+      eps: At least 0; keeps parameters that are zero from never learning.
+
+    Returns:
+      The transformation; its state holds `clipping`.
+
+    Raises:
+      ValueError: A negative plain number; at update, missing parameters.
+
+    Source: Brock et al., arXiv 2102.06171, with the units of `optax.adaptive_grad_clip`; cyclical
+    in arXiv 2202.08835, mode "agc"; easy = small threshold.
+    """
+    _checks.number("eps", eps, minimum=0)
+
+    def clip_units(updates, params, clipping):
+        wide, wide_params = jax.tree.map(_widened, (updates, _required(params)))
+        upstream = optax.adaptive_grad_clip(clipping, eps)
+        clipped, _ = upstream.update(wide, optax.EmptyState(), wide_params)
+        return optax.tree.cast_like(clipped, updates)
+
+    return _scheduled(AdaptiveGradClipState, clipping, clip_units)
+
+
+def accumulate_gradients(
+    optimizer: optax.GradientTransformation, every: optax.ScalarOrSchedule
+) -> optax.GradientTransformation:
+    """Averages the gradients of `every` micro steps for one update: a cyclical batch size.
+
+    Built on `optax.MultiSteps`. Two counts run: all that stands inside `optimizer`, its schedules
+    too, and the schedule `every` itself, see optimizer updates; what stands outside sees micro
+    steps. `every` is constant within an update. The updates returned between are zero. The
+    gradients of an update that is not complete when training ends are not flushed.
+
+    Args:
+      optimizer: What is updated with the averaged gradients.
+      every: Micro steps an update, a whole number of at least 1, or a schedule of it, which is
+        rounded and raised to 1 (see `as_integer`).
+
+    Returns:
+      The transformation; its state holds `every`.
+
+    Raises:
+      ValueError: A plain number that is not whole or below 1.
+
+    Source: batch size is named in the abstract of arXiv 2202.08835; that large batches are the
+    easy end is a reading of ours, by analogy to the learning rate.
+    """
+    if not callable(every):
+        _checks.whole_number("every", every, minimum=1, maximum=2**31 - 1)
+    every_at = as_integer(every)
+    multi_steps = optax.MultiSteps(optimizer, every_k_schedule=every_at)
+
+    def init(params):
+        return AccumulateGradientsState(every_at(jnp.int32(0)), multi_steps.init(params))
+
+    def update(updates, state, params=None, **extra_args):
+        value = every_at(state.multi_steps.gradient_step)
+        updates, inner = multi_steps.update(updates, state.multi_steps, params, **extra_args)
+        return updates, AccumulateGradientsState(value, inner)
+
+    return optax.GradientTransformationExtraArgs(init, update)
+
+
+def current_values(opt_state: optax.OptState) -> dict[str, jax.Array]:
+    """The numbers that this module's transformations used in the last update, for the log.
+
+    Args:
+      opt_state: The state of any optimizer; this module's states are found wherever they nest.
+
+    Returns:
+      E.g. `{"weight_decay": ..., "max_norm": ...}`. Where a name occurs more than once, the path
+      in the tree of states is put before it: `"1/max_norm"`. Before the first update: the values
+      at count 0.
+    """
+    found = [
+        (name, path, value)
+        for state_type, name in _LOGGED.items()
+        for path, value in optax.tree.get_all_with_path(opt_state, name, _is_field_of(state_type))
+    ]
+    repeats = Counter(name for name, _, _ in found)
+    return {name if repeats[name] == 1 else _joined(path): value for name, path, value in found}
+
+
+_LOGGED: dict[type, str] = {
+    AddDecayedWeightsState: "weight_decay",
+    ClipState: "max_delta",
+    ClipByGlobalNormState: "max_norm",
+    AdaptiveGradClipState: "clipping",
+    AccumulateGradientsState: "every",
+}
+
+
+def _scheduled(state_type, value, rule) -> optax.GradientTransformation:
+    """The transformation `rule(updates, params, value in force) -> updates`."""
+    if not callable(value):
+        _checks.number(_LOGGED[state_type], value, minimum=0, finite=False)
+    value_at = as_schedule(value)
+
+    def state(count, value):
+        return state_type(count, jnp.asarray(value, jnp.float32))
+
+    def init(params):
+        del params
+        count = jnp.zeros([], jnp.int32)
+        return state(count, value_at(count))
+
+    def update(updates, old, params=None):
+        new = state(optax.safe_increment(old.count), value_at(old.count))
+        return rule(updates, params, new[1]), new
+
+    return optax.GradientTransformation(init, update)
+
+
+def _map(function, updates, *trees):
+    """`function` of the leaves, computed in at least float32, in the dtype of the update."""
+
+    def on_leaves(update, *others):
+        if update is None:
+            return None
+        return function(_widened(update), *map(_widened, others)).astype(jnp.asarray(update).dtype)
+
+    return jax.tree.map(on_leaves, updates, *trees, is_leaf=lambda leaf: leaf is None)
+
+
+def _widened(leaf):
+    leaf = jnp.asarray(leaf)
+    return leaf.astype(jnp.promote_types(leaf.dtype, jnp.float32))
+
+
+def _required(params):
+    if params is None:
+        raise ValueError(
+            "This transformation needs `params`: call `update(updates, state, params)`."
+        )
+    return params
+
+
+def _is_field_of(state_type):
+    return lambda path, _: getattr(path[-1], "tuple_name", None) == state_type.__name__
+
+
+def _joined(path) -> str:
+    """A path of tree keys as "0/multi_steps/max_norm"."""
+    names = (getattr(key, "name", getattr(key, "key", getattr(key, "idx", key))) for key in path)
+    return "/".join(map(str, names))

@@ -1,0 +1,13 @@
+"""Every test runs on two CPU devices, with silent rank promotion an error."""
+
+import os
+
+# XLA's CPU client has one thread a core, and a collective blocks one a device: with two devices on
+# two cores a queue of pmapped calls deadlocks, unless it is told of more cores before it starts.
+os.environ.setdefault("NPROC", "4")
+
+import jax  # noqa: E402
+
+jax.config.update("jax_platforms", "cpu")
+jax.config.update("jax_num_cpu_devices", 2)
+jax.config.update("jax_numpy_rank_promotion", "raise")
