@@ -3,6 +3,7 @@
 JAX arrays pass unchecked: they may be traced, and reading a concrete one would wait for its device.
 """
 
+import difflib
 from collections.abc import Iterable
 from typing import Any
 
@@ -40,9 +41,13 @@ def whole_number(name: str, value: Any, *, minimum: int, maximum: int) -> None:
 
 
 def one_of(name: str, value: Any, allowed: Iterable[str]) -> None:
-    """Raises ValueError unless `value` is one of the `allowed` words."""
-    if value not in tuple(allowed):
-        raise ValueError(f"`{name}` must be one of {', '.join(map(repr, allowed))}, got {value!r}.")
+    """Raises ValueError, with the nearest word, unless `value` is one of the `allowed` ones."""
+    words = tuple(allowed)
+    if value not in words:
+        nearest = difflib.get_close_matches(str(value), words, n=1)
+        hint = f" Did you mean {nearest[0]!r}?" if nearest else ""
+        listed = ", ".join(map(repr, words))
+        raise ValueError(f"`{name}` must be one of {listed}, got {value!r}.{hint}")
 
 
 def is_plain(*values: Any) -> bool:

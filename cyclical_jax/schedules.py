@@ -37,6 +37,8 @@ _GROWTH: dict[str, Callable[[jax.Array, jax.Array], jax.Array]] = {
     "exponential": lambda h, e: jnp.expm1(-4 * h) / math.expm1(-4),
     "rex": lambda h, e: h / (h + 10 * e),
 }
+SHAPES = tuple(_GROWTH)
+SCALES = ("linear", "log")
 _MOST_STEPS = 2**31  # counts are int32
 _MOST_CYCLES = 2**15  # keeps the square of it in int32
 
@@ -81,7 +83,7 @@ def hardness_schedule(
     """
     _checks.whole_number("total_steps", total_steps, minimum=2, maximum=_MOST_STEPS)
     _checks.number("factor", factor, minimum=1, maximum=_MOST_STEPS)
-    _checks.one_of("shape", shape, _GROWTH)
+    _checks.one_of("shape", shape, SHAPES)
     last = _whole(total_steps) - 1
     most_cycles = min(last, _MOST_CYCLES) if _checks.is_plain(total_steps) else _MOST_CYCLES
     _checks.whole_number("num_cycles", num_cycles, minimum=1, maximum=most_cycles)
@@ -124,7 +126,7 @@ def between(
 
     Source: arXiv 2202.08835 (linear). The log scale is an addition of this library.
     """
-    _checks.one_of("scale", scale, _MIXES)
+    _checks.one_of("scale", scale, SCALES)
     above = 0 if scale == "log" else -math.inf
     _checks.number("easy", easy, above=above)
     _checks.number("hard", hard, above=above)
@@ -234,7 +236,7 @@ def _mix_geometrically(easy, hard, h):
     return jnp.where(h == 1, hard, easy * (hard / easy) ** h)
 
 
-_MIXES = {"linear": _mix_linearly, "log": _mix_geometrically}
+_MIXES = dict(zip(SCALES, (_mix_linearly, _mix_geometrically), strict=True))
 
 
 class _Position(NamedTuple):

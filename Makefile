@@ -1,0 +1,43 @@
+# Two commands do all the set-up:
+#   make demo    digits, plain and with each cyclical technique: a table and a picture
+#   make test    lint, types and the fast tests
+# Another Python: make test PYTHON=python3.12
+
+PYTHON ?= python3
+VENV := .venv$(if $(filter-out python3,$(PYTHON)),-$(notdir $(PYTHON)))
+RUN := $(VENV)/bin/python
+INSTALLED := $(VENV)/installed
+
+.PHONY: demo test test-slow benchmarks bare clean
+
+demo: $(INSTALLED)
+	$(RUN) -m experiments.demo --workdir=runs/demo
+
+test: $(INSTALLED)
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/mypy
+	$(RUN) -m pytest -m "not slow"
+
+test-slow: $(INSTALLED)
+	$(RUN) -m pytest -m slow
+
+# jax, optax and this package alone, as in somebody else's project.
+bare:
+	$(PYTHON) -m venv --clear $(VENV)-bare
+	$(VENV)-bare/bin/pip install --quiet .
+	cd $(VENV)-bare && bin/python -W error ../tests/bare_environment.py
+
+benchmarks: $(INSTALLED)
+	$(VENV)/bin/pip install --quiet torch
+	$(RUN) -m benchmarks.losses
+	$(RUN) -m benchmarks.optimizer
+	$(RUN) -m benchmarks.import_time
+
+$(INSTALLED): requirements.txt pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(VENV)/bin/pip install --quiet -r requirements.txt --editable ".[test]"
+	touch $@
+
+clean:
+	rm -rf .venv .venv-*

@@ -1,0 +1,23 @@
+"""Digits of scikit-learn, 8x8, 1,197 training images, with a small MLP.
+
+python -m experiments.train --config=configs/digits.py --workdir=runs/digits
+
+Seconds on 2 CPU cores. After a colon, as in configs/digits.py:all, the variant: weight_decay,
+clipping, temperature and focal cycle one technique each, all cycles the four at once.
+"""
+
+from configs import default
+from cyclical_jax.training.recipe import cyclical
+
+VARIANTS = default.with_all(
+    {
+        "weight_decay": {"optimizer.weight_decay": cyclical(easy=1e-4, hard=2e-3)},
+        "clipping": {"optimizer.max_norm": cyclical(easy=0.5, hard=2.0)},
+        "temperature": {"loss.temperature": cyclical(easy=0.5, hard=2.0)},
+        "focal": default.cyclical_focal(),
+    }
+)
+
+
+def get_config(variant: str = "plain"):
+    return default.vary(default.get_config(), VARIANTS, variant)

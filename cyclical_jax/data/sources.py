@@ -1,0 +1,282 @@
+"""Datasets by name, in three disjoint splits: choose on validation; read test once, at the end.
+
+`digits` ships with scikit-learn. The others are TFDS's, read without TensorFlow and never
+downloaded here: `experiments/prepare_data.py` does that.
+"""
+
+import contextlib
+import importlib
+import json
+import os
+import shlex
+import uuid
+import zipfile
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from types import ModuleType
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from cyclical_jax import _checks
+
+PathLike = str | os.PathLike[str]
+Arrays = dict[str, np.ndarray]
+
+
+class TfdsDataset(NamedTuple):
+    """What we know of a dataset before it is opened."""
+
+    num_classes: int
+    num_examples: dict[str, int]  # in TFDS's own splits
+    splits: dict[str, str]  # ours, in TFDS's slicing syntax
+    how_to_get: str  # {prepare} stands for the command of `prepare_data`
+
+
+def _cifar(num_classes: int, archive: str) -> TfdsDataset:
+    return TfdsDataset(
+        num_classes=num_classes,
+        num_examples={"train": 50_000, "test": 10_000},
+        splits={"train": "train[:45000]", "validation": "train[45000:]", "test": "test"},
+        how_to_get="{prepare} (on a machine with a network; without one, "
+        f"add --raw_dir=DIR with {archive} in DIR)",
+    )
+
+
+# TFDS shuffles once, when it prepares a dataset, so a slice of a split is a random sample of it.
+TFDS_DATASETS = {
+    "fashion_mnist": TfdsDataset(
+        num_classes=10,
+        num_examples={"train": 60_000, "test": 10_000},
+        splits={"train": "train[:55000]", "validation": "train[55000:]", "test": "test"},
+        how_to_get="apt-get install dataset-fashion-mnist && {prepare}",
+    ),
+    "cifar10": _cifar(10, "cifar-10-binary.tar.gz"),
+    "cifar100": _cifar(100, "cifar-100-binary.tar.gz"),
+    "imagenet2012": TfdsDataset(
+        num_classes=1000,
+        num_examples={"train": 1_281_167, "validation": 50_000},
+        # The labels of the official test images are secret: its validation split is our test.
+        splits={
+            "train": "train[:1271167]",
+            "validation": "train[1271167:]",
+            "test": "validation",
+        },
+        how_to_get="put ILSVRC2012_img_train.tar and ILSVRC2012_img_val.tar, which image-net.org "
+        "gives to registered users, into a directory DIR && {prepare} --raw_dir=DIR",
+    ),
+}
+
+# Those that `load` takes: their images are of one size and fit in memory.
+RESIDENT_DATASETS = ("digits", "fashion_mnist", "cifar10", "cifar100")
+
+DIGITS_SPLITS = {
+    "train": slice(0, 1197),
+    "validation": slice(1197, 1397),
+    "test": slice(1397, 1797),
+}
+DIGITS_SEED = 0  # not the run's seed: all runs share the three splits
+
+
+class Dataset(NamedTuple):
+    """A whole dataset in memory.
+
+    Each split is `{"image": uint8 [n, height, width, channels], "label": int32 [n]}`, with labels
+    in 0 .. num_classes - 1.
+    """
+
+    train: Arrays
+    validation: Arrays
+    test: Arrays
+    num_classes: int
+
+
+class DatasetNotFoundError(FileNotFoundError):
+    """A dataset is missing or cannot be used. The message holds the commands that get it."""
+
+
+def load(name: str, *, data_dir: PathLike | None = None) -> Dataset:
+    """Loads a whole dataset into memory, the same examples in the same order every time.
+
+    The first load of a TFDS dataset takes seconds, to decode its images; it keeps a decoded copy
+    beside them where it may write.
+
+    Args:
+      name: "digits" (8x8 grey images, whose values 0 .. 16 are scaled to 0 .. 255),
+        "fashion_mnist", "cifar10" or "cifar100".
+      data_dir: where TFDS keeps its datasets. None is TFDS's default: `$TFDS_DATA_DIR`, or else
+        `~/tensorflow_datasets`.
+
+    Raises:
+      ValueError: `name` is not one of these.
+      DatasetNotFoundError: the dataset is not in `data_dir`, or cannot be used.
+      ImportError: scikit-learn (for digits) or TFDS is not installed.
+    """
+    _checks.one_of("dataset", name, ("digits", *TFDS_DATASETS))
+    if name == "digits":
+        return _load_digits()
+    if name == "imagenet2012":
+        raise ValueError("The images of 'imagenet2012' differ in size: read it by `data_source`.")
+    builder = open_prepared(name, data_dir)
+    source = TFDS_DATASETS[name]
+    decoded = Path(builder.data_path, "decoded.npz")
+    arrays = _read_decoded(decoded, source.splits.values())
+    if arrays is None:
+        arrays = _decode(name, data_dir, builder)
+        _write_decoded(decoded, arrays)
+    splits = {ours: arrays[tfds_split] for ours, tfds_split in source.splits.items()}
+    return Dataset(**splits, num_classes=source.num_classes)
+
+
+def data_source(
+    name: str, split: str, *, data_dir: PathLike | None = None
+) -> Sequence[dict[str, Any]]:
+    """Opens a split as TFDS's random-access sequence, which decodes an example when it is read.
+
+    Args:
+      name: "fashion_mnist", "cifar10", "cifar100" or "imagenet2012".
+      split: "train", "validation" or "test".
+      data_dir: as in `load`.
+
+    Returns:
+      A sequence of `{"image": uint8 [height, width, channels], "label": int, ...}`.
+
+    Raises:
+      ValueError: `name` or `split` is not one of these.
+      DatasetNotFoundError: the dataset is not in `data_dir`, or cannot be used.
+      ImportError: TFDS is not installed.
+    """
+    if name == "digits":
+        raise ValueError("'digits' is held in memory: read it by `load`.")
+    _checks.one_of("dataset", name, TFDS_DATASETS)
+    _checks.one_of("split", split, TFDS_DATASETS[name].splits)
+    builder = open_prepared(name, data_dir)
+    return builder.as_data_source(TFDS_DATASETS[name].splits[split])
+
+
+def how_to_get(name: str, data_dir: PathLike | None) -> str:
+    """Returns the commands that put the dataset into `data_dir`."""
+    prepare = f"python -m experiments.prepare_data --dataset={name}"
+    if data_dir is not None:
+        prepare += f" --data_dir={shlex.quote(str(data_dir))}"
+    return TFDS_DATASETS[name].how_to_get.format(prepare=prepare)
+
+
+def prepared_directory(name: str, data_dir: PathLike | None) -> Path:
+    """Returns where TFDS keeps the current version of a dataset, be it there or not."""
+    tfds = _import_optional("tensorflow_datasets")
+    root = Path(data_dir or tfds.core.constants.DATA_DIR).expanduser()
+    return root / name / str(tfds.builder_cls(name).VERSION)
+
+
+def open_prepared(name: str, data_dir: PathLike | None) -> Any:
+    """Returns TFDS's builder of a dataset that is complete, without asking the network.
+
+    Raises:
+      DatasetNotFoundError: the dataset is not in `data_dir`, or cannot be used.
+      ImportError: TFDS is not installed.
+    """
+    directory = prepared_directory(name, data_dir)
+    if not directory.exists():
+        raise DatasetNotFoundError(
+            f"{name} is not prepared: there is no {directory}.\n"
+            f"To get it: {how_to_get(name, data_dir)}"
+        )
+    try:
+        json.loads((directory / "dataset_info.json").read_bytes())
+    except (OSError, ValueError) as error:
+        damage = "its dataset_info.json is missing or damaged"
+        raise _unusable(name, data_dir, damage) from error
+    tfds = _import_optional("tensorflow_datasets")
+    builder = tfds.builder(name, data_dir=directory.parents[1])
+    if flaw := find_flaw(builder, TFDS_DATASETS[name].num_examples):
+        raise _unusable(name, data_dir, flaw)
+    return builder
+
+
+def find_flaw(builder: Any, num_examples: dict[str, int]) -> str | None:
+    """Says why a dataset cannot be used; TFDS itself would say it late, wrongly or never."""
+    file_format = builder.info.file_format.value
+    if file_format != "array_record":
+        return f"its format is {file_format}, which cannot be read without TensorFlow"
+    found = {split: info.num_examples for split, info in builder.info.splits.items()}
+    if not num_examples.items() <= found.items():
+        return f"it holds {found} examples, not {num_examples}"
+    files = [file for split in num_examples for file in builder.info.splits[split].filepaths]
+    missing = [file.name for file in files if not file.exists()]
+    return f"{missing[0]} is missing" if missing else None
+
+
+def _unusable(name: str, data_dir: PathLike | None, flaw: str) -> DatasetNotFoundError:
+    return DatasetNotFoundError(
+        f"{prepared_directory(name, data_dir)} cannot be used: {flaw}.\n"
+        f"Move it away, then: {how_to_get(name, data_dir)}"
+    )
+
+
+def _decode(name: str, data_dir: PathLike | None, builder: Any) -> dict[str, Arrays]:
+    """Returns the arrays of each of TFDS's slices."""
+    try:
+        return {
+            tfds_split: _stack(builder.as_data_source(tfds_split))
+            for tfds_split in TFDS_DATASETS[name].splits.values()
+        }
+    except RuntimeError as error:  # array_record's checksums do not match
+        raise _unusable(name, data_dir, str(error)) from error
+
+
+def _stack(source: Any) -> Arrays:
+    examples = source.__getitems__(range(len(source)))
+    return {
+        "image": np.stack([example["image"] for example in examples]),
+        "label": np.array([example["label"] for example in examples], np.int32),
+    }
+
+
+def _read_decoded(path: Path, tfds_splits: Iterable[str]) -> dict[str, Arrays] | None:
+    """Returns what `_write_decoded` wrote, or None where it cannot be read for any reason."""
+    try:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
+            return {
+                tfds_split: {key: arrays[f"{tfds_split}/{key}"] for key in ("image", "label")}
+                for tfds_split in tfds_splits
+            }
+    except (OSError, EOFError, KeyError, ValueError, zipfile.BadZipFile):
+        return None
+
+
+def _write_decoded(path: Path, arrays: dict[str, Arrays]) -> None:
+    """Writes the arrays at once or not at all, named by TFDS's slices: others would be stale."""
+    flat: dict[str, Any] = {
+        f"{tfds_split}/{key}": array
+        for tfds_split, split_arrays in arrays.items()
+        for key, array in split_arrays.items()
+    }
+    temporary = path.with_name(f"{path.name}.{uuid.uuid4().hex}")
+    with contextlib.suppress(OSError):  # a read-only or a full disk: the next load decodes again
+        try:
+            with temporary.open("xb") as file:
+                np.savez(file, **flat)
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+
+def _load_digits() -> Dataset:
+    digits = _import_optional("sklearn.datasets").load_digits()
+    # RandomState, because NumPy may change the stream of its newer generators.
+    order = np.random.RandomState(DIGITS_SEED).permutation(len(digits.target))
+    image = np.round(digits.images[order, :, :, None] * (255 / 16)).astype(np.uint8)
+    label = digits.target[order].astype(np.int32)
+    splits = {
+        split: {"image": image[part], "label": label[part]} for split, part in DIGITS_SPLITS.items()
+    }
+    return Dataset(**splits, num_classes=10)
+
+
+def _import_optional(module: str) -> ModuleType:
+    """Imports a module that takes long to import, and that only some users have."""
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        raise ImportError(f"{error}. Install it: pip install 'cyclical-jax[train]'") from error

@@ -1,0 +1,7 @@
+"""Flax linen models, behind two functions that know arrays and pytrees alone."""
+
+from cyclical_jax.models.mlp import MLP as MLP
+from cyclical_jax.models.model import MODELS as MODELS
+from cyclical_jax.models.model import Model as Model
+from cyclical_jax.models.model import from_linen as from_linen
+from cyclical_jax.models.model import make_model as make_model

@@ -1,0 +1,111 @@
+"""Schedules, optimizer, loss and train step of a structure and its numbers.
+
+The numbers may be traced: everything here is built inside the compiled program.
+"""
+
+from collections.abc import Callable, Mapping
+
+import jax
+import optax
+
+from cyclical_jax import losses, transforms
+from cyclical_jax.models import Model, make_model
+from cyclical_jax.schedules import cyclical_schedule
+from cyclical_jax.training.recipe import LOSS_KNOBS, Numbers, Structure
+from cyclical_jax.training.step import Batch, LossTerm, TrainStep, Values, make_train_step
+
+_LOSSES: dict[str, Callable[..., jax.Array]] = {
+    "cross_entropy": losses.softmax_cross_entropy,
+    "focal": losses.focal_loss,
+    "asymmetric_focal": losses.asymmetric_focal_loss,
+    "cyclical_focal": losses.cyclical_focal_loss,
+}
+
+Schedules = Mapping[str, optax.Schedule]
+
+
+def assemble_model(structure: Structure, num_classes: int, axis_name: str | None) -> Model:
+    """The model, whose BatchNorm averages over `axis_name`."""
+    options = dict(structure.model_options)
+    return make_model(structure.model, num_classes=num_classes, axis_name=axis_name, **options)
+
+
+def make_schedules(structure: Structure, numbers: Numbers, total_steps: int) -> Schedules:
+    """A schedule for each knob that is on."""
+    curves = dict(structure.curves)
+    schedules = {
+        name: cyclical_schedule(
+            knob.easy,
+            knob.hard,
+            total_steps,
+            factor=knob.factor,
+            shape=curves[name].shape,
+            scale=curves[name].scale,
+            num_cycles=structure.num_cycles,
+        )
+        for name, knob in numbers.items()
+    }
+    if structure.learning_rate_decay == "cosine":
+        schedules["learning_rate"] = _decayed(schedules["learning_rate"], total_steps)
+    return schedules
+
+
+def make_optimizer(structure: Structure, schedules: Schedules) -> optax.GradientTransformation:
+    """The chain: clip the gradient, precondition it, decay the weights, scale by the rate.
+
+    As in SGD and AdamW of Optax, the decay is multiplied by the learning rate. Biases and the
+    parameters of normalisation layers do not decay.
+    """
+    clips = {
+        "max_norm": transforms.clip_by_global_norm,
+        "max_delta": transforms.clip,
+        "clipping": transforms.adaptive_grad_clip,
+    }
+    chain = [clip(schedules[name]) for name, clip in clips.items() if name in schedules]
+    if structure.optimizer == "adamw":
+        chain.append(optax.scale_by_adam(b1=structure.momentum))
+    if "weight_decay" in schedules:
+        chain.append(transforms.add_decayed_weights(schedules["weight_decay"], mask=_is_matrix))
+    if structure.optimizer == "sgd":
+        chain.append(optax.trace(structure.momentum, nesterov=True))
+    return optax.chain(*chain, optax.scale_by_learning_rate(schedules["learning_rate"]))
+
+
+def make_loss_term(structure: Structure) -> LossTerm:
+    """The loss of the labels, at the knobs' values."""
+    loss_function = _LOSSES[structure.loss]
+    names = ("temperature", "label_smoothing", *LOSS_KNOBS[structure.loss])
+
+    def loss(logits: jax.Array, batch: Batch, values: Values) -> jax.Array:
+        knobs = {name: values[name] for name in names}
+        return loss_function(logits, batch["label"], **knobs)
+
+    return LossTerm(loss)
+
+
+def assemble_train_step(
+    structure: Structure,
+    numbers: Numbers,
+    *,
+    total_steps: int,
+    num_classes: int,
+    axis_name: str | None,
+) -> TrainStep:
+    """The train step of a run; `total_steps` is the number of its updates."""
+    schedules = make_schedules(structure, numbers, total_steps)
+    return make_train_step(
+        assemble_model(structure, num_classes, axis_name),
+        make_optimizer(structure, schedules),
+        [make_loss_term(structure)],
+        knobs=schedules,
+        axis_name=axis_name,
+    )
+
+
+def _decayed(schedule: optax.Schedule, total_steps: int) -> optax.Schedule:
+    cosine = optax.cosine_decay_schedule(1.0, total_steps)
+    return lambda count: schedule(count) * cosine(count)
+
+
+def _is_matrix(params):
+    return jax.tree.map(lambda param: param.ndim > 1, params)

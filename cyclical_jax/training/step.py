@@ -1,0 +1,105 @@
+"""One update, as a pure function of state and batch, composed of independent techniques.
+
+A technique is a batch transform, a loss term, or a part of the optimizer chain; a step is
+
+    transforms in their order -> one forward pass -> weighted sum of the terms -> pmean -> optimizer
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
+
+import jax
+import optax
+
+from cyclical_jax.models import Model
+from cyclical_jax.schedules import as_schedule
+from cyclical_jax.training.state import TrainState
+from cyclical_jax.transforms import current_values
+
+Batch = dict[str, jax.Array]  # image, label and, where needed, mask, weight, index, unlabelled
+Values = dict[str, jax.Array]  # knob -> its value at this update
+Metrics = dict[str, jax.Array]
+TrainStep = Callable[[TrainState, Batch], tuple[TrainState, Metrics]]
+
+
+class BatchTransform(NamedTuple):
+    """Changes a batch before the forward pass."""
+
+    transform: Callable[[Batch, jax.Array, jax.Array], Batch]  # (batch, key, strength)
+    strength: optax.ScalarOrSchedule = 1.0
+
+
+class LossTerm(NamedTuple):
+    """One summand of the loss."""
+
+    loss: Callable[[jax.Array, Batch, Values], jax.Array]  # (logits, batch, values) -> [batch]
+    weight: optax.ScalarOrSchedule = 1.0
+
+
+def make_train_step(
+    model: Model,
+    optimizer: optax.GradientTransformation,
+    terms: Sequence[LossTerm],
+    transforms: Sequence[BatchTransform] = (),
+    *,
+    knobs: Mapping[str, optax.Schedule],
+    axis_name: str | None = None,
+) -> TrainStep:
+    """The train step `(state, batch) -> (state, metrics)`.
+
+    Args:
+      model: Its two functions; the model's own axis, for BatchNorm, must be `axis_name` too.
+      optimizer: Gradients -> updates; its schedules count updates by themselves.
+      terms: The loss is the mean over the batch of their weighted sum.
+      transforms: Applied to the batch in this order, each with a random key of its own.
+      knobs: Schedules whose values the terms read and the metrics report.
+      axis_name: Mapped axis over which gradients and metrics are averaged; None for one device.
+
+    Returns:
+      A pure function. The metrics are scalars: loss, accuracy, grad_norm, and the value in force
+      of each knob and of each of this library's transformations in the optimizer.
+    """
+
+    def mean_over_devices(tree):
+        return jax.lax.pmean(tree, axis_name) if axis_name else tree
+
+    def train_step(state, batch):
+        values = {name: schedule(state.step) for name, schedule in knobs.items()}
+        *transform_keys, model_key = _keys(state, len(transforms) + 1, axis_name)
+        for (transform, strength), key in zip(transforms, transform_keys, strict=True):
+            batch = transform(batch, key, as_schedule(strength)(state.step))
+
+        def loss_of(params):
+            logits, model_state = model.apply(
+                params, state.model_state, batch["image"], train=True, key=model_key
+            )
+            losses = [
+                as_schedule(weight)(state.step) * loss(logits, batch, values)
+                for loss, weight in terms
+            ]
+            return sum(losses).mean(), (logits, model_state)
+
+        (loss, aux), grads = jax.value_and_grad(loss_of, has_aux=True)(state.params)
+        logits, model_state = aux
+        accuracy = (logits.argmax(-1) == batch["label"]).mean()
+        loss, accuracy, grads = mean_over_devices((loss, accuracy, grads))
+        updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+        new_state = state._replace(
+            params=optax.apply_updates(state.params, updates),
+            model_state=model_state,
+            opt_state=opt_state,
+            step=state.step + 1,
+            micro_step=state.micro_step + 1,
+        )
+        metrics = {"loss": loss, "accuracy": accuracy, "grad_norm": optax.tree.norm(grads)}
+        return new_state, {**metrics, **values, **current_values(opt_state)}
+
+    return train_step
+
+
+def _keys(state: TrainState, number: int, axis_name: str | None) -> jax.Array:
+    """Keys of this micro step, different on every device."""
+    key = jax.random.fold_in(state.key, state.micro_step)
+    if axis_name:
+        key = jax.random.fold_in(key, jax.lax.axis_index(axis_name))
+    return jax.random.split(key, number)

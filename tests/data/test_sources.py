@@ -1,0 +1,417 @@
+import hashlib
+import os
+import re
+import shutil
+import subprocess
+import sys
+import time
+
+import numpy as np
+import PIL.Image
+import pytest
+import sklearn.datasets
+import tensorflow_datasets as tfds
+from tensorflow_datasets.image_classification import cifar
+
+from cyclical_jax.data import sources
+
+TRAIN_SIZE, TEST_SIZE = 11, 5
+
+
+def random_images(num_examples, seed):
+    return np.random.default_rng(seed).integers(0, 256, (num_examples, 32, 32, 3), np.uint8)
+
+
+TRAIN_IMAGES = random_images(TRAIN_SIZE, seed=1)
+TEST_IMAGES = random_images(TEST_SIZE, seed=2)
+
+
+with tfds.core.registered.skip_registration():
+
+    class Cifar10(cifar.Cifar10):
+        def _split_generators(self, dl_manager):
+            return {
+                "train": self._generate_examples("train", TRAIN_IMAGES),
+                "test": self._generate_examples("test", TEST_IMAGES),
+            }
+
+        def _generate_examples(self, split, images):
+            for index, image in enumerate(images):
+                image = PIL.Image.fromarray(image)
+                yield index, {"id": f"{split}_{index}", "image": image, "label": index % 10}
+
+
+@pytest.fixture(scope="module")
+def pristine(tmp_path_factory):
+    data_dir = tmp_path_factory.mktemp("tfds")
+    Cifar10(data_dir=data_dir, file_format="array_record").download_and_prepare()
+    return data_dir
+
+
+@pytest.fixture
+def data_dir(pristine, tmp_path, monkeypatch):
+    """A copy of a tiny "cifar10", and our table to match."""
+    tiny = sources.TFDS_DATASETS["cifar10"]._replace(
+        num_examples={"train": TRAIN_SIZE, "test": TEST_SIZE},
+        splits={"train": "train[:8]", "validation": "train[8:]", "test": "test"},
+    )
+    monkeypatch.setitem(sources.TFDS_DATASETS, "cifar10", tiny)
+    return shutil.copytree(pristine, tmp_path / "tfds")
+
+
+@pytest.fixture
+def directory(data_dir):
+    return data_dir / "cifar10" / "3.0.2"
+
+
+@pytest.fixture
+def no_network(monkeypatch):
+    def refuse(*args, **kwargs):
+        raise AssertionError("The network was asked.")
+
+    monkeypatch.setattr("socket.getaddrinfo", refuse)
+    monkeypatch.setattr("socket.socket.connect", refuse)
+
+
+def replace_in(file, old, new):
+    content = file.read_bytes()
+    assert content.count(old) == 1
+    file.write_bytes(content.replace(old, new))
+
+
+def damage(file, position):
+    content = bytearray(file.read_bytes())
+    content[position] ^= 0xFF
+    file.write_bytes(content)
+
+
+def rows(images):
+    return {image.tobytes() for image in images}
+
+
+def test_import_is_light():
+    program = (
+        "import sys, cyclical_jax.data; "
+        "assert not {'sklearn', 'tensorflow_datasets', 'tensorflow'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True)
+
+
+@pytest.mark.parametrize(
+    "name, sizes",
+    [
+        ("fashion_mnist", [55_000, 5_000, 10_000]),
+        ("cifar10", [45_000, 5_000, 10_000]),
+        ("cifar100", [45_000, 5_000, 10_000]),
+        ("imagenet2012", [1_271_167, 10_000, 50_000]),
+    ],
+)
+def test_splits_are_disjoint_and_leave_nothing_out(name, sizes):
+    dataset = sources.TFDS_DATASETS[name]
+    template = tfds.core.ShardedFileTemplate(
+        data_dir="nowhere", dataset_name=name, filetype_suffix="array_record"
+    )
+    infos = [
+        tfds.core.SplitInfo(
+            name=split, shard_lengths=[size - 7, 7], num_bytes=0, filename_template=template
+        )
+        for split, size in dataset.num_examples.items()
+    ]
+    tfds_splits = tfds.core.SplitDict(infos)
+    taken = {
+        split: {
+            (piece.filename, index)
+            for piece in tfds_splits[tfds_split].file_instructions
+            for index in range(piece.skip, piece.skip + piece.take)
+        }
+        for split, tfds_split in dataset.splits.items()
+    }
+    assert list(taken) == ["train", "validation", "test"]
+    assert [len(examples) for examples in taken.values()] == sizes
+    assert len(set.union(*taken.values())) == sum(dataset.num_examples.values())
+    assert {file for file, _ in taken["test"]}.isdisjoint(file for file, _ in taken["train"])
+
+
+@pytest.mark.parametrize("name", sources.TFDS_DATASETS)
+def test_the_number_of_classes_is_that_of_tfds(name, tmp_path):
+    label = tfds.builder(name, data_dir=tmp_path).info.features["label"]
+    assert sources.TFDS_DATASETS[name].num_classes == label.num_classes
+
+
+class TestDigits:
+    def test_shapes(self):
+        digits = sources.load("digits")
+        sizes = {"train": 1197, "validation": 200, "test": 400}
+        for split, size in sizes.items():
+            arrays = getattr(digits, split)
+            assert arrays["image"].shape == (size, 8, 8, 1) and arrays["image"].dtype == np.uint8
+            assert arrays["label"].shape == (size,) and arrays["label"].dtype == np.int32
+        assert digits.num_classes == 10
+
+    def test_every_example_is_in_one_split_and_scaled_to_the_full_range(self):
+        raw = sklearn.datasets.load_digits()
+        scale = [round(value * 255 / 16) for value in range(17)]
+        expected = sorted(
+            (bytes(scale[int(value)] for value in image), int(label))
+            for image, label in zip(raw.data, raw.target, strict=True)
+        )
+        found = sorted(
+            (image.tobytes(), int(label))
+            for split in sources.load("digits")[:3]
+            for image, label in zip(split["image"], split["label"], strict=True)
+        )
+        assert scale[0] == 0 and scale[16] == 255
+        assert found == expected
+
+    def test_the_order_is_the_same_for_ever(self):
+        labels = np.concatenate([split["label"] for split in sources.load("digits")[:3]])
+        digest = hashlib.sha256(labels.astype(np.uint8).tobytes()).hexdigest()
+        assert digest[:16] == "0f9ffd7948cafb39"
+
+    def test_every_split_has_every_class(self):
+        for split in sources.load("digits")[:3]:
+            assert np.bincount(split["label"], minlength=10).min() >= 10
+
+
+class TestLoad:
+    def test_holds_every_image_once_with_its_label(self, data_dir):
+        dataset = sources.load("cifar10", data_dir=data_dir)
+        assert [len(split["label"]) for split in dataset[:3]] == [8, 3, 5]
+        assert dataset.train["image"].shape == (8, 32, 32, 3)
+        assert dataset.train["image"].dtype == np.uint8
+        assert dataset.train["label"].dtype == np.int32
+        assert rows(dataset.train["image"]) | rows(dataset.validation["image"]) == rows(
+            TRAIN_IMAGES
+        )
+        assert rows(dataset.test["image"]) == rows(TEST_IMAGES)
+        expected = {image.tobytes(): index % 10 for index, image in enumerate(TRAIN_IMAGES)}
+        for image, label in zip(dataset.train["image"], dataset.train["label"], strict=True):
+            assert label == expected[image.tobytes()]
+
+    def test_second_load_decodes_nothing(self, data_dir, monkeypatch):
+        first = sources.load("cifar10", data_dir=data_dir)
+        monkeypatch.setattr(sources, "_decode", None)
+        second = sources.load("cifar10", data_dir=str(data_dir))
+        for a, b in zip(first[:3], second[:3], strict=True):
+            np.testing.assert_array_equal(a["image"], b["image"])
+            np.testing.assert_array_equal(a["label"], b["label"])
+            assert a["label"].dtype == b["label"].dtype
+
+    def test_stock_tfds_reads_the_directory_afterwards(self, data_dir):
+        dataset = sources.load("cifar10", data_dir=data_dir)
+        stock = tfds.data_source("cifar10", split="test", data_dir=data_dir, download=False)
+        assert [example["label"] for example in stock] == dataset.test["label"].tolist()
+
+    def test_other_splits_are_decoded_anew(self, data_dir, monkeypatch):
+        sources.load("cifar10", data_dir=data_dir)
+        splits = {"train": "train[:6]", "validation": "train[6:]", "test": "test"}
+        tiny = sources.TFDS_DATASETS["cifar10"]._replace(splits=splits)
+        monkeypatch.setitem(sources.TFDS_DATASETS, "cifar10", tiny)
+        dataset = sources.load("cifar10", data_dir=data_dir)
+        assert [len(split["label"]) for split in dataset[:3]] == [6, 5, 5]
+
+    @pytest.mark.parametrize(
+        "spoil",
+        [
+            lambda file: file.write_bytes(b""),
+            lambda file: file.write_bytes(b"PK\x03\x04 and no more"),
+            lambda file: file.write_bytes(file.read_bytes()[:9_000]),
+            lambda file: damage(file, 5_000),
+        ],
+        ids=["empty", "garbage", "cut", "one wrong byte"],
+    )
+    def test_a_damaged_copy_is_decoded_anew(self, data_dir, directory, spoil):
+        sources.load("cifar10", data_dir=data_dir)
+        good = (directory / "decoded.npz").read_bytes()
+        spoil(directory / "decoded.npz")
+        dataset = sources.load("cifar10", data_dir=data_dir)
+        assert rows(dataset.test["image"]) == rows(TEST_IMAGES)
+        assert len((directory / "decoded.npz").read_bytes()) == len(good)
+
+    def test_nothing_is_unpickled(self, data_dir, directory):
+        sources.load("cifar10", data_dir=data_dir)
+        with np.load(directory / "decoded.npz") as file:
+            arrays = dict(file)
+        arrays["test/label"] = np.array([7, None], object)
+        np.savez(directory / "decoded.npz", **arrays)
+        assert sources.load("cifar10", data_dir=data_dir).test["label"].dtype == np.int32
+
+    def test_works_where_no_copy_can_be_written(self, data_dir, directory):
+        (directory / "decoded.npz").mkdir()  # root may write to a read-only directory, not this
+        dataset = sources.load("cifar10", data_dir=data_dir)
+        assert rows(dataset.test["image"]) == rows(TEST_IMAGES)
+        assert not list(directory.glob("decoded.npz.*"))
+
+    def test_a_full_disk_leaves_no_half_copy(self, data_dir, directory, monkeypatch):
+        def fill(file, **arrays):
+            file.write(b"half")
+            raise OSError("No space left on device")
+
+        monkeypatch.setattr(np, "savez", fill)
+        before = set(directory.iterdir())
+        dataset = sources.load("cifar10", data_dir=data_dir)
+        assert rows(dataset.test["image"]) == rows(TEST_IMAGES)
+        assert set(directory.iterdir()) == before
+
+    def test_leaves_only_the_copy(self, data_dir, directory):
+        before = set(directory.iterdir())
+        sources.load("cifar10", data_dir=data_dir)
+        assert set(directory.iterdir()) - before == {directory / "decoded.npz"}
+
+
+class TestDataSource:
+    @pytest.mark.parametrize("split", ["train", "validation", "test"])
+    def test_reads_what_load_reads(self, data_dir, split):
+        source = sources.data_source("cifar10", split, data_dir=data_dir)
+        expected = getattr(sources.load("cifar10", data_dir=data_dir), split)
+        assert len(source) == len(expected["label"])
+        for index, label in enumerate(expected["label"]):
+            np.testing.assert_array_equal(source[index]["image"], expected["image"][index])
+            assert source[index]["label"] == label
+
+    def test_unknown_split(self, data_dir):
+        message = "`split` must be one of 'train', 'validation', 'test', got 'valid'."
+        with pytest.raises(ValueError, match=re.escape(message)):
+            sources.data_source("cifar10", "valid", data_dir=data_dir)
+
+    def test_digits_are_not_streamed(self):
+        with pytest.raises(ValueError, match="'digits' is held in memory: read it by `load`"):
+            sources.data_source("digits", "train")
+
+
+class TestNames:
+    @pytest.mark.parametrize(
+        "read", [sources.load, lambda name: sources.data_source(name, "train")]
+    )
+    def test_a_near_name_is_suggested(self, read):
+        message = "got 'fashon_mnist'. Did you mean 'fashion_mnist'?"
+        with pytest.raises(ValueError, match=re.escape(message)):
+            read("fashon_mnist")
+
+    def test_a_far_name_is_not(self):
+        message = (
+            "`dataset` must be one of "
+            "'digits', 'fashion_mnist', 'cifar10', 'cifar100', 'imagenet2012', got 'svhn'."
+        )
+        with pytest.raises(ValueError, match=re.escape(message)):
+            sources.load("svhn")
+
+    def test_imagenet_does_not_fit(self):
+        with pytest.raises(ValueError, match="'imagenet2012' differ in size.*`data_source`"):
+            sources.load("imagenet2012")
+
+    @pytest.mark.parametrize(
+        "name, module", [("digits", "sklearn.datasets"), ("cifar10", "tensorflow_datasets")]
+    )
+    def test_a_missing_package_is_named(self, name, module, monkeypatch):
+        monkeypatch.setitem(sys.modules, module, None)
+        with pytest.raises(ImportError, match=rf"{module}.*pip install 'cyclical-jax\[train\]'"):
+            sources.load(name)
+
+
+class TestMissing:
+    """What is not there is said at once, without a network, with the commands that get it."""
+
+    @pytest.mark.parametrize(
+        "name, version, command",
+        [
+            ("fashion_mnist", "3.0.1", "apt-get install dataset-fashion-mnist && {prepare}"),
+            ("cifar10", "3.0.2", "{prepare} (on a machine with a network"),
+            ("cifar100", "3.0.2", "with cifar-100-binary.tar.gz in DIR"),
+            ("imagenet2012", "5.1.0", "ILSVRC2012_img_val.tar.*&& {prepare} --raw_dir=DIR"),
+        ],
+    )
+    def test_not_prepared(self, name, version, command, tmp_path, no_network):
+        started = time.monotonic()
+        with pytest.raises(sources.DatasetNotFoundError) as error:
+            sources.data_source(name, "train", data_dir=tmp_path)
+        assert time.monotonic() - started < 10
+        message = str(error.value)
+        prepare = f"python -m experiments.prepare_data --dataset={name} --data_dir={tmp_path}"
+        assert f"{name} is not prepared: there is no {tmp_path}/{name}/{version}." in message
+        assert all(part in message for part in command.format(prepare=prepare).split(".*"))
+        assert message.count("\n") == 1
+        assert isinstance(error.value, FileNotFoundError)
+        assert not list(tmp_path.iterdir())
+
+    def test_the_default_directory_is_tfds_own(self, tmp_path):
+        program = "import cyclical_jax.data as d; d.load('cifar10')"
+        environment = os.environ | {"TFDS_DATA_DIR": str(tmp_path / "mine")}
+        run = subprocess.run(
+            [sys.executable, "-c", program], capture_output=True, text=True, env=environment
+        )
+        assert f"there is no {tmp_path}/mine/cifar10/3.0.2." in run.stderr
+        assert "--dataset=cifar10 (on" in run.stderr
+
+    def test_the_command_can_be_pasted(self, tmp_path):
+        with pytest.raises(sources.DatasetNotFoundError) as error:
+            sources.load("cifar10", data_dir=tmp_path / "my data")
+        assert f"--data_dir='{tmp_path}/my data' (on" in str(error.value)
+
+    def test_home_is_understood(self, data_dir, monkeypatch):
+        monkeypatch.setenv("HOME", str(data_dir.parent))
+        assert len(sources.load("cifar10", data_dir="~/tfds").test["label"]) == TEST_SIZE
+
+
+class TestUnusable:
+    """Damage is refused, never read as a smaller or another dataset."""
+
+    def refuse(self, data_dir, flaw):
+        with pytest.raises(sources.DatasetNotFoundError) as error:
+            sources.load("cifar10", data_dir=data_dir)
+        message = str(error.value)
+        assert message.startswith(f"{data_dir}/cifar10/3.0.2 cannot be used: ")
+        assert flaw in message
+        command = f"python -m experiments.prepare_data --dataset=cifar10 --data_dir={data_dir}"
+        assert f"\nMove it away, then: {command}" in message
+
+    def test_another_format(self, data_dir, directory):
+        replace_in(directory / "dataset_info.json", b'"array_record"', b'"tfrecord"')
+        flaw = "its format is tfrecord, which cannot be read without TensorFlow."
+        self.refuse(data_dir, flaw)
+
+    def test_fewer_examples(self, data_dir, directory):
+        replace_in(directory / "dataset_info.json", b'"11"', b'"10"')
+        self.refuse(data_dir, "it holds {'train': 10, 'test': 5} examples, not {'train': 11")
+
+    def test_no_test_split(self, data_dir, directory):
+        replace_in(directory / "dataset_info.json", b'"name": "test"', b'"name": "other"')
+        self.refuse(data_dir, "it holds {'train': 11, 'other': 5} examples, not {'train': 11")
+
+    def test_no_info(self, data_dir, directory):
+        (directory / "dataset_info.json").unlink()
+        self.refuse(data_dir, "its dataset_info.json is missing or damaged.")
+
+    @pytest.mark.parametrize("size", [0, 200])
+    def test_half_an_info(self, data_dir, directory, size):
+        info = directory / "dataset_info.json"
+        info.write_bytes(info.read_bytes()[:size])
+        self.refuse(data_dir, "its dataset_info.json is missing or damaged.")
+
+    def test_a_missing_file(self, data_dir, directory):
+        (directory / "cifar10-test.array_record-00000-of-00001").unlink()
+        self.refuse(data_dir, "cifar10-test.array_record-00000-of-00001 is missing.")
+
+    @pytest.mark.parametrize("split, position", [("train", 15_000), ("test", 4_000)])
+    def test_a_wrong_byte(self, data_dir, directory, split, position):
+        damage(directory / f"cifar10-{split}.array_record-00000-of-00001", position)
+        self.refuse(data_dir, "")
+        assert not (directory / "decoded.npz").exists()
+
+    def test_a_file_cut_short(self, data_dir, directory):
+        file = directory / "cifar10-train.array_record-00000-of-00001"
+        file.write_bytes(file.read_bytes()[:70_000])
+        self.refuse(data_dir, "")
+
+    def test_the_file_of_another_split(self, data_dir, directory):
+        test, train = (
+            directory / f"cifar10-{split}.array_record-00000-of-00001"
+            for split in ("test", "train")
+        )
+        shutil.copy(test, train)
+        self.refuse(data_dir, "")
+
+    def test_an_interrupted_build_is_not_there(self, data_dir, directory):
+        directory.rename(directory.with_name("incomplete.ABCDEF_3.0.2"))
+        with pytest.raises(sources.DatasetNotFoundError, match="cifar10 is not prepared"):
+            sources.load("cifar10", data_dir=data_dir)
