@@ -1,5 +1,6 @@
 """Every test runs on two CPU devices, with silent rank promotion an error."""
 
+import contextlib
 import os
 
 # XLA's CPU client has one thread a core, and a collective blocks one a device: with two devices on
@@ -7,7 +8,29 @@ import os
 os.environ.setdefault("NPROC", "4")
 
 import jax  # noqa: E402
+import pytest  # noqa: E402
 
 jax.config.update("jax_platforms", "cpu")
 jax.config.update("jax_num_cpu_devices", 2)
 jax.config.update("jax_numpy_rank_promotion", "raise")
+
+
+@pytest.fixture
+def count_compilations():
+    """A context that lists the programs compiled within it."""
+
+    @contextlib.contextmanager
+    def counting():
+        compilations: list[str] = []
+
+        def listen(event, duration, **_):
+            if event == "/jax/core/compile/backend_compile_duration":
+                compilations.append(event)
+
+        jax.monitoring.register_event_duration_secs_listener(listen)
+        try:
+            yield compilations
+        finally:
+            jax.monitoring.unregister_event_duration_listener(listen)
+
+    return counting

@@ -15,10 +15,12 @@ def place(tree: Any) -> Any:
     """Copies every leaf of `tree` to all devices, once, before the first mapped call.
 
     A state that is not placed costs a second compilation: the first call returns it replicated,
-    and the second call meets another type.
+    and the second call meets another type. The copies are real: two leaves that were one array
+    would crash the process when donated.
     """
     everywhere = NamedSharding(Mesh(np.array(jax.devices()), (AXIS,)), PartitionSpec())
-    return jax.device_put(tree, everywhere)
+    own = jax.tree.map(lambda leaf: leaf.copy() if isinstance(leaf, jax.Array) else leaf, tree)
+    return jax.device_put(own, everywhere)
 
 
 def on_all_devices(
@@ -45,6 +47,7 @@ def on_all_devices(
         jax.tree.map(_check_axis, in_axes, args, is_leaf=lambda axis: axis is None)
         return mapped(*args)
 
+    call.lower = mapped.lower  # type: ignore[attr-defined]
     return call
 
 

@@ -62,7 +62,7 @@ def train(
     numbers = place(jax.tree.map(jnp.float32, recipe.numbers))
     train_split, validation = place(dataset.train), place(dataset.validation)
     state = place(initial_state(structure, numbers, dataset, seed))
-    run_epoch = _epoch(structure, num_classes)
+    run_epoch = compiled_epoch(structure, num_classes)
     for epoch in range(structure.num_epochs):
         start = time.perf_counter()
         order = epoch_order(num_train, structure.batch_size, seed=seed, epoch=epoch)
@@ -93,7 +93,7 @@ def _initial_state(structure, num_classes, image_shape, total_steps, numbers, se
 
 
 @functools.lru_cache(maxsize=32)
-def _epoch(structure: Structure, num_classes: int):
+def compiled_epoch(structure: Structure, num_classes: int):
     """The compiled epoch, (state, (numbers, split, order)) -> (state, metrics [steps])."""
 
     def epoch(state, inputs):

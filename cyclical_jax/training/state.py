@@ -33,5 +33,5 @@ def init_state(
     """
     init_key, key = jax.random.split(jax.random.key(seed))
     params, model_state = model.init(init_key, image)
-    zero = jnp.zeros([], jnp.int32)
-    return TrainState(params, model_state, optimizer.init(params), zero, zero, key)
+    counts = jnp.zeros([], jnp.int32), jnp.zeros([], jnp.int32)  # two: a state may be donated
+    return TrainState(params, model_state, optimizer.init(params), *counts, key)
