@@ -60,9 +60,6 @@ def make_train_step(
       of each knob and of each of this library's transformations in the optimizer.
     """
 
-    def mean_over_devices(tree):
-        return jax.lax.pmean(tree, axis_name) if axis_name else tree
-
     def train_step(state, batch):
         values = {name: schedule(state.step) for name, schedule in knobs.items()}
         *transform_keys, model_key = _keys(state, len(transforms) + 1, axis_name)
@@ -70,31 +67,45 @@ def make_train_step(
             batch = transform(batch, key, as_schedule(strength)(state.step))
 
         def loss_of(params):
-            logits, model_state = model.apply(
-                params, state.model_state, batch["image"], train=True, key=model_key
-            )
-            losses = [
-                as_schedule(weight)(state.step) * loss(logits, batch, values)
-                for loss, weight in terms
-            ]
-            return sum(losses).mean(), (logits, model_state)
+            variables = params, state.model_state
+            logits, model_state = model.apply(*variables, batch["image"], train=True, key=model_key)
+            return _weighted_sum(terms, state.step, logits, batch, values), (logits, model_state)
 
-        (loss, aux), grads = jax.value_and_grad(loss_of, has_aux=True)(state.params)
-        logits, model_state = aux
-        accuracy = (logits.argmax(-1) == batch["label"]).mean()
-        loss, accuracy, grads = mean_over_devices((loss, accuracy, grads))
-        updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
-        new_state = state._replace(
-            params=optax.apply_updates(state.params, updates),
-            model_state=model_state,
-            opt_state=opt_state,
-            step=state.step + 1,
-            micro_step=state.micro_step + 1,
+        (loss, (logits, model_state)), grads = jax.value_and_grad(loss_of, has_aux=True)(
+            state.params
         )
-        metrics = {"loss": loss, "accuracy": accuracy, "grad_norm": optax.tree.norm(grads)}
-        return new_state, {**metrics, **values, **current_values(opt_state)}
+        metrics = {"loss": loss, "accuracy": (logits.argmax(-1) == batch["label"]).mean()}
+        if axis_name:
+            metrics, grads = jax.lax.pmean((metrics, grads), axis_name)
+        metrics |= {"grad_norm": optax.tree.norm(grads)} | values
+        return _updated(state, optimizer, grads, model_state, metrics)
 
     return train_step
+
+
+def _weighted_sum(terms, step, logits, batch, values) -> jax.Array:
+    """The mean over the batch of the weighted sum of the terms."""
+    losses = [as_schedule(weight)(step) * loss(logits, batch, values) for loss, weight in terms]
+    return sum(losses).mean()
+
+
+def _updated(state, optimizer, grads, model_state, metrics) -> tuple[TrainState, Metrics]:
+    """The state after the update by `grads`, and the metrics with the optimizer's values."""
+    updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+    new_state = state._replace(
+        params=optax.apply_updates(state.params, updates),
+        model_state=model_state,
+        opt_state=opt_state,
+        step=_updates_so_far(opt_state, otherwise=state.step + 1),
+        micro_step=state.micro_step + 1,
+    )
+    return new_state, metrics | current_values(opt_state)
+
+
+def _updates_so_far(opt_state, otherwise: jax.Array) -> jax.Array:
+    """What an accumulating optimizer counts; any other updates at each step."""
+    counts = optax.tree.get_all_with_path(opt_state, "gradient_step")
+    return counts[0][1] if counts else otherwise
 
 
 def _keys(state: TrainState, number: int, axis_name: str | None) -> jax.Array:

@@ -200,14 +200,13 @@ def test_randomness_differs_between_steps_and_devices_and_repeats_with_the_seed(
     assert not np.allclose(single, draws[0])
 
 
-def test_an_accumulating_chain_of_one_micro_step_changes_nothing():
-    def chain(every):
-        return cj.accumulate_gradients(optimizer(), every)
-
+def test_step_counts_updates_and_micro_step_counts_batches():
     model = make_model("mlp", num_classes=CLASSES, axis_name=None, hidden_sizes=(4,))
-    results = []
-    for tx in (optimizer(), chain(1)):
-        step = make_train_step(model, tx, [LossTerm(focal)], knobs=KNOBS)
-        state = init_state(model, tx, batches()["image"][0], seed=0)
-        results.append(run(jax.jit(step), state, batches())[0].params)
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6), *results)
+    accumulating = cj.accumulate_gradients(optimizer(), every=2)
+    step = make_train_step(model, accumulating, FOCAL, knobs=KNOBS)
+    state = init_state(model, accumulating, batches()["image"][0], seed=0)
+    state, metrics = run(jax.jit(step), state, batches())
+    assert (int(state.step), int(state.micro_step)) == (1, 3)
+    assert [float(row["hardness"]) for row in metrics] == [0, 0, 1]
+    assert [float(row["max_norm"]) for row in metrics] == pytest.approx([0.05, 0.05, 0.05])
+    assert [int(row["every"]) for row in metrics] == [2, 2, 2]

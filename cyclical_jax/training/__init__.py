@@ -1,0 +1,1 @@
+"""How techniques are run: recipe -> step -> loop."""
