@@ -26,25 +26,18 @@ Sources: arXiv 2202.08978 and the published code for the cyclical and the asymme
 arXiv 1708.02002 for the focal loss, arXiv 2009.14119 for the multi-label loss.
 """
 
-import functools
 import warnings
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.custom_derivatives import SymbolicZero
 from jax.typing import ArrayLike
 
-from cyclical_jax import _checks
+from cyclical_jax import _checks, _softmax
 
 # 1 / max_p(-p log p / (1 + p)): above it -(1 + p)^gamma log p rises with p somewhere in (0, 1).
 _GAMMA_HC_CEILING = 3.591
-
-# XLA's CPU backend keeps [batch, classes] intermediates in memory that is new in every call. From
-# this many classes on, touching that memory costs more than computing a few rows at a time twice.
-_MANY_CLASSES = 4096
-_ROWS_AT_A_TIME = 8
 
 
 def softmax_cross_entropy(
@@ -233,12 +226,12 @@ def asymmetric_multilabel_loss(
     if labels.shape != logits.shape:
         raise ValueError(f"`labels` must have shape {logits.shape}, got {labels.shape}.")
     present = logits != -jnp.inf
-    gamma_pos, gamma_neg = _per_class(gamma_pos), _per_class(gamma_neg)
-    log_p, log_rest = _log_p_and_rest(jnp.where(present, logits, 0))
+    gamma_pos, gamma_neg = _softmax.per_class(gamma_pos), _softmax.per_class(gamma_neg)
+    log_p, log_rest = _softmax.log_p_and_rest(jnp.where(present, logits, 0))
     positive = -_power(log_rest, gamma_pos) * log_p
-    negative = _beyond_margin(log_p, log_rest, gamma_neg, _per_class(margin))
+    negative = _beyond_margin(log_p, log_rest, gamma_neg, _softmax.per_class(margin))
     losses = labels * positive + (1 - labels) * negative
-    return jnp.where(present, losses, 0).sum(-1)
+    return jnp.where(present, losses, 0).sum(-1).astype(logits.dtype)
 
 
 class _Focus(NamedTuple):
@@ -264,7 +257,8 @@ def _softmax_loss(logits, labels, focus, temperature, label_smoothing):
     _checks.number("label_smoothing", label_smoothing, minimum=0, maximum=1)
     logits, labels = _as_float(logits), jnp.asarray(labels)
     loss = _loss_for(labels, logits)
-    return loss(_divided(logits, temperature), labels, focus, label_smoothing)
+    losses = loss(_divided(logits, temperature), labels, focus, label_smoothing)
+    return losses.astype(logits.dtype)
 
 
 def _loss_for(labels, logits):
@@ -282,9 +276,9 @@ def _loss_for(labels, logits):
 
 def _index_loss(z, labels, focus, smoothing):
     labels = labels.astype(jnp.int32)
-    sums = _row_sums(z, labels, jnp.asarray(focus.neg, z.dtype))
+    sums = _softmax.row_sums(z, labels, jnp.asarray(focus.neg, z.dtype))
     log_odds, linear, powered, num_others = sums
-    log_p, log_rest = _log_p_and_rest(log_odds)
+    log_p, log_rest = _softmax.log_p_and_rest(log_odds)
     of_label = -focus.of_label(log_p, log_rest) * log_p
     of_others = -_mix(focus.hardness, linear if _is(focus.neg, 0) else powered, linear)
     share = smoothing / jnp.maximum(num_others + 1, 1)
@@ -294,126 +288,12 @@ def _index_loss(z, labels, focus, smoothing):
 
 def _probability_loss(z, labels, focus, smoothing):
     present = z != -jnp.inf
-    log_p, log_rest = _log_probabilities(z)
-    focus = _Focus(*map(_per_class, focus))
+    log_p, log_rest = _softmax.log_probabilities(z)
+    focus = _Focus(*map(_softmax.per_class, focus))
     weight = labels * focus.of_label(log_p, log_rest) + (1 - labels) * focus.of_others(log_p)
     share = smoothing / jnp.maximum(present.sum(-1), 1)
-    smoothed = (1 - _per_class(smoothing)) * labels + _per_class(share)
+    smoothed = (1 - _softmax.per_class(smoothing)) * labels + _softmax.per_class(share)
     return -jnp.where(present, smoothed * weight * log_p, 0).sum(-1)
-
-
-# ---- log p, log(1 - p) and sums of them, without ever rounding 1 - p
-
-
-def _log_p_and_rest(log_odds):
-    """log p and log(1 - p) of p = sigmoid(log_odds)."""
-    small = jnp.exp(-jnp.abs(log_odds))
-    shared = jnp.log1p(small)
-    return jnp.minimum(log_odds, 0) - shared, jnp.minimum(-log_odds, 0) - shared
-
-
-def _log_probabilities(z):
-    """log p and log(1 - p) of every class, [..., classes]; 0 where a class is absent.
-
-    Only the largest p can round to 1, so that class alone goes through its log-odds.
-    """
-    present = z != -jnp.inf
-    top = jnp.argmax(z, -1)
-    is_top = _is_class(top, z)
-    shifted = jnp.where(present, z - jax.lax.stop_gradient(_at(z, top))[..., None], 0)
-    log_sum = _log_sum_exp(shifted, present & ~is_top)
-    top_log_p, top_log_rest = _log_p_and_rest(_at(shifted, top) - log_sum)
-    log_p = shifted + (top_log_rest - log_sum)[..., None]
-    log_p = jnp.where(is_top, top_log_p[..., None], jnp.where(present, log_p, 0))
-    log_rest = jnp.log1p(-jnp.exp(jnp.where(is_top | ~present, -jnp.inf, log_p)))
-    return log_p, jnp.where(is_top, top_log_rest[..., None], log_rest)
-
-
-def _row_sums(z, labels, gamma):
-    """The label's log-odds; of the other classes sum log p, sum p^gamma log p, number; each [...].
-
-    They are all that the losses need of the [..., classes] logits, so that XLA keeps few arrays of
-    that size.
-    """
-    if z.shape[-1] < _MANY_CLASSES:
-        return _sums(z, labels, gamma)
-    gamma = jnp.broadcast_to(gamma, labels.shape)
-    return jax.lax.platform_dependent(z, labels, gamma, cpu=_sums_in_blocks, default=_sums)
-
-
-def _sums_in_blocks(z, labels, gamma):
-    rows = z.reshape(-1, z.shape[-1]), labels.reshape(-1), gamma.reshape(-1)
-    one_row = jax.checkpoint(_sums)
-    sums = jax.lax.map(lambda row: one_row(*row), rows, batch_size=_ROWS_AT_A_TIME)
-    return tuple(value.reshape(labels.shape) for value in sums)
-
-
-class _Rows(NamedTuple):
-    """What the sums and their derivatives share; l_j = shifted_j - log_sum is log p_j."""
-
-    is_label: jax.Array  # [..., classes]
-    is_other: jax.Array  # [..., classes]; neither is true of an absent class
-    shifted: jax.Array  # [..., classes]; z - max z, 0 for an absent class
-    odds: jax.Array  # [..., classes]; p_j / (1 - p_t) of the other classes, else 0
-    powers: jax.Array  # [..., classes]; p_j^gamma of the other classes, else 0
-    log_sum: jax.Array  # [...]
-
-
-def _sums_and_rows(z, labels, gamma):
-    present, is_label = z != -jnp.inf, _is_class(labels, z)
-    is_other = present & ~is_label
-    shifted = jnp.where(present, z - z.max(-1)[..., None], 0)
-    exp = jnp.where(is_other, jnp.exp(shifted), 0)
-    sum_exp = jnp.maximum(exp.sum(-1), jnp.finfo(z.dtype).tiny)
-    of_label = _at(shifted, labels)
-    log_odds = of_label - jnp.log(sum_exp)
-    log_sum = jnp.log(sum_exp) - _log_p_and_rest(log_odds)[1]
-    powers = jnp.exp(_per_class(gamma) * (shifted - log_sum[..., None]))
-    powers = jnp.where(is_other, powers, 0)
-    num_others = (present.sum(-1) - 1).astype(z.dtype)
-    linear = shifted.sum(-1) - of_label - num_others * log_sum
-    powered = (powers * shifted).sum(-1) - powers.sum(-1) * log_sum
-    odds = exp / sum_exp[..., None]
-    rows = _Rows(is_label, is_other, shifted, odds, powers, log_sum)
-    return (log_odds, linear, powered, num_others), rows
-
-
-@jax.custom_jvp
-def _sums(z, labels, gamma):
-    return _sums_and_rows(z, labels, gamma)[0]
-
-
-@functools.partial(_sums.defjvp, symbolic_zeros=True)
-def _sums_jvp(primals, tangents):
-    """With q_j = p_j^gamma and every sum over the classes j != t:
-
-        d log-odds  = dz_t - sum_j odds_j dz_j
-        d sum_j l_j = sum_j dz_j - (number of others) dlse,     dlse = sum_k p_k dz_k
-        d sum_j q_j l_j = sum_j c_j dz_j - (sum_j c_j) dlse,    c_j = q_j (1 + gamma l_j)
-
-    By hand, because this needs no more arrays than the sums do.
-    """
-    z, _, gamma = primals
-    dz, _, dgamma = (None if isinstance(t, SymbolicZero) else t for t in tangents)
-    sums, row = _sums_and_rows(*primals)
-    log_odds, _, powered, num_others = sums
-    log_p = row.shifted - row.log_sum[..., None]
-    log_p_label, log_rest_label = _log_p_and_rest(log_odds)
-    p = row.odds * jnp.exp(log_rest_label)[..., None]
-    p = jnp.where(row.is_label, jnp.exp(log_p_label)[..., None], p)
-    slopes = (
-        jnp.where(row.is_label, 1, -row.odds),
-        jnp.where(row.is_other, 1, 0) - p * num_others[..., None],
-        row.powers * (1 + _per_class(gamma) * log_p)
-        - p * (row.powers.sum(-1) + gamma * powered)[..., None],
-    )
-    dsums = [jnp.zeros_like(log_odds) if dz is None else (slope * dz).sum(-1) for slope in slopes]
-    if dgamma is not None:
-        dsums[2] += (row.powers * log_p**2).sum(-1) * dgamma
-    return sums, (*dsums, jnp.zeros_like(num_others))
-
-
-# ---- small parts
 
 
 def _as_float(logits):
@@ -432,18 +312,14 @@ def _divided(logits, temperature):
     if _is(temperature, 1):
         return logits
     absent = logits == -jnp.inf
-    return jnp.where(absent, -jnp.inf, jnp.where(absent, 0, logits) / _per_class(temperature))
+    return jnp.where(
+        absent, -jnp.inf, jnp.where(absent, 0, logits) / _softmax.per_class(temperature)
+    )
 
 
 def _names_present_class(z, labels):
     in_range = (labels >= 0) & (labels < z.shape[-1])
-    return in_range & (_at(z, labels) != -jnp.inf)
-
-
-def _log_sum_exp(shifted, where):
-    """log sum exp of entries <= 0, finite where there are none."""
-    total = jnp.where(where, jnp.exp(shifted), 0).sum(-1)
-    return jnp.log(jnp.maximum(total, jnp.finfo(shifted.dtype).tiny))
+    return in_range & (_softmax.at(z, labels) != -jnp.inf)
 
 
 def _beyond_margin(log_p, log_rest, gamma, margin):
@@ -470,18 +346,3 @@ def _mix(hardness, hard, easy):
 
 def _is(value, number) -> bool:
     return _checks.is_plain(value) and value == number
-
-
-def _per_class(value):
-    """A scalar, or one number an example with an axis for the classes."""
-    return value if jnp.ndim(value) == 0 else jnp.expand_dims(value, -1)
-
-
-def _is_class(index, z):
-    classes = jax.lax.broadcasted_iota(jnp.int32, z.shape, z.ndim - 1)
-    return classes == index[..., None]
-
-
-def _at(values, index):
-    """The entry of each row at `index`; some entry where that is out of range."""
-    return jnp.take_along_axis(values, index[..., None], -1, mode="clip")[..., 0]
