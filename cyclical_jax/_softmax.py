@@ -18,11 +18,18 @@ _MANY_CLASSES = 4096
 _ROWS_AT_A_TIME = 8
 
 
+@jax.custom_jvp
 def log_p_and_rest(log_odds):
     """log p and log(1 - p) of p = sigmoid(log_odds)."""
-    small = jnp.exp(-jnp.abs(log_odds))
-    shared = jnp.log1p(small)
+    shared = jnp.log1p(jnp.exp(-jnp.abs(log_odds)))
     return jnp.minimum(log_odds, 0) - shared, jnp.minimum(-log_odds, 0) - shared
+
+
+@log_p_and_rest.defjvp
+def _log_p_and_rest_jvp(primals, tangents):
+    """By hand, because abs and minimum have no derivative at even odds."""
+    log_p, log_rest = log_p_and_rest(*primals)
+    return (log_p, log_rest), (jnp.exp(log_rest) * tangents[0], -jnp.exp(log_p) * tangents[0])
 
 
 def log_probabilities(z):

@@ -1,0 +1,526 @@
+import functools
+import json
+import pathlib
+from fractions import Fraction
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import cyclical_jax as cj
+
+PUBLISHED = json.loads(
+    (pathlib.Path(__file__).parent / "reference" / "published_values.json").read_text()
+)["schedule"]
+LAST_COUNT = 2**31 - 1
+SHAPES = ["linear", "cosine", "exponential", "rex"]
+FACTORS = [1, 1.01, 1.5, 2, 2.5, 3, 4, 8]
+TOTALS = [2, 3, 11, 101, 10_000, 2**24 + 5, 2**31 - 1, 2**31]
+CASES = [(total, factor) for total in TOTALS for factor in FACTORS]
+
+
+def growth_by_hand(shape, h):
+    if shape == "cosine":
+        return (1 - np.cos(np.pi * h)) / 2
+    if shape == "exponential":
+        return (1 - np.exp(-4 * h)) / (1 - np.exp(-4))
+    return h if shape == "linear" else h / (10 - 9 * h)
+
+
+def hardness_by_hand(counts, total_steps, factor=2.0, shape="linear", num_cycles=1):
+    """The formula: the position in the cycle by exact integers, the rest in float64."""
+    last = np.asarray(total_steps, np.int64) - 1
+    count = np.minimum(np.asarray(counts, np.int64), last)
+    cycle = np.minimum(count * num_cycles // last, num_cycles - 1)
+    x, rest = (
+        (count * num_cycles - cycle * last) / last,
+        ((cycle + 1) * last - count * num_cycles) / last,
+    )
+    factor = np.asarray(factor, np.float64)
+    way_back = factor * rest / np.where(factor == 1, np.inf, factor - 1)
+    return growth_by_hand(shape, np.where((factor == 1) | (x <= 1 / factor), factor * x, way_back))
+
+
+@functools.cache
+def counts_of_interest(total_steps, factor, num_cycles):
+    """160 counts of int32: the first, around every turn, past the end, and all over the range."""
+    last = total_steps - 1
+    turns = [Fraction(k) + p for k in range(num_cycles) for p in (0, 1 / Fraction(factor))]
+    turns = [int(turn * last / num_cycles) for turn in [*turns, Fraction(num_cycles)]]
+    near = [turn + offset for turn in turns for offset in (-2, -1, 0, 1, 2, 3)]
+    rng = np.random.default_rng(total_steps)
+    anywhere = [*rng.integers(0, total_steps, 30), *(2 ** rng.uniform(0, 31, 30)).astype(np.int64)]
+    counts = [*near, 0, 1, 2, 2**30, LAST_COUNT - 1, LAST_COUNT, *anywhere, *range(90)]
+    return np.clip(counts[:160], 0, LAST_COUNT).astype(np.int32)
+
+
+def drawn_cases():
+    rng = np.random.default_rng(0)
+    factors = [*rng.integers(8, 400, 150) / 8, *(1 + 10 ** rng.uniform(-3, 2, 150))]
+    totals = 2 + (2 ** rng.uniform(3, 30.9, 300)).astype(int)
+    return list(zip(totals.tolist(), np.float32(factors).tolist(), strict=True))
+
+
+class Traces:
+    """A function that counts how often it is traced."""
+
+    def __init__(self, function):
+        self.function, self.number = function, 0
+
+    def __call__(self, *args):
+        self.number += 1
+        return self.function(*args)
+
+
+@pytest.mark.parametrize("num_cycles", [1, 2, 3, 7])
+@pytest.mark.parametrize("shape", SHAPES)
+def test_the_formula_with_plain_numbers(shape, num_cycles):
+    kwargs = dict(shape=shape, num_cycles=num_cycles)
+    for total, factor in CASES:
+        if num_cycles < total:
+            counts = counts_of_interest(total, factor, num_cycles)
+            hardness = cj.hardness_schedule(total, factor=factor, **kwargs)(counts)
+            assert hardness.dtype == jnp.float32 and not hardness.weak_type
+            error = np.abs(hardness - hardness_by_hand(counts, total, factor, **kwargs))
+            assert error.max() <= 1e-6 * num_cycles, (total, factor)
+
+
+@pytest.mark.parametrize("num_cycles", [1, 2, 3, 7])
+def test_the_formula_with_traced_numbers(num_cycles):
+    @jax.jit
+    @jax.vmap
+    def hardness_at(total, factor, counts):
+        kwargs = dict(factor=factor, num_cycles=num_cycles)
+        schedules = [cj.hardness_schedule(total, shape=shape, **kwargs) for shape in SHAPES]
+        return [jax.vmap(schedule)(counts) for schedule in schedules]
+
+    cases = [case for case in [*CASES, *drawn_cases()] if num_cycles < case[0] < 2**31]
+    counts = np.stack([counts_of_interest(*case, num_cycles) for case in cases])
+    totals, factors = map(np.array, zip(*cases, strict=True))
+    factors = factors.astype(np.float32)
+    by_shape = hardness_at(totals.astype(np.int32), factors, counts)
+    for shape, hardness in zip(SHAPES, by_shape, strict=True):
+        args = totals[:, None], factors[:, None], shape, num_cycles
+        assert hardness.dtype == jnp.float32 and not hardness.weak_type
+        error = np.abs(hardness - hardness_by_hand(counts, *args))
+        assert error.max() <= 1e-6 * num_cycles, (shape, cases[error.max(1).argmax()])
+
+
+@pytest.mark.parametrize("total, num_cycles", [(3, 2), (2**24 + 5, 3), (2**31, 1)])
+def test_the_formula_compiled_with_plain_numbers(total, num_cycles):
+    cases = [(shape, factor) for shape in SHAPES for factor in (1.01, 2.5, 4)]
+    counts = np.stack([counts_of_interest(total, f, num_cycles) for _, f in cases])
+    schedules = [
+        cj.hardness_schedule(total, factor=f, shape=shape, num_cycles=num_cycles)
+        for shape, f in cases
+    ]
+    compiled = jax.jit(lambda counts: [s(row) for s, row in zip(schedules, counts, strict=True)])
+    for (shape, factor), row, values in zip(cases, counts, compiled(counts), strict=True):
+        expected = hardness_by_hand(row, total, factor, shape, num_cycles)
+        assert values.dtype == jnp.float32 and not values.weak_type
+        np.testing.assert_allclose(values, expected, rtol=0, atol=1e-6 * num_cycles)
+
+
+def test_the_formula_where_a_traced_factor_rounds_worst():
+    """Near the peak of REX, whose slope is 10, on the short way back of a factor near 1.
+
+    Beyond 2^24 updates a traced factor cannot place the peak better: here 0.1 of an update off.
+    """
+    total, factor, counts = 35_244_463, np.float32(1.0178742), 34_625_559 + np.arange(-80, 80)
+    schedule = jax.jit(lambda f, c: cj.hardness_schedule(total, factor=f, shape="rex")(c))
+    expected = hardness_by_hand(counts, total, factor, "rex")
+    np.testing.assert_allclose(schedule(factor, counts), expected, rtol=0, atol=2e-6)
+
+
+@pytest.mark.parametrize("dtype", [np.int32, np.uint32])
+def test_the_longest_training_traced(dtype):
+    total = np.array(2**31 if dtype == np.uint32 else 2**31 - 1, dtype)
+    counts = counts_of_interest(int(total), 2.5, 1)
+    hardness = jax.jit(lambda total: cj.hardness_schedule(total, factor=2.5)(counts))(total)
+    expected = hardness_by_hand(counts, int(total), 2.5)
+    np.testing.assert_allclose(hardness, expected, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("case", PUBLISHED, ids=lambda c: f"factor{c['factor']}-{c['epochs']}")
+def test_the_published_hardness_of_every_epoch(case):
+    schedule = cj.hardness_schedule(case["epochs"], factor=case["factor"])
+    hardness = schedule(np.arange(160))[: case["epochs"]]
+    np.testing.assert_allclose(hardness, case["hardness"], rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("transform", [lambda f: f, jax.jit], ids=["eager", "jit"])
+@pytest.mark.parametrize(
+    "count", [0, 3, 10, 500, np.int32(7), np.int64(7), np.uint8(7), jnp.int32(7)], ids=repr
+)
+def test_a_scalar_count(transform, count):
+    hardness = transform(cj.hardness_schedule(21, factor=4, shape="rex"))(count)
+    assert hardness.shape == () and hardness.dtype == jnp.float32 and not hardness.weak_type
+    expected = hardness_by_hand([count], 21, 4, "rex")[0]
+    np.testing.assert_allclose(hardness, expected, rtol=0, atol=1e-6)
+
+
+def test_an_array_of_counts_keeps_its_shape():
+    counts = np.arange(24).reshape(2, 3, 4)
+    hardness = jax.jit(cj.hardness_schedule(20, num_cycles=2))(counts)
+    expected = hardness_by_hand(counts.ravel(), 20, num_cycles=2).reshape(2, 3, 4)
+    np.testing.assert_allclose(hardness, expected, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("dtype", [np.int8, np.uint8, np.int16, np.uint16, np.int32])
+def test_counts_of_small_integer_types_do_not_overflow(dtype):
+    counts = np.array([0, 1, 50, 99, 126, 127], dtype)
+    schedule = jax.jit(cj.hardness_schedule(10_000, factor=80.5))
+    expected = hardness_by_hand(counts, 10_000, 80.5)
+    np.testing.assert_allclose(schedule(counts), expected, rtol=0, atol=1e-6)
+    by_epoch = jax.jit(cj.per_epoch(cj.hardness_schedule(3), 1000))(counts)
+    np.testing.assert_array_equal(by_epoch, np.zeros(6))
+
+
+def test_sixty_four_bit_mode_still_gives_float32():
+    with jax.enable_x64(True):
+        counts = jnp.array([0, 5, LAST_COUNT, 2**31, 2**40])
+        numbers = jnp.array(11), jnp.array(4.0), jnp.array(1.0), jnp.array(9.0)
+        assert counts.dtype == jnp.int64 and numbers[1].dtype == jnp.float64
+
+        @jax.jit
+        def values(counts, total, factor, easy, hard):
+            schedule = cj.cyclical_schedule(easy, hard, total)
+            plain = cj.cyclical_schedule(np.float64(1), np.float64(9), 11)
+            hardness = cj.hardness_schedule(total, factor=factor)(counts)
+            return hardness, plain(counts), schedule(counts), cj.as_integer(schedule)(counts)
+
+        *floats, whole = values(counts, *numbers)
+    assert {array.dtype for array in floats} == {jnp.dtype(jnp.float32)}
+    assert whole.dtype == jnp.int32
+    np.testing.assert_allclose(floats[0], [0, 2 / 3, 0, 0, 0], rtol=0, atol=1e-6)
+    np.testing.assert_array_equal([*floats[1:], whole], [[1, 9, 1, 1, 1]] * 3)
+
+
+# ---- the turns
+
+
+def whole_peaks(most_steps):
+    """(total_steps, factor) whose peak is at a whole count."""
+    rng = np.random.default_rng(0)
+    eighths = rng.integers(9, 200, 150)
+    lasts = eighths * (2 ** rng.uniform(0, 24, 150)).astype(np.int64)
+    drawn = [(int(last) + 1, eighth / 8) for last, eighth in zip(lasts, eighths, strict=True)]
+    whole = [(t, f) for t, f in [*CASES, *drawn] if f > 1 and (t - 1) % Fraction(f) == 0]
+    return [(t, f) for t, f in whole if t <= most_steps]
+
+
+@pytest.mark.parametrize("traced", [False, True], ids=["plain", "traced"])
+@pytest.mark.parametrize("shape", SHAPES)
+def test_first_and_last_are_exactly_easy_and_the_peak_exactly_hard(shape, traced):
+    # A traced number is a float32, which holds every whole number up to 2^24 alone.
+    cases = whole_peaks(most_steps=2**24 if traced else 2**31)
+    assert len(cases) > 90
+    turns = np.array([(0, (t - 1) / f, t - 1) for t, f in cases], np.int32)
+
+    def hardness_at(total, factor, counts):
+        return cj.hardness_schedule(total, factor=factor, shape=shape)(counts)
+
+    if traced:
+        totals, factors = map(np.array, zip(*cases, strict=True))
+        totals, factors = totals.astype(np.int32), factors.astype(np.float32)
+        hardness = jax.jit(jax.vmap(hardness_at))(totals, factors, turns)
+    else:
+        hardness = [hardness_at(*case, row) for case, row in zip(cases, turns, strict=True)]
+    np.testing.assert_array_equal(hardness, [[0, 1, 0]] * len(cases))
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("num_cycles", [2, 3, 7])
+def test_every_cycle_turns_exactly(shape, num_cycles):
+    period = 1_000_000
+    kwargs = dict(factor=4, shape=shape, num_cycles=num_cycles)
+    schedule = cj.hardness_schedule(period * num_cycles + 1, **kwargs)
+    turns = np.add.outer(period * np.arange(num_cycles), [0, period // 4, period])
+    np.testing.assert_array_equal(jax.jit(schedule)(turns), [[0, 1, 0]] * num_cycles)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("factor, expected", [(1, 1), (1.5, 0), (4, 0)])
+def test_past_the_end_the_last_value_holds(shape, factor, expected):
+    counts = np.resize(np.array([10, 11, 12, 1000, 2**24 + 1, LAST_COUNT], np.int32), 160)
+    for num_cycles in (1, 3):
+        kwargs = dict(factor=factor, shape=shape, num_cycles=num_cycles)
+        hardness = cj.hardness_schedule(11, **kwargs)(counts)
+        np.testing.assert_array_equal(hardness, np.full(160, expected))
+
+
+@pytest.mark.parametrize("num_cycles", [1, 3])
+def test_the_mean_hardness_is_one_half(num_cycles):
+    def hardness_at(factor):
+        schedule = cj.hardness_schedule(60_001, factor=factor, num_cycles=num_cycles)
+        return schedule(np.arange(60_000))
+
+    factors = np.array([1.01, 1.5, 2, 2.5, 3, 4, 8, 64.5], np.float32)
+    means = np.asarray(jax.jit(jax.vmap(hardness_at))(factors), np.float64).mean(1)
+    np.testing.assert_allclose(means, 0.5, rtol=0, atol=2e-5)
+
+
+def test_hardness_stays_in_its_range():
+    counts = np.arange(160)
+    for shape in SHAPES:
+        for factor in (1, 1.01, 2.3, 7):
+            hardness = cj.hardness_schedule(150, factor=factor, shape=shape)(counts)
+            assert hardness.min() >= 0 and hardness.max() <= 1
+
+
+# ---- factor, traced
+
+
+def test_factor_one_is_a_one_way_journey():
+    counts = np.arange(160)
+    hardness = cj.hardness_schedule(11, factor=1)(counts)
+    np.testing.assert_allclose(hardness, np.minimum(counts / 10, 1), rtol=0, atol=1e-7)
+
+
+def slope_by_hand(count, last, factor):
+    """d h / d factor."""
+    x = count / last
+    return x if x <= 1 / factor else -(1 - x) / (factor - 1) ** 2
+
+
+@pytest.mark.parametrize("mode", [jax.jacfwd, jax.jacrev])
+def test_the_derivative_by_the_factor(mode):
+    factors, counts = [1.0, 1.25, 2.0, 3.5], [0, 1, 7, 33, 50, 60, 99]  # none is at a turn
+    slope = mode(lambda f: cj.hardness_schedule(102, factor=f)(np.array(counts)))
+    slopes = jax.jit(jax.vmap(slope))(np.array(factors, np.float32))
+    expected = [[slope_by_hand(count, 101, factor) for count in counts] for factor in factors]
+    np.testing.assert_allclose(slopes, expected, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("num_cycles", [1, 2])
+def test_the_derivative_by_the_factor_is_finite_everywhere(num_cycles):
+    def hardness_at(factor, count):
+        kwargs = dict(factor=factor, num_cycles=num_cycles)
+        return sum(cj.hardness_schedule(11, shape=shape, **kwargs)(count) for shape in SHAPES)
+
+    slope = jax.jit(jax.vmap(jax.vmap(jax.grad(hardness_at), (None, 0)), (0, None)))
+    slopes = slope(np.array([1, 1.0625, 2, 2.5, 10], np.float32), np.arange(14))
+    assert np.isfinite(slopes).all()
+
+
+def test_one_compiled_function_serves_32_factors():
+    counts = np.arange(105)
+    table = Traces(lambda factor: cj.hardness_schedule(101, factor=factor)(counts))
+    compiled = jax.jit(jax.vmap(table))
+    for factors in (np.linspace(1, 9, 32), np.linspace(2, 3, 32)):
+        expected = [hardness_by_hand(counts, 101, factor) for factor in factors]
+        hardness = compiled(factors.astype(np.float32))
+        np.testing.assert_allclose(hardness, expected, rtol=0, atol=3e-6)
+    assert table.number == 1
+
+
+def test_nothing_is_compiled_anew_from_step_to_step():
+    schedule = Traces(cj.cyclical_schedule(1e-5, 8e-5, 11, factor=4, num_cycles=2))
+    compiled = jax.jit(schedule)
+    count = jnp.int32(0)
+    for _ in range(13):
+        compiled(count)
+        count = optax.safe_increment(count)
+    assert schedule.number == 1
+
+
+def test_total_steps_may_change_without_a_compilation():
+    at_three = Traces(lambda total: cj.hardness_schedule(total)(3))
+    compiled = jax.jit(at_three)
+    values = [compiled(total) for total in (4, 7, 101)]
+    np.testing.assert_allclose(values, [0, 1, 0.06], rtol=0, atol=1e-6)
+    assert at_three.number == 1
+
+
+# ---- values between easy and hard
+
+
+@pytest.mark.parametrize("transform", [lambda f: f, jax.jit], ids=["eager", "jit"])
+@pytest.mark.parametrize("easy, hard", [(1e-5, 8e-5), (2.0, 0.5), (-3.0, 7.0), (0.0, 100.0)])
+def test_between_is_linear(transform, easy, hard):
+    counts = np.arange(160)
+    values = transform(cj.between(easy, hard, cj.hardness_schedule(21, factor=4)))(counts)
+    h = hardness_by_hand(counts, 21, 4)
+    assert values.dtype == jnp.float32 and not values.weak_type
+    np.testing.assert_allclose(values, (1 - h) * easy + h * hard, rtol=1e-5, atol=1e-5 * abs(easy))
+
+
+@pytest.mark.parametrize("transform", [lambda f: f, jax.jit], ids=["eager", "jit"])
+@pytest.mark.parametrize("easy, hard", [(1e-5, 8e-5), (10.0, 0.003), (1e-30, 1.0)])
+def test_between_is_geometric_on_the_log_scale(transform, easy, hard):
+    counts = np.arange(160)
+    hardness = cj.hardness_schedule(21, factor=4)
+    values = transform(cj.between(easy, hard, hardness, scale="log"))(counts)
+    h = hardness_by_hand(counts, 21, 4)
+    assert values.dtype == jnp.float32 and not values.weak_type
+    np.testing.assert_allclose(values, easy ** (1 - h) * hard**h, rtol=3e-5)
+
+
+@pytest.mark.parametrize("traced", [False, True], ids=["plain", "traced"])
+@pytest.mark.parametrize("scale", ["linear", "log"])
+def test_between_is_exact_at_the_ends(scale, traced):
+    ends = np.random.default_rng(0).uniform(1e-6, 1, (200, 2)).astype(np.float32)
+    ends[::2] **= 5
+
+    def at_the_turns(easy, hard):
+        schedule = cj.between(easy, hard, cj.hardness_schedule(9, factor=4), scale=scale)
+        return schedule(np.resize([0, 2, 8, 100], 160))[:4]
+
+    if traced:
+        values = jax.jit(jax.vmap(at_the_turns))(*ends.T)
+    else:
+        values = [at_the_turns(*pair) for pair in ends.tolist()]
+    easy, hard = ends.T
+    np.testing.assert_array_equal(values, np.stack([easy, hard, easy, easy], 1))
+
+
+def test_between_takes_any_hardness():
+    values = cj.between(1.0, 3.0, lambda count: jnp.float32(0.25) * count)(jnp.arange(3))
+    np.testing.assert_allclose(values, [1, 1.5, 2], rtol=1e-6)
+
+
+def test_the_ends_may_be_learned():
+    def value(easy, hard):
+        return cj.cyclical_schedule(easy, hard, 9, factor=4)(jnp.int32(1))
+
+    np.testing.assert_allclose(jax.grad(value, (0, 1))(1.0, 3.0), (0.5, 0.5), rtol=1e-6)
+
+
+@pytest.mark.parametrize("scale", ["linear", "log"])
+def test_cyclical_schedule_is_between_on_the_hardness(scale):
+    kwargs = dict(factor=3, shape="exponential", num_cycles=2)
+    counts = np.arange(160)
+    values = cj.cyclical_schedule(0.5, 2.0, 25, **kwargs, scale=scale)(counts)
+    h = hardness_by_hand(counts, 25, **kwargs)
+    expected = (1 - h) * 0.5 + h * 2 if scale == "linear" else 0.5 ** (1 - h) * 2**h
+    np.testing.assert_allclose(values, expected, rtol=1e-5)
+
+
+def test_the_cycle_after_a_warm_up():
+    """As the docstring has it: the count of the cycle starts at the boundary."""
+    schedules = [optax.linear_schedule(0.0, 0.1, 10), cj.cyclical_schedule(0.1, 0.5, 91)]
+    learning_rate = jax.jit(optax.join_schedules(schedules, boundaries=[10]))
+    values = [learning_rate(count) for count in range(105)]
+    h = hardness_by_hand(range(95), 91)
+    expected = [*(0.1 * np.arange(10) / 10), *((1 - h) * 0.1 + h * 0.5)]
+    np.testing.assert_allclose(values, expected, rtol=1e-5, atol=1e-7)
+
+
+# ---- per_epoch and as_integer
+
+
+@pytest.mark.parametrize("case", PUBLISHED, ids=lambda c: f"factor{c['factor']}-{c['epochs']}")
+def test_per_epoch_is_the_published_step_function(case):
+    schedule = cj.per_epoch(cj.hardness_schedule(case["epochs"], factor=case["factor"]), 7)
+    hardness = jax.jit(schedule)(np.arange(7 * case["epochs"]))
+    np.testing.assert_allclose(hardness, np.repeat(case["hardness"], 7), rtol=0, atol=1e-6)
+
+
+def test_per_epoch_of_an_optax_schedule_and_traced_steps():
+    @jax.jit
+    def values(steps):
+        return cj.per_epoch(optax.linear_schedule(0.0, 1.0, 4), steps)(jnp.arange(10))
+
+    np.testing.assert_array_equal(values(3), np.repeat([0, 0.25, 0.5, 0.75], 3)[:10])
+    np.testing.assert_array_equal(values(5), np.repeat([0, 0.25], 5))
+
+
+@pytest.mark.parametrize("minimum", [1, 2, -3])
+def test_as_integer_rounds_and_raises_to_the_minimum(minimum):
+    numbers = np.array([-7.2, 0, 0.4, 0.5, 1.49, 1.5, 2.5, 3.5, 3.51, 1e6], np.float32)
+    schedule = cj.as_integer(lambda count: jnp.asarray(numbers)[count], minimum=minimum)
+    values = jax.jit(schedule)(np.arange(10))
+    assert values.dtype == jnp.int32 and not values.weak_type
+    np.testing.assert_array_equal(values, np.maximum(np.rint(numbers), minimum))
+
+
+@pytest.mark.parametrize("number, expected", [(3, 3), (2.5, 2), (0, 1), (np.float32(3.6), 4)])
+def test_as_integer_of_a_number(number, expected):
+    value = cj.as_integer(number)(jnp.int32(5))
+    assert value.dtype == jnp.int32 and value.shape == () and not value.weak_type
+    assert value == expected
+
+
+def test_as_integer_drives_multi_steps():
+    every = cj.as_integer(cj.cyclical_schedule(3.0, 1.0, 3))  # 3, 1, 3, 3, ...
+    optimizer = optax.MultiSteps(optax.sgd(1.0), every_k_schedule=every)
+    params = jnp.zeros(())
+    state = optimizer.init(params)
+    updates = []
+    for gradient in [1.0, 2.0, 6.0, 10.0, 4.0, 4.0, 7.0]:
+        update, state = optimizer.update(jnp.float32(gradient), state, params)
+        updates.append(float(update))
+    np.testing.assert_allclose(updates, [0, 0, -3, -10, 0, 0, -5], rtol=1e-6)
+
+
+# ---- what is refused
+
+
+NAN, INF = float("nan"), float("inf")
+HARDNESS = cj.hardness_schedule(9)
+
+
+@pytest.mark.parametrize(
+    "name, value",
+    [
+        *[("total_steps", value) for value in (1, 0, -5, 2.5, NAN, INF, 2**31 + 1)],
+        *[("total_steps", value) for value in ("100", None, True)],
+        *[("factor", value) for value in (0.99, 0, -2, NAN, INF, "2", None, True)],
+        *[("shape", value) for value in ("triangle", "Linear", None, 1)],
+        *[("num_cycles", value) for value in (0, -1, 1.5, NAN, "2", True, None, 100, 2**15 + 1)],
+    ],
+)
+def test_hardness_schedule_refuses(name, value):
+    kwargs = {"total_steps": 100, name: value}
+    with pytest.raises(ValueError) as error:
+        cj.hardness_schedule(**kwargs)
+    assert f"`{name}`" in str(error.value) and str(value) in str(error.value)
+
+
+@pytest.mark.parametrize("total", [2, 3, 8])
+def test_a_cycle_lasts_at_least_one_step(total):
+    cj.hardness_schedule(total, num_cycles=total - 1)
+    with pytest.raises(ValueError, match=rf"`num_cycles` .* {total}\.$"):
+        cj.hardness_schedule(total, num_cycles=total)
+
+
+@pytest.mark.parametrize("name", ["easy", "hard"])
+@pytest.mark.parametrize("scale", ["linear", "log"])
+@pytest.mark.parametrize("value", [NAN, INF, -INF, "1", None, True])
+def test_between_refuses_ends_that_are_not_finite(name, scale, value):
+    ends = {"easy": 1.0, "hard": 2.0, name: value}
+    with pytest.raises(ValueError, match=rf"`{name}` .*{value}"):
+        cj.between(**ends, hardness_schedule=HARDNESS, scale=scale)
+    with pytest.raises(ValueError, match=rf"`{name}` .*{value}"):
+        cj.cyclical_schedule(**ends, total_steps=9, scale=scale)
+
+
+@pytest.mark.parametrize("name", ["easy", "hard"])
+@pytest.mark.parametrize("value", [0, 0.0, -1.5])
+def test_the_log_scale_refuses_ends_not_above_zero(name, value):
+    ends = {"easy": 1.0, "hard": 2.0, name: value}
+    cj.between(**ends, hardness_schedule=HARDNESS)
+    with pytest.raises(ValueError, match=rf"`{name}` .*{value}"):
+        cj.between(**ends, hardness_schedule=HARDNESS, scale="log")
+
+
+@pytest.mark.parametrize(
+    "call, name, value",
+    [
+        (lambda v: cj.between(1, 2, HARDNESS, scale=v), "scale", "exp"),
+        (lambda v: cj.cyclical_schedule(1, 2, 9, scale=v), "scale", "exp"),
+        (lambda v: cj.between(1, 2, v), "hardness_schedule", 0.5),
+        *[(lambda v: cj.cyclical_schedule(1, 2, v), "total_steps", value) for value in (1, 3.5)],
+        (lambda v: cj.cyclical_schedule(1, 2, 9, factor=v), "factor", 0.5),
+        (lambda v: cj.cyclical_schedule(1, 2, 9, shape=v), "shape", "sawtooth"),
+        (lambda v: cj.cyclical_schedule(1, 2, 9, num_cycles=v), "num_cycles", 0),
+        *[(lambda v: cj.per_epoch(HARDNESS, v), "steps_per_epoch", v) for v in (0, 2.5, "3", True)],
+        *[(lambda v: cj.as_integer(2.0, minimum=v), "minimum", v) for v in (0.5, NAN, 2**31, "1")],
+    ],
+)
+def test_the_others_refuse(call, name, value):
+    with pytest.raises(ValueError) as error:
+        call(value)
+    assert f"`{name}`" in str(error.value) and str(value) in str(error.value)
