@@ -10,12 +10,15 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
 from jax.custom_derivatives import SymbolicZero
 
 # XLA's CPU backend keeps [batch, classes] intermediates in memory that is new in every call. From
-# this many classes on, touching that memory costs more than computing a few rows at a time twice.
+# this many classes on, touching that memory costs more than to compute a few rows at a time, keep
+# their sums alone, and compute the rest again for the gradient.
 _MANY_CLASSES = 4096
 _ROWS_AT_A_TIME = 8
+_KEPT = "sum over classes"
 
 
 @jax.custom_jvp
@@ -63,9 +66,14 @@ def row_sums(z, labels, gamma):
 
 def _sums_in_blocks(z, labels, gamma):
     rows = z.reshape(-1, z.shape[-1]), labels.reshape(-1), gamma.reshape(-1)
-    one_row = jax.checkpoint(_sums)
+    keep = jax.checkpoint_policies.save_only_these_names(_KEPT)
+    one_row = jax.checkpoint(_sums, policy=keep)
     sums = jax.lax.map(lambda row: one_row(*row), rows, batch_size=_ROWS_AT_A_TIME)
     return tuple(value.reshape(labels.shape) for value in sums)
+
+
+def _kept(value):
+    return checkpoint_name(value, _KEPT)
 
 
 class _Rows(NamedTuple):
@@ -76,25 +84,27 @@ class _Rows(NamedTuple):
     shifted: jax.Array  # [..., classes]; z - max z, 0 for an absent class
     odds: jax.Array  # [..., classes]; p_j / (1 - p_t) of the other classes, else 0
     powers: jax.Array  # [..., classes]; p_j^gamma of the other classes, else 0
+    sum_powers: jax.Array  # [...]
     log_sum: jax.Array  # [...]
 
 
 def _sums_and_rows(z, labels, gamma):
     present, is_label = z != -jnp.inf, is_class(labels, z)
     is_other = present & ~is_label
-    shifted = jnp.where(present, z - z.max(-1)[..., None], 0)
+    shifted = jnp.where(present, z - _kept(z.max(-1))[..., None], 0)
     exp = jnp.where(is_other, jnp.exp(shifted), 0)
-    sum_exp = jnp.maximum(exp.sum(-1), jnp.finfo(z.dtype).tiny)
-    of_label = at(shifted, labels)
+    sum_exp = _kept(jnp.maximum(exp.sum(-1), jnp.finfo(z.dtype).tiny))
+    of_label = _kept(at(shifted, labels))
     log_odds = of_label - jnp.log(sum_exp)
     log_sum = jnp.log(sum_exp) - log_p_and_rest(log_odds)[1]
     powers = jnp.exp(per_class(gamma) * (shifted - log_sum[..., None]))
     powers = jnp.where(is_other, powers, 0)
-    num_others = (present.sum(-1) - 1).astype(z.dtype)
-    linear = shifted.sum(-1) - of_label - num_others * log_sum
-    powered = (powers * shifted).sum(-1) - powers.sum(-1) * log_sum
+    num_others = _kept((present.sum(-1) - 1).astype(z.dtype))
+    linear = _kept(shifted.sum(-1)) - of_label - num_others * log_sum
+    sum_powers = _kept(powers.sum(-1))
+    powered = _kept((powers * shifted).sum(-1)) - sum_powers * log_sum
     odds = exp / sum_exp[..., None]
-    rows = _Rows(is_label, is_other, shifted, odds, powers, log_sum)
+    rows = _Rows(is_label, is_other, shifted, odds, powers, sum_powers, log_sum)
     return (log_odds, linear, powered, num_others), rows
 
 
@@ -125,7 +135,7 @@ def _sums_jvp(primals, tangents):
         jnp.where(row.is_label, 1, -row.odds),
         jnp.where(row.is_other, 1, 0) - p * num_others[..., None],
         row.powers * (1 + per_class(gamma) * log_p)
-        - p * (row.powers.sum(-1) + gamma * powered)[..., None],
+        - p * (row.sum_powers + gamma * powered)[..., None],
     )
     dsums = [jnp.zeros_like(log_odds) if dz is None else (slope * dz).sum(-1) for slope in slopes]
     if dgamma is not None:

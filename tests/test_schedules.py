@@ -123,6 +123,15 @@ def test_the_formula_compiled_with_plain_numbers(total, num_cycles):
         np.testing.assert_allclose(values, expected, rtol=0, atol=1e-6 * num_cycles)
 
 
+def test_the_most_cycles():
+    counts = np.random.default_rng(0).integers(0, 2**31, 160).astype(np.int32)
+    hardness = jax.jit(cj.hardness_schedule(2**31, factor=4, num_cycles=2**15))(counts)
+    expected = hardness_by_hand(counts, 2**31, 4, num_cycles=2**15)
+    np.testing.assert_allclose(hardness, expected, rtol=0, atol=1e-3)
+    with pytest.raises(ValueError, match="`num_cycles` .* 32769"):
+        cj.hardness_schedule(2**31, num_cycles=2**15 + 1)
+
+
 def test_the_formula_where_a_traced_factor_rounds_worst():
     """Near the peak of REX, whose slope is 10, on the short way back of a factor near 1.
 
@@ -249,6 +258,11 @@ def test_past_the_end_the_last_value_holds(shape, factor, expected):
         kwargs = dict(factor=factor, shape=shape, num_cycles=num_cycles)
         hardness = cj.hardness_schedule(11, **kwargs)(counts)
         np.testing.assert_array_equal(hardness, np.full(160, expected))
+
+
+def test_before_the_start_the_first_value_holds():
+    hardness = cj.hardness_schedule(11, factor=4, num_cycles=3)(np.full(160, -7))
+    np.testing.assert_array_equal(hardness, np.zeros(160))
 
 
 @pytest.mark.parametrize("num_cycles", [1, 3])
