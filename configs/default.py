@@ -75,7 +75,8 @@ def vary(config: ConfigDict, variants: Mapping[str, Mapping[str, Any]], variant:
     if variant not in variants:
         raise ValueError(f"{variant!r} is no variant of this config; it has {', '.join(variants)}.")
     for key, value in variants[variant].items():
-        section, name = key.split(".")
-        del config[section][name]  # else the type of the default would bind
-        config[section][name] = value
+        *section, name = key.split(".")
+        within = config[section[0]] if section else config
+        del within[name]  # else the type of the default would bind
+        within[name] = value
     return config

@@ -25,8 +25,11 @@ def number(
         return
     values = _real(name, value)
     in_range = (values >= minimum) & (values <= maximum) & (values > above)
-    if not (in_range & (np.isfinite(values) | (not finite))).all():
-        raise ValueError(f"`{name}` must be {_wanted(minimum, maximum, above)}, got {value}.")
+    infinite = finite and not np.isfinite(values).all()
+    if infinite or not in_range.all():
+        raise ValueError(
+            f"`{name}` must be {_wanted(minimum, maximum, above, infinite)}, got {value}."
+        )
 
 
 def whole_number(name: str, value: Any, *, minimum: int, maximum: int) -> None:
@@ -50,6 +53,12 @@ def one_of(name: str, value: Any, allowed: Iterable[str]) -> None:
         raise ValueError(f"`{name}` must be one of {listed}, got {value!r}.{hint}")
 
 
+def scalar(name: str, value: Any) -> None:
+    """Raises ValueError for an array with axes: it would be broadcast against the counts."""
+    if np.ndim(value):
+        raise ValueError(f"`{name}` must be a scalar, got shape {np.shape(value)}; use `jax.vmap`.")
+
+
 def is_plain(*values: Any) -> bool:
     """Whether all `values` are single Python or NumPy numbers, known when the program is built."""
     return all(not isinstance(value, jax.Array) and np.ndim(value) == 0 for value in values)
@@ -63,7 +72,7 @@ def _real(name: str, value: Any) -> np.ndarray:
     return array.astype(np.float64)
 
 
-def _wanted(minimum: float, maximum: float, above: float) -> str:
+def _wanted(minimum: float, maximum: float, above: float, infinite: bool) -> str:
     bounds = [("at least", minimum), ("at most", maximum), ("above", above)]
     limits = [f"{word} {bound:g}" for word, bound in bounds if np.isfinite(bound)]
-    return " and ".join(limits) or "a finite number"
+    return " and ".join([*limits, "finite"] if infinite else limits)

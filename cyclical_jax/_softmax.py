@@ -103,7 +103,8 @@ def _sums_and_rows(z, labels, gamma):
     linear = _kept(shifted.sum(-1)) - of_label - num_others * log_sum
     sum_powers = _kept(powers.sum(-1))
     powered = _kept((powers * shifted).sum(-1)) - sum_powers * log_sum
-    odds = exp / sum_exp[..., None]
+    # Not the quotient exp / sum_exp: its second derivative has a square that overflows.
+    odds = jnp.where(is_other, jnp.exp(shifted - jnp.log(sum_exp)[..., None]), 0)
     rows = _Rows(is_label, is_other, shifted, odds, powers, sum_powers, log_sum)
     return (log_odds, linear, powered, num_others), rows
 
@@ -144,9 +145,8 @@ def _sums_jvp(primals, tangents):
 
 
 def _log_sum_exp(shifted, where):
-    """log sum exp of entries <= 0, finite where there are none."""
-    total = jnp.where(where, jnp.exp(shifted), 0).sum(-1)
-    return jnp.log(jnp.maximum(total, jnp.finfo(shifted.dtype).tiny))
+    """log sum exp of the entries `where` is true, finite where there are none."""
+    return jax.nn.logsumexp(jnp.where(where, shifted, -1e30), axis=-1)
 
 
 def per_class(value):

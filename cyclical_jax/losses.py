@@ -19,8 +19,8 @@ are used as they are: class j has the weight y_j w_t(p_j) + (1 - y_j) w_j(p_j). 
 logit of -inf counts as absent; a label that names it is ignored.
 
 Losses are float32 (float64 for float64 logits) whatever the logits, and finite in value and
-gradient for all finite logits and every gamma >= 0. Temperature, hardness, gammas and smoothing
-are scalars or one number an example, [...], and may be traced; plain numbers are checked.
+gradient for logits up to 1e30 in size and gammas from 0 to 100. Temperature, hardness, gammas and
+smoothing are scalars or one number an example, [...], and may be traced; plain numbers are checked.
 
 Sources: arXiv 2202.08978 and the published code for the cyclical and the asymmetric loss,
 arXiv 1708.02002 for the focal loss, arXiv 2009.14119 for the multi-label loss.
@@ -38,6 +38,7 @@ from cyclical_jax import _checks, _softmax
 
 # 1 / max_p(-p log p / (1 + p)): above it -(1 + p)^gamma log p rises with p somewhere in (0, 1).
 _GAMMA_HC_CEILING = 3.591
+ABOVE_CEILING = f"`gamma_hc` {{}} is above {_GAMMA_HC_CEILING}: the easy loss is not monotone."
 
 
 def softmax_cross_entropy(
@@ -151,8 +152,8 @@ def cyclical_focal_loss(
       labels: [...] class indices or [..., classes] probabilities.
       hardness: h in [0, 1], e.g. `hardness_schedule(...)(step)`.
       gamma_hc: At least 0, for highly confident examples. Above 3.591 the easy loss is not
-        monotone: in an interval of p_t its gradient pushes p_t down. A plain number above that
-        warns.
+        monotone: in an interval of p_t its gradient pushes p_t down. A value above that warns,
+        unless it is traced.
       gamma_pos: At least 0, for the label in the hard loss.
       gamma_neg: At least 0, for the other classes in the hard loss. They are part of the loss only
         through label smoothing or soft labels.
@@ -180,11 +181,8 @@ def cyclical_focal_loss(
     _checks.number("hardness", hardness, minimum=0, maximum=1)
     for name, gamma in dict(gamma_hc=gamma_hc, gamma_pos=gamma_pos, gamma_neg=gamma_neg).items():
         _checks.number(name, gamma, minimum=0)
-    if _checks.is_plain(gamma_hc) and np.greater(gamma_hc, _GAMMA_HC_CEILING):
-        warnings.warn(
-            f"`gamma_hc` {gamma_hc} is above {_GAMMA_HC_CEILING}: the easy loss is not monotone.",
-            stacklevel=2,
-        )
+    if is_above_ceiling(gamma_hc):
+        warnings.warn(ABOVE_CEILING.format(gamma_hc), stacklevel=2)
     focus = _Focus(hardness, gamma_hc, gamma_pos, gamma_neg)
     return _softmax_loss(logits, labels, focus, temperature, label_smoothing)
 
@@ -225,6 +223,7 @@ def asymmetric_multilabel_loss(
     labels = jnp.asarray(labels, logits.dtype)
     if labels.shape != logits.shape:
         raise ValueError(f"`labels` must have shape {logits.shape}, got {labels.shape}.")
+    _check_one_an_example(logits, gamma_pos, gamma_neg, margin)
     present = logits != -jnp.inf
     gamma_pos, gamma_neg = _softmax.per_class(gamma_pos), _softmax.per_class(gamma_neg)
     log_p, log_rest = _softmax.log_p_and_rest(jnp.where(present, logits, 0))
@@ -232,6 +231,12 @@ def asymmetric_multilabel_loss(
     negative = _beyond_margin(log_p, log_rest, gamma_neg, _softmax.per_class(margin))
     losses = labels * positive + (1 - labels) * negative
     return jnp.where(present, losses, 0).sum(-1).astype(logits.dtype)
+
+
+def is_above_ceiling(gamma_hc: ArrayLike) -> bool:
+    """Whether some value of `gamma_hc`, known now, makes the easy loss non-monotone."""
+    is_traced = isinstance(gamma_hc, jax.core.Tracer)
+    return not is_traced and bool((np.asarray(gamma_hc) > _GAMMA_HC_CEILING).any())
 
 
 class _Focus(NamedTuple):
@@ -256,6 +261,7 @@ def _softmax_loss(logits, labels, focus, temperature, label_smoothing):
     _checks.number("temperature", temperature, above=0)
     _checks.number("label_smoothing", label_smoothing, minimum=0, maximum=1)
     logits, labels = _as_float(logits), jnp.asarray(labels)
+    _check_one_an_example(logits, temperature, label_smoothing, *focus)
     loss = _loss_for(labels, logits)
     losses = loss(_divided(logits, temperature), labels, focus, label_smoothing)
     return losses.astype(logits.dtype)
@@ -307,6 +313,16 @@ def _as_float(logits):
     return logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
 
 
+def _check_one_an_example(logits, *knobs):
+    """Any other shape would be broadcast over examples and average away unseen."""
+    for shape in map(jnp.shape, knobs):
+        if shape not in ((), logits.shape[:-1]):
+            raise ValueError(
+                f"temperature, hardness, gammas and smoothing must be scalars or of shape "
+                f"{logits.shape[:-1]}, got shape {shape}."
+            )
+
+
 def _divided(logits, temperature):
     """`logits / temperature`; absent classes stay out of the gradient of the temperature."""
     if _is(temperature, 1):
@@ -338,7 +354,7 @@ def _power(log_base, exponent):
 
 
 def _mix(hardness, hard, easy):
-    """(1 - h) easy + h hard, without the half that a plain 0 or 1 rules out."""
+    """(1 - h) easy + h hard, without the half that a plain 1 rules out."""
     if _is(hardness, 1):
         return hard
     return hardness * hard + (1 - hardness) * easy

@@ -62,7 +62,7 @@ def hardness_schedule(
         "exponential" (1 - exp(-4 h)) / (1 - exp(-4)); "rex" h / (10 - 9 h).
       num_cycles: How many times easy -> hard -> easy is repeated, from 1 to `total_steps - 1`.
 
-    `total_steps` and `factor` may be traced arrays, then unchecked; the gradient with respect to
+    `total_steps` and `factor` may be traced scalars, then unchecked; the gradient with respect to
     `factor` is finite, at 1 too.
 
     Returns:
@@ -84,6 +84,8 @@ def hardness_schedule(
     """
     _checks.whole_number("total_steps", total_steps, minimum=2, maximum=_MOST_STEPS)
     _checks.number("factor", factor, minimum=1, maximum=_MOST_STEPS)
+    _checks.scalar("total_steps", total_steps)
+    _checks.scalar("factor", factor)
     _checks.one_of("shape", shape, SHAPES)
     last = _whole(total_steps) - 1
     most_cycles = min(last, _MOST_CYCLES) if _checks.is_plain(total_steps) else _MOST_CYCLES
@@ -201,7 +203,7 @@ def per_epoch(schedule_of_epochs: optax.Schedule, steps_per_epoch: ArrayLike) ->
     Raises:
       ValueError: `steps_per_epoch` is not a whole number of at least 1.
     """
-    _checks.whole_number("steps_per_epoch", steps_per_epoch, minimum=1, maximum=_MOST_STEPS)
+    _checks.whole_number("steps_per_epoch", steps_per_epoch, minimum=1, maximum=2**31 - 1)
     return lambda count: schedule_of_epochs(_as_count(count) // _whole(steps_per_epoch))
 
 
@@ -219,8 +221,10 @@ def as_integer(schedule: optax.ScalarOrSchedule, *, minimum: int = 1) -> optax.S
       ValueError: `minimum` is not a whole number in the range of int32.
     """
     _checks.whole_number("minimum", minimum, minimum=-(2**31), maximum=2**31 - 1)
+    if not callable(schedule):
+        _checks.number("schedule", schedule)
     value_at = as_schedule(schedule)
-    return lambda count: jnp.maximum(jnp.round(value_at(count)), minimum).astype(jnp.int32)
+    return lambda count: jnp.maximum(jnp.round(value_at(count)).astype(jnp.int32), minimum)
 
 
 def as_schedule(value: optax.ScalarOrSchedule) -> optax.Schedule:
@@ -229,7 +233,9 @@ def as_schedule(value: optax.ScalarOrSchedule) -> optax.Schedule:
 
 
 def _mix_linearly(easy, hard, h):
-    return (1 - h) * easy + h * hard
+    mixed = (1 - h) * easy + h * hard
+    # A cycle of equal ends is a constant, not one give or take a rounding.
+    return mixed + jax.lax.stop_gradient(jnp.where(easy == hard, easy - mixed, 0))
 
 
 def _mix_geometrically(easy, hard, h):
@@ -278,10 +284,14 @@ def _peak(begin: _Position, end: _Position, cycle_length, factor) -> _Position:
 
 
 def _cycle_of(count, last, num_cycles):
-    """Index of the cycle that `count` lies in; a cycle begins at the count it starts on."""
-    begins = _cycle_begin(jnp.arange(num_cycles), last, num_cycles)
-    first_counts = begins.whole + (begins.part > 0)
-    return jnp.searchsorted(first_counts, count, side="right", method="compare_all") - 1
+    """Index of the cycle that `count` lies in: a quotient, which float32 may miss by one."""
+    if num_cycles == 1:
+        return 0
+    guess = jnp.clip((count / last * num_cycles).astype(jnp.int32), 0, num_cycles - 1)
+    is_early = _distance(_cycle_begin(guess, last, num_cycles), _Position(count, 0.0)) < 0
+    guess = jnp.where(is_early, guess - 1, guess)
+    is_late = _distance(_cycle_begin(guess + 1, last, num_cycles), _Position(count, 0.0)) >= 0
+    return jnp.minimum(jnp.where(is_late, guess + 1, guess), num_cycles - 1)
 
 
 def _cycle_begin(cycle, last, num_cycles) -> _Position:

@@ -115,7 +115,8 @@ def clip_by_global_norm(max_norm: optax.ScalarOrSchedule) -> optax.GradientTrans
         norm = optax.tree.norm(jax.tree.map(_widened, updates))
         # One factor for all leaves: a select between clipped and unclipped, as upstream has it,
         # keeps a copy of every leaf and doubles the time of an AdamW step on a CPU.
-        scale = jnp.minimum(1, max_norm / jnp.where(norm == 0, 1, norm))
+        is_within = norm <= max_norm
+        scale = jnp.where(is_within, 1, max_norm / jnp.where(is_within, 1, norm))
         return _map(lambda u: u * scale, updates)
 
     return _scheduled(ClipByGlobalNormState, max_norm, rescale)
@@ -222,11 +223,13 @@ _LOGGED: dict[type, str] = {
 def _scheduled(state_type, value, rule) -> optax.GradientTransformation:
     """The transformation `rule(updates, params, value in force) -> updates`."""
     if not callable(value):
-        _checks.number(_LOGGED[state_type], value, minimum=0, finite=False)
+        is_threshold = state_type is not AddDecayedWeightsState  # an infinite one never clips
+        _checks.number(_LOGGED[state_type], value, minimum=0, finite=not is_threshold)
     value_at = as_schedule(value)
 
     def state(count, value):
-        return state_type(count, jnp.asarray(value, jnp.float32))
+        # A copy: the state may be donated, and an array of the caller's must outlive it.
+        return state_type(count, jnp.array(value, jnp.float32))
 
     def init(params):
         del params

@@ -43,6 +43,8 @@ def _parse_flags(argv):
         return flags.FLAGS(argv)
     except flags.Error as error:  # of a config that cannot be loaded, the last line is the reason
         _end(_last_line(error))
+    except OSError:  # of a config file that is missing, if one of its keys is to be changed
+        _end("the file of --config cannot be loaded; is its path right?")
     except (AttributeError, KeyError, TypeError) as error:  # a key that the config does not have
         _end(f"no such key in the config: {_innermost(error)}")
 

@@ -18,6 +18,7 @@ from configs import digits
 from cyclical_jax import data
 from cyclical_jax.training import evaluation, loop
 from cyclical_jax.training.devices import place
+from cyclical_jax.training.logs import WorkdirError
 from cyclical_jax.training.recipe import parse
 from experiments import command_line
 
@@ -109,7 +110,10 @@ def _draw_test(axes, results):
 
 def run(workdir: Path, num_seeds: int) -> dict[str, Runs]:
     """Trains everything and writes `results.json` and `demo.png` into `workdir`."""
-    workdir.mkdir(parents=True, exist_ok=True)
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise WorkdirError(f"--workdir {workdir} cannot be written: {error.strerror}.") from error
     dataset = data.load("digits")
     results = {
         variant: run_variant(variant, dataset, range(num_seeds)) for variant in digits.VARIANTS

@@ -27,6 +27,7 @@ def run(config, workdir: Path) -> dict[str, float]:
     recipe = parse(config)
     loop.check_devices(recipe.structure)
     dataset = data.load(recipe.dataset, data_dir=recipe.data_dir)
+    loop.check_data(recipe, dataset)
     logs.start_workdir(workdir, config.to_dict())
     start = time.perf_counter()
     log = logs.RunLog(workdir, recipe.structure.num_epochs)

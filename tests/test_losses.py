@@ -244,7 +244,11 @@ LOGITS, LABELS, KNOBS = drawn(NUM_ROWS, 5)
 every_label = pytest.mark.parametrize("kind", LABELS)
 
 
-@both_dtypes
+@pytest.mark.parametrize(
+    "dtype, tolerance",
+    [(np.float32, 1e-5), pytest.param(np.float64, 1e-10, marks=pytest.mark.slow)],
+    ids=["float32", "float64"],
+)
 @every_label
 def test_the_cyclical_loss_and_all_its_slopes(kind, dtype, tolerance):
     labels = LABELS[kind]
@@ -349,10 +353,9 @@ PLAIN = [
     dict(hardness=h, gamma_hc=hc, gamma_pos=pos, gamma_neg=neg, label_smoothing=smoothing)
     for h, hc, pos, neg, smoothing in [
         (0, 3, 0, 2, 0.1),
-        (0.3, 0, 0, 0, 0.1),
         (0.3, 0.5, 0.5, 0.5, 0),
         (1.0, 3.0, 2.0, 0.001, 1.0),
-        (1, 0, 0, 0, 0),
+        (0.7, 0, 0, 0, 0.1),
     ]
 ]
 
@@ -480,9 +483,9 @@ def test_many_classes_in_rows_that_fill_no_block():
 
 
 def test_one_hot_labels_are_class_indices():
-    one_hot = np.eye(5, dtype=np.float64)[LABELS["indices"]]
-    indices = cyclical(LOGITS, LABELS["indices"], **KNOBS, dtype=np.float64)
-    assert_close(cyclical(LOGITS, one_hot, **KNOBS, dtype=np.float64), indices, 1e-12)
+    one_hot = np.eye(5, dtype=np.float32)[LABELS["indices"]]
+    indices = cyclical(LOGITS, LABELS["indices"], **KNOBS)
+    assert_close(cyclical(LOGITS, one_hot, **KNOBS), indices, 1e-5)
 
 
 def test_soft_labels_are_used_whole():
@@ -496,10 +499,11 @@ def test_soft_labels_are_used_whole():
 
 @pytest.mark.parametrize("dtype", [np.int8, np.uint8, np.uint32])
 def test_labels_of_every_integer_type(dtype):
-    labels = LABELS["indices"].astype(dtype)
-    values = jax.jit(cj.softmax_cross_entropy)(LOGITS, labels)
-    expected, _ = expected_of(LOGITS, LABELS["indices"], {})
-    np.testing.assert_allclose(values, expected, rtol=1e-5, atol=1e-6)
+    """With more classes than the type can count."""
+    logits, labels, _ = drawn(20, 300)
+    labels = labels["indices"] % 127
+    values = jax.jit(cj.softmax_cross_entropy)(logits, labels.astype(dtype))
+    np.testing.assert_allclose(values, expected_of(logits, labels, {})[0], rtol=1e-5)
 
 
 @pytest.mark.parametrize("num_classes", [5, MANY_CLASSES])
@@ -556,9 +560,12 @@ def test_without_gammas_it_is_smoothed_cross_entropy_at_every_hardness(smoothing
         np.testing.assert_allclose(actual[1], gradient, rtol=1e-5, atol=1e-6)
 
 
+ASYMMETRIC_KNOBS = "gamma_pos", "gamma_neg", "temperature", "label_smoothing"
+
+
 @every_label
 def test_at_hardness_one_it_is_the_asymmetric_focal_loss(kind):
-    knobs = {name: KNOBS[name] for name in ("gamma_pos", "gamma_neg", "label_smoothing")}
+    knobs = {name: KNOBS[name] for name in ASYMMETRIC_KNOBS}
     values, *_ = cyclical(LOGITS, LABELS[kind], **knobs, gamma_hc=3.0, hardness=1.0)
     asymmetric = jax.jit(cj.asymmetric_focal_loss)(LOGITS, LABELS[kind], **knobs)
     np.testing.assert_allclose(values, asymmetric, rtol=1e-6, atol=1e-6)
@@ -566,9 +573,13 @@ def test_at_hardness_one_it_is_the_asymmetric_focal_loss(kind):
 
 @pytest.mark.parametrize("gamma", [0, jnp.float32(0)], ids=repr)
 def test_the_focal_loss_of_gamma_zero_is_cross_entropy(gamma):
-    values = jax.jit(lambda z: cj.focal_loss(z, LABELS["indices"], gamma=gamma))(LOGITS)
-    expected = optax.softmax_cross_entropy_with_integer_labels(LOGITS, LABELS["indices"])
-    np.testing.assert_allclose(values, expected, rtol=1e-5, atol=1e-6)
+    @jax.jit
+    def both(logits):
+        labels = LABELS["indices"]
+        cross_entropy = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+        return cj.focal_loss(logits, labels, gamma=gamma), cross_entropy
+
+    np.testing.assert_allclose(*both(LOGITS), rtol=1e-5, atol=1e-6)
 
 
 def test_gamma_neg_is_inert_without_label_smoothing():
@@ -629,14 +640,13 @@ def on_two_devices(logits, labels):
     "way, kind",
     [
         (per_example, "indices"),
-        (per_example, "probabilities"),
         (jax.jit(per_example), "indices"),
         (jax.jit(jax.vmap(per_example)), "indices"),
         (jax.jit(jax.vmap(per_example)), "probabilities"),
         (jax.jit(scanned), "indices"),
         (on_two_devices, "indices"),
     ],
-    ids=["eager", "eager-soft", "jit", "vmap", "vmap-soft", "scan", "pmap"],
+    ids=["eager", "jit", "vmap", "vmap-soft", "scan", "pmap"],
 )
 def test_every_way_to_call_it_gives_the_same(way, kind):
     knobs = dict(hardness=0.4, gamma_hc=3, gamma_pos=2, gamma_neg=0.5, label_smoothing=0.1)
@@ -698,7 +708,7 @@ def multilabel_case():
     rng = np.random.default_rng(3)
     num_rows = 200
     logits = rng.normal(scale=3, size=(num_rows, 7))
-    far = [*SIZES, *(-np.array(SIZES))]
+    far = [*SIZES, *(-np.array(SIZES)), -87.5, -720]
     logits[:100] = rng.choice(far, (100, 7))
     labels = rng.integers(0, 2, (num_rows, 7))
     knobs = {
@@ -850,8 +860,40 @@ def test_a_gamma_hc_above_its_ceiling_warns(gamma_hc):
     assert len(warned) == 1 and warned[0].filename == __file__
 
 
-@pytest.mark.parametrize("gamma_hc", [3.59, 3, jnp.float32(4), np.full(4, 5.0)], ids=str)
-def test_other_values_of_gamma_hc_do_not_warn(gamma_hc):
+@pytest.mark.parametrize("gamma_hc", [jnp.float32(4), np.full(4, 5.0)], ids=str)
+def test_an_array_above_the_ceiling_warns_too(gamma_hc):
+    with pytest.warns(UserWarning, match="`gamma_hc` .* is above 3.591"):
+        jax.eval_shape(lambda z: cj.cyclical_focal_loss(z, Y, 0.5, gamma_hc=gamma_hc), Z)
+
+
+@pytest.mark.parametrize("gamma_hc", [3.59, 3, jnp.float32(3.5)], ids=str)
+def test_gamma_hc_below_its_ceiling_does_not_warn(gamma_hc):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         jax.eval_shape(lambda z: cj.cyclical_focal_loss(z, Y, 0.5, gamma_hc=gamma_hc), Z)
+
+
+def test_a_traced_gamma_hc_does_not_warn():
+    def loss(z, gamma_hc):
+        return cj.cyclical_focal_loss(z, Y, 0.5, gamma_hc=gamma_hc)
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        jax.eval_shape(loss, Z, 9.0)
+
+
+@pytest.mark.parametrize("knob", ["hardness", "gamma_hc", "gamma_pos", "temperature"])
+def test_a_knob_that_would_broadcast_over_examples_is_refused(knob):
+    knobs = {"hardness": 0.5, knob: np.ones((4, 1), np.float32)}
+    with pytest.raises(ValueError, match=r"of shape \(4,\), got shape \(4, 1\)"):
+        cj.cyclical_focal_loss(jnp.zeros((4, 3)), jnp.zeros(4, int), **knobs)
+
+
+@pytest.mark.parametrize("lead", [60.0, 200.0, 1e4])
+@pytest.mark.parametrize("labels", [np.array([0]), np.array([[0.9, 0.1, 0.0]], np.float32)])
+def test_second_derivatives_are_finite_far_out(labels, lead):
+    def slope(z):
+        return jax.grad(lambda z: cj.cyclical_focal_loss(z, labels, 0.3).sum())(z)
+
+    logits, direction = jnp.array([[lead, 0.0, 1.0]]), jnp.array([[1.0, 2.0, 1.0]])
+    assert np.isfinite(jax.jvp(slope, (logits,), (direction,))[1]).all()

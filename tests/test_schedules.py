@@ -110,7 +110,7 @@ def test_the_formula_with_traced_numbers(num_cycles):
 
 @pytest.mark.parametrize("total, num_cycles", [(3, 2), (2**24 + 5, 3), (2**31, 1)])
 def test_the_formula_compiled_with_plain_numbers(total, num_cycles):
-    cases = [(shape, factor) for shape in SHAPES for factor in (1.01, 2.5, 4)]
+    cases = [(shape, factor) for shape in SHAPES for factor in (1.01, 4)]
     counts = np.stack([counts_of_interest(total, f, num_cycles) for _, f in cases])
     schedules = [
         cj.hardness_schedule(total, factor=f, shape=shape, num_cycles=num_cycles)
@@ -190,8 +190,8 @@ def test_counts_of_small_integer_types_do_not_overflow(dtype):
 def test_sixty_four_bit_mode_still_gives_float32():
     with jax.enable_x64(True):
         counts = jnp.array([0, 5, LAST_COUNT, 2**31, 2**40])
-        numbers = jnp.array(11), jnp.array(4.0), jnp.array(1.0), jnp.array(9.0)
-        assert counts.dtype == jnp.int64 and numbers[1].dtype == jnp.float64
+        numbers = np.int64(11), np.float64(4), np.float64(1), np.float64(9)
+        assert counts.dtype == jnp.int64
 
         @jax.jit
         def values(counts, total, factor, easy, hard):
@@ -247,7 +247,8 @@ def test_every_cycle_turns_exactly(shape, num_cycles):
     kwargs = dict(factor=4, shape=shape, num_cycles=num_cycles)
     schedule = cj.hardness_schedule(period * num_cycles + 1, **kwargs)
     turns = np.add.outer(period * np.arange(num_cycles), [0, period // 4, period])
-    np.testing.assert_array_equal(jax.jit(schedule)(turns), [[0, 1, 0]] * num_cycles)
+    hardness = schedule(np.resize(turns, 160))
+    np.testing.assert_array_equal(hardness, np.resize([0.0, 1, 0] * num_cycles, 160))
 
 
 @pytest.mark.parametrize("shape", SHAPES)
@@ -399,7 +400,7 @@ def test_the_ends_may_be_learned():
     def value(easy, hard):
         return cj.cyclical_schedule(easy, hard, 9, factor=4)(jnp.int32(1))
 
-    np.testing.assert_allclose(jax.grad(value, (0, 1))(1.0, 3.0), (0.5, 0.5), rtol=1e-6)
+    np.testing.assert_allclose(jax.jit(jax.grad(value, (0, 1)))(1.0, 3.0), (0.5, 0.5), rtol=1e-6)
 
 
 @pytest.mark.parametrize("scale", ["linear", "log"])
@@ -427,9 +428,10 @@ def test_the_cycle_after_a_warm_up():
 
 @pytest.mark.parametrize("case", PUBLISHED, ids=lambda c: f"factor{c['factor']}-{c['epochs']}")
 def test_per_epoch_is_the_published_step_function(case):
-    schedule = cj.per_epoch(cj.hardness_schedule(case["epochs"], factor=case["factor"]), 7)
-    hardness = jax.jit(schedule)(np.arange(7 * case["epochs"]))
-    np.testing.assert_allclose(hardness, np.repeat(case["hardness"], 7), rtol=0, atol=1e-6)
+    schedule = cj.per_epoch(cj.hardness_schedule(case["epochs"], factor=case["factor"]), 5)
+    expected = np.repeat(case["hardness"], 5)
+    hardness = schedule(np.arange(160))[: len(expected)]
+    np.testing.assert_allclose(hardness, expected, rtol=0, atol=1e-6)
 
 
 def test_per_epoch_of_an_optax_schedule_and_traced_steps():
@@ -461,10 +463,10 @@ def test_as_integer_drives_multi_steps():
     every = cj.as_integer(cj.cyclical_schedule(3.0, 1.0, 3))  # 3, 1, 3, 3, ...
     optimizer = optax.MultiSteps(optax.sgd(1.0), every_k_schedule=every)
     params = jnp.zeros(())
-    state = optimizer.init(params)
+    state, step = optimizer.init(params), jax.jit(optimizer.update)
     updates = []
     for gradient in [1.0, 2.0, 6.0, 10.0, 4.0, 4.0, 7.0]:
-        update, state = optimizer.update(jnp.float32(gradient), state, params)
+        update, state = step(jnp.float32(gradient), state, params)
         updates.append(float(update))
     np.testing.assert_allclose(updates, [0, 0, -3, -10, 0, 0, -5], rtol=1e-6)
 
@@ -538,3 +540,32 @@ def test_the_others_refuse(call, name, value):
     with pytest.raises(ValueError) as error:
         call(value)
     assert f"`{name}`" in str(error.value) and str(value) in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "arguments", [dict(total_steps=jnp.array([9, 17])), dict(factor=np.ones(3))]
+)
+def test_an_array_of_clocks_is_refused(arguments):
+    """It would be broadcast against the counts; `jax.vmap` keeps them apart."""
+    with pytest.raises(ValueError, match="must be a scalar, got shape .*`jax.vmap`"):
+        cj.hardness_schedule(**{"total_steps": 9, **arguments})
+
+
+def test_as_many_cycles_as_there_can_be():
+    total, num_cycles = 10**6, 2**15
+    hardness = jax.jit(cj.hardness_schedule(total, num_cycles=num_cycles))
+    counts = np.random.default_rng(0).integers(0, total, 1000)
+    expected = hardness_by_hand(counts, total, 2, "linear", num_cycles)
+    np.testing.assert_allclose(hardness(counts), expected, rtol=0, atol=1e-6 * num_cycles)
+    np.testing.assert_allclose(hardness(counts), expected, rtol=0, atol=1e-4)
+
+
+def test_equal_ends_are_a_constant():
+    values = cj.cyclical_schedule(0.1, 0.1, 1001)(jnp.arange(1001))
+    assert set(np.asarray(values).tolist()) == {float(np.float32(0.1))}
+
+
+def test_a_schedule_that_is_not_a_number_is_at_least_the_minimum():
+    assert cj.as_integer(lambda count: jnp.nan)(0) == 1
+    with pytest.raises(ValueError, match="`schedule` must be a number, got '3'"):
+        cj.as_integer("3")

@@ -22,7 +22,7 @@ class RunLog:
 
     def __call__(self, row: Row) -> None:
         with self._metrics.open("a") as file:
-            file.write(json.dumps(row) + "\n")
+            file.write(json.dumps(row, allow_nan=False) + "\n")
         print(_line(row, self._num_epochs), flush=True)
 
 
@@ -38,7 +38,6 @@ def start_workdir(workdir: Path, config: dict[str, Any]) -> None:
     try:
         workdir.mkdir(parents=True, exist_ok=True)
         (workdir / "config.json").write_text(json.dumps(config, indent=2) + "\n")
-        (workdir / METRICS).touch()
     except OSError as error:
         raise WorkdirError(f"--workdir {workdir} cannot be written: {error.strerror}.") from error
 

@@ -27,11 +27,22 @@ class NonFiniteError(FloatingPointError):
 
 
 def check_devices(structure: Structure) -> None:
-    """Raises RecipeError unless a batch can be shared evenly by all devices."""
+    """Raises RecipeError unless a batch can be shared evenly by all devices; needs no data."""
     if structure.batch_size % jax.device_count():
         raise RecipeError(
             f"batch_size must be a multiple of the {jax.device_count()} devices, "
             f"got {structure.batch_size}."
+        )
+
+
+def check_data(recipe: Recipe, dataset: Dataset) -> None:
+    """Raises RecipeError for too few updates for the cycles, or labels that name no class."""
+    labels = dataset.train["label"]
+    _check_length(recipe.structure, len(labels))
+    if labels.min() < 0 or labels.max() >= dataset.num_classes:
+        raise RecipeError(
+            f"labels of {recipe.dataset} must be 0 to {dataset.num_classes - 1}, "
+            f"got {labels.min()} to {labels.max()}."
         )
 
 
@@ -58,7 +69,7 @@ def train(
     structure, num_classes = recipe.structure, dataset.num_classes
     num_train = len(dataset.train["label"])
     check_devices(structure)
-    _check_length(structure, num_train)
+    check_data(recipe, dataset)
     numbers = place(jax.tree.map(jnp.float32, recipe.numbers))
     train_split, validation = place(dataset.train), place(dataset.validation)
     state = place(initial_state(structure, numbers, dataset, seed))
@@ -71,7 +82,9 @@ def train(
         row = _row(epoch, jax.device_get(metrics))
         row["images_per_second"] = order.size / (time.perf_counter() - start)
         scores = evaluate(structure, num_classes, state, validation)
-        report(row | {"val_loss": scores["loss"], "val_accuracy": scores["accuracy"]})
+        row |= {"val_loss": scores["loss"], "val_accuracy": scores["accuracy"]}
+        _check_finite(row)
+        report(row)
     return state
 
 
@@ -131,11 +144,14 @@ def _row(epoch: int, metrics: dict[str, np.ndarray]) -> Row:
     measured = {name: float(metrics.pop(name).mean()) for name in ("loss", "accuracy", "grad_norm")}
     # By way of its shortest decimal, so that the float32 nearest to 0.1 is logged as 0.1.
     knobs = {name: float(str(values[-1])) for name, values in metrics.items()}
-    step = (epoch + 1) * num_steps
-    for name in ("loss", "grad_norm"):
-        if not math.isfinite(measured[name]):
+    return {"step": (epoch + 1) * num_steps, "epoch": epoch + 1, **measured, **knobs}
+
+
+def _check_finite(row: Row) -> None:
+    for name in ("loss", "grad_norm", "val_loss"):
+        if not math.isfinite(row[name]):
+            known = {key: value for key, value in row.items() if math.isfinite(value)}
             raise NonFiniteError(
-                f"{name} is {measured[name]} in epoch {epoch + 1} (by step {step}) at {knobs}; "
+                f"{name} is {row[name]} in epoch {row['epoch']}, at {known}; "
                 "try a lower learning_rate or a clip."
             )
-    return {"step": step, "epoch": epoch + 1, **measured, **knobs}

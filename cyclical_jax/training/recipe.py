@@ -8,6 +8,7 @@ A value that may cycle, a *knob*, is a number or `cyclical(easy, hard)`; None is
 """
 
 import difflib
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -16,6 +17,7 @@ from ml_collections import ConfigDict
 
 from cyclical_jax import _checks
 from cyclical_jax.data import RESIDENT_DATASETS
+from cyclical_jax.losses import ABOVE_CEILING, is_above_ceiling
 from cyclical_jax.models import MODELS
 from cyclical_jax.schedules import SCALES, SHAPES, Scale, Shape
 
@@ -104,8 +106,8 @@ def parse(config: ConfigDict) -> Recipe:
     """Checks `config` and makes the recipe of it.
 
     Raises:
-      RecipeError: Unknown or missing keys, values of a wrong type or out of their range, knobs of a
-        loss that is not the one named; all problems at once.
+      RecipeError: Unknown or missing keys, and values of a wrong type or out of their range, a line
+        each; where there are none, knobs of a loss that is not the one named.
     """
     values = _flat(config.to_dict())
     problems = _misnamed(values)
@@ -118,7 +120,11 @@ def parse(config: ConfigDict) -> Recipe:
     problems = problems or _unused_knobs(parsed)
     if problems:
         raise RecipeError("\n".join(problems))
-    return _assemble(parsed)
+    recipe = _assemble(parsed)
+    for gamma in recipe.numbers.get("gamma_hc", ())[:2]:  # in the program it is traced
+        if is_above_ceiling(gamma):
+            warnings.warn(ABOVE_CEILING.format(gamma), stacklevel=2)
+    return recipe
 
 
 # ---- checks of one value: (key, value) -> value, ValueError with one line

@@ -16,7 +16,7 @@ from cyclical_jax.schedules import as_schedule
 from cyclical_jax.training.state import TrainState
 from cyclical_jax.transforms import current_values
 
-Batch = dict[str, jax.Array]  # image, label and, where needed, mask, weight, index, unlabelled
+Batch = dict[str, jax.Array]  # image, label, index and whatever the techniques in use add
 Values = dict[str, jax.Array]  # knob -> its value at this update
 Metrics = dict[str, jax.Array]
 TrainStep = Callable[[TrainState, Batch], tuple[TrainState, Metrics]]
@@ -74,13 +74,19 @@ def make_train_step(
         (loss, (logits, model_state)), grads = jax.value_and_grad(loss_of, has_aux=True)(
             state.params
         )
-        metrics = {"loss": loss, "accuracy": (logits.argmax(-1) == batch["label"]).mean()}
+        metrics = {"loss": loss, "accuracy": _accuracy(logits, batch["label"])}
         if axis_name:
             metrics, grads = jax.lax.pmean((metrics, grads), axis_name)
         metrics |= {"grad_norm": optax.tree.norm(grads)} | values
         return _updated(state, optimizer, grads, model_state, metrics)
 
     return train_step
+
+
+def _accuracy(logits, labels) -> jax.Array:
+    """Of labels that are indices, or of the likeliest class of those that are probabilities."""
+    indices = labels if labels.ndim == 1 else labels.argmax(-1)
+    return (logits.argmax(-1) == indices).mean()
 
 
 def _weighted_sum(terms, step, logits, batch, values) -> jax.Array:

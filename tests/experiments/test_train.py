@@ -44,6 +44,10 @@ def test_a_run_leaves_its_metrics_config_and_result(tmp_path):
     "arguments, message",
     [
         (["--config=configs/digits.py:wd"], "'wd' is no variant of this config; it has plain, "),
+        (
+            ["--config=configs/digitz.py", "--config.num_epochs=1"],
+            "the file of --config cannot be loaded",
+        ),
         (["--config=configs/digitz.py"], "No such file or directory: 'configs/digitz.py'"),
         (
             ["--config=configs/digits.py", "--config.optimizer.momentun=1"],
@@ -73,6 +77,15 @@ def test_a_missing_dataset_is_told_with_the_commands_that_get_it(tmp_path):
     assert process.returncode == 2
     assert "python -m experiments.prepare_data --dataset=fashion_mnist" in process.stderr
     assert "Traceback" not in process.stderr
+
+
+def test_a_refused_run_leaves_its_workdir_free(tmp_path):
+    arguments = ["--config=configs/digits.py", f"--workdir={tmp_path / 'run'}"]
+    refused = train(*arguments, "--config.batch_size=2000")
+    assert refused.returncode == 2 and "at batch_size 2000 make 0" in refused.stderr
+    diverged = train(*arguments, "--config.optimizer.learning_rate=1e20")
+    assert diverged.returncode == 2 and "is nan in epoch 1" in diverged.stderr
+    assert train(*arguments, "--config.num_epochs=1").returncode == 0
 
 
 @pytest.mark.parametrize("where", ["file/run", "file"])

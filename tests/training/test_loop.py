@@ -124,8 +124,21 @@ def test_evaluation_sees_every_example_once(dataset):
 
 def test_a_loss_that_is_not_finite_stops_the_run(dataset):
     run = recipe(learning_rate=dict(easy=1e20, hard=1e20))
-    with pytest.raises(loop.NonFiniteError, match="in epoch 1 .*learning_rate"):
+    with pytest.raises(loop.NonFiniteError, match="in epoch 1, .*learning_rate"):
         train(run, dataset)
+
+
+def test_a_validation_loss_that_is_not_finite_stops_the_run(dataset, monkeypatch):
+    scores = {"loss": float("nan"), "accuracy": 0.1, "num_examples": 1}
+    monkeypatch.setattr(loop, "evaluate", lambda *args: scores)
+    with pytest.raises(loop.NonFiniteError, match="val_loss is nan in epoch 1"):
+        train(recipe(), dataset)
+
+
+def test_labels_that_name_no_class_are_refused(dataset):
+    wrong = dataset.train | {"label": dataset.train["label"] + 5}
+    with pytest.raises(RecipeError, match="labels of digits must be 0 to 9, got 5 to 14"):
+        train(recipe(), dataset._replace(train=wrong))
 
 
 @pytest.mark.parametrize(

@@ -118,6 +118,13 @@ def test_all_problems_are_told_at_once():
     assert [line.split()[0] for line in lines] == ["typo", "seed", "batch_size", "loss.temperature"]
 
 
+def test_a_gamma_that_makes_the_easy_loss_non_monotone_warns():
+    config = digits.get_config("focal")
+    config.loss.gamma_hc = 6.0
+    with pytest.warns(UserWarning, match="`gamma_hc` 6.0 is above 3.591"):
+        parse(config)
+
+
 def test_an_unknown_variant_is_named_with_those_there_are():
     with pytest.raises(ValueError, match="'wd' is no variant of this config; it has plain, weight"):
         digits.get_config("wd")
