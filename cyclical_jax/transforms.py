@@ -159,8 +159,8 @@ def accumulate_gradients(
     Built on `optax.MultiSteps`. Two counts run: all that stands inside `optimizer`, its schedules
     too, and the schedule `every` itself, see optimizer updates; what stands outside sees micro
     steps. `every` is constant within an update. The updates returned between are zero. The
-    gradients of an update that is not complete when training ends are not flushed. The `total_steps`
-    of schedules is a number of updates: about the number of batches over the mean of `every`.
+    gradients of an update that is not complete when training ends are not flushed. The
+    `total_steps` of schedules is a number of updates: about that of batches over the mean `every`.
 
     Args:
       optimizer: What is updated with the averaged gradients.

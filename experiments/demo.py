@@ -16,7 +16,7 @@ from absl import flags
 
 from configs import digits
 from cyclical_jax import data
-from cyclical_jax.training import evaluation, loop
+from cyclical_jax.training import assembly, evaluation, loop
 from cyclical_jax.training.devices import place
 from cyclical_jax.training.logs import WorkdirError
 from cyclical_jax.training.recipe import parse
@@ -77,15 +77,17 @@ def picture(results: dict[str, Runs], path: Path) -> None:
         [list(KNOBS), ["validation"] * 2 + ["test"] * 2], height_ratios=[1, 2]
     )
     for knob, variant in KNOBS.items():
-        _draw_knob(axes[knob], knob, results[variant].rows[0])
+        _draw_knob(axes[knob], knob, variant, total_steps=results[variant].rows[0][-1]["step"])
     _draw_validation(axes["validation"], results)
     _draw_test(axes["test"], results)
     figure.savefig(path, dpi=120)
     plt.close(figure)
 
 
-def _draw_knob(axes, knob, rows):
-    axes.plot([row["step"] for row in rows], [row[knob] for row in rows], color="black")
+def _draw_knob(axes, knob, variant, total_steps):
+    recipe, counts = parse(digits.get_config(variant)), np.arange(total_steps)
+    schedules = assembly.make_schedules(recipe.structure, recipe.numbers, total_steps)
+    axes.plot(counts, schedules[knob](counts), color="black")
     axes.set(title=knob, xlabel="update")
 
 
@@ -94,7 +96,7 @@ def _draw_validation(axes, results):
         accuracy = 100 * np.array([[row["val_accuracy"] for row in rows] for rows in runs.rows])
         steps = [row["step"] for row in runs.rows[0]]
         axes.plot(steps, accuracy.mean(0), label=variant)
-    axes.set(title="validation accuracy, %, mean over seeds", xlabel="update", ylim=(90, 100))
+    axes.set(title="validation accuracy, %, mean over seeds", xlabel="update", ylim=(80, 100))
     axes.legend(loc="lower right")
 
 

@@ -889,11 +889,12 @@ def test_a_knob_that_would_broadcast_over_examples_is_refused(knob):
         cj.cyclical_focal_loss(jnp.zeros((4, 3)), jnp.zeros(4, int), **knobs)
 
 
-@pytest.mark.parametrize("lead", [60.0, 200.0, 1e4])
-@pytest.mark.parametrize("labels", [np.array([0]), np.array([[0.9, 0.1, 0.0]], np.float32)])
-def test_second_derivatives_are_finite_far_out(labels, lead):
+@pytest.mark.parametrize("labels", [np.zeros(3, int), np.full((3, 3), [0.9, 0.1, 0.0])])
+def test_second_derivatives_are_finite_far_out(labels):
     def slope(z):
         return jax.grad(lambda z: cj.cyclical_focal_loss(z, labels, 0.3).sum())(z)
 
-    logits, direction = jnp.array([[lead, 0.0, 1.0]]), jnp.array([[1.0, 2.0, 1.0]])
-    assert np.isfinite(jax.jvp(slope, (logits,), (direction,))[1]).all()
+    logits = np.array([[lead, 0.0, 1.0] for lead in (60, 200, 1e4)], np.float32)
+    direction = np.full((3, 3), [1.0, 2.0, 1.0], np.float32)
+    curvature = jax.jit(lambda z, dz: jax.jvp(slope, (z,), (dz,))[1])
+    assert_finite(curvature(logits, direction))

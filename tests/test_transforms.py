@@ -452,7 +452,7 @@ def test_a_checkpoint_of_one_restores_into_the_other(name):
     _, state = constant.update(GRADIENTS[0], constant.init(PARAMS), PARAMS)
     saved = [np.asarray(leaf) for leaf in jax.tree.leaves(state)]
     restored = jax.tree.unflatten(jax.tree.structure(scheduled.init(PARAMS)), saved)
-    updates, state = scheduled.update(GRADIENTS[1], restored, PARAMS)
+    updates, state = jax.jit(scheduled.update)(GRADIENTS[1], restored, PARAMS)
     expected = by_hand(name, as_float64(GRADIENTS[1]), as_float64(PARAMS), float(TABLE[1]))
     assert_trees_close(updates, expected)
     assert (state.count, state[1]) == (2, TABLE[1])
