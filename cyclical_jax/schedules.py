@@ -67,8 +67,8 @@ def hardness_schedule(
 
     Returns:
       A schedule: counts (any shape) -> float32 hardness of the same shape, within
-      1e-6 * num_cycles of the formula at every count (2e-6 for "rex" with a traced factor and more
-      than 2^24 updates).
+      1e-6 * num_cycles of the formula at every count; "rex" with traced numbers, 2e-6 * num_cycles.
+      With traced numbers the peak of more than 2^24 updates may be a rounding below 1.
 
     Raises:
       ValueError: A Python or NumPy number out of its range, or an unknown `shape`.
