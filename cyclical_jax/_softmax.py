@@ -95,8 +95,9 @@ def _sums_and_rows(z, labels, gamma):
     exp = jnp.where(is_other, jnp.exp(shifted), 0)
     sum_exp = _kept(jnp.maximum(exp.sum(-1), jnp.finfo(z.dtype).tiny))
     of_label = _kept(at(shifted, labels))
-    log_odds = of_label - jnp.log(sum_exp)
-    log_sum = jnp.log(sum_exp) - log_p_and_rest(log_odds)[1]
+    log_sum_others = jnp.log(sum_exp)
+    log_odds = of_label - log_sum_others
+    log_sum = log_sum_others - log_p_and_rest(log_odds)[1]
     powers = jnp.exp(per_class(gamma) * (shifted - log_sum[..., None]))
     powers = jnp.where(is_other, powers, 0)
     num_others = _kept((present.sum(-1) - 1).astype(z.dtype))
@@ -104,7 +105,7 @@ def _sums_and_rows(z, labels, gamma):
     sum_powers = _kept(powers.sum(-1))
     powered = _kept((powers * shifted).sum(-1)) - sum_powers * log_sum
     # Not the quotient exp / sum_exp: its second derivative has a square that overflows.
-    odds = jnp.where(is_other, jnp.exp(shifted - jnp.log(sum_exp)[..., None]), 0)
+    odds = jnp.where(is_other, jnp.exp(shifted - log_sum_others[..., None]), 0)
     rows = _Rows(is_label, is_other, shifted, odds, powers, sum_powers, log_sum)
     return (log_odds, linear, powered, num_others), rows
 

@@ -38,7 +38,6 @@ from cyclical_jax import _checks, _softmax
 
 # 1 / max_p(-p log p / (1 + p)): above it -(1 + p)^gamma log p rises with p somewhere in (0, 1).
 _GAMMA_HC_CEILING = 3.591
-ABOVE_CEILING = f"`gamma_hc` {{}} is above {_GAMMA_HC_CEILING}: the easy loss is not monotone."
 
 
 def softmax_cross_entropy(
@@ -181,8 +180,7 @@ def cyclical_focal_loss(
     _checks.number("hardness", hardness, minimum=0, maximum=1)
     for name, gamma in dict(gamma_hc=gamma_hc, gamma_pos=gamma_pos, gamma_neg=gamma_neg).items():
         _checks.number(name, gamma, minimum=0)
-    if is_above_ceiling(gamma_hc):
-        warnings.warn(ABOVE_CEILING.format(gamma_hc), stacklevel=2)
+    warn_above_ceiling(gamma_hc)
     focus = _Focus(hardness, gamma_hc, gamma_pos, gamma_neg)
     return _softmax_loss(logits, labels, focus, temperature, label_smoothing)
 
@@ -233,10 +231,14 @@ def asymmetric_multilabel_loss(
     return jnp.where(present, losses, 0).sum(-1).astype(logits.dtype)
 
 
-def is_above_ceiling(gamma_hc: ArrayLike) -> bool:
-    """Whether some value of `gamma_hc`, known now, makes the easy loss non-monotone."""
+def warn_above_ceiling(gamma_hc: ArrayLike) -> None:
+    """Warns the caller's caller of a `gamma_hc`, known now, whose easy loss is not monotone."""
     is_traced = isinstance(gamma_hc, jax.core.Tracer)
-    return not is_traced and bool((np.asarray(gamma_hc) > _GAMMA_HC_CEILING).any())
+    if not is_traced and (np.asarray(gamma_hc) > _GAMMA_HC_CEILING).any():
+        warnings.warn(
+            f"`gamma_hc` {gamma_hc} is above {_GAMMA_HC_CEILING}: the easy loss is not monotone.",
+            stacklevel=3,
+        )
 
 
 class _Focus(NamedTuple):

@@ -8,7 +8,6 @@ A value that may cycle, a *knob*, is a number or `cyclical(easy, hard)`; None is
 """
 
 import difflib
-import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -17,7 +16,7 @@ from ml_collections import ConfigDict
 
 from cyclical_jax import _checks
 from cyclical_jax.data import RESIDENT_DATASETS
-from cyclical_jax.losses import ABOVE_CEILING, is_above_ceiling
+from cyclical_jax.losses import warn_above_ceiling
 from cyclical_jax.models import MODELS
 from cyclical_jax.schedules import SCALES, SHAPES, Scale, Shape
 
@@ -122,8 +121,7 @@ def parse(config: ConfigDict) -> Recipe:
         raise RecipeError("\n".join(problems))
     recipe = _assemble(parsed)
     for gamma in recipe.numbers.get("gamma_hc", ())[:2]:  # in the program it is traced
-        if is_above_ceiling(gamma):
-            warnings.warn(ABOVE_CEILING.format(gamma), stacklevel=2)
+        warn_above_ceiling(gamma)
     return recipe
 
 
