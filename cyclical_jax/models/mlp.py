@@ -3,28 +3,17 @@
 import jax
 from flax import linen as nn
 
+from cyclical_jax.models.classifier import Classifier
 
-class MLP(nn.Module):
+
+class MLP(Classifier):
     """Dense layers with ReLU; [batch, height, width, channels] -> [batch, num_classes].
 
-    Attributes:
-      num_classes: Number of logits.
-      hidden_sizes: Width of each hidden layer.
-      batch_norm: Whether each hidden layer is normalised before its ReLU.
-      axis_name: Mapped axis over which BatchNorm averages; None outside of one.
+    Its attributes are those of `Classifier`.
     """
 
-    num_classes: int
     hidden_sizes: tuple[int, ...] = (64,)
-    batch_norm: bool = False
-    axis_name: str | None = None
 
     @nn.compact
     def __call__(self, images: jax.Array, *, train: bool) -> jax.Array:
-        x = images.reshape(len(images), -1)
-        for size in self.hidden_sizes:
-            x = nn.Dense(size)(x)
-            if self.batch_norm:
-                x = nn.BatchNorm(use_running_average=not train, axis_name=self.axis_name)(x)
-            x = nn.relu(x)
-        return nn.Dense(self.num_classes)(x)
+        return self.classify(images.reshape(len(images), -1), train)

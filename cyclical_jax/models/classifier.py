@@ -1,0 +1,50 @@
+"""What the models share: the attributes, and the way from features to logits."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from cyclical_jax import _checks
+
+
+class Classifier(nn.Module):
+    """The base of the models; a subclass makes features of images and ends with `classify`.
+
+    Attributes:
+      num_classes: Number of logits.
+      hidden_sizes: Width of each hidden dense layer.
+      batch_norm: Whether each layer but the last is normalised before its ReLU.
+      axis_name: Mapped axis over which BatchNorm averages; None outside of one.
+      dropout: In training, the probability with which each number that a dense layer reads,
+        other than a pixel, is zeroed; the others are scaled to keep the mean. 0 for none.
+      dtype: Of the computation. Parameters, BatchNorm's statistics and the logits are float32.
+    """
+
+    num_classes: int
+    hidden_sizes: tuple[int, ...] = ()
+    batch_norm: bool = False
+    axis_name: str | None = None
+    dropout: float = 0.0
+    dtype: Any = jnp.float32
+
+    def classify(self, features: jax.Array, train: bool) -> jax.Array:
+        """[batch, features] -> hidden dense layers -> logits [batch, num_classes], float32."""
+        for size in self.hidden_sizes:
+            features = nn.Dense(size, dtype=self.dtype)(features)
+            features = self.drop(self.activate(features, train), train)
+        # Not in `dtype`: a bfloat16 logit of 10 would be off by up to 0.03, and so would the loss.
+        return nn.Dense(self.num_classes, dtype=jnp.float32)(features)
+
+    def activate(self, x: jax.Array, train: bool) -> jax.Array:
+        """[batch, ..., channels] -> BatchNorm over all axes but the last, if asked for -> ReLU."""
+        if self.batch_norm:
+            norm = nn.BatchNorm(not train, axis_name=self.axis_name, dtype=self.dtype)
+            x = norm(x)
+        return nn.relu(x)
+
+    def drop(self, x: jax.Array, train: bool) -> jax.Array:
+        """Dropout of each number by itself, in training."""
+        _checks.number("dropout", self.dropout, minimum=0, maximum=1)
+        return nn.Dropout(self.dropout, deterministic=not train)(x)

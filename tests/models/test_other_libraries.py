@@ -1,0 +1,65 @@
+"""The train step takes a model of another library: here one of Flax NNX, as two functions."""
+
+import jax
+import numpy as np
+import optax
+from flax import nnx
+from sklearn.datasets import load_digits
+
+import cyclical_jax as cj
+from cyclical_jax.models import Model
+from cyclical_jax.training.state import init_state
+from cyclical_jax.training.step import LossTerm, make_train_step
+
+
+class Network(nnx.Module):
+    """[batch, 8, 8, 1] -> [batch, 10] by a hidden layer with BatchNorm and dropout."""
+
+    def __init__(self, rngs):
+        self.hidden = nnx.Linear(64, 32, rngs=rngs)
+        self.norm = nnx.BatchNorm(32, momentum=0.8, rngs=rngs)
+        self.dropout = nnx.Dropout(0.1)
+        self.logits = nnx.Linear(32, 10, rngs=rngs)
+
+    def __call__(self, images, *, rngs):
+        x = nnx.relu(self.norm(self.hidden(images.reshape(len(images), -1))))
+        return self.logits(self.dropout(x, rngs=rngs))
+
+
+def make_nnx_model():
+    """Flax NNX splits a network into a graph, which stays the same, and pytrees, which change."""
+    graph = nnx.graphdef(nnx.eval_shape(lambda: Network(nnx.Rngs(0))))
+
+    def init(key, images):
+        return nnx.state(Network(nnx.Rngs(key)), nnx.Param, nnx.BatchStat)
+
+    def apply(params, model_state, images, *, train, key=None):
+        network = nnx.merge(graph, params, model_state, copy=True)
+        network.set_attributes(deterministic=not train, use_running_average=not train)
+        logits = network(images, rngs=nnx.Rngs(key) if train else None)
+        return logits, nnx.state(network, nnx.BatchStat)
+
+    return Model(init, apply)
+
+
+def test_an_nnx_network_with_batch_norm_and_dropout_learns_digits():
+    images, labels = load_digits(return_X_y=True)
+    images = (images.reshape(-1, 8, 8, 1) / 8 - 1).astype(np.float32)
+    model, optimizer = make_nnx_model(), optax.adamw(0.01)
+    term = LossTerm(lambda logits, batch, values: cj.softmax_cross_entropy(logits, batch["label"]))
+    step = jax.jit(make_train_step(model, optimizer, [term], knobs={}))
+    state = init_state(model, optimizer, images[:2], seed=0)
+
+    losses = []
+    for start in range(0, 20 * 64, 64):
+        take = slice(start, start + 64)
+        state, metrics = step(state, {"image": images[take], "label": labels[take]})
+        losses.append(float(metrics["loss"]))
+    assert np.mean(losses[-3:]) < 0.5 * np.mean(losses[:3])
+
+    logits, kept = model.apply(state.params, state.model_state, images[1280:], train=False)
+    assert (logits.argmax(-1) == labels[1280:]).mean() > 0.8
+    jax.tree.map(np.testing.assert_array_equal, kept, state.model_state)
+    variables = state.params, state.model_state, images[:64]
+    draws = [model.apply(*variables, train=True, key=jax.random.key(seed))[0] for seed in (0, 1)]
+    assert not np.allclose(*draws)
