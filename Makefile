@@ -17,7 +17,7 @@ test: $(INSTALLED)
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
-	$(RUN) -m pytest -m "not slow"
+	$(RUN) -m pytest -m "not slow" --numprocesses=auto --maxprocesses=4
 
 test-slow: $(INSTALLED)
 	$(RUN) -m pytest -m slow
@@ -33,6 +33,11 @@ benchmarks: $(INSTALLED)
 	$(RUN) -m benchmarks.losses
 	$(RUN) -m benchmarks.optimizer
 	$(RUN) -m benchmarks.import_time
+	$(RUN) -m benchmarks.train_step
+	$(RUN) -m benchmarks.loop
+	$(RUN) -m benchmarks.convolutions
+	$(RUN) -m benchmarks.compilation
+	$(RUN) -m benchmarks.accuracy
 
 $(INSTALLED): requirements.txt pyproject.toml
 	$(PYTHON) -m venv $(VENV)

@@ -1,30 +1,52 @@
-"""Fashion-MNIST, 28x28, 55,000 training and 5,000 validation images, with an MLP.
+"""Fashion-MNIST, 28x28, 55,000 training and 5,000 validation images.
 
 python -m experiments.prepare_data --dataset=fashion_mnist
 python -m experiments.train --config=configs/fashion_mnist.py --workdir=runs/fashion_mnist
 
-After a colon, as in configs/fashion_mnist.py:all, the variant: weight_decay, clipping, temperature
-and focal cycle one technique each, all cycles the four at once.
+After a colon, as in configs/fashion_mnist.py:all, the variant. With an MLP: weight_decay, clipping,
+temperature and focal cycle one technique each, all cycles the four at once. Two more have the
+cyclical focal loss and are for accuracy a second on a CPU: quick, an MLP with a cyclical learning
+rate, 90 % of the test images in about 6 s on 2 cores; patches, a PatchDense, 91 % in about
+19 s.
 """
 
 from configs import default
 from cyclical_jax.training.recipe import cyclical
+
+# Both train on all 60,000 images: nothing is chosen by them any more.
+_FINAL = default.CYCLICAL_FOCAL | {"train_on": "train+validation"}
 
 VARIANTS = default.with_all(
     {
         "weight_decay": {"optimizer.weight_decay": cyclical(easy=1e-4, hard=1e-3)},
         "clipping": {"optimizer.max_norm": cyclical(easy=0.5, hard=2.0)},
         "temperature": {"loss.temperature": cyclical(easy=0.5, hard=2.0)},
-        "focal": default.cyclical_focal(),
+        "focal": default.CYCLICAL_FOCAL,
     }
-)
+) | {
+    "quick": _FINAL
+    | {
+        "duration": "12 epochs",
+        "optimizer.name": "adamw",
+        "optimizer.learning_rate": cyclical(easy=1e-6, hard=3e-3, factor=5),
+        "optimizer.learning_rate_decay": None,
+        "optimizer.weight_decay": 0.03,
+    },
+    "patches": _FINAL
+    | {
+        "duration": "8 epochs",
+        "model.name": "patch_dense",
+        "model.channels": 64,
+        "model.hidden_sizes": (256,),
+    },
+}
 
 
 def get_config(variant: str = "plain"):
     config = default.get_config()
     config.dataset = "fashion_mnist"
     config.batch_size = 256
-    config.num_epochs = 15
+    config.duration = "15 epochs"
     config.model.hidden_sizes = (256, 128)
     config.model.batch_norm = True
     config.optimizer.weight_decay = 5e-4

@@ -46,7 +46,7 @@ def whole_number(name: str, value: Any, *, minimum: int, maximum: int) -> None:
 def one_of(name: str, value: Any, allowed: Iterable[str]) -> None:
     """Raises ValueError, with the nearest word, unless `value` is one of the `allowed` ones."""
     words = tuple(allowed)
-    if value not in words:
+    if not isinstance(value, str) or value not in words:
         nearest = difflib.get_close_matches(str(value), words, n=1)
         hint = f" Did you mean {nearest[0]!r}?" if nearest else ""
         listed = ", ".join(map(repr, words))

@@ -40,7 +40,7 @@ _GROWTH: dict[str, Callable[[jax.Array, jax.Array], jax.Array]] = {
 SHAPES = tuple(_GROWTH)
 SCALES = ("linear", "log")
 _MOST_STEPS = 2**31  # counts are int32
-_MOST_CYCLES = 2**15  # keeps the square of it in int32
+MOST_CYCLES = 2**15  # keeps the square of it in int32
 
 
 def hardness_schedule(
@@ -88,7 +88,7 @@ def hardness_schedule(
     _checks.scalar("factor", factor)
     _checks.one_of("shape", shape, SHAPES)
     last = _whole(total_steps) - 1
-    most_cycles = min(last, _MOST_CYCLES) if _checks.is_plain(total_steps) else _MOST_CYCLES
+    most_cycles = min(last, MOST_CYCLES) if _checks.is_plain(total_steps) else MOST_CYCLES
     _checks.whole_number("num_cycles", num_cycles, minimum=1, maximum=most_cycles)
     factor = _real(factor)
     growth = _GROWTH[shape]

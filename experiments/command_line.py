@@ -1,11 +1,19 @@
 """How every script of this folder starts, and how it ends when something is wrong."""
 
+import ast
+import difflib
+import hashlib
+import os
+import platform
+import re
 import sys
 from collections.abc import Callable
-from typing import NoReturn
+from pathlib import Path
+from typing import Any, NoReturn
 
+import jax
 from absl import app, flags, logging
-from ml_collections import ConfigDict
+from ml_collections import ConfigDict, config_flags
 
 from cyclical_jax import data
 from cyclical_jax.training.logs import WorkdirError
@@ -14,10 +22,16 @@ from cyclical_jax.training.recipe import RecipeError
 
 EXPECTED_ERRORS = (RecipeError, data.DatasetNotFoundError, WorkdirError, NonFiniteError)
 
+_SET = flags.DEFINE_multi_string(
+    "set", [], "Changes of the config: --config.seed=1 is another way to say --set=seed=1."
+)
+
 
 def run(main: Callable[[], None]) -> None:
     """Parses the flags and calls `main`; what a user can mend is said in a line, exit code 2."""
     logging.set_verbosity(logging.WARNING)
+    use_compilation_cache()
+    sys.argv[1:] = _as_set(sys.argv[1:])
 
     def guarded_main(argv):
         if argv[1:]:
@@ -26,16 +40,103 @@ def run(main: Callable[[], None]) -> None:
             main()
         except EXPECTED_ERRORS as error:
             _end(str(error))
+        except KeyboardInterrupt:
+            _end("interrupted", code=130)
 
     app.run(guarded_main, flags_parser=_parse_flags)
 
 
+def use_compilation_cache() -> None:
+    """Keeps compiled programs in the user's cache directory, unless JAX was told of another."""
+    if jax.config.jax_compilation_cache_dir is None:
+        caches = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
+        cache = caches / "cyclical_jax" / _kind_of_cpu()
+        jax.config.update("jax_compilation_cache_dir", str(cache))
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+        jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+
+
+def _kind_of_cpu() -> str:
+    """Programs for one kind may end the process on another, and a home may be shared by both."""
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
+    features = next((line for line in lines if line.startswith(("flags", "Features"))), "")
+    return f"{platform.machine()}-{hashlib.sha256(features.encode()).hexdigest()[:8]}"
+
+
 def config_of(flag: flags.FlagHolder) -> ConfigDict:
-    """The value of a config flag, whose file may turn out to be missing only now."""
+    """The value of a config flag, with the changes that the command line makes of it.
+
+    A changed value is a Python literal, `cyclical(easy, hard)` as in a config file, or else a
+    string; whether it is right is for `recipe.parse` to say.
+    """
+    config = flag.value
     try:
-        return flag.value.copy_and_resolve_references()
-    except OSError as error:
-        _end(_last_line(error))
+        config.unlock()
+    except OSError as error:  # said of a file that cannot be loaded at its first use
+        path = Path(config_flags.get_config_filename(flags.FLAGS[flag.name]))
+        _end(_last_line(error) if path.is_file() else _no_config(path))
+    with config.ignore_type():
+        for change in _SET.value:
+            key, _, text = change.partition("=")
+            _put(config, key.split("."), _value(text))
+    return config.copy_and_resolve_references()
+
+
+def _as_set(arguments: list[str]) -> list[str]:
+    """`--config.key=value`, or with a space for the "=", as `--set=key=value`.
+
+    ml_collections would parse the first form itself, and end at the first value of a wrong type,
+    refuse None, and show a traceback for a key that is not there.
+    """
+    waiting, changed = list(arguments), []
+    while waiting:
+        argument = waiting.pop(0)
+        change = re.fullmatch(r"--?config\.([^=]*)(=.*)?", argument, re.DOTALL)
+        if change:
+            key, value = change.groups()
+            if value is None and (not waiting or waiting[0].startswith("--")):
+                _end(f"--config.{key} needs a value")
+            argument = f"--set={key}{value or f'={waiting.pop(0)}'}"
+        changed.append(argument)
+    return changed
+
+
+def _put(config: ConfigDict, keys: list[str], value: Any) -> None:
+    """Sets what may not be there yet, such as `weight_decay.easy` where it was a constant."""
+    *sections, name = keys
+    for section in sections:
+        if not isinstance(config.get(section), ConfigDict):
+            config[section] = ConfigDict(type_safe=False)
+        config = config[section]
+    config[name] = value
+
+
+def _value(text: str) -> Any:
+    if text.lower() in ("true", "false", "none"):
+        return {"true": True, "false": False, "none": None}[text.lower()]
+    try:
+        return _of_expression(ast.parse(text.strip(), mode="eval").body)
+    except (SyntaxError, TypeError, ValueError):  # TypeError: a literal that cannot be hashed
+        return text
+
+
+def _of_expression(node: ast.expr) -> Any:
+    if not isinstance(node, ast.Call) or ast.unparse(node.func) != "cyclical":
+        return ast.literal_eval(node)
+    names = ("easy", "hard")[: len(node.args)]
+    named = {str(keyword.arg): ast.literal_eval(keyword.value) for keyword in node.keywords}
+    if len(names) < len(node.args) or named.keys() & set(names):
+        raise ValueError("only easy and hard go without a name, and each is given once")
+    values = map(ast.literal_eval, node.args)
+    return ConfigDict(dict(zip(names, values, strict=True)) | named, type_safe=False)
+
+
+def _no_config(path: Path) -> str:
+    configs = sorted(str(file) for file in path.parent.glob("*.py"))
+    nearest = difflib.get_close_matches(str(path), configs) or configs
+    hint = f"; there are {', '.join(nearest)}" if nearest else ""
+    return f"--config {path} is not there{hint}."
 
 
 def _parse_flags(argv):
@@ -43,23 +144,12 @@ def _parse_flags(argv):
         return flags.FLAGS(argv)
     except flags.Error as error:  # of a config that cannot be loaded, the last line is the reason
         _end(_last_line(error))
-    except OSError:  # of a config file that is missing, if one of its keys is to be changed
-        _end("the file of --config cannot be loaded; is its path right?")
-    except (AttributeError, KeyError, TypeError) as error:  # a key that the config does not have
-        _end(f"no such key in the config: {_innermost(error)}")
 
 
 def _last_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[-1].strip()
+    return str(error).strip().splitlines()[-1].strip().removeprefix("ValueError: ")
 
 
-def _innermost(error: Exception) -> str:
-    """The words of an error that may be wrapped in others, on one line."""
-    while error.args and isinstance(error.args[0], Exception):
-        error = error.args[0]
-    return " ".join(str(error.args[0]).split())
-
-
-def _end(message: str) -> NoReturn:
+def _end(message: str, *, code: int = 2) -> NoReturn:
     print(message, file=sys.stderr)
-    sys.exit(2)
+    sys.exit(code)

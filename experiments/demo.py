@@ -17,7 +17,6 @@ from absl import flags
 from configs import digits
 from cyclical_jax import data
 from cyclical_jax.training import assembly, evaluation, loop
-from cyclical_jax.training.devices import place
 from cyclical_jax.training.logs import WorkdirError
 from cyclical_jax.training.recipe import parse
 from experiments import command_line
@@ -51,9 +50,7 @@ def run_variant(variant: str, dataset: data.Dataset, seeds: Sequence[int]) -> Ru
     for seed in seeds:
         rows: list[loop.Row] = []
         state = loop.train(recipe, dataset, seed=seed, report=rows.append)
-        test = evaluation.evaluate(
-            recipe.structure, dataset.num_classes, state, place(dataset.test)
-        )
+        test = evaluation.evaluate(recipe.structure, dataset.num_classes, state, dataset.test)
         runs.rows.append(rows)
         runs.test_accuracy.append(test["accuracy"])
         print(f"{variant:<13} seed {seed}: test accuracy {test['accuracy']:.2%}", flush=True)

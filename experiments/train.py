@@ -3,52 +3,97 @@
 python -m experiments.train --config=configs/digits.py:all --workdir=runs/digits_all
 
 The word after ':' picks a variant of the config; `--config.optimizer.momentum=0.8` changes one
-value. The test split is read once, when training has ended.
+value, '--config.optimizer.weight_decay=cyclical(1e-4, 2e-3)' makes one cycle. --print_config lists
+all keys. The test split is read once, when training has ended.
 """
 
 import time
 from pathlib import Path
+from typing import Any
 
+import jax
 from absl import flags
-from ml_collections import config_flags
+from ml_collections import ConfigDict, config_flags
 
 from cyclical_jax import data
 from cyclical_jax.training import evaluation, logs, loop
-from cyclical_jax.training.devices import place
-from cyclical_jax.training.recipe import parse
+from cyclical_jax.training.logs import WorkdirError
+from cyclical_jax.training.recipe import describe, parse
 from experiments import command_line
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "The config file, e.g. configs/digits.py")
 _WORKDIR = flags.DEFINE_string("workdir", None, "Where metrics.jsonl and the rest are written.")
+_TENSORBOARD = flags.DEFINE_bool("tensorboard", False, "Write TensorBoard's files there too.")
+_PRINT_CONFIG = flags.DEFINE_bool("print_config", False, "List all keys of the config, and end.")
 
 
-def run(config, workdir: Path) -> dict[str, float]:
+def run(config: ConfigDict, workdir: Path, *, tensorboard: bool = False) -> dict[str, Any]:
     """Trains as `config` says and returns what is written to `result.json`."""
-    recipe = parse(config)
-    loop.check_devices(recipe.structure)
-    dataset = data.load(recipe.dataset, data_dir=recipe.data_dir)
-    loop.check_data(recipe, dataset)
-    logs.start_workdir(workdir, config.to_dict())
     start = time.perf_counter()
-    log = logs.RunLog(workdir, recipe.structure.num_epochs)
-    state = loop.train(recipe, dataset, seed=recipe.seed, report=log)
-    test = evaluation.evaluate(recipe.structure, dataset.num_classes, state, place(dataset.test))
+    recipe = parse(config, num_devices=jax.device_count())
+    if tensorboard:
+        logs.require_tensorboard()
+    dataset = data.load(recipe.dataset, data_dir=recipe.data_dir, train_on=recipe.train_on)
+    timetable = loop.plan(recipe, dataset)
+    logs.start_workdir(workdir, config.to_dict())
+    rows: list[loop.Row] = []
+    log = logs.RunLog(workdir, timetable, recipe.structure.batch_size, tensorboard=tensorboard)
+    with log:
+        state = loop.train(
+            recipe,
+            dataset,
+            seed=recipe.seed,
+            report=lambda row: rows.append(row) or log.row(row),
+            progress=log.progress,
+        )
+    test = evaluation.evaluate(recipe.structure, dataset.num_classes, state, dataset.test)
+    loop.check_finite("test_loss", test["loss"], int(state.step))
     result = {f"test_{name}": value for name, value in test.items()}
-    result |= {"steps": int(state.step), "seconds": time.perf_counter() - start}
+    result |= _best_validation(rows) | {
+        "steps": int(state.step),
+        "training_seconds": rows[-1]["seconds"],
+        "seconds": time.perf_counter() - start,
+    }
     logs.write_result(workdir, result)
     return result
 
 
 def main():
+    config = command_line.config_of(_CONFIG)
+    parse(config, num_devices=jax.device_count())
+    if _PRINT_CONFIG.value:
+        print(describe(config))
+        return
+    if _WORKDIR.value is None:
+        raise WorkdirError("--workdir must be given: where metrics.jsonl and the rest are written.")
     workdir = Path(_WORKDIR.value)
-    result = run(command_line.config_of(_CONFIG), workdir)
-    print(
-        f"test accuracy {result['test_accuracy']:.2%}, loss {result['test_loss']:.4f} on "
-        f"{result['test_num_examples']:,} examples after {result['steps']:,} updates in "
-        f"{result['seconds']:.1f} s; see {workdir / logs.METRICS}"
+    print(_summary(run(config, workdir, tensorboard=_TENSORBOARD.value), workdir))
+
+
+def _best_validation(rows: list[loop.Row]) -> dict[str, Any]:
+    """The best row, to be looked at; the model is that of the last one."""
+    validated = [row for row in rows if "val_accuracy" in row]
+    best = max(validated, key=lambda row: row["val_accuracy"], default={})
+    names = {"val_accuracy": "best_val_accuracy", "epoch": "best_val_epoch"}
+    return {ours: best[name] for name, ours in names.items() if best}
+
+
+def _summary(result: dict[str, Any], workdir: Path) -> str:
+    validation = (
+        f"best validation accuracy {result['best_val_accuracy']:.2%}, after "
+        f"{result['best_val_epoch']:g} epochs\n"
+        if "best_val_accuracy" in result
+        else ""
+    )
+    return (
+        f"test accuracy {result['test_accuracy']:.2%}, loss {result['test_loss']:.4f}, on "
+        f"{result['test_num_examples']:,} examples after {result['steps']:,} updates\n"
+        f"{validation}"
+        f"{result['training_seconds']:.2f} s of training, {result['seconds']:.1f} s in all\n"
+        f"{workdir}: {', '.join(sorted(path.name for path in workdir.iterdir()))}"
     )
 
 
 if __name__ == "__main__":
-    flags.mark_flags_as_required(["config", "workdir"])
+    flags.mark_flags_as_required(["config"])
     command_line.run(main)

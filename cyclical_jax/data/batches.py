@@ -1,26 +1,60 @@
 """Which examples make which batch: functions of (seed, epoch), so there is nothing to save."""
 
+import functools
+
 import numpy as np
 
-
-def epoch_order(num_examples: int, batch_size: int, *, seed: int, epoch: int) -> np.ndarray:
-    """Indices of the examples of one epoch, shuffled; [steps, batch_size], int32.
-
-    The examples that do not fill a batch are left out, others in every epoch.
-    """
-    order = np.random.default_rng((seed, epoch)).permutation(num_examples)
-    num_steps = num_examples // batch_size
-    return order[: num_steps * batch_size].reshape(num_steps, batch_size).astype(np.int32)
+Selection = dict[str, np.ndarray]  # index [batches, batch_size], and mask where some is padding
 
 
-def padded_order(num_examples: int, batch_size: int) -> tuple[np.ndarray, np.ndarray]:
+def in_order(num_examples: int, batch_size: int) -> Selection:
     """Every example exactly once, in order, for evaluation.
 
     Returns:
-      Indices, [steps, batch_size], int32, and a mask of the same shape, float32, which is 0 where
+      "index", [batches, batch_size], int32, and "mask" of the same shape, float32, which is 0 where
       an index is padding.
     """
-    num_steps = -(-num_examples // batch_size)
-    indices = np.arange(num_steps * batch_size).reshape(num_steps, batch_size)
-    mask = indices < num_examples
-    return np.where(mask, indices, 0).astype(np.int32), mask.astype(np.float32)
+    return _padded(np.arange(num_examples), batch_size)
+
+
+def shuffled(
+    num_examples: int, batch_size: int, *, seed: int, start: int, stop: int, remainder: str
+) -> Selection:
+    """The batches from number `start` up to `stop` of endless epochs, each a new permutation.
+
+    Args:
+      num_examples: Length of an epoch.
+      batch_size: Examples a batch.
+      seed: Of all permutations.
+      start, stop: Batches are numbered on over all epochs.
+      remainder: "drop" leaves the examples that do not fill a batch out of their epoch, others in
+        every epoch; "pad" fills their batch with others of the epoch, which its mask takes out.
+
+    Returns:
+      "index", [stop - start, batch_size], int32; for "pad" "mask", float32, too.
+    """
+    batches = num_examples // batch_size if remainder == "drop" else -(-num_examples // batch_size)
+    parts = []
+    first, last = start // batches, max(start, stop - 1) // batches
+    for epoch in range(first, last + 1):
+        selection = _epoch(num_examples, batch_size, seed, epoch, remainder)
+        within = slice(max(0, start - epoch * batches), stop - epoch * batches)
+        parts.append({name: array[within] for name, array in selection.items()})
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+
+@functools.lru_cache(maxsize=2)
+def _epoch(num_examples, batch_size, seed, epoch, remainder) -> Selection:
+    order = np.random.default_rng((seed, epoch)).permutation(num_examples)
+    if remainder == "pad":
+        return _padded(order, batch_size)
+    full = num_examples // batch_size * batch_size
+    return {"index": order[:full].reshape(-1, batch_size).astype(np.int32)}
+
+
+def _padded(order: np.ndarray, batch_size: int) -> Selection:
+    """Padding repeats the first of them: BatchNorm, which knows no mask, had better see images."""
+    num_batches = -(-len(order) // batch_size)
+    index = np.resize(order, (num_batches, batch_size)).astype(np.int32)
+    mask = np.arange(index.size).reshape(index.shape) < len(order)
+    return {"index": index, "mask": mask.astype(np.float32)}

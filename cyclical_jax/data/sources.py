@@ -70,6 +70,8 @@ TFDS_DATASETS = {
 # Those that `load` takes: their images are of one size and fit in memory.
 RESIDENT_DATASETS = ("digits", "fashion_mnist", "cifar10", "cifar100")
 
+TRAIN_ON = ("train", "train+validation")
+
 DIGITS_SPLITS = {
     "train": slice(0, 1197),
     "validation": slice(1197, 1397),
@@ -95,7 +97,7 @@ class DatasetNotFoundError(FileNotFoundError):
     """A dataset is missing or cannot be used. The message holds the commands that get it."""
 
 
-def load(name: str, *, data_dir: PathLike | None = None) -> Dataset:
+def load(name: str, *, data_dir: PathLike | None = None, train_on: str = TRAIN_ON[0]) -> Dataset:
     """Loads a whole dataset into memory, the same examples in the same order every time.
 
     The first load of a TFDS dataset takes seconds, to decode its images; it keeps a decoded copy
@@ -106,17 +108,23 @@ def load(name: str, *, data_dir: PathLike | None = None) -> Dataset:
         "fashion_mnist", "cifar10" or "cifar100".
       data_dir: where TFDS keeps its datasets. None is TFDS's default: `$TFDS_DATA_DIR`, or else
         `~/tensorflow_datasets`.
+      train_on: "train", or "train+validation", when all is chosen: then the train split holds the
+        validation split's examples too, and that split none.
 
     Raises:
-      ValueError: `name` is not one of these.
+      ValueError: `name` or `train_on` is not one of these.
       DatasetNotFoundError: the dataset is not in `data_dir`, or cannot be used.
       ImportError: scikit-learn (for digits) or TFDS is not installed.
     """
     _checks.one_of("dataset", name, ("digits", *TFDS_DATASETS))
-    if name == "digits":
-        return _load_digits()
+    _checks.one_of("train_on", train_on, TRAIN_ON)
     if name == "imagenet2012":
         raise ValueError("The images of 'imagenet2012' differ in size: read it by `data_source`.")
+    dataset = _load_digits() if name == "digits" else _load_tfds(name, data_dir)
+    return dataset if train_on == "train" else _with_validation(dataset)
+
+
+def _load_tfds(name: str, data_dir: PathLike | None) -> Dataset:
     builder = open_prepared(name, data_dir)
     source = TFDS_DATASETS[name]
     decoded = Path(builder.data_path, "decoded.npz")
@@ -126,6 +134,15 @@ def load(name: str, *, data_dir: PathLike | None = None) -> Dataset:
         _write_decoded(decoded, arrays)
     splits = {ours: arrays[tfds_split] for ours, tfds_split in source.splits.items()}
     return Dataset(**splits, num_classes=source.num_classes)
+
+
+def _with_validation(dataset: Dataset) -> Dataset:
+    both = {
+        name: np.concatenate([array, dataset.validation[name]])
+        for name, array in dataset.train.items()
+    }
+    none = {name: array[:0] for name, array in dataset.validation.items()}
+    return dataset._replace(train=both, validation=none)
 
 
 def data_source(

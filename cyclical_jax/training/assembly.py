@@ -3,23 +3,19 @@
 The numbers may be traced: everything here is built inside the compiled program.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
 import jax
+import jax.numpy as jnp
 import optax
 
-from cyclical_jax import losses, transforms
+from cyclical_jax import transforms
 from cyclical_jax.models import Model, make_model
 from cyclical_jax.schedules import cyclical_schedule
-from cyclical_jax.training.recipe import LOSS_KNOBS, Numbers, Structure
+from cyclical_jax.training.durations import Timetable
+from cyclical_jax.training.fields import LOSS_KNOBS, LOSSES, OPTIMIZER_OPTIONS
+from cyclical_jax.training.recipe import Numbers, Structure
 from cyclical_jax.training.step import Batch, LossTerm, TrainStep, Values, make_train_step
-
-_LOSSES: dict[str, Callable[..., jax.Array]] = {
-    "cross_entropy": losses.softmax_cross_entropy,
-    "focal": losses.focal_loss,
-    "asymmetric_focal": losses.asymmetric_focal_loss,
-    "cyclical_focal": losses.cyclical_focal_loss,
-}
 
 Schedules = Mapping[str, optax.Schedule]
 
@@ -50,7 +46,9 @@ def make_schedules(structure: Structure, numbers: Numbers, total_steps: int) -> 
     return schedules
 
 
-def make_optimizer(structure: Structure, schedules: Schedules) -> optax.GradientTransformation:
+def make_optimizer(
+    structure: Structure, schedules: Schedules, timetable: Timetable
+) -> optax.GradientTransformation:
     """The chain: clip the gradient, precondition it, decay the weights, scale by the rate.
 
     As in SGD and AdamW of Optax, the decay is multiplied by the learning rate. Biases and the
@@ -63,17 +61,20 @@ def make_optimizer(structure: Structure, schedules: Schedules) -> optax.Gradient
     }
     chain = [clip(schedules[name]) for name, clip in clips.items() if name in schedules]
     if structure.optimizer == "adamw":
-        chain.append(optax.scale_by_adam(b1=structure.momentum))
+        betas = {name: schedules[name] for name in OPTIMIZER_OPTIONS["adamw"]}
+        chain.append(optax.inject_hyperparams(optax.scale_by_adam)(**betas))
     if "weight_decay" in schedules:
         chain.append(transforms.add_decayed_weights(schedules["weight_decay"], mask=_is_matrix))
     if structure.optimizer == "sgd":
-        chain.append(optax.trace(structure.momentum, nesterov=True))
-    return optax.chain(*chain, optax.scale_by_learning_rate(schedules["learning_rate"]))
+        trace = optax.inject_hyperparams(optax.trace, static_args="nesterov")
+        chain.append(trace(decay=schedules["momentum"], nesterov=structure.nesterov))
+    chain.append(optax.scale_by_learning_rate(schedules["learning_rate"]))
+    return _accumulating(optax.chain(*chain), timetable)
 
 
 def make_loss_term(structure: Structure) -> LossTerm:
     """The loss of the labels, at the knobs' values."""
-    loss_function = _LOSSES[structure.loss]
+    loss_function = LOSSES[structure.loss]
     names = ("temperature", "label_smoothing", *LOSS_KNOBS[structure.loss])
 
     def loss(logits: jax.Array, batch: Batch, values: Values) -> jax.Array:
@@ -87,18 +88,31 @@ def assemble_train_step(
     structure: Structure,
     numbers: Numbers,
     *,
-    total_steps: int,
+    timetable: Timetable,
     num_classes: int,
     axis_name: str | None,
 ) -> TrainStep:
-    """The train step of a run; `total_steps` is the number of its updates."""
-    schedules = make_schedules(structure, numbers, total_steps)
+    """The train step of a run."""
+    schedules = make_schedules(structure, numbers, timetable.total_steps)
     return make_train_step(
         assemble_model(structure, num_classes, axis_name),
-        make_optimizer(structure, schedules),
+        make_optimizer(structure, schedules, timetable),
         [make_loss_term(structure)],
         knobs=schedules,
+        ema_decay=schedules.get("ema_decay"),
+        skip_nonfinite=structure.on_nonfinite == "skip",
         axis_name=axis_name,
+    )
+
+
+def _accumulating(optimizer, timetable: Timetable) -> optax.GradientTransformation:
+    """Of `accumulate` micro steps an update, and of what is left of the run for the last one."""
+    if timetable.accumulate == 1:
+        return optimizer
+    last = timetable.total_steps - 1
+    rest = timetable.micro_steps - last * timetable.accumulate
+    return transforms.accumulate_gradients(
+        optimizer, lambda count: jnp.where(count < last, timetable.accumulate, rest)
     )
 
 

@@ -1,6 +1,7 @@
 """The devices of this machine, and the one place that says `pmap`."""
 
 import functools
+from collections import deque
 from collections.abc import Callable
 from typing import Any
 
@@ -49,6 +50,34 @@ def on_all_devices(
 
     call.lower = mapped.lower  # type: ignore[attr-defined]
     return call
+
+
+class Throttle:
+    """Waits, when a call is dispatched, until few calls before it are unfinished."""
+
+    def __init__(self):
+        # On a CPU whose cores serve as several devices, calls in flight deadlock each other.
+        is_fragile = jax.default_backend() == "cpu" and jax.local_device_count() > 1
+        self._most = 0 if is_fragile else 2
+        self._unfinished: deque[Any] = deque()
+
+    def __call__(self, result: Any) -> None:
+        """Takes what the call returned; none of it may be donated."""
+        self._unfinished.append(result)
+        if len(self._unfinished) > self._most:
+            jax.block_until_ready(self._unfinished.popleft())
+
+
+def share(tree: Any, *, axis: int = 0) -> Any:
+    """Splits `axis` of every leaf into one share for each local device, and sends it there.
+
+    [..., n, ...] becomes [devices, ..., n / devices, ...].
+    """
+    mesh = Mesh(np.array(jax.local_devices()), (AXIS,))
+    return jax.device_put(
+        jax.tree.map(lambda leaf: split_over_devices(leaf, axis), tree),
+        NamedSharding(mesh, PartitionSpec(AXIS)),
+    )
 
 
 def split_over_devices(array: np.ndarray, axis: int) -> np.ndarray:

@@ -3,13 +3,15 @@
 import functools
 
 import jax
+import numpy as np
 
-from cyclical_jax.data.batches import padded_order
+from cyclical_jax.data.batches import in_order
+from cyclical_jax.data.feed import prefetched
 from cyclical_jax.data.sources import Arrays
 from cyclical_jax.losses import softmax_cross_entropy
 from cyclical_jax.training.assembly import assemble_model
-from cyclical_jax.training.devices import AXIS, on_all_devices, split_over_devices
-from cyclical_jax.training.images import take_batch
+from cyclical_jax.training.devices import AXIS, Throttle, on_all_devices, share
+from cyclical_jax.training.images import as_batch
 from cyclical_jax.training.recipe import Structure
 from cyclical_jax.training.state import TrainState
 
@@ -24,39 +26,43 @@ def evaluate(
     Args:
       structure: Of the run that `state` belongs to.
       num_classes: Number of classes.
-      state: Only its parameters and model state are read.
-      split: {"image": [n, height, width, channels], "label": [n]}, placed on all devices.
+      state: Only its variables are read; the moving average of them, where there is one.
+      split: {"image": uint8 [n, height, width, channels], "label": [n]}, on the host.
 
     Returns:
       {"loss", "accuracy", "num_examples"}.
     """
     num_examples, num_devices = len(split["label"]), jax.local_device_count()
     batch_size = min(_BATCH_SIZE, -(-num_examples // num_devices)) * num_devices
-    indices, mask = (
-        split_over_devices(array, axis=1) for array in padded_order(num_examples, batch_size)
-    )
-    model_variables = (state.params, state.model_state)
-    sums = _summing_pass(structure, num_classes)(model_variables, (split, (indices, mask)))
-    loss, correct, count = (float(value) for value in sums)
-    return {"loss": loss / count, "accuracy": correct / count, "num_examples": int(count)}
+    selection = in_order(num_examples, batch_size)
+
+    def examples(row):
+        index, mask = selection["index"][row], selection["mask"][row]
+        return share({"image": split["image"][index], "label": split["label"][index], "mask": mask})
+
+    batch_sums = _batch_sums(structure, num_classes)
+    batches = prefetched(examples, range(len(selection["index"])))
+    sums, throttle = [], Throttle()
+    for batch in batches:
+        sums.append(batch_sums(state.evaluated, batch))
+        throttle(sums[-1])
+    loss, correct, count = np.array(jax.device_get(sums), np.float64).sum(0)
+    return {
+        "loss": float(loss / count),
+        "accuracy": float(correct / count),
+        "num_examples": int(count),
+    }
 
 
 @functools.lru_cache(maxsize=32)
-def _summing_pass(structure, num_classes):
-    """One compiled pass: (variables, (split, (indices, mask))) -> sums over all devices."""
+def _batch_sums(structure, num_classes):
+    """Compiled: (variables, batch) -> sums of loss, of right answers and of examples."""
     model = assemble_model(structure, num_classes, AXIS)
 
-    def batch_sums(variables, batch, mask):
-        logits, _ = model.apply(*variables, batch["image"], train=False)
-        loss = softmax_cross_entropy(logits, batch["label"])
-        correct = logits.argmax(-1) == batch["label"]
-        return (loss * mask).sum(), (correct * mask).sum(), mask.sum()
+    def batch_sums(variables, batch):
+        mask, label = batch["mask"], batch["label"]
+        logits, _ = model.apply(*variables, as_batch(batch)["image"], train=False)
+        loss, correct = softmax_cross_entropy(logits, label), logits.argmax(-1) == label
+        return jax.lax.psum(((loss * mask).sum(), (correct * mask).sum(), mask.sum()), AXIS)
 
-    def summing_pass(variables, inputs):
-        split, batches = inputs
-        sums = jax.lax.map(
-            lambda batch: batch_sums(variables, take_batch(split, batch[0]), batch[1]), batches
-        )
-        return jax.lax.psum(jax.tree.map(lambda values: values.sum(), sums), AXIS)
-
-    return on_all_devices(summing_pass, in_axes=(None, (None, 0)))
+    return on_all_devices(batch_sums, in_axes=(None, 0))

@@ -1,4 +1,4 @@
-"""From images that rest on the device as bytes to the batch that a step sees."""
+"""From images as bytes to the batch that a step sees."""
 
 from typing import Any
 
@@ -6,7 +6,12 @@ import jax
 import jax.numpy as jnp
 
 
-def take_batch(split: dict[str, Any], indices: jax.Array) -> dict[str, jax.Array]:
-    """The examples at `indices`, [batch]: image as floats in [-1, 1], label, index."""
-    image = split["image"][indices].astype(jnp.float32) / 127.5 - 1
-    return {"image": image, "label": split["label"][indices], "index": indices}
+def as_batch(examples: dict[str, Any]) -> dict[str, jax.Array]:
+    """`examples` with their bytes as floats in [-1, 1]."""
+    return examples | {"image": examples["image"].astype(jnp.float32) / 127.5 - 1}
+
+
+def take_batch(split: dict[str, Any], selection: dict[str, jax.Array]) -> dict[str, jax.Array]:
+    """The batch of the examples at `selection["index"]`; with `selection`'s mask, if any."""
+    index = selection["index"]
+    return as_batch({"image": split["image"][index], "label": split["label"][index], **selection})

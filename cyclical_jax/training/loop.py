@@ -1,53 +1,41 @@
-"""The loop over epochs; an epoch is one compiled call over data that rests on the devices."""
+"""The loop of a run: calls of compiled programs, of ten seconds or so, and rows of the log."""
 
 import functools
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
+import optax
 
-from cyclical_jax.data.batches import epoch_order
+from cyclical_jax.data.batches import Selection, shuffled
 from cyclical_jax.data.sources import Dataset
 from cyclical_jax.training import assembly
-from cyclical_jax.training.devices import AXIS, on_all_devices, place, split_over_devices
+from cyclical_jax.training.devices import place
+from cyclical_jax.training.durations import Timetable
 from cyclical_jax.training.evaluation import evaluate
-from cyclical_jax.training.images import take_batch
 from cyclical_jax.training.recipe import Numbers, Recipe, RecipeError, Structure
 from cyclical_jax.training.state import TrainState, init_state
+from cyclical_jax.training.totals import Totals, no_totals
+from cyclical_jax.training.ways import MOST_MICRO_STEPS, make_advance, way_of
 
-Row = dict[str, Any]  # what is logged of an epoch
+Row = dict[str, Any]  # what is logged of an interval
+_CALL_SECONDS = 10.0  # a call that lasts no longer can be interrupted, and shows progress
 
 
 class NonFiniteError(FloatingPointError):
     """The loss or the gradient stopped being a number."""
 
 
-def check_devices(structure: Structure) -> None:
-    """Raises RecipeError unless a batch can be shared evenly by all devices; needs no data."""
-    if structure.batch_size % jax.device_count():
-        raise RecipeError(
-            f"batch_size must be a multiple of the {jax.device_count()} devices, "
-            f"got {structure.batch_size}."
-        )
-
-
-def check_data(recipe: Recipe, dataset: Dataset) -> None:
-    """Raises RecipeError for too few updates for the cycles, or labels that name no class."""
-    labels = dataset.train["label"]
-    _check_length(recipe.structure, len(labels))
-    if labels.min() < 0 or labels.max() >= dataset.num_classes:
-        raise RecipeError(
-            f"labels of {recipe.dataset} must be 0 to {dataset.num_classes - 1}, "
-            f"got {labels.min()} to {labels.max()}."
-        )
-
-
 def train(
-    recipe: Recipe, dataset: Dataset, *, seed: int, report: Callable[[Row], None]
+    recipe: Recipe,
+    dataset: Dataset,
+    *,
+    seed: int,
+    report: Callable[[Row], None],
+    progress: Callable[[int], None] = lambda micro_step: None,
 ) -> TrainState:
     """Trains a model from scratch on all devices.
 
@@ -55,103 +43,212 @@ def train(
       recipe: What to train and how.
       dataset: Its train and validation splits are read; its test split is not.
       seed: Of the initial parameters, of the order of the examples and of all randomness.
-      report: Called with a row after each epoch: step, epoch, loss, accuracy, grad_norm (means over
-        the epoch), every knob at the epoch's last update, val_loss, val_accuracy,
-        images_per_second.
+      report: Called with a row after each interval: step, epoch; loss, accuracy, grad_norm (means
+        over the interval); every knob at its last update; skipped, where batches may be;
+        images_per_second over the interval and seconds so far, both without compilation and
+        validation; val_loss and val_accuracy, where it is their turn and there is such a split.
+      progress: Called with the number of micro steps done after each call.
 
     Returns:
       The state after the last update.
 
     Raises:
-      RecipeError: A batch that cannot be shared by the devices, or too few updates for a cycle.
-      NonFiniteError: Loss or gradient is not finite at the end of an epoch.
+      RecipeError: As in `plan`.
+      NonFiniteError: Loss or gradient is not finite, and the recipe does not skip it, or skips more
+        than half of all batches; or validation loss or parameters are not.
     """
-    structure, num_classes = recipe.structure, dataset.num_classes
-    num_train = len(dataset.train["label"])
-    check_devices(structure)
-    check_data(recipe, dataset)
+    structure, timetable = recipe.structure, plan(recipe, dataset)
     numbers = place(jax.tree.map(jnp.float32, recipe.numbers))
-    train_split, validation = place(dataset.train), place(dataset.validation)
-    state = place(initial_state(structure, numbers, dataset, seed))
-    run_epoch = compiled_epoch(structure, num_classes)
-    for epoch in range(structure.num_epochs):
+    state = place(initial_state(structure, timetable, numbers, dataset, seed))
+    zeros = totals = place(no_totals(state, recipe.numbers))
+    advance = make_advance(way_of(recipe, dataset), structure, timetable, numbers, dataset)
+    timer, done = _Timer(), 0
+    while done < timetable.micro_steps:
+        stop = min(timetable.next_row(done), done + timer.micro_steps_a_call)
         start = time.perf_counter()
-        order = epoch_order(num_train, structure.batch_size, seed=seed, epoch=epoch)
-        inputs = (numbers, train_split, split_over_devices(order, axis=1))
-        state, metrics = run_epoch(state, inputs)
-        row = _row(epoch, jax.device_get(metrics))
-        row["images_per_second"] = order.size / (time.perf_counter() - start)
-        scores = evaluate(structure, num_classes, state, validation)
-        row |= {"val_loss": scores["loss"], "val_accuracy": scores["accuracy"]}
-        _check_finite(row)
-        report(row)
+        selection = _selection(structure, len(dataset.train["label"]), seed, done, stop)
+        state, totals = jax.block_until_ready(advance(state, totals, selection))
+        timer.add(time.perf_counter() - start, selection)
+        done = stop
+        progress(done)
+        _check_totals(recipe, timetable, totals)
+        if done == timetable.next_row(done - 1):
+            _report(recipe, dataset, timetable, done, state, totals, timer, report)
+            totals = zeros
+    check_finite("the norm of the parameters", float(_norm(state.params)), int(state.step))
     return state
 
 
+# ---- checks
+
+
+def plan(recipe: Recipe, dataset: Dataset) -> Timetable:
+    """The timetable of a run, once it is known that the recipe fits the devices and the data.
+
+    Raises:
+      RecipeError: The devices cannot share a batch evenly, a cycle has too few updates, labels name
+        no class, or the model does not take images of this size; a line for each problem.
+    """
+    problems = list(_misfits(recipe, dataset))
+    try:
+        timetable = recipe.timetable(len(dataset.train["label"]))
+    except RecipeError as error:
+        problems.append(str(error))
+    if problems:
+        raise RecipeError("\n".join(problems))
+    return timetable
+
+
+def _misfits(recipe: Recipe, dataset: Dataset) -> Iterator[str]:
+    """What of a recipe does not fit the devices or the data, a line each."""
+    structure, num_devices = recipe.structure, jax.device_count()
+    if jax.process_count() > 1:
+        yield f"one process can train, not {jax.process_count()}: all would take the same examples."
+    if structure.batch_size % num_devices:
+        yield (
+            f"batch_size must be a multiple of the {num_devices} devices, "
+            f"got {structure.batch_size}."
+        )
+    for name in ("train", "validation", "test"):
+        labels, most = getattr(dataset, name)["label"], dataset.num_classes - 1
+        if len(labels) and (labels.min() < 0 or labels.max() > most):
+            yield (
+                f"{name} labels of {recipe.dataset} must be 0 to {most}, "
+                f"got {labels.min()} to {labels.max()}."
+            )
+    model = assembly.assemble_model(structure, dataset.num_classes, axis_name=None)
+    try:
+        jax.eval_shape(lambda: model.init(jax.random.key(0), jnp.zeros(_image_shape(dataset))))
+    except ValueError as error:
+        yield f"model: {str(error).replace('`', '')}"
+
+
+def check_finite(name: str, value: float, step: int) -> None:
+    """Raises NonFiniteError if what came of the updates up to `step` is not finite."""
+    if not math.isfinite(value):
+        raise NonFiniteError(f"{name} is {value} at step {step}; try a lower learning_rate.")
+
+
+def _check_totals(recipe: Recipe, timetable: Timetable, totals: Totals) -> None:
+    step = int(totals.nonfinite["step"])
+    if recipe.structure.on_nonfinite == "skip" or step < 0:
+        return
+    bad = jax.device_get(totals.nonfinite)
+    name = "loss" if not math.isfinite(bad["loss"]) else "grad_norm"
+    schedules = assembly.make_schedules(recipe.structure, recipe.numbers, timetable.total_steps)
+    knobs = ", ".join(f"{knob} {float(at(step)):.4g}" for knob, at in schedules.items())
+    raise NonFiniteError(
+        f"{name} is {bad[name]} at step {step}, with {knobs}; try a lower learning_rate, a clip "
+        "(optimizer.max_norm), or on_nonfinite='skip'."
+    )
+
+
+def _check_skipped(timetable: Timetable, micro_step: int, skipped: int) -> None:
+    """A run that has gone wrong for good would go on to skip all that is left of it."""
+    is_early = micro_step < min(timetable.micro_steps_per_epoch, timetable.micro_steps)
+    if not is_early and 2 * skipped > micro_step:
+        raise NonFiniteError(
+            f"{skipped} of {micro_step} batches were skipped as not finite; try a lower "
+            "learning_rate or a clip (optimizer.max_norm)."
+        )
+
+
+# ---- the start
+
+
 def initial_state(
-    structure: Structure, numbers: Numbers, dataset: Dataset, seed: int
+    structure: Structure, timetable: Timetable, numbers: Numbers, dataset: Dataset, seed: int
 ) -> TrainState:
     """The state before the first update, by one compiled call."""
-    image_shape = (1, *dataset.train["image"].shape[1:])
-    total_steps = _total_steps(structure, len(dataset.train["label"]))
-    return _initial_state(structure, dataset.num_classes, image_shape, total_steps, numbers, seed)
+    shape = _image_shape(dataset)
+    lengths = timetable.lengths
+    return _initial_state(structure, lengths, dataset.num_classes, shape, numbers, seed)
+
+
+def _image_shape(dataset: Dataset) -> tuple[int, ...]:
+    return (1, *dataset.train["image"].shape[1:])
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1, 2, 3))
-def _initial_state(structure, num_classes, image_shape, total_steps, numbers, seed):
-    schedules = assembly.make_schedules(structure, numbers, total_steps)
-    optimizer = assembly.make_optimizer(structure, schedules)
+def _initial_state(structure, timetable, num_classes, image_shape, numbers, seed):
+    schedules = assembly.make_schedules(structure, numbers, timetable.total_steps)
+    optimizer = assembly.make_optimizer(structure, schedules, timetable)
     model = assembly.assemble_model(structure, num_classes, axis_name=None)
-    return init_state(model, optimizer, jnp.zeros(image_shape), seed)
+    return init_state(model, optimizer, jnp.zeros(image_shape), seed, ema="ema_decay" in schedules)
 
 
-@functools.lru_cache(maxsize=32)
-def compiled_epoch(structure: Structure, num_classes: int):
-    """The compiled epoch, (state, (numbers, split, order)) -> (state, metrics [steps])."""
-
-    def epoch(state, inputs):
-        numbers, split, order = inputs
-        step = assembly.assemble_train_step(
-            structure,
-            numbers,
-            total_steps=_total_steps(structure, len(split["label"])),
-            num_classes=num_classes,
-            axis_name=AXIS,
-        )
-        return jax.lax.scan(lambda s, indices: step(s, take_batch(split, indices)), state, order)
-
-    return on_all_devices(epoch, in_axes=(None, (None, None, 0)), donate=True)
+def _selection(structure, num_train, seed, start, stop) -> Selection:
+    """The batches of the micro steps from `start` up to `stop`."""
+    return shuffled(
+        num_train,
+        structure.batch_size,
+        seed=seed,
+        start=start,
+        stop=stop,
+        remainder=structure.remainder,
+    )
 
 
-def _total_steps(structure: Structure, num_train: int) -> int:
-    return structure.num_epochs * (num_train // structure.batch_size)
+# ---- time, and the rows of the log
 
 
-def _check_length(structure: Structure, num_train: int) -> None:
-    """A cycle needs two updates to turn between."""
-    total_steps, least = _total_steps(structure, num_train), structure.num_cycles + 1
-    if total_steps < least:
-        raise RecipeError(
-            f"cycle.num_cycles {structure.num_cycles} needs at least {least} updates, but "
-            f"num_epochs {structure.num_epochs} at batch_size {structure.batch_size} make "
-            f"{total_steps} of {num_train} training examples."
-        )
+class _Timer:
+    """Seconds of training, and how many micro steps the next call may have."""
+
+    def __init__(self):
+        self.seconds = 0.0
+        self.micro_steps_a_call = 1
+        self._is_compiled = False
+        self._start_row()
+
+    def add(self, seconds: float, selection: Selection) -> None:
+        """Counts a call, unless it is the first, which is of one micro step and compiles."""
+        micro_steps = len(selection["index"])
+        limit = int(_CALL_SECONDS / seconds * micro_steps)
+        most = min(8 * self.micro_steps_a_call, limit, MOST_MICRO_STEPS)
+        self.micro_steps_a_call = max(1, most)
+        if self._is_compiled:
+            self.seconds += seconds
+            self._row_seconds += seconds
+            self._row_examples += int(selection.get("mask", selection["index"] >= 0).sum())
+        self._is_compiled = True
+
+    def images_per_second(self) -> float | None:
+        """Since it was asked last; None where nothing was counted."""
+        rate = self._row_examples / self._row_seconds if self._row_seconds else None
+        self._start_row()
+        return rate
+
+    def _start_row(self):
+        self._row_seconds, self._row_examples = 0.0, 0
 
 
-def _row(epoch: int, metrics: dict[str, np.ndarray]) -> Row:
-    """Means of what is measured and last values of the knobs."""
-    num_steps = len(metrics["loss"])
-    measured = {name: float(metrics.pop(name).mean()) for name in ("loss", "accuracy", "grad_norm")}
+def _report(recipe, dataset, timetable, micro_step, state, totals, timer, report) -> None:
+    """Reports a row, and then raises what is wrong with it, so that the row is not lost."""
+    row = _row(timetable, micro_step, state, jax.device_get(totals), timer)
+    skips = recipe.structure.on_nonfinite == "skip"
+    scores = {"loss": 0.0}
+    if skips:
+        row["skipped"] = int(state.skipped)
+    if timetable.validates_at(micro_step) and len(dataset.validation["label"]):
+        scores = evaluate(recipe.structure, dataset.num_classes, state, dataset.validation)
+        if math.isfinite(scores["loss"]):
+            row |= {"val_loss": scores["loss"], "val_accuracy": scores["accuracy"]}
+    report(row)
+    check_finite("val_loss", scores["loss"], row["step"])
+    if skips:
+        _check_skipped(timetable, micro_step, row["skipped"])
+
+
+def _row(timetable, micro_step, state, totals, timer) -> Row:
     # By way of its shortest decimal, so that the float32 nearest to 0.1 is logged as 0.1.
-    knobs = {name: float(str(values[-1])) for name, values in metrics.items()}
-    return {"step": (epoch + 1) * num_steps, "epoch": epoch + 1, **measured, **knobs}
+    values = {name: float(str(value)) for name, value in totals.values.items()}
+    some = totals.num_examples > 0  # no mean, where all batches were skipped
+    means = {name: float(mean) if some else None for name, mean in totals.means.items()}
+    row = {"step": int(state.step), "epoch": timetable.epoch(micro_step), **means, **values}
+    return row | {"images_per_second": timer.images_per_second(), "seconds": timer.seconds}
 
 
-def _check_finite(row: Row) -> None:
-    for name in ("loss", "grad_norm", "val_loss"):
-        if not math.isfinite(row[name]):
-            known = {key: value for key, value in row.items() if math.isfinite(value)}
-            raise NonFiniteError(
-                f"{name} is {row[name]} in epoch {row['epoch']}, at {known}; "
-                "try a lower learning_rate or a clip."
-            )
+@jax.jit
+def _norm(params):
+    return optax.tree.norm(params)

@@ -4,21 +4,21 @@ The recipe separates *structure* (static: what is compiled) from *numbers* (a py
 hard and factor), so that one compiled program serves all runs that differ in numbers alone. Below
 this file nobody sees a config.
 
-A value that may cycle, a *knob*, is a number or `cyclical(easy, hard)`; None is off.
+A value that may cycle, a *knob*, is a number or `cyclical(easy, hard)`; None is off. The keys are
+in `fields.py`.
 """
 
 import difflib
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, fields
 from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict
 
-from cyclical_jax import _checks
-from cyclical_jax.data import RESIDENT_DATASETS
 from cyclical_jax.losses import warn_above_ceiling
-from cyclical_jax.models import MODELS
-from cyclical_jax.schedules import SCALES, SHAPES, Scale, Shape
+from cyclical_jax.schedules import Scale, Shape
+from cyclical_jax.training.durations import Duration, Timetable
+from cyclical_jax.training.fields import FIELDS, OPTIONS, SECTIONS, Cycle
 
 
 class RecipeError(ValueError):
@@ -45,18 +45,20 @@ Numbers = dict[str, Knob]  # knob -> its numbers; a technique that is off is abs
 
 @dataclass(frozen=True)
 class Structure:
-    """What decides the compiled program, beside the shapes of the data; hashable."""
+    """What decides the compiled program, beside lengths and the shapes of the data; hashable."""
 
     model: str
     model_options: tuple[tuple[str, Any], ...]
     optimizer: str
-    momentum: float
+    nesterov: bool
     learning_rate_decay: str | None
     loss: str
     curves: tuple[tuple[str, Curve], ...]
     num_cycles: int
-    batch_size: int  # over all devices
-    num_epochs: int
+    batch_size: int  # examples a micro step, over all devices
+    accumulate: int  # micro steps a step
+    remainder: str
+    on_nonfinite: str
 
 
 @dataclass(frozen=True)
@@ -65,9 +67,39 @@ class Recipe:
 
     dataset: str
     data_dir: str | None
+    train_on: str
     seed: int
+    duration: Duration
+    log_every: Duration
+    validate_every: Duration
+    loop: str | None
     structure: Structure
     numbers: Numbers
+
+    def timetable(self, num_train: int) -> Timetable:
+        """Its durations in micro steps, for `num_train` training examples.
+
+        Raises:
+          RecipeError: A batch is larger than the data, or a cycle has too few updates to turn.
+        """
+        structure = self.structure
+        size, rest = divmod(num_train, structure.batch_size)
+        size += structure.remainder == "pad" and rest > 0
+        if not size:
+            raise RecipeError(
+                f"batch_size {structure.batch_size} is more than the {num_train} training examples."
+            )
+        units = dict(
+            batch_size=structure.batch_size,
+            accumulate=structure.accumulate,
+            micro_steps_per_epoch=size,
+        )
+        durations = (self.duration, self.log_every, self.validate_every)
+        length, *intervals = (duration.in_micro_steps(**units) for duration in durations)
+        intervals = [min(interval, length) for interval in intervals]
+        timetable = Timetable(length, structure.accumulate, size, *intervals)
+        _check_length(structure.num_cycles, timetable, num_train)
+        return timetable
 
 
 def cyclical(
@@ -91,218 +123,187 @@ def cyclical(
     return ConfigDict({"easy": easy, "hard": hard, "scale": scale, **given})
 
 
-# The knobs of each loss, beside the temperature and the label smoothing that all of them have.
-LOSS_KNOBS = {
-    "cross_entropy": (),
-    "focal": ("gamma",),
-    "asymmetric_focal": ("gamma_pos", "gamma_neg"),
-    "cyclical_focal": ("hardness", "gamma_hc", "gamma_pos", "gamma_neg"),
-}
-OPTIMIZERS = ("sgd", "adamw")
+def default_config() -> ConfigDict:
+    """All keys of `fields.py`, at their defaults; `parse` checks what is put in their place."""
+    config = ConfigDict(type_safe=False)
+    for section in SECTIONS:
+        config[section] = ConfigDict(type_safe=False)
+    for key, field in FIELDS.items():
+        section, _, name = key.rpartition(".")
+        (config[section] if section else config)[name] = field.default
+    return config
 
 
-def parse(config: ConfigDict) -> Recipe:
+def parse(config: ConfigDict, *, num_devices: int = 1) -> Recipe:
     """Checks `config` and makes the recipe of it.
 
+    Args:
+      config: With all keys of `fields.py`, as `default_config` has them.
+      num_devices: Devices that share a batch.
+
     Raises:
-      RecipeError: Unknown or missing keys, and values of a wrong type or out of their range, a line
-        each; where there are none, knobs of a loss that is not the one named.
+      RecipeError: The config cannot be run; a line for each problem, all at once.
     """
-    values = _flat(config.to_dict())
-    problems = _misnamed(values)
-    parsed = {}
-    for key in (key for key in _FIELDS if key in values):
-        try:
-            parsed[key] = _FIELDS[key](key, values[key])
-        except ValueError as error:
-            problems.append(str(error).replace("`", ""))
-    problems = problems or _unused_knobs(parsed)
+    try:
+        values = _flat(config.to_dict())
+    except TypeError as error:  # ml_collections sorts the keys
+        raise RecipeError(f"The keys of a config must be words: {error}.") from error
+    checked, problems = _checked(values)
+    problems = [*_misnamed(values), *problems, *_contradictions(checked, num_devices)]
     if problems:
         raise RecipeError("\n".join(problems))
-    recipe = _assemble(parsed)
+    recipe = _assemble(checked)
     for gamma in recipe.numbers.get("gamma_hc", ())[:2]:  # in the program it is traced
         warn_above_ceiling(gamma)
     return recipe
 
 
-# ---- checks of one value: (key, value) -> value, ValueError with one line
+def describe(config: ConfigDict) -> str:
+    """Every key of a config that `parse` takes, with its value, default, type and meaning."""
+    values = _flat(config.to_dict())
+    lines = []
+    for key, field in FIELDS.items():
+        is_default = field.check(key, values[key]) == field.check(key, field.default)
+        default = "" if is_default else f"; default {_shown(field.default)}"
+        lines.append(f"{key} = {_shown(values[key])}  [{field.type}{default}]\n    {field.meaning}")
+    return "\n".join(lines)
 
 
-def _one_of(*allowed):
-    def check(key, value):
-        _checks.one_of(key, value, allowed)
-        return value
-
-    return check
-
-
-def _whole(minimum: int):
-    def check(key, value):
-        _checks.whole_number(key, value, minimum=minimum, maximum=2**31 - 1)
-        return int(value)
-
-    return check
+def _shown(value) -> str:
+    if not isinstance(value, Mapping):
+        return repr(value)
+    entries = [f"{name}={entry!r}" for name, entry in value.items() if (name, entry) != _LINEAR]
+    return f"cyclical({', '.join(entries)})"
 
 
-def _number(**limits):
-    def check(key, value):
-        _checks.number(key, value, **limits)
-        return float(value)
-
-    return check
-
-
-def _flag(key, value):
-    if not isinstance(value, bool):
-        raise ValueError(f"{key} must be True or False, got {value!r}.")
-    return value
-
-
-def _text(key, value):
-    if not isinstance(value, str):
-        raise ValueError(f"{key} must be a string, got {value!r}.")
-    return value
-
-
-def _sizes(key, value):
-    if not isinstance(value, tuple | list):
-        raise ValueError(f"{key} must be a tuple of whole numbers, got {value!r}.")
-    return tuple(_whole(1)(key, size) for size in value)
-
-
-def _knob(**limits):
-    """A number, or the entries of `cyclical(...)`; returns these, None where the clock decides."""
-    number = _number(**limits)
-
-    def check(key, value):
-        if not isinstance(value, Mapping):
-            value = {"easy": value, "hard": value}
-            keys = {"easy": key, "hard": key}
-        else:
-            keys = {end: f"{key}.{end}" for end in ("easy", "hard")}
-        cycle = _cycle(key, value)
-        ends = {end: number(keys[end], cycle[end]) for end in keys}
-        if cycle["scale"] == "log":
-            ends = {end: _number(above=0)(keys[end], cycle[end]) for end in keys}
-        return cycle | ends
-
-    return check
-
-
-def _cycle(key, value):
-    cycle = {"easy": None, "hard": None, "factor": None, "shape": None, "scale": "linear"}
-    for unknown in sorted(value.keys() - cycle.keys()):
-        raise ValueError(f"{key}.{unknown} is not a key of a cycle: {', '.join(cycle)}.")
-    cycle |= value
-    _optional(_number(minimum=1))(f"{key}.factor", cycle["factor"])
-    _optional(_one_of(*SHAPES))(f"{key}.shape", cycle["shape"])
-    _one_of(*SCALES)(f"{key}.scale", cycle["scale"])
-    return cycle
-
-
-def _optional(check):
-    return lambda key, value: None if value is None else check(key, value)
-
-
-_FIELDS: dict[str, Callable[[str, Any], Any]] = {
-    "dataset": _one_of(*RESIDENT_DATASETS),
-    "data_dir": _optional(_text),
-    "seed": _whole(0),
-    "batch_size": _whole(1),
-    "num_epochs": _whole(1),
-    "cycle.factor": _number(minimum=1),
-    "cycle.shape": _one_of(*SHAPES),
-    "cycle.num_cycles": _whole(1),
-    "model.name": _one_of(*MODELS),
-    "model.hidden_sizes": _sizes,
-    "model.batch_norm": _flag,
-    "optimizer.name": _one_of(*OPTIMIZERS),
-    "optimizer.momentum": _number(minimum=0, maximum=1),
-    "optimizer.learning_rate_decay": _optional(_one_of("cosine")),
-    "optimizer.learning_rate": _knob(above=0),
-    "optimizer.weight_decay": _optional(_knob(minimum=0)),
-    "optimizer.max_norm": _optional(_knob(minimum=0)),
-    "optimizer.max_delta": _optional(_knob(minimum=0)),
-    "optimizer.clipping": _optional(_knob(minimum=0)),
-    "loss.name": _one_of(*LOSS_KNOBS),
-    "loss.temperature": _knob(above=0),
-    "loss.label_smoothing": _knob(minimum=0, maximum=1),
-    "loss.hardness": _optional(_knob(minimum=0, maximum=1)),
-    "loss.gamma": _optional(_knob(minimum=0)),
-    "loss.gamma_hc": _optional(_knob(minimum=0)),
-    "loss.gamma_pos": _optional(_knob(minimum=0)),
-    "loss.gamma_neg": _optional(_knob(minimum=0)),
-}
-_SECTIONS = {key.split(".")[0] for key in _FIELDS if "." in key}
-
-
-# ---- problems with keys
+_LINEAR = ("scale", "linear")
 
 
 def _flat(config: Mapping[str, Any]) -> dict[str, Any]:
     """{"section.key": value} of the two levels a config has."""
     flat: dict[str, Any] = {}
     for name, value in config.items():
-        if name in _SECTIONS and isinstance(value, Mapping):
+        if name in SECTIONS and isinstance(value, Mapping):
             flat |= {f"{name}.{key}": entry for key, entry in value.items()}
         else:
             flat[name] = value
     return flat
 
 
-def _misnamed(values) -> list[str]:
-    problems = []
-    for key in values:
-        if key not in _FIELDS:
-            nearest = ", ".join(difflib.get_close_matches(key, _FIELDS)) or ", ".join(_FIELDS)
-            problems.append(f"{key} is not a key of a config; nearest: {nearest}.")
-    return problems + [f"{key} is missing." for key in _FIELDS if key not in values]
+# ---- problems, a line each
 
 
-def _unused_knobs(parsed) -> list[str]:
-    """A knob of another loss would be ignored without a word; a missing one has no default."""
-    loss, problems = parsed["loss.name"], []
-    for knob in sorted({knob for knobs in LOSS_KNOBS.values() for knob in knobs}):
-        is_set, is_used = parsed[f"loss.{knob}"] is not None, knob in LOSS_KNOBS[loss]
-        if is_set != is_used:
-            wanted = "needs a value" if is_used else "must be None"
-            problems.append(f"loss.{knob} {wanted} for loss.name {loss!r}.")
-    return problems
+def _checked(values) -> tuple[dict[str, Any], list[str]]:
+    """The values that are right by themselves, and what is wrong with the others."""
+    checked, problems = {}, []
+    for key in (key for key in FIELDS if key in values):
+        try:
+            checked[key] = FIELDS[key].check(key, values[key])
+        except ValueError as error:
+            problems += str(error).replace("`", "").splitlines()
+    return checked, problems
+
+
+def _misnamed(values) -> Iterator[str]:
+    for key in sorted(values.keys() - FIELDS.keys()):
+        if key in SECTIONS:
+            within = ", ".join(valid for valid in FIELDS if valid.startswith(f"{key}."))
+            yield f"{key} must be a section of {within}, got {values[key]!r}."
+        else:
+            yield f"{key} is not a key of a config; nearest: {', '.join(_nearest(key))}."
+    for key in FIELDS:
+        if key not in values and key.split(".")[0] not in values:
+            yield f"{key} is missing."
+
+
+def _nearest(key: str) -> list[str]:
+    """The valid keys that look like it: by their last word, in its section, or at all."""
+    section, _, word = key.rpartition(".")
+    own = [valid for valid in FIELDS if valid.rpartition(".")[0] == section]
+    by_word = {valid.rpartition(".")[2]: valid for valid in FIELDS}
+    if word in by_word:
+        return [by_word[word]]
+    return (
+        difflib.get_close_matches(key, own, cutoff=0.8)
+        or [by_word[match] for match in difflib.get_close_matches(word, by_word)]
+        or difflib.get_close_matches(key, FIELDS, cutoff=0)
+    )
+
+
+def _contradictions(checked, num_devices: int) -> Iterator[str]:
+    """What is wrong between values that are right by themselves."""
+    batch_size = checked.get("batch_size", 0)
+    if batch_size % num_devices:
+        yield f"batch_size must be a multiple of the {num_devices} devices, got {batch_size}."
+    if checked.get("remainder") == "pad" and checked.get("accumulate", 1) > 1:
+        yield "remainder must be 'drop' where accumulate is above 1, or a part would count full."
+    for choice, options in OPTIONS.items():
+        if choice in checked:
+            yield from _unread(checked, choice, options)
+
+
+def _unread(checked, choice: str, options: Mapping[str, tuple[str, ...]]) -> Iterator[str]:
+    """An option of what was not chosen would be ignored without a word."""
+    section, chosen = choice.split(".")[0], checked[choice]
+    for name in dict.fromkeys(name for names in options.values() for name in names):
+        key = f"{section}.{name}"
+        default = FIELDS[key].check(key, FIELDS[key].default)
+        if name not in options[chosen] and checked.get(key, default) != default:
+            readers = " or ".join(repr(other) for other in options if name in options[other])
+            yield (
+                f"{key} is read where {choice} is {readers}, not {chosen!r}; "
+                f"leave it at {_shown(FIELDS[key].default)}."
+            )
+
+
+def _check_length(num_cycles: int, timetable: Timetable, num_train: int) -> None:
+    """A cycle needs two updates to turn between; counts are int32."""
+    if timetable.micro_steps >= 2**31:
+        raise RecipeError(
+            f"duration makes {timetable.micro_steps} batches of {num_train} training examples; at "
+            f"most {2**31 - 1} can be counted."
+        )
+    if timetable.total_steps <= num_cycles:
+        raise RecipeError(
+            f"cycle.num_cycles {num_cycles} needs at least {num_cycles + 1} updates, but duration "
+            f"makes {timetable.total_steps} of {num_train} training examples."
+        )
 
 
 # ---- the recipe
 
 
-def _assemble(parsed) -> Recipe:
-    cycles = {
-        key.split(".")[1]: value
-        for key, value in parsed.items()
-        if isinstance(value, dict)  # only a knob is one
-    }
-    numbers = {
-        name: Knob(c["easy"], c["hard"], float(c["factor"] or parsed["cycle.factor"]))
-        for name, c in cycles.items()
-    }
-    curves = {
-        name: Curve(c["shape"] or parsed["cycle.shape"], c["scale"]) for name, c in cycles.items()
-    }
-    model = {key.split(".")[1]: value for key, value in parsed.items() if key.startswith("model.")}
+def _assemble(checked) -> Recipe:
+    knobs = {key.split(".")[-1]: value for key, value in _read(checked) if isinstance(value, Cycle)}
+    factor, shape = checked["cycle.factor"], checked["cycle.shape"]
+    numbers = {name: Knob(c.easy, c.hard, c.factor or factor) for name, c in knobs.items()}
+    curves = {name: Curve(c.shape or shape, c.scale) for name, c in knobs.items()}
+    model = checked["model.name"]
     structure = Structure(
-        model=model.pop("name"),
-        model_options=tuple(model.items()),
-        optimizer=parsed["optimizer.name"],
-        momentum=parsed["optimizer.momentum"],
-        learning_rate_decay=parsed["optimizer.learning_rate_decay"],
-        loss=parsed["loss.name"],
+        model=model,
+        model_options=tuple(
+            (name, checked[f"model.{name}"]) for name in OPTIONS["model.name"][model]
+        ),
+        optimizer=checked["optimizer.name"],
+        nesterov=checked["optimizer.nesterov"],
+        learning_rate_decay=checked["optimizer.learning_rate_decay"],
+        loss=checked["loss.name"],
         curves=tuple(curves.items()),
-        num_cycles=parsed["cycle.num_cycles"],
-        batch_size=parsed["batch_size"],
-        num_epochs=parsed["num_epochs"],
+        num_cycles=checked["cycle.num_cycles"],
+        batch_size=checked["batch_size"],
+        accumulate=checked["accumulate"],
+        remainder=checked["remainder"],
+        on_nonfinite=checked["on_nonfinite"],
     )
-    return Recipe(
-        dataset=parsed["dataset"],
-        data_dir=parsed["data_dir"],
-        seed=parsed["seed"],
-        structure=structure,
-        numbers=numbers,
-    )
+    names = {field.name for field in fields(Recipe)} & checked.keys()
+    return Recipe(**{key: checked[key] for key in names}, structure=structure, numbers=numbers)
+
+
+def _read(checked) -> Iterator[tuple[str, Any]]:
+    """The values that the choices made do read."""
+    for key, value in checked.items():
+        section, _, name = key.rpartition(".")
+        options = OPTIONS.get(f"{section}.name", {})
+        optional = {option for names in options.values() for option in names}
+        if name not in optional or name in options[checked[f"{section}.name"]]:
+            yield key, value

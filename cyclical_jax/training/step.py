@@ -1,4 +1,4 @@
-"""One update, as a pure function of state and batch, composed of independent techniques.
+"""One step, as a pure function of state and batch, composed of independent techniques.
 
 A technique is a batch transform, a loss term, or a part of the optimizer chain; a step is
 
@@ -6,20 +6,25 @@ A technique is a batch transform, a loss term, or a part of the optimizer chain;
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import optax
 
 from cyclical_jax.models import Model
 from cyclical_jax.schedules import as_schedule
-from cyclical_jax.training.state import TrainState
-from cyclical_jax.transforms import current_values
+from cyclical_jax.training.state import TrainState, Variables
+from cyclical_jax.transforms import AccumulateGradientsState, current_values
 
-Batch = dict[str, jax.Array]  # image, label, index and whatever the techniques in use add
+# image, label, index (the position of the example in its dataset), where it is padded mask (0 is
+# padding), where examples have one weight, and whatever the techniques in use add.
+Batch = dict[str, jax.Array]
 Values = dict[str, jax.Array]  # knob -> its value at this update
 Metrics = dict[str, jax.Array]
 TrainStep = Callable[[TrainState, Batch], tuple[TrainState, Metrics]]
+
+MEASURED = ("loss", "accuracy", "grad_norm")
 
 
 class BatchTransform(NamedTuple):
@@ -43,75 +48,144 @@ def make_train_step(
     transforms: Sequence[BatchTransform] = (),
     *,
     knobs: Mapping[str, optax.Schedule],
+    ema_decay: optax.ScalarOrSchedule | None = None,
+    skip_nonfinite: bool = False,
     axis_name: str | None = None,
 ) -> TrainStep:
     """The train step `(state, batch) -> (state, metrics)`.
 
     Args:
       model: Its two functions; the model's own axis, for BatchNorm, must be `axis_name` too.
-      optimizer: Gradients -> updates; its schedules count updates by themselves.
-      terms: The loss is the mean over the batch of their weighted sum.
+      optimizer: Gradients -> updates; its schedules count updates by themselves. Accumulation must
+        be outermost in it.
+      terms: The loss is the mean of their weighted sum over the examples that are no padding.
       transforms: Applied to the batch in this order, each with a random key of its own.
       knobs: Schedules whose values the terms read and the metrics report.
+      ema_decay: Of the average that `init_state(..., ema=True)` started: at an update
+        `average = d average + (1 - d) variables`, d = min(ema_decay, (1 + step) / (10 + step)), so
+        that it soon forgets the initial parameters.
+      skip_nonfinite: Whether a batch whose loss, gradient or new parameters are not finite changes
+        nothing but `micro_step` and `skipped`: its update does not count, for any schedule.
       axis_name: Mapped axis over which gradients and metrics are averaged; None for one device.
 
     Returns:
-      A pure function. The metrics are scalars: loss, accuracy, grad_norm, and the value in force
-      of each knob and of each of this library's transformations in the optimizer.
+      A pure function. The metrics are scalars: loss, accuracy, grad_norm, num_examples, and the
+      value in force of each knob and of each of this library's transformations in the optimizer.
     """
+
+    def mean_over_devices(tree):
+        return jax.lax.pmean(tree, axis_name) if axis_name else tree
+
+    def gradients(state, batch, values, key):
+        average = _averager(batch, mean_over_devices)
+
+        def loss_of(params):
+            variables = params, state.model_state
+            logits, model_state = model.apply(*variables, batch["image"], train=True, key=key)
+            losses = _weighted_sum(terms, state.step, logits, batch, values)
+            return average(losses * batch.get("weight", 1)), (logits, model_state)
+
+        (loss, (logits, model_state)), grads = jax.value_and_grad(loss_of, has_aux=True)(
+            state.params
+        )
+        metrics = {"loss": loss, "accuracy": average(_is_correct(logits, batch["label"]))}
+        metrics, grads = mean_over_devices((metrics, grads))
+        metrics |= {"grad_norm": optax.tree.norm(grads)}
+        # Equal on all devices already if the model knows its axis; else they would part.
+        return grads, _map_floats(mean_over_devices, model_state), metrics
 
     def train_step(state, batch):
         values = {name: schedule(state.step) for name, schedule in knobs.items()}
         *transform_keys, model_key = _keys(state, len(transforms) + 1, axis_name)
         for (transform, strength), key in zip(transforms, transform_keys, strict=True):
             batch = transform(batch, key, as_schedule(strength)(state.step))
-
-        def loss_of(params):
-            variables = params, state.model_state
-            logits, model_state = model.apply(*variables, batch["image"], train=True, key=model_key)
-            return _weighted_sum(terms, state.step, logits, batch, values), (logits, model_state)
-
-        (loss, (logits, model_state)), grads = jax.value_and_grad(loss_of, has_aux=True)(
-            state.params
-        )
-        metrics = {"loss": loss, "accuracy": _accuracy(logits, batch["label"])}
-        if axis_name:
-            metrics, grads = jax.lax.pmean((metrics, grads), axis_name)
-        metrics |= {"grad_norm": optax.tree.norm(grads)} | values
-        return _updated(state, optimizer, grads, model_state, metrics)
+        grads, model_state, metrics = gradients(state, batch, values, model_key)
+        new = _updated(state, optimizer, grads, model_state)
+        if ema_decay is not None:
+            new = new._replace(ema=_moving_average(state, new, as_schedule(ema_decay)(state.step)))
+        if skip_nonfinite:
+            new = _unless_nonfinite(state, new, metrics)
+        metrics["num_examples"] = _num_examples(batch, axis_name)
+        # The knobs win: within an accumulated update the optimizer still has those of the last one.
+        return new, current_values(new.opt_state) | metrics | values
 
     return train_step
 
 
-def _accuracy(logits, labels) -> jax.Array:
+def _averager(batch, mean_over_devices) -> Callable[[jax.Array], jax.Array]:
+    """Of [batch] values to this device's share of their mean over all examples of all devices."""
+    if "mask" not in batch:
+        return jnp.mean
+    mask = batch["mask"]
+    count = mean_over_devices(mask.sum())
+    return lambda values: jnp.where(mask > 0, values, 0).sum() / count
+
+
+def _num_examples(batch, axis_name) -> jax.Array:
+    counts = batch["mask"] > 0 if "mask" in batch else jnp.ones(len(batch["image"]), bool)
+    count = counts.sum(dtype=jnp.int32)
+    return jax.lax.psum(count, axis_name) if axis_name else count
+
+
+def _is_correct(logits, labels) -> jax.Array:
     """Of labels that are indices, or of the likeliest class of those that are probabilities."""
     indices = labels if labels.ndim == 1 else labels.argmax(-1)
-    return (logits.argmax(-1) == indices).mean()
+    return (logits.argmax(-1) == indices).astype(jnp.float32)
 
 
 def _weighted_sum(terms, step, logits, batch, values) -> jax.Array:
-    """The mean over the batch of the weighted sum of the terms."""
+    """[batch] sums of the weighted terms."""
     losses = [as_schedule(weight)(step) * loss(logits, batch, values) for loss, weight in terms]
-    return sum(losses).mean()
+    return sum(losses)
 
 
-def _updated(state, optimizer, grads, model_state, metrics) -> tuple[TrainState, Metrics]:
-    """The state after the update by `grads`, and the metrics with the optimizer's values."""
+def _updated(state, optimizer, grads, model_state) -> TrainState:
+    """The state after the update by `grads`."""
     updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
-    new_state = state._replace(
+    return state._replace(
         params=optax.apply_updates(state.params, updates),
         model_state=model_state,
         opt_state=opt_state,
         step=_updates_so_far(opt_state, otherwise=state.step + 1),
         micro_step=state.micro_step + 1,
     )
-    return new_state, metrics | current_values(opt_state)
 
 
 def _updates_so_far(opt_state, otherwise: jax.Array) -> jax.Array:
     """What an accumulating optimizer counts; any other updates at each step."""
-    counts = optax.tree.get_all_with_path(opt_state, "gradient_step")
-    return counts[0][1] if counts else otherwise
+    if isinstance(opt_state, AccumulateGradientsState):
+        opt_state = opt_state.multi_steps
+    return opt_state.gradient_step if isinstance(opt_state, optax.MultiStepsState) else otherwise
+
+
+def _moving_average(old: TrainState, new: TrainState, decay: jax.Array) -> Any:
+    """The average after an update; the old one after a micro step that was none."""
+    decay = jnp.minimum(decay, (1 + old.step) / (10 + old.step))
+    is_update = new.step > old.step
+    step_size = jnp.where(is_update, 1 - decay, 0)
+
+    def average(value, old_average):
+        if jnp.issubdtype(value.dtype, jnp.floating):
+            average = optax.incremental_update(value, old_average, step_size)
+            return average.astype(old_average.dtype)
+        return jnp.where(is_update, value, old_average)  # a count, say, or a random key
+
+    return jax.tree.map(average, Variables(new.params, new.model_state), old.ema)
+
+
+def _map_floats(function, tree):
+    def on_leaf(leaf):
+        return function(leaf) if jnp.issubdtype(leaf.dtype, jnp.floating) else leaf
+
+    return jax.tree.map(on_leaf, tree)
+
+
+def _unless_nonfinite(old: TrainState, new: TrainState, metrics: Metrics) -> TrainState:
+    """`new`, or, where something in it is not finite, `old` with this micro step counted."""
+    judged = metrics["loss"], metrics["grad_norm"], optax.tree.norm(new.params)
+    is_finite = jnp.isfinite(jnp.stack(judged)).all()
+    skipping = old._replace(micro_step=new.micro_step, skipped=old.skipped + 1)
+    return jax.tree.map(lambda new, old: jnp.where(is_finite, new, old), new, skipping)
 
 
 def _keys(state: TrainState, number: int, axis_name: str | None) -> jax.Array:

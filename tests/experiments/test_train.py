@@ -1,6 +1,9 @@
 """The commands of the README, as a user types them."""
 
 import json
+import os
+import re
+import struct
 import subprocess
 import sys
 from pathlib import Path
@@ -8,67 +11,240 @@ from pathlib import Path
 import pytest
 
 from configs import digits
+from cyclical_jax.training.fields import FIELDS
 from experiments import demo
 
 ROOT = Path(__file__).parents[2]
+DIGITS = "--config=configs/digits.py"
+SMALL = ["--config.model.hidden_sizes=(8,)", "--config.duration=2 epochs"]
 
 
-def train(*arguments):
-    command = [sys.executable, "-m", "experiments.train", *arguments]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory):
+    """Where all commands here keep their compiled programs, and none those of the user."""
+    return tmp_path_factory.mktemp("cache")
 
 
-def test_a_run_leaves_its_metrics_config_and_result(tmp_path):
+@pytest.fixture
+def train(cache):
+    def call(*arguments, python_path=""):
+        environment = os.environ | {"XDG_CACHE_HOME": str(cache), "PYTHONPATH": str(python_path)}
+        environment.pop("JAX_COMPILATION_CACHE_DIR", None)
+        command = [sys.executable, "-m", "experiments.train", *map(str, arguments)]
+        return subprocess.run(
+            command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300
+        )
+
+    return call
+
+
+def rows_of(workdir):
+    return [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+
+
+# ---- a run
+
+
+def test_a_run_leaves_its_metrics_config_and_result(train, tmp_path, cache):
     workdir = tmp_path / "new" / "run"
-    arguments = ["--config=configs/digits.py:all", f"--workdir={workdir}", "--config.num_epochs=2"]
+    arguments = [f"{DIGITS}:all", f"--workdir={workdir}", *SMALL, "--config.accumulate=5"]
     process = train(*arguments)
     assert process.returncode == 0, process.stderr
-    assert "epoch    2/2" in process.stdout and "test accuracy" in process.stdout
+    assert process.stderr == ""
+    assert list(cache.rglob("*-cache"))
 
-    rows = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+    rows = rows_of(workdir)
     assert [row["epoch"] for row in rows] == [1, 2]
+    # 18 batches make 3 updates and 3 batches of the fourth; 36 make 8, the last of a single batch.
+    assert [row["step"] for row in rows] == [3, 8]
     measured = {"loss", "accuracy", "grad_norm", "val_loss", "val_accuracy", "images_per_second"}
-    knobs = {"weight_decay", "max_norm", "temperature", "hardness", "learning_rate"}
-    assert measured | knobs | {"step", "epoch"} <= rows[0].keys()
-    assert json.loads((workdir / "config.json").read_text())["num_epochs"] == 2
+    knobs = {"weight_decay", "max_norm", "temperature", "hardness", "learning_rate", "momentum"}
+    assert measured | knobs | {"step", "epoch", "seconds"} <= rows[0].keys()
+    config = json.loads((workdir / "config.json").read_text())
+    assert config["duration"] == "2 epochs" and config["model"]["hidden_sizes"] == [8]
+    assert config["optimizer"]["max_norm"] == {"easy": 0.5, "hard": 2.0, "scale": "linear"}
     result = json.loads((workdir / "result.json").read_text())
-    assert result["test_num_examples"] == 400 and result["steps"] == rows[-1]["step"] == 36
+    assert result["test_num_examples"] == 400 and result["steps"] == 8
+    best = max(rows, key=lambda row: row["val_accuracy"])
+    assert result["best_val_accuracy"] == best["val_accuracy"]
+    assert result["best_val_epoch"] == best["epoch"]
+    assert result["training_seconds"] == rows[-1]["seconds"] < result["seconds"]
 
+    first, second, test, validation, seconds, files = process.stdout.splitlines()
+    assert re.match(
+        r"epoch +1/2  step +3  loss \d\.\d{4}  train [\d.]+%  validation [\d.]+%", first
+    )
+    assert re.match(r"epoch +2/2  step +8  ", second)
+    accuracy, loss = result["test_accuracy"], result["test_loss"]
+    line = f"test accuracy {accuracy:.2%}, loss {loss:.4f}, on 400 examples after 8 updates"
+    assert test == line
+    percent = f"{best['val_accuracy']:.2%}"
+    assert validation == f"best validation accuracy {percent}, after {best['epoch']} epochs"
+    assert re.fullmatch(r"\d+\.\d\d s of training, \d+\.\d s in all", seconds)
+    assert files == f"{workdir}: config.json, metrics.jsonl, result.json"
+
+    before = rows_of(workdir)
     again = train(*arguments)
     assert again.returncode == 2
     assert again.stderr == f"{workdir} holds a run already; choose another --workdir.\n"
-    assert len((workdir / "metrics.jsonl").read_text().splitlines()) == 2
+    assert rows_of(workdir) == before
+
+
+def test_the_seed_of_the_config_is_that_of_the_run(train, tmp_path):
+    losses = []
+    for number, seed in enumerate((1, 1, 2)):
+        workdir = tmp_path / str(number)
+        process = train(DIGITS, f"--workdir={workdir}", *SMALL, f"--config.seed={seed}")
+        assert process.returncode == 0, process.stderr
+        losses.append([row["loss"] for row in rows_of(workdir)])
+    assert losses[0] == losses[1] != losses[2]
+
+
+def test_a_run_on_all_but_test_has_no_validation(train, tmp_path):
+    arguments = [f"--workdir={tmp_path}", *SMALL, "--config.train_on=train+validation"]
+    process = train(DIGITS, *arguments)
+    assert process.returncode == 0, process.stderr
+    assert "validation" not in process.stdout
+    assert [row["step"] for row in rows_of(tmp_path)] == [21, 42]  # of 1397 examples
+    result = json.loads((tmp_path / "result.json").read_text())
+    assert result["test_num_examples"] == 400 and "best_val_accuracy" not in result
+
+
+def test_tensorboard_has_every_number_of_every_row(train, tmp_path):
+    event_pb2 = pytest.importorskip("tensorboardX.proto.event_pb2")
+    process = train(DIGITS, f"--workdir={tmp_path}", *SMALL, "--tensorboard")
+    assert process.returncode == 0, process.stderr
+    assert "config.json, metrics.jsonl, result.json, tensorboard" in process.stdout
+    (file,) = (tmp_path / "tensorboard").iterdir()
+    scalars, content, start = {}, file.read_bytes(), 0
+    while start < len(content):  # length, its checksum, the event, its checksum
+        (length,) = struct.unpack_from("<Q", content, start)
+        event = event_pb2.Event.FromString(content[start + 12 : start + 12 + length])
+        for value in event.summary.value:
+            scalars[value.tag, event.step] = value.simple_value
+        start += 16 + length
+    groups = {
+        "train": ["loss", "accuracy", "grad_norm"],
+        "validation": ["val_loss", "val_accuracy"],
+        "run": ["epoch", "images_per_second", "seconds"],
+        "knobs": ["learning_rate", "weight_decay", "momentum", "temperature", "label_smoothing"],
+    }
+    expected = {
+        (f"{group}/{name.removeprefix('val_')}", row["step"]): row[name]
+        for row in rows_of(tmp_path)
+        for group, names in groups.items()
+        for name in names
+    }
+    assert {step for _, step in scalars} == {18, 36}
+    assert scalars == pytest.approx(expected, rel=1e-6)
+
+
+# ---- all keys
+
+
+@pytest.mark.parametrize("config", ["configs/default.py", "configs/fashion_mnist.py:all"])
+def test_print_config_lists_every_key_and_needs_no_workdir(train, config):
+    process = train(f"--config={config}", "--print_config", "--config.seed=5")
+    assert process.returncode == 0 and process.stderr == ""
+    lines = process.stdout.splitlines()
+    assert [line.split(" = ")[0] for line in lines[::2]] == list(FIELDS)
+    assert [line.strip() for line in lines[1::2]] == [field.meaning for field in FIELDS.values()]
+    assert "seed = 5  [whole number, at least 0; default 0]" in lines
+
+
+# ---- mistakes
 
 
 @pytest.mark.parametrize(
-    "arguments, message",
+    "arguments, begin",
     [
-        (["--config=configs/digits.py:wd"], "'wd' is no variant of this config; it has plain, "),
         (
-            ["--config=configs/digitz.py", "--config.num_epochs=1"],
-            "the file of --config cannot be loaded",
+            [DIGITS, "--config.optimizer.momentun=1"],
+            "optimizer.momentun is not a key of a config; nearest: optimizer.momentum.",
         ),
-        (["--config=configs/digitz.py"], "No such file or directory: 'configs/digitz.py'"),
+        ([DIGITS, "--config.batch_size=many"], "batch_size must be a number, got 'many'."),
+        ([DIGITS, "--config.loss.temperature=-1"], "loss.temperature must be above 0, got -1."),
+        (["--config=configs/digitz.py"], "--config configs/digitz.py is not there; there are "),
         (
-            ["--config=configs/digits.py", "--config.optimizer.momentun=1"],
-            """Did you mean "momentum" instead of "momentun"?""",
+            [DIGITS, "--print_config", "--config.cycle.factor=0.5"],
+            "cycle.factor must be at least 1 and at most 1e+09, got 0.5.",
         ),
-        (["--config=configs/digits.py", "--config.batch_size=many"], "--config.batch_size=many"),
-        (["--config=configs/digits.py", "--config.loss.temperature=-1"], "loss.temperature must"),
-        (["--config=configs/digits.py", "stray"], "unknown argument 'stray'"),
-        ([], "--config must have a value"),
+        ([DIGITS, "stray"], "unknown argument 'stray'"),
+        ([DIGITS, "--wrokdir=x"], "Unknown command line flag 'wrokdir'."),
+        ([], "flag --config=None: Flag --config must have a value"),
+        (
+            [DIGITS, "--config.batch_size=2000"],
+            "batch_size 2000 is more than the 1197 training examples.",
+        ),
+        (
+            [DIGITS, "--config.model.name=patch_dense", "--config.model.patch_size=9"],
+            "model: patch_size must be a whole number from 1 to 8, got 9.",
+        ),
     ],
 )
-def test_a_mistake_is_one_line_and_exit_code_2(tmp_path, arguments, message):
+def test_a_mistake_is_one_line_and_exit_code_2(train, tmp_path, arguments, begin):
     workdir = tmp_path / "run"
     process = train(f"--workdir={workdir}", *arguments)
     assert process.returncode == 2
-    assert message in process.stderr
-    assert len(process.stderr.splitlines()) == 1
+    assert [line[: len(begin)] for line in process.stderr.splitlines()] == [begin]
+    assert process.stdout == ""
     assert not workdir.exists()
 
 
-def test_a_missing_dataset_is_told_with_the_commands_that_get_it(tmp_path):
+def test_an_unknown_variant_is_one_line_with_those_there_are(train, tmp_path):
+    process = train(f"{DIGITS}:wd", f"--workdir={tmp_path / 'run'}")
+    assert process.returncode == 2
+    (line,) = process.stderr.splitlines()
+    assert "'wd' is no variant of this config; it has plain, weight_decay, clipping, " in line
+
+
+def test_all_problems_are_told_at_once(train, tmp_path):
+    process = train(
+        f"{DIGITS}:weight_decay",
+        f"--workdir={tmp_path / 'run'}",
+        "--config.momentum=0.8",
+        "--config.batch_size=0",
+        "--config.optimizer.weight_decay.factor=0.5",
+        "--config.optimizer.weight_decay.shape=flat",
+        "--config.loss.gamma=1",
+    )
+    assert process.returncode == 2
+    lines = process.stderr.splitlines()
+    assert [line.split()[0] for line in lines] == [
+        "momentum",
+        "batch_size",
+        "optimizer.weight_decay.factor",
+        "optimizer.weight_decay.shape",
+        "loss.gamma",
+    ]
+    assert lines[0].endswith("nearest: optimizer.momentum.")
+
+
+def test_a_run_needs_a_workdir(train):
+    process = train(DIGITS)
+    assert process.returncode == 2
+    (line,) = process.stderr.splitlines()
+    assert "--workdir must be given" in line
+
+
+def test_tensorboard_without_its_writer_is_told_before_anything_is_done(train, tmp_path):
+    (tmp_path / "tensorboardX.py").write_text("raise ImportError('it is blocked')")
+    workdir = tmp_path / "run"
+    process = train(DIGITS, f"--workdir={workdir}", "--tensorboard", python_path=tmp_path)
+    assert process.returncode == 2
+    (line,) = process.stderr.splitlines()
+    assert "it is blocked" in line and "pip install 'cyclical-jax[tensorboard]'" in line
+    assert not workdir.exists()
+
+
+def test_a_run_without_tensorboard_does_not_need_its_writer(train, tmp_path):
+    (tmp_path / "tensorboardX.py").write_text("raise ImportError('it is blocked')")
+    process = train(DIGITS, f"--workdir={tmp_path / 'run'}", *SMALL, python_path=tmp_path)
+    assert process.returncode == 0, process.stderr
+    assert not (tmp_path / "run" / "tensorboard").exists()
+
+
+def test_a_missing_dataset_is_told_with_the_commands_that_get_it(train, tmp_path):
     process = train(
         "--config=configs/fashion_mnist.py",
         f"--config.data_dir={tmp_path}",
@@ -79,22 +255,39 @@ def test_a_missing_dataset_is_told_with_the_commands_that_get_it(tmp_path):
     assert "Traceback" not in process.stderr
 
 
-def test_a_refused_run_leaves_its_workdir_free(tmp_path):
-    arguments = ["--config=configs/digits.py", f"--workdir={tmp_path / 'run'}"]
-    refused = train(*arguments, "--config.batch_size=2000")
-    assert refused.returncode == 2 and "at batch_size 2000 make 0" in refused.stderr
-    diverged = train(*arguments, "--config.optimizer.learning_rate=1e20")
-    assert diverged.returncode == 2 and "is nan in epoch 1" in diverged.stderr
-    assert train(*arguments, "--config.num_epochs=1").returncode == 0
+def test_a_run_that_diverges_says_when_with_what_and_what_to_try(train, tmp_path):
+    arguments = [DIGITS, f"--workdir={tmp_path / 'run'}", *SMALL]
+    process = train(*arguments, "--config.optimizer.learning_rate=1e20")
+    assert process.returncode == 2
+    (line,) = process.stderr.splitlines()
+    match = re.fullmatch(
+        r"(loss|grad_norm) is (nan|inf) at step (\d+), with (.*); try a lower learning_rate, "
+        r"a clip \(optimizer.max_norm\), or on_nonfinite='skip'\.",
+        line,
+    )
+    assert match and 0 < int(match[3]) < 36
+    knobs = dict(knob.split(" ") for knob in match[4].split(", "))
+    assert knobs.keys() == {
+        "learning_rate",
+        "weight_decay",
+        "momentum",
+        "temperature",
+        "label_smoothing",
+    }
+    assert 1e19 < float(knobs["learning_rate"]) <= 1e20
+    assert knobs["weight_decay"] == "0.001" and knobs["momentum"] == "0.9"
 
 
 @pytest.mark.parametrize("where", ["file/run", "file"])
-def test_a_workdir_that_cannot_be_written_is_told(tmp_path, where):
+def test_a_workdir_that_cannot_be_written_is_told(train, tmp_path, where):
     (tmp_path / "file").write_text("in the way")
-    process = train("--config=configs/digits.py", f"--workdir={tmp_path / where}")
+    process = train(DIGITS, f"--workdir={tmp_path / where}")
     assert process.returncode == 2
     assert "cannot be written" in process.stderr
     assert len(process.stderr.splitlines()) == 1
+
+
+# ---- the demo
 
 
 @pytest.mark.slow

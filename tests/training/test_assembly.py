@@ -5,31 +5,44 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from ml_collections import ConfigDict
 
 import cyclical_jax as cj
-from configs import default
 from cyclical_jax.training import assembly
-from cyclical_jax.training.recipe import cyclical, parse
+from cyclical_jax.training.durations import Timetable
+from cyclical_jax.training.recipe import cyclical, default_config, parse
+from cyclical_jax.training.state import init_state
 
 STEPS = 13
 PARAMS = {"kernel": jnp.array([[1.0, -2.0], [0.5, 3.0]]), "bias": jnp.array([4.0, -1.0])}
+CONSTANT_RATE = {"optimizer.learning_rate_decay": None}
 
 
-def parsed(**changes):
-    config = default.get_config().to_dict()
+def parsed(changes):
+    config = default_config()
     for key, value in changes.items():
-        section, name = key.split("__")
-        config[section][name] = value
-    return parse(ConfigDict(config))
+        *section, name = key.split(".")
+        (config[section[0]] if section else config)[name] = value
+    return parse(config)
+
+
+def timetable(micro_steps, accumulate=1):
+    return Timetable(micro_steps, accumulate, 5, 5, 5)
+
+
+def optimizer_of(changes, table):
+    recipe = parsed(CONSTANT_RATE | changes)
+    schedules = assembly.make_schedules(recipe.structure, recipe.numbers, table.total_steps)
+    return assembly.make_optimizer(recipe.structure, schedules, table)
 
 
 def test_a_schedule_has_the_shape_scale_factor_and_cycles_of_the_config():
     recipe = parsed(
-        cycle__num_cycles=2,
-        cycle__factor=3.0,
-        optimizer__weight_decay=cyclical(1e-4, 1e-1, shape="rex", scale="log"),
-        loss__temperature=cyclical(0.5, 2.0, factor=4),
+        {
+            "cycle.num_cycles": 2,
+            "cycle.factor": 3.0,
+            "optimizer.weight_decay": cyclical(1e-4, 1e-1, shape="rex", scale="log"),
+            "loss.temperature": cyclical(0.5, 2.0, factor=4),
+        }
     )
     schedules = assembly.make_schedules(recipe.structure, recipe.numbers, STEPS)
     expected = {
@@ -47,48 +60,209 @@ def test_a_schedule_has_the_shape_scale_factor_and_cycles_of_the_config():
 
 
 def test_without_decay_the_learning_rate_is_its_knob():
-    recipe = parsed(optimizer__learning_rate_decay=None)
+    recipe = parsed(CONSTANT_RATE)
     schedules = assembly.make_schedules(recipe.structure, recipe.numbers, STEPS)
     assert schedules["learning_rate"](7) == pytest.approx(0.1)
 
 
+def test_a_learning_rate_that_cycles_is_multiplied_by_its_decay():
+    recipe = parsed({"optimizer.learning_rate": cyclical(0.1, 0.5)})
+    schedules = assembly.make_schedules(recipe.structure, recipe.numbers, 5)
+    triangle = np.array([0.1, 0.3, 0.5, 0.3, 0.1])
+    cosine = (1 + np.cos(np.pi * np.arange(5) / 5)) / 2
+    np.testing.assert_allclose(
+        schedules["learning_rate"](np.arange(5)), triangle * cosine, rtol=1e-5
+    )
+
+
+MATRICES = {"kernel": True, "bias": False}
+
+
 @pytest.mark.parametrize(
-    "name, after_clips",
+    "changes, after_clips",
     [
-        ("sgd", [optax.add_decayed_weights(0.3), optax.trace(0.8, nesterov=True)]),
-        ("adamw", [optax.scale_by_adam(b1=0.8), optax.add_decayed_weights(0.3)]),
+        (
+            {"optimizer.momentum": 0.8},
+            [optax.add_decayed_weights(0.3, MATRICES), optax.sgd(0.1, 0.8, nesterov=True)],
+        ),
+        (
+            {"optimizer.momentum": 0.8, "optimizer.nesterov": False},
+            [optax.add_decayed_weights(0.3, MATRICES), optax.sgd(0.1, 0.8, nesterov=False)],
+        ),
+        (
+            {
+                "optimizer.name": "adamw",
+                "optimizer.b1": 0.8,
+                "optimizer.b2": 0.95,
+                "optimizer.eps": 0.01,
+            },
+            [optax.adamw(0.1, 0.8, 0.95, 0.01, weight_decay=0.3, mask=MATRICES)],
+        ),
     ],
+    ids=["nesterov", "heavy ball", "adamw"],
 )
-def test_the_chain_is_clips_then_the_optimizer_with_decay_of_matrices_alone(name, after_clips):
-    recipe = parsed(
-        optimizer__name=name,
-        optimizer__momentum=0.8,
-        optimizer__learning_rate_decay=None,
-        optimizer__weight_decay=0.3,
-        optimizer__max_norm=2.0,
-        optimizer__max_delta=1.2,
-        optimizer__clipping=0.9,
+@pytest.mark.parametrize("clips", [(), ("max_norm", "max_delta", "clipping"), ("max_delta",)])
+def test_the_chain_is_clips_then_the_optimizer_with_decay_of_matrices_alone(
+    changes, after_clips, clips
+):
+    limits = {"max_norm": 2.0, "max_delta": 0.9, "clipping": 0.3}
+    by_name = {
+        "max_norm": optax.clip_by_global_norm,
+        "max_delta": optax.clip,
+        "clipping": optax.adaptive_grad_clip,
+    }
+    ours = optimizer_of(
+        changes
+        | {"optimizer.weight_decay": 0.3}
+        | {f"optimizer.{name}": limits[name] for name in clips},
+        timetable(STEPS),
     )
-    schedules = assembly.make_schedules(recipe.structure, recipe.numbers, STEPS)
-    ours = assembly.make_optimizer(recipe.structure, schedules)
-
-    def only_kernel(transform):
-        is_decay = transform.update.__qualname__.startswith("add_decayed_weights")
-        return optax.masked(transform, {"kernel": True, "bias": False}) if is_decay else transform
-
-    by_hand = optax.chain(
-        optax.clip_by_global_norm(2.0),
-        optax.clip(1.2),
-        optax.adaptive_grad_clip(0.9),
-        *map(only_kernel, after_clips),
-        optax.scale(-0.1),
-    )
-    grads = jax.tree.map(lambda p: 3 * jnp.cos(p), PARAMS)
+    by_hand = optax.chain(*(by_name[name](limits[name]) for name in clips), *after_clips)
+    update, update_by_hand = jax.jit(ours.update), jax.jit(by_hand.update)
     state, expected_state = ours.init(PARAMS), by_hand.init(PARAMS)
-    for _ in range(3):
-        updates, state = ours.update(grads, state, PARAMS)
-        expected, expected_state = by_hand.update(grads, expected_state, PARAMS)
+    params = PARAMS
+    for step in range(3):
+        grads = jax.tree.map(lambda p, step=step: 3 * jnp.cos(p + step), params)
+        updates, state = update(grads, state, params)
+        expected, expected_state = update_by_hand(grads, expected_state, params)
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), updates, expected)
+        params = optax.apply_updates(params, updates)
+
+
+def test_what_is_none_is_not_in_the_chain():
+    optimizer = optimizer_of(
+        {"optimizer.weight_decay": None, "optimizer.momentum": 0.0}, timetable(STEPS)
+    )
+    grads = jax.tree.map(jnp.cos, PARAMS)
+    updates, _ = optimizer.update(grads, optimizer.init(PARAMS), PARAMS)
+    jax.tree.map(lambda u, g: np.testing.assert_allclose(u, -0.1 * g, rtol=1e-6), updates, grads)
+
+
+@pytest.mark.parametrize("nesterov", [True, False])
+def test_a_momentum_that_cycles_is_that_of_the_update(nesterov):
+    momentum = [0.5, 0.6, 0.7, 0.8, 0.7, 0.6, 0.5]  # a triangle over 7 updates
+    grads = np.random.default_rng(0).normal(size=(7, 3)).astype(np.float32)
+    optimizer = optimizer_of(
+        {
+            "optimizer.momentum": cyclical(0.5, 0.8),
+            "optimizer.nesterov": nesterov,
+            "optimizer.weight_decay": None,
+        },
+        timetable(7),
+    )
+    update, params = jax.jit(optimizer.update), jnp.zeros(3)
+    state = optimizer.init(params)
+    expected, velocity = np.zeros(3), np.zeros(3)
+    for grad, m in zip(grads, momentum, strict=True):
+        updates, state = update(grad, state, params)
+        params = optax.apply_updates(params, updates)
+        velocity = grad + m * velocity
+        expected = expected - 0.1 * (grad + m * velocity if nesterov else velocity)
+        np.testing.assert_allclose(params, expected, rtol=1e-5, atol=1e-7)
+
+
+def test_a_decay_of_adam_that_cycles_is_that_of_the_update():
+    b1 = [0.2, 0.5, 0.8, 0.5, 0.2]
+    grads = np.random.default_rng(1).normal(size=(5, 3)).astype(np.float32)
+    optimizer = optimizer_of(
+        {
+            "optimizer.name": "adamw",
+            "optimizer.b1": cyclical(0.2, 0.8),
+            "optimizer.b2": 0.9,
+            "optimizer.weight_decay": None,
+        },
+        timetable(5),
+    )
+    update, params = jax.jit(optimizer.update), jnp.zeros(3)
+    state = optimizer.init(params)
+    expected, mean, square = np.zeros(3), np.zeros(3), np.zeros(3)
+    for count, (grad, b) in enumerate(zip(grads, b1, strict=True), start=1):
+        updates, state = update(grad, state, params)
+        params = optax.apply_updates(params, updates)
+        mean = b * mean + (1 - b) * grad
+        square = 0.9 * square + 0.1 * grad**2
+        expected = expected - 0.1 * mean / (1 - b**count) / np.sqrt(square / (1 - 0.9**count))
+        np.testing.assert_allclose(params, expected, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "micro_steps, windows, rates",
+    [(10, (4, 4, 2), (0.1, 0.4, 0.1)), (8, (4, 4), (0.1, 0.1)), (9, (4, 4, 1), (0.1, 0.4, 0.1))],
+)
+def test_an_update_is_by_the_mean_gradient_of_its_window(micro_steps, windows, rates):
+    grads = np.random.default_rng(2).normal(size=(micro_steps, 3)).astype(np.float32)
+    optimizer = optimizer_of(
+        {
+            "accumulate": 4,
+            "optimizer.learning_rate": cyclical(0.1, 0.4),
+            "optimizer.momentum": 0.0,
+            "optimizer.weight_decay": None,
+        },
+        timetable(micro_steps, accumulate=4),
+    )
+    update, params = jax.jit(optimizer.update), jnp.zeros(3)
+    state = optimizer.init(params)
+    expected, start = np.zeros(3), 0
+    for window, rate in zip(windows, rates, strict=True):
+        for micro_step in range(start, start + window):
+            np.testing.assert_allclose(params, expected, rtol=1e-5, atol=1e-7)
+            updates, state = update(grads[micro_step], state, params)
+            params = optax.apply_updates(params, updates)
+        expected = expected - rate * grads[start : start + window].mean(0)
+        start += window
+    np.testing.assert_allclose(params, expected, rtol=1e-5, atol=1e-7)
+    assert state.multi_steps.gradient_step == len(windows)
+
+
+def test_the_knobs_of_an_accumulating_step_count_updates():
+    recipe = parsed(
+        {"accumulate": 4, "loss.name": "cyclical_focal", "model.hidden_sizes": (), "ema_decay": 0.5}
+    )
+    table, structure = timetable(10, accumulate=4), recipe.structure
+    step = jax.jit(
+        assembly.assemble_train_step(
+            structure, recipe.numbers, timetable=table, num_classes=3, axis_name=None
+        )
+    )
+    schedules = assembly.make_schedules(structure, recipe.numbers, table.total_steps)
+    optimizer = assembly.make_optimizer(structure, schedules, table)
+    model = assembly.assemble_model(structure, 3, None)
+    batch = {"image": jnp.cos(jnp.arange(8.0)).reshape(2, 2, 2, 1), "label": jnp.array([0, 2])}
+    state = init_state(model, optimizer, batch["image"], seed=0, ema=True)
+    start, states, hardness = state, [], []
+    for _ in range(10):
+        state, metrics = step(state, batch)
+        hardness.append(float(metrics["hardness"]))
+        states.append(state)
+    updates = [int(state.step) for state in states]
+    assert hardness == [0, 0, 0, 0, 1, 1, 1, 1, 0, 0]
+    assert updates == [0, 0, 0, 1, 1, 1, 1, 2, 2, 3]
+    jax.tree.map(  # (1 + step) / (10 + step) of the old average at first
+        lambda old, new, ema: np.testing.assert_allclose(ema, 0.1 * old + 0.9 * new, atol=1e-7),
+        start.params,
+        states[3].params,
+        states[3].ema.params,
+    )
+
+
+@pytest.mark.parametrize("on_nonfinite, step_of_three", [("stop", 3), ("skip", 0)])
+def test_a_step_skips_where_the_recipe_says_so(on_nonfinite, step_of_three):
+    recipe = parsed({"on_nonfinite": on_nonfinite, "model.hidden_sizes": ()})
+    table, structure = timetable(STEPS), recipe.structure
+    step = jax.jit(
+        assembly.assemble_train_step(
+            structure, recipe.numbers, timetable=table, num_classes=3, axis_name=None
+        )
+    )
+    schedules = assembly.make_schedules(structure, recipe.numbers, STEPS)
+    optimizer = assembly.make_optimizer(structure, schedules, table)
+    model = assembly.assemble_model(structure, 3, None)
+    batch = {"image": jnp.full((2, 2, 2, 1), jnp.inf), "label": jnp.array([0, 2])}
+    state = init_state(model, optimizer, batch["image"], seed=0)
+    for _ in range(3):
+        state, _ = step(state, batch)
+    assert (state.step, state.micro_step) == (step_of_three, 3)
+    assert state.ema is None
 
 
 @pytest.mark.parametrize(
@@ -99,17 +273,26 @@ def test_the_chain_is_clips_then_the_optimizer_with_decay_of_matrices_alone(name
         ("asymmetric_focal", {"gamma_pos": 1.5, "gamma_neg": 2.5}, cj.asymmetric_focal_loss),
         (
             "cyclical_focal",
-            {"hardness": 0.3, "gamma_hc": 2.0, "gamma_pos": 1.5, "gamma_neg": 2.5},
+            {"hardness": 0.3, "gamma_hc": 2.5, "gamma_pos": 1.5, "gamma_neg": 3.5},
             cj.cyclical_focal_loss,
         ),
     ],
 )
 def test_each_loss_gets_the_knobs_it_names(name, gammas, loss):
     knobs = {"temperature": 2.0, "label_smoothing": 0.2, **gammas}
-    recipe = parsed(loss__name=name, **{f"loss__{key}": value for key, value in knobs.items()})
+    recipe = parsed({"loss.name": name} | {f"loss.{key}": value for key, value in knobs.items()})
     schedules = assembly.make_schedules(recipe.structure, recipe.numbers, STEPS)
     values = {key: schedule(0) for key, schedule in schedules.items()}
     logits, labels = jnp.array([[1.0, 2.0, -1.0], [0.0, 0.5, 3.0]]), jnp.array([0, 2])
     term = assembly.make_loss_term(recipe.structure)
     actual = term.loss(logits, {"label": labels}, values)
     np.testing.assert_allclose(actual, loss(logits, labels, **knobs), rtol=1e-5)
+
+
+def test_the_model_is_that_of_the_recipe():
+    recipe = parsed({"model.hidden_sizes": (5, 4), "model.batch_norm": True})
+    model = assembly.assemble_model(recipe.structure, 3, axis_name=None)
+    params, model_state = model.init(jax.random.key(0), jnp.zeros((1, 2, 2, 1)))
+    shapes = {name: layer["kernel"].shape for name, layer in params.items() if "kernel" in layer}
+    assert shapes == {"Dense_0": (4, 5), "Dense_1": (5, 4), "Dense_2": (4, 3)}
+    assert list(model_state) == ["batch_stats"]

@@ -1,24 +1,29 @@
 """The step is the same on one device, on two, and under every kind of mapped axis."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from flax import linen as nn
 from jax.sharding import Mesh, PartitionSpec
 
 import cyclical_jax as cj
-from cyclical_jax.models import make_model
-from cyclical_jax.training.devices import AXIS, on_all_devices, place, split_over_devices
+from cyclical_jax.models import Model, from_linen, make_model
+from cyclical_jax.training.devices import AXIS, on_all_devices, place, share
 from cyclical_jax.training.state import init_state
 from cyclical_jax.training.step import BatchTransform, LossTerm, make_train_step
 
-STEPS, BATCH, CLASSES = 3, 12, 5
+STEPS, BATCH, CLASSES = 5, 12, 5
 CYCLE = dict(total_steps=STEPS, factor=2)
+HARDNESS = [0.0, 0.5, 1.0, 0.5, 0.0]
 KNOBS = {
     "hardness": cj.hardness_schedule(**CYCLE),
     "temperature": cj.cyclical_schedule(0.5, 2.0, **CYCLE),
 }
+DECAYS = np.array([0.9, 0.15, 0.9, 0.2, 0.9], np.float32)  # of the moving average
 
 
 def optimizer():
@@ -35,61 +40,106 @@ def focal(logits, batch, values):
     )
 
 
+def cross_entropy(logits, batch, values):
+    return cj.softmax_cross_entropy(logits, batch["label"])
+
+
 def noise(batch, key, strength):
     image = batch["image"]
     return batch | {"image": image + strength * jax.random.normal(key, image.shape)}
 
 
-FOCAL = (LossTerm(focal),)
+def mlp(axis_name, **options):
+    options = dict(hidden_sizes=(6,), batch_norm=True) | options
+    return make_model("mlp", num_classes=CLASSES, axis_name=axis_name, **options)
 
 
-def make(axis_name, *, terms=FOCAL, transforms=()):
-    model = make_model(
-        "mlp", num_classes=CLASSES, axis_name=axis_name, hidden_sizes=(8, 6), batch_norm=True
+LINEAR = Model(  # logits = pixels @ params
+    init=lambda key, images: (jax.random.normal(key, (images[0].size, CLASSES)), {}),
+    apply=lambda params, state, images, *, train, key: (
+        images.reshape(len(images), -1) @ params,
+        state,
+    ),
+)
+
+
+def make(axis_name, *, model, optimizer, terms, transforms=(), seed=1, **options):
+    """A step and its first state."""
+    step = make_train_step(
+        model, optimizer, terms, transforms, knobs=KNOBS, axis_name=axis_name, **options
     )
-    step = make_train_step(model, optimizer(), terms, transforms, knobs=KNOBS, axis_name=axis_name)
-    return step, init_state(model, optimizer(), batches()["image"][0], seed=1)
+    image = batches()[0]["image"][: BATCH // 2]
+    return step, init_state(model, optimizer, image, seed, ema="ema_decay" in options)
 
 
-def batches():
-    """[STEPS, BATCH, ...], lopsided: the second half of a batch is brighter and of other labels."""
+def make_linear(axis_name=None, *, model=LINEAR, optimizer=None, terms=None, **options):
+    """Of what compiles fast."""
+    optimizer, terms = optimizer or optax.sgd(1.0), terms or [LossTerm(cross_entropy)]
+    return make(axis_name, model=model, optimizer=optimizer, terms=terms, **options)
+
+
+def batches(**extra):
+    """STEPS of them, lopsided: the second half of each is brighter and of other labels.
+
+    `extra`: name -> [STEPS, BATCH].
+    """
     rng = np.random.default_rng(0)
     image = rng.normal(size=(STEPS, BATCH, 3, 3, 1)).astype(np.float32)
     label = rng.integers(0, 2, (STEPS, BATCH)).astype(np.int32)
     image[:, BATCH // 2 :] = 3 * image[:, BATCH // 2 :] + 2
     label[:, BATCH // 2 :] += 3
-    return {"image": image, "label": label}
+    stacked = {"image": image, "label": label, **extra}
+    return [{name: array[index] for name, array in stacked.items()} for index in range(STEPS)]
 
 
-def run(step, state, stacked):
+# In no batch do both halves, one for each device, have as many examples that are no padding.
+MASK = np.array([[1] * real + [0] * (BATCH - real) for real in (6, 1, 7, 10, 3)], np.float32)
+WEIGHT = np.random.default_rng(1).uniform(0.1, 3, (STEPS, BATCH)).astype(np.float32)
+
+
+def run(step, state, batches):
     metrics = []
-    for index in range(STEPS):
-        state, row = step(state, jax.tree.map(lambda x, i=index: x[i], stacked))
+    for batch in batches:
+        state, row = step(state, batch)
         metrics.append(jax.device_get(row))
     return state, metrics
 
 
-def run_on_one_device():
-    step, state = make(None)
-    return run(jax.jit(step), state, batches())
+def without_key(state):
+    return jax.device_get(state._replace(key=0))
 
 
-def run_pmapped():
-    step, state = make(AXIS)
+def assert_trees_close(actual, expected, rtol=2e-5, atol=2e-6):
+    def close(path, a, b):
+        name = jax.tree_util.keystr(path)
+        np.testing.assert_allclose(a, b, rtol=rtol, atol=atol, err_msg=name)
+
+    jax.tree_util.tree_map_with_path(close, actual, expected)
+
+
+def assert_trees_equal(actual, expected):
+    assert_trees_close(actual, expected, rtol=0, atol=0)
+
+
+def are_equal(one, other):
+    leaves = zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True)
+    return all(np.array_equal(a, b) for a, b in leaves)
+
+
+# ---- programs, compiled once for all tests
+
+
+def pmapped(step):
     mapped = on_all_devices(step, in_axes=(None, 0), donate=True)
-    halves = jax.tree.map(lambda x: split_over_devices(x, axis=1).swapaxes(0, 1), batches())
-    return run(mapped, place(state), halves)
+    return lambda state, batch: mapped(state, share(batch))
 
 
-def run_vmapped():
-    step, state = make(AXIS)
-    mapped = jax.vmap(step, in_axes=(None, 0), out_axes=None, axis_name=AXIS)
-    halves = jax.tree.map(lambda x: split_over_devices(x, axis=1).swapaxes(0, 1), batches())
-    return run(jax.jit(mapped), state, halves)
+def vmapped(step):
+    mapped = jax.jit(jax.vmap(step, in_axes=(None, 0), out_axes=None, axis_name=AXIS))
+    return lambda state, batch: mapped(state, share(batch))
 
 
-def run_shard_mapped():
-    step, state = make(AXIS)
+def shard_mapped(step):
     everywhere, shared = PartitionSpec(), PartitionSpec(AXIS)
     mapped = jax.shard_map(
         step,
@@ -98,53 +148,185 @@ def run_shard_mapped():
         out_specs=everywhere,
         check_vma=False,
     )
-    return run(jax.jit(mapped), state, batches())
+    return jax.jit(mapped)
 
 
-def assert_trees_close(actual, expected, rtol=2e-5, atol=2e-6):
-    def close(path, a, b):
-        name = jax.tree_util.keystr(path)
-        np.testing.assert_allclose(a, b, rtol=rtol, atol=atol, err_msg=name)
-
-    drop_key = jax.tree.map(np.asarray, actual._replace(key=0))
-    jax.tree_util.tree_map_with_path(close, drop_key, expected._replace(key=0))
+def decay_at(count):
+    return jnp.asarray(DECAYS)[count]
 
 
-@pytest.mark.parametrize("run_mapped", [run_pmapped, run_vmapped, run_shard_mapped])
-def test_two_devices_on_halves_equal_one_on_the_whole_batch(run_mapped):
-    """With BatchNorm, a clip that is active, decay and momentum: a missing pmean shows."""
-    expected_state, expected = run_on_one_device()
-    state, metrics = run_mapped()
-    assert_trees_close(state, expected_state)
+# With BatchNorm, a clip that is active, decay, momentum and a moving average.
+VARIANTS = {
+    "plain": lambda: dict(optimizer=optimizer(), terms=[LossTerm(focal)]),
+    "accumulating": lambda: dict(
+        optimizer=cj.accumulate_gradients(optimizer(), 2), terms=[LossTerm(focal)]
+    ),
+    "skipping": lambda: dict(
+        optimizer=optimizer(), terms=[LossTerm(poisoned)], skip_nonfinite=True
+    ),
+}
+
+
+@functools.cache
+def program(variant, mapped=jax.jit):
+    """The step of a variant, mapped, and its first state on the host."""
+    axis_name = None if mapped is jax.jit else AXIS
+    step, state = make(axis_name, model=mlp(axis_name), ema_decay=decay_at, **VARIANTS[variant]())
+    return mapped(step), state
+
+
+def run_program(variant, mapped, batches):
+    step, state = program(variant, mapped)
+    return run(step, place(state) if mapped is pmapped else state, batches)
+
+
+# ---- many devices
+
+
+@pytest.mark.parametrize(
+    "variant, mapped, extra",
+    [
+        ("plain", pmapped, {}),
+        ("accumulating", pmapped, dict(mask=MASK, weight=WEIGHT)),
+        ("accumulating", vmapped, dict(mask=MASK, weight=WEIGHT)),
+        ("accumulating", shard_mapped, dict(mask=MASK, weight=WEIGHT)),
+    ],
+)
+def test_two_devices_on_halves_equal_one_on_the_whole_batch(variant, mapped, extra):
+    """A missing pmean shows."""
+    expected_state, expected = run_program(variant, jax.jit, batches(**extra))
+    state, metrics = run_program(variant, mapped, batches(**extra))
+    assert_trees_close(without_key(state), without_key(expected_state))
     for row, expected_row in zip(metrics, expected, strict=True):
         assert row.keys() == expected_row.keys()
         for name in row:
             np.testing.assert_allclose(row[name], expected_row[name], rtol=2e-5, err_msg=name)
-    assert all(row["grad_norm"] > row["max_norm"] for row in metrics)
+    assert sum(row["grad_norm"] > row["max_norm"] for row in metrics) > 1
 
 
 def test_all_devices_hold_the_same_state():
-    step, state = make(AXIS, transforms=[BatchTransform(noise, 0.5)])
-    mapped = on_all_devices(step, in_axes=(None, 0), donate=True)
-    halves = jax.tree.map(lambda x: split_over_devices(x, axis=1).swapaxes(0, 1), batches())
-    state, _ = run(mapped, place(state), halves)
-    for leaf in jax.tree.leaves(state._replace(key=())):
+    step, state = make(
+        AXIS,
+        model=mlp(AXIS, dropout=0.4),
+        optimizer=optimizer(),
+        terms=[LossTerm(cross_entropy)],
+        transforms=[BatchTransform(noise, 0.5)],
+        ema_decay=0.9,
+        skip_nonfinite=True,
+    )
+    state, _ = run(pmapped(step), place(state), batches(mask=MASK)[:3])
+    for leaf in jax.tree.leaves(state._replace(key=jax.random.key_data(state.key))):
         shards = [np.asarray(shard.data) for shard in leaf.addressable_shards]
         assert len(shards) == 2
-        for shard in shards[1:]:
-            np.testing.assert_array_equal(shard, shards[0])
+        np.testing.assert_array_equal(*shards)
+
+
+def test_the_state_of_a_model_that_knows_no_axis_is_averaged_too():
+    """Its floats; an integer is taken as it is, into the moving average as well."""
+
+    def apply(params, state, images, *, train, key):
+        logits, _ = LINEAR.apply(params, state, images, train=train, key=key)
+        return logits, {"mean": images.mean(), "count": state["count"] + 1}
+
+    def init(key, images):
+        return LINEAR.init(key, images)[0], {"mean": jnp.float32(0), "count": jnp.int32(0)}
+
+    step, state = make_linear(AXIS, model=Model(init, apply), ema_decay=0.5)
+    batch = batches()[0]
+    state, _ = pmapped(step)(place(state), batch)
+    for shard in state.model_state["mean"].addressable_shards:
+        np.testing.assert_allclose(shard.data, batch["image"].mean(), rtol=1e-6)
+    assert state.model_state["count"] == state.ema.model_state["count"] == 1
+    assert state.ema.model_state["count"].dtype == jnp.int32
+
+
+def test_the_moving_average_keeps_the_dtype_of_the_parameters():
+    def init(key, images):
+        params, model_state = LINEAR.init(key, images)
+        return jax.tree.map(lambda param: param.astype(jnp.bfloat16), params), model_state
+
+    step, state = make_linear(None, model=LINEAR._replace(init=init), ema_decay=0.5)
+    new, _ = jax.jit(step)(state, batches()[0])
+    assert jax.tree.map(jnp.result_type, new.ema) == jax.tree.map(jnp.result_type, state.ema)
+    assert {leaf.dtype for leaf in jax.tree.leaves(new.ema.params)} == {jnp.dtype("bfloat16")}
+
+
+# ---- randomness
+
+
+class _ShowsItsDropout(nn.Module):
+    """Its model state is what dropout left of ones."""
+
+    @nn.compact
+    def __call__(self, images, *, train):
+        dropped = nn.Dropout(0.5, deterministic=not train)(jnp.ones((len(images), 16)))
+        seen = dropped.astype(jnp.int32)  # integers are not averaged over the devices
+        self.variable("seen", "dropped", lambda: seen).value = seen
+        return nn.Dense(CLASSES)(dropped)
+
+
+def dropout_of(step, seed):
+    """What each device, or half of one, dropped at each step: [STEPS, 2, ...]."""
+    step, state, seen = *step, []
+    for batch in batches():
+        state = state._replace(key=jax.random.key(seed))
+        new_state, _ = step(state, batch)
+        seen.append(np.asarray(new_state.model_state["seen"]["dropped"]))
+        state = state._replace(micro_step=state.micro_step + 1)
+    return np.stack(seen).reshape(STEPS, 2, -1)
+
+
+def test_dropout_differs_between_steps_and_devices_and_repeats_with_the_seed():
+    options = dict(model=from_linen(_ShowsItsDropout()), optimizer=optax.sgd(1.0))
+    options |= dict(terms=[LossTerm(cross_entropy)])
+    step, state = make(AXIS, **options)
+    mapped = jax.jit(jax.vmap(step, in_axes=(None, 0), out_axes=(0, None), axis_name=AXIS))
+    on_two = (lambda state, batch: mapped(state, share(batch))), state
+    on_one = jax.jit(make(None, **options)[0]), state
+    dropped, same, other, single = (
+        dropout_of(*args) for args in ((on_two, 1), (on_two, 1), (on_two, 2), (on_one, 1))
+    )
+    assert set(np.unique(dropped)) == {0, 2}
+    assert len(np.unique(dropped.reshape(2 * STEPS, -1), axis=0)) == 2 * STEPS
+    np.testing.assert_array_equal(dropped, same)
+    assert (dropped != other).any((1, 2)).all()
+    assert (dropped != single).any((1, 2)).all()
+
+
+def test_every_transform_and_the_model_have_keys_of_their_own_at_every_micro_step():
+    """Each transform adds a channel of one random number, and the model's state shows them."""
+
+    def transform(batch, key, strength):
+        drawn = jnp.full_like(batch["image"][..., :1], jax.random.uniform(key))
+        return batch | {"image": jnp.concatenate([batch["image"], drawn], -1)}
+
+    def apply(params, state, images, *, train, key):
+        drawn = [*images[0, 0, 0, 1:], jax.random.uniform(key)]
+        return LINEAR.apply(params, {"drawn": jnp.stack(drawn)}, images[..., :1], train=1, key=key)
+
+    model = LINEAR._replace(apply=apply)
+    step, state = make_linear(model=model, transforms=[BatchTransform(transform)] * 2)
+    step, drawn = jax.jit(step), []
+    for batch in batches()[:2]:
+        new_state, _ = step(state, batch)
+        drawn += new_state.model_state["drawn"].tolist()
+        state = state._replace(micro_step=state.micro_step + 1)
+    assert len(set(drawn)) == len(drawn) == 6
+
+
+# ---- terms, transforms, metrics
 
 
 def test_metrics_carry_the_value_in_force_of_every_knob():
-    _, metrics = run_on_one_device()
-    for count, row in enumerate(metrics):
-        hardness = [0.0, 1.0, 0.0][count]
+    _, metrics = run_program("plain", jax.jit, batches())
+    for count, (row, hardness) in enumerate(zip(metrics, HARDNESS, strict=True)):
         expected = {
             "hardness": hardness,
             "temperature": 0.5 + 1.5 * hardness,
             "max_norm": 0.05 + 0.15 * hardness,
             "weight_decay": 0.5 * hardness,
         }
+        assert row.keys() == {"loss", "accuracy", "grad_norm", "num_examples", *expected}
         for name, value in expected.items():
             assert row[name] == pytest.approx(value, abs=1e-6), (count, name)
 
@@ -154,9 +336,9 @@ def test_the_loss_is_the_weighted_sum_of_its_terms():
         return lambda logits, batch, values: jnp.full(len(logits), value)
 
     grows = LossTerm(constant(10.0), weight=lambda count: count)
-    step, state = make(None, terms=[LossTerm(constant(1.0), 0.5), grows])
+    step, state = make_linear(terms=[LossTerm(constant(1.0), 0.5), grows])
     _, metrics = run(jax.jit(step), state, batches())
-    assert [float(row["loss"]) for row in metrics] == [0.5, 10.5, 20.5]
+    assert [float(row["loss"]) for row in metrics] == [0.5, 10.5, 20.5, 30.5, 40.5]
 
 
 def test_transforms_run_in_order_with_their_strength():
@@ -170,43 +352,198 @@ def test_transforms_run_in_order_with_their_strength():
         return batch["image"].mean((1, 2, 3))
 
     transforms = [BatchTransform(add, lambda count: count), BatchTransform(double, 2.0)]
-    step, state = make(None, terms=[LossTerm(mean_of_image)], transforms=transforms)
+    step, state = make_linear(terms=[LossTerm(mean_of_image)], transforms=transforms)
     _, metrics = run(jax.jit(step), state, batches())
-    expected = [2 * (image.mean() + count) for count, image in enumerate(batches()["image"])]
+    expected = [2 * (batch["image"].mean() + count) for count, batch in enumerate(batches())]
     np.testing.assert_allclose([row["loss"] for row in metrics], expected, rtol=1e-5)
 
 
-def test_randomness_differs_between_steps_and_devices_and_repeats_with_the_seed():
-    draws = []
-
-    def draw(batch, key, strength):
-        return batch | {"image": jnp.zeros_like(batch["image"]), "draw": jax.random.uniform(key)}
-
-    def show(logits, batch, values):
-        return jnp.broadcast_to(batch["draw"], len(logits))
-
-    for _ in range(2):
-        step, state = make(AXIS, terms=[LossTerm(show)], transforms=[BatchTransform(draw)])
-        halves = jax.tree.map(lambda x: split_over_devices(x, axis=1).swapaxes(0, 1), batches())
-        mapped = on_all_devices(step, in_axes=(None, 0))
-        _, metrics = run(mapped, place(state), halves)
-        draws.append([float(row["loss"]) for row in metrics])
-    assert draws[0] == draws[1]
-    assert len(set(draws[0])) == STEPS
-
-    step, state = make(None, terms=[LossTerm(show)], transforms=[BatchTransform(draw)])
-    _, metrics = run(jax.jit(step), state, batches())
-    single = [float(row["loss"]) for row in metrics]
-    assert not np.allclose(single, draws[0])
+# ---- a step by hand: softmax regression, one update of plain SGD at rate 1
 
 
-def test_step_counts_updates_and_micro_step_counts_batches():
-    model = make_model("mlp", num_classes=CLASSES, axis_name=None, hidden_sizes=(4,))
-    accumulating = cj.accumulate_gradients(optimizer(), every=2)
-    step = make_train_step(model, accumulating, FOCAL, knobs=KNOBS)
-    state = init_state(model, accumulating, batches()["image"][0], seed=0)
-    state, metrics = run(jax.jit(step), state, batches())
-    assert (int(state.step), int(state.micro_step)) == (1, 3)
-    assert [float(row["hardness"]) for row in metrics] == [0, 0, 1]
-    assert [float(row["max_norm"]) for row in metrics] == pytest.approx([0.05, 0.05, 0.05])
-    assert [int(row["every"]) for row in metrics] == [2, 2, 2]
+def by_hand(params, batch):
+    """Loss, accuracy, gradient and number of examples, in float64."""
+    keep = np.asarray(batch.get("mask", np.ones(BATCH))) > 0
+    weight = batch.get("weight", np.ones(BATCH))[keep].astype(float)
+    images, label = batch["image"].reshape(BATCH, -1)[keep].astype(float), batch["label"][keep]
+    logits = images @ np.asarray(params, float)
+    p = np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)
+    loss = (weight * -np.log(p[range(len(p)), label])).mean()
+    slope = (p - np.eye(CLASSES)[label]) * weight[:, None] / len(p)
+    return loss, (logits.argmax(-1) == label).mean(), images.T @ slope, keep.sum()
+
+
+@pytest.mark.parametrize(
+    "extra, mapped",
+    [
+        ({}, pmapped),
+        (dict(mask=MASK.astype(bool)), jax.jit),
+        (dict(weight=WEIGHT), jax.jit),
+        (dict(mask=MASK.astype(np.int32), weight=WEIGHT), pmapped),
+    ],
+    ids=["plain-2", "mask-1", "weight-1", "mask-weight-2"],
+)
+def test_loss_gradient_and_accuracy_are_means_over_what_is_no_padding(extra, mapped):
+    step, state = make_linear(None if mapped is jax.jit else AXIS)
+    batch, params = batches(**extra)[2], np.asarray(state.params)
+    state, row = mapped(step)(place(state), batch)
+    loss, accuracy, gradient, count = by_hand(params, batch)
+    assert row["loss"] == pytest.approx(loss, rel=1e-5)
+    assert row["accuracy"] == pytest.approx(accuracy, rel=1e-6)
+    assert row["num_examples"] == count and row["num_examples"].dtype == np.int32
+    assert row["grad_norm"] == pytest.approx(np.sqrt((gradient**2).sum()), rel=1e-5)
+    np.testing.assert_allclose(params - state.params, gradient, rtol=1e-4, atol=2e-6)
+    assert state.ema is None
+
+
+@pytest.mark.parametrize("mapped", [jax.jit, pmapped])
+def test_nothing_depends_on_the_label_or_weight_of_a_masked_example(mapped):
+    changed = batches(mask=MASK, weight=WEIGHT)
+    for batch in changed:
+        is_padding = batch["mask"] == 0
+        batch["label"] = np.where(is_padding, 4 - batch["label"], batch["label"])
+        batch["weight"] = np.where(is_padding, np.float32(100), batch["weight"])
+    original = batches(mask=MASK, weight=WEIGHT)
+    state, metrics = run_program("accumulating", mapped, original)
+    changed_state, changed_metrics = run_program("accumulating", mapped, changed)
+    assert_trees_equal(without_key(state), without_key(changed_state))
+    assert_trees_equal(metrics, changed_metrics)
+
+
+def test_accuracy_of_labels_that_are_probabilities_is_that_of_their_likeliest_class():
+    step, state = make_linear()
+    hard = batches()[3]
+    soft = 0.6 * np.eye(CLASSES, dtype=np.float32)[hard["label"]] + 0.08
+    _, row = jax.jit(step)(state, hard | {"label": soft})
+    assert row["accuracy"] == pytest.approx(by_hand(state.params, hard)[1]) and row["accuracy"] > 0
+
+
+# ---- counts
+
+
+@pytest.mark.parametrize(
+    "accumulate",
+    [
+        lambda optimizer: cj.accumulate_gradients(optimizer, 2),
+        lambda optimizer: optax.MultiSteps(optimizer, 2).gradient_transformation(),
+    ],
+    ids=["ours", "optax"],
+)
+def test_step_counts_updates_and_micro_step_counts_batches(accumulate):
+    step, state = make_linear(optimizer=accumulate(optax.sgd(0.1)))
+    step, seen, params = jax.jit(step), [], [np.asarray(state.params)]
+    for batch in batches():
+        state, row = step(state, batch)
+        seen.append((int(state.step), int(state.micro_step), float(row["hardness"])))
+        params.append(np.asarray(state.params))
+    assert seen == [(0, 1, 0), (1, 2, 0), (1, 3, 0.5), (2, 4, 0.5), (2, 5, 1)]
+    moved = [(old != new).any() for old, new in zip(params, params[1:], strict=False)]
+    assert moved == [False, True, False, True, False]
+
+
+def test_an_accumulating_optimizer_reports_the_values_of_its_last_update():
+    _, metrics = run_program("accumulating", jax.jit, batches(mask=MASK, weight=WEIGHT))
+    norms = [float(row["max_norm"]) for row in metrics]
+    assert norms == pytest.approx([0.05, 0.05, 0.05, 0.125, 0.125])
+    assert [int(row["every"]) for row in metrics] == [2] * STEPS
+
+
+# ---- the moving average
+
+
+def averages_by_hand(states):
+    """After each step, given the states from the first on."""
+    average = jax.tree.map(np.float64, (states[0].params, states[0].model_state))
+    averages = []
+    for old, new in zip(states, states[1:], strict=False):
+        if new.step > old.step:
+            decay = min(float(DECAYS[old.step]), (1 + old.step) / (10 + old.step))
+            average = jax.tree.map(
+                lambda a, v, d=decay: d * a + (1 - d) * v, average, (new.params, new.model_state)
+            )
+        averages.append(average)
+    return averages
+
+
+@pytest.mark.parametrize(
+    "variant, extra", [("plain", {}), ("accumulating", dict(mask=MASK, weight=WEIGHT))]
+)
+def test_the_moving_average_follows_its_formula_and_is_no_alias(variant, extra):
+    """Donated: an average that shared memory with what it averages would be lost, or move."""
+    step, state = program(variant, pmapped)
+    states, state = [without_key(state)], place(state)
+    assert_trees_equal(tuple(states[0].ema), (states[0].params, states[0].model_state))
+    for batch in batches(**extra):
+        state, _ = step(state, batch)
+        states.append(without_key(state))
+    for new, expected in zip(states[1:], averages_by_hand(states), strict=True):
+        assert_trees_close(tuple(new.ema), expected, rtol=1e-5, atol=1e-6)
+    for old, new in zip(states, states[1:], strict=False):
+        assert are_equal(old.ema, new.ema) == (new.step == old.step)
+    assert states[0].model_state and not are_equal(states[-1].ema.params, states[-1].params)
+
+
+# ---- batches that are not finite
+
+
+def poisoned(logits, batch, values):
+    """An infinite loss where `poison` is 1, a gradient of 0/0 where it is 2, both where it is 3."""
+    poison = batch["poison"]
+    factor = jnp.where(poison == 3, jnp.nan, 1)
+    loss = factor * cj.softmax_cross_entropy(logits, batch["label"])
+    flat = jnp.where(poison == 2, 0, 1) * logits[:, 0]
+    return loss + jnp.where(poison == 1, jnp.inf, 0) + 0.1 * jnp.sqrt(flat**2)
+
+
+def poison_batches(kind):
+    """The third batch is not finite, by its last example alone."""
+    poison = np.zeros((STEPS, BATCH), np.int32)
+    poison[2, -1] = kind
+    return batches(poison=poison)
+
+
+@pytest.mark.parametrize(
+    "kind, finite_loss, finite_grad", [(1, False, True), (2, True, False), (3, False, False)]
+)
+def test_a_skipped_batch_leaves_no_trace(kind, finite_loss, finite_grad):
+    data = poison_batches(kind)
+    state, metrics = run_program("skipping", pmapped, data)
+    without, expected = run_program("skipping", pmapped, data[:2] + data[3:])
+    assert_trees_equal(
+        without_key(state), without_key(without)._replace(micro_step=STEPS, skipped=1)
+    )
+    assert np.isfinite(metrics[2]["loss"]) == finite_loss
+    assert np.isfinite(metrics[2]["grad_norm"]) == finite_grad
+    assert_trees_equal(metrics[:2] + metrics[3:], expected)
+    assert [float(row["hardness"]) for row in metrics] == [0, 0.5, 1, 1, 0.5]
+
+
+def test_an_update_to_parameters_that_are_not_finite_is_skipped():
+    step, state = make_linear(optimizer=optax.sgd(3e38), skip_nonfinite=True)
+    params = np.asarray(state.params)
+    state, row = jax.jit(step)(state, batches()[0])
+    assert np.isfinite([row["loss"], row["grad_norm"]]).all()
+    np.testing.assert_array_equal(state.params, params)
+    assert (state.step, state.micro_step, state.skipped) == (0, 1, 1)
+
+
+def test_a_skipped_batch_of_an_accumulated_update_is_replaced_by_the_next():
+    options = dict(optimizer=cj.accumulate_gradients(optax.sgd(0.1), 2), ema_decay=0.7)
+    step, state = make_linear(terms=[LossTerm(poisoned)], skip_nonfinite=True, **options)
+    data, step = poison_batches(3), jax.jit(step)
+    skipping, _ = run(step, state, data)
+    without, _ = run(step, state, data[:2] + data[3:])
+    assert skipping.step == 2
+    assert_trees_equal(
+        without_key(skipping), without_key(without)._replace(micro_step=STEPS, skipped=1)
+    )
+
+
+def test_a_batch_that_is_not_finite_spoils_what_does_not_skip_it():
+    data = batches()
+    data[2]["image"][-1, 0, 0, 0] = np.nan
+    state, metrics = run_program("plain", pmapped, data)
+    assert np.isnan(metrics[-1]["loss"])
+    for leaf in jax.tree.leaves((state.params, state.model_state, state.ema)):
+        assert np.isnan(leaf).any()
+    assert (state.step, state.micro_step, state.skipped) == (STEPS, STEPS, 0)

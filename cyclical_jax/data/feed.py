@@ -1,0 +1,34 @@
+"""Batches made ahead of their use, so that the device need not wait for them."""
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
+from typing import TypeVar
+
+from cyclical_jax import _checks
+
+Item = TypeVar("Item")
+Batch = TypeVar("Batch")
+
+
+def prefetched(
+    make_batch: Callable[[Item], Batch], items: Iterable[Item], *, depth: int = 2
+) -> Iterator[Batch]:
+    """`make_batch` of each of the `items`, in their order, up to `depth` of them ahead in a thread.
+
+    An error in `make_batch` is raised where its batch would have come. Closing the iterator waits
+    for the batch that is being made.
+    """
+    _checks.whole_number("depth", depth, minimum=1, maximum=2**31 - 1)
+    items = iter(items)
+    with ThreadPoolExecutor(1, thread_name_prefix="feed") as executor:
+        ahead = deque(executor.submit(make_batch, item) for item in islice(items, depth))
+        try:
+            while ahead:
+                batch = ahead.popleft().result()
+                ahead.extend(executor.submit(make_batch, item) for item in islice(items, 1))
+                yield batch
+        finally:
+            for future in ahead:
+                future.cancel()

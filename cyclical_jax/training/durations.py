@@ -1,0 +1,93 @@
+"""Lengths of time in steps, epochs or examples, converted once to micro steps.
+
+A micro step is one batch; `accumulate` of them make a step, which is an optimizer update.
+"""
+
+import math
+import re
+from typing import NamedTuple
+
+UNITS = ("steps", "epochs", "examples")
+_DURATION = re.compile(r"\s*(?P<amount>[-+.\w]+)\s+(?P<unit>[a-z]+?)s?\s*")
+
+
+class Duration(NamedTuple):
+    """A length of training, as a person says it."""
+
+    amount: float
+    unit: str  # one of UNITS
+
+    def in_micro_steps(
+        self, *, batch_size: int, accumulate: int, micro_steps_per_epoch: int
+    ) -> int:
+        """The whole number of micro steps nearest to it, at least 1; of examples, rounded up."""
+        if self.unit == "examples":
+            return math.ceil(self.amount / batch_size)
+        if self.unit == "steps":
+            return round(self.amount * accumulate)
+        return max(1, round(self.amount * micro_steps_per_epoch))
+
+
+class Timetable(NamedTuple):
+    """When a run ends, and when it logs and validates, in micro steps."""
+
+    micro_steps: int
+    accumulate: int  # micro steps a step
+    micro_steps_per_epoch: int
+    log_every: int
+    validate_every: int
+
+    @property
+    def total_steps(self) -> int:
+        """Optimizer updates of the run; the last one may have fewer micro steps."""
+        return -(-self.micro_steps // self.accumulate)
+
+    @property
+    def longest_interval(self) -> int:
+        """The most micro steps between two rows of the log."""
+        return min(self.log_every, self.validate_every, self.micro_steps)
+
+    @property
+    def lengths(self) -> "Timetable":
+        """The part that the compiled program knows: without when rows are written."""
+        return self._replace(log_every=1, validate_every=1)
+
+    def next_row(self, micro_step: int) -> int:
+        """The first micro step after `micro_step` at which a row is written."""
+        intervals = (self.log_every, self.validate_every)
+        rows = [(micro_step // interval + 1) * interval for interval in intervals]
+        return min(*rows, self.micro_steps)
+
+    def validates_at(self, micro_step: int) -> bool:
+        return micro_step % self.validate_every == 0 or micro_step == self.micro_steps
+
+    def epoch(self, micro_step: int) -> float:
+        """Epochs that have passed; a whole number where they are whole."""
+        epochs, rest = divmod(micro_step, self.micro_steps_per_epoch)
+        return epochs if rest == 0 else round(micro_step / self.micro_steps_per_epoch, 6)
+
+
+def parse_duration(text: str) -> Duration:
+    """A duration from its words.
+
+    Raises:
+      ValueError: `text` is not a number above 0 and a unit; epochs alone come in parts.
+
+    Examples:
+      >>> parse_duration("1.5 epochs")
+      Duration(amount=1.5, unit='epochs')
+      >>> parse_duration("1 step")
+      Duration(amount=1.0, unit='steps')
+    """
+    match = _DURATION.fullmatch(text)
+    unit = f"{match['unit']}s" if match else None
+    try:
+        amount = float(match["amount"]) if match else math.nan
+    except ValueError:
+        amount = math.nan
+    is_right = 0 < amount < 1e15 and (unit == "epochs" or amount.is_integer())
+    if unit not in UNITS or not is_right:
+        raise ValueError(
+            f"must be a number above 0 and a unit, such as '1.5 epochs' or '9 steps', got {text!r}"
+        )
+    return Duration(amount, unit)

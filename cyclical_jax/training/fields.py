@@ -1,0 +1,300 @@
+"""Every key of a config, once: its default, what may stand there, and what it means.
+
+A key is read by all configs but for the options of a choice: `loss.gamma_hc`, say, is read where
+`loss.name` is "cyclical_focal", and must be left at its default elsewhere (`OPTIONS`).
+"""
+
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple, TypedDict, Unpack
+
+import jax
+import numpy as np
+
+from cyclical_jax import _checks, losses
+from cyclical_jax.data import RESIDENT_DATASETS, TRAIN_ON
+from cyclical_jax.models import MODEL_OPTIONS, MODELS
+from cyclical_jax.schedules import MOST_CYCLES, SCALES, SHAPES, Scale, Shape
+from cyclical_jax.training.durations import Duration, parse_duration
+
+Check = Callable[[str, Any], Any]  # (key, value) -> value as the recipe has it; or ValueError
+
+
+class Field(NamedTuple):
+    """One key of a config."""
+
+    default: Any
+    check: Check  # ValueError has a line for each problem
+    type: str  # in words, for people
+    meaning: str
+
+
+class Limits(TypedDict, total=False):
+    """Of a number; as in `_checks.number`."""
+
+    minimum: float
+    maximum: float
+    above: float
+
+
+_FLOAT32_TINY, _FLOAT32_MAX = map(float, (np.finfo("f4").tiny, np.finfo("f4").max))
+_FACTOR: Limits = {"minimum": 1, "maximum": 1e9}
+
+
+class Cycle(NamedTuple):
+    """A knob as the config gives it; None where the clock of the config decides."""
+
+    easy: float
+    hard: float
+    factor: float | None = None
+    shape: Shape | None = None
+    scale: Scale = "linear"
+
+
+def _one_of(default: str | None, allowed: tuple[str, ...], meaning: str) -> Field:
+    def check(key, value):
+        _checks.one_of(key, value, allowed)
+        return value
+
+    return Field(default, check, " or ".join(allowed), meaning)
+
+
+def _whole(default: int, meaning: str, *, minimum: int, maximum: int = 2**31 - 1) -> Field:
+    def check(key, value):
+        _check_scalar(key, value)
+        _checks.whole_number(key, value, minimum=minimum, maximum=maximum)
+        return int(value)
+
+    return Field(default, check, f"whole number, at least {minimum}", meaning)
+
+
+def _number(default: float, meaning: str, **limits: Unpack[Limits]) -> Field:
+    def check(key, value):
+        _check_number(key, value, **limits)
+        return float(value)
+
+    return Field(default, check, " ".join(["number", _in_words(**limits)]).strip(), meaning)
+
+
+def _flag(default: bool, meaning: str) -> Field:
+    def check(key, value):
+        if not isinstance(value, bool):
+            raise ValueError(f"{key} must be True or False, got {value!r}.")
+        return value
+
+    return Field(default, check, "True or False", meaning)
+
+
+def _text(default: str | None, meaning: str) -> Field:
+    def check(key, value):
+        if not isinstance(value, str):
+            raise ValueError(f"{key} must be a string, got {value!r}.")
+        return value
+
+    return Field(default, check, "string", meaning)
+
+
+def _sizes(default: tuple[int, ...], meaning: str) -> Field:
+    def check(key, value):
+        if not isinstance(value, tuple | list):
+            raise ValueError(f"{key} must be a tuple of whole numbers, got {value!r}.")
+        return tuple(_whole(1, "", minimum=1).check(key, size) for size in value)
+
+    return Field(default, check, "tuple of whole numbers, at least 1", meaning)
+
+
+def _duration(default: str, meaning: str) -> Field:
+    def check(key, value) -> Duration:
+        try:
+            return parse_duration(str(value))
+        except ValueError as error:
+            raise ValueError(f"{key} {error}.") from error
+
+    return Field(default, check, "number and steps, epochs or examples", meaning)
+
+
+def _knob(default: Any, meaning: str, **limits: Unpack[Limits]) -> Field:
+    """A number that may cycle."""
+
+    def check(key, value) -> Cycle:
+        if not isinstance(value, Mapping):
+            _check_number(key, value, **limits)
+            return Cycle(float(value), float(value))
+        _raise_all(_problems_of_cycle(key, value, limits))
+        own_factor = value.get("factor")
+        numbers = {"easy": float(value["easy"]), "hard": float(value["hard"])}
+        factor = None if own_factor is None else float(own_factor)
+        return Cycle(**{**value, **numbers, "factor": factor})
+
+    words = " ".join(["number", _in_words(**limits)]).strip()
+    return Field(default, check, f"{words}, or cyclical(easy, hard)", meaning)
+
+
+def _or_none(field: Field) -> Field:
+    def check(key, value):
+        return None if value is None else field.check(key, value)
+
+    return field._replace(check=check, type=f"{field.type}, or None")
+
+
+def _problems_of_cycle(key, value, limits):
+    """A line for each thing that is wrong with the entries of a `cyclical(...)`."""
+    allowed = ", ".join(Cycle._fields)
+    for name in sorted(value.keys() - set(Cycle._fields), key=str):
+        yield f"{key}.{name} is not a key of a cycle: {allowed}."
+    is_log = value.get("scale") == "log"
+    limits = {"above": 0} if is_log else limits
+    for end, other in (("easy", "hard"), ("hard", "easy")):
+        if value.get(end) is None:
+            given = f" beside {key}.{other}" if value.get(other) is not None else ""
+            yield f"{key}.{end} is missing{given}; a cycle needs easy and hard."
+        else:
+            yield from _problem(_check_number, f"{key}.{end}", value[end], **limits)
+    if value.get("factor") is not None:
+        yield from _problem(_check_number, f"{key}.factor", value["factor"], **_FACTOR)
+    if value.get("shape") is not None:
+        yield from _problem(_checks.one_of, f"{key}.shape", value["shape"], SHAPES)
+    yield from _problem(_checks.one_of, f"{key}.scale", value.get("scale", "linear"), SCALES)
+
+
+def _check_number(key: str, value: Any, **limits: Unpack[Limits]) -> None:
+    """Of one number that is itself in float32, in which it will be computed with."""
+    _check_scalar(key, value)
+    _checks.number(key, value, **limits)
+    if value != 0 and not _FLOAT32_TINY <= abs(value) <= _FLOAT32_MAX:
+        raise ValueError(
+            f"{key} must be 0 or from {_FLOAT32_TINY:.2g} to {_FLOAT32_MAX:.2g} in size, "
+            f"got {value}."
+        )
+
+
+def _check_scalar(key: str, value: Any) -> None:
+    if not np.isscalar(value):
+        raise ValueError(f"{key} must be a number, got {value!r}.")
+
+
+def _problem(check, key, value, *args, **limits):
+    try:
+        check(key, value, *args, **limits)
+    except ValueError as error:
+        yield str(error)
+
+
+def _raise_all(problems) -> None:
+    lines = list(problems)
+    if lines:
+        raise ValueError("\n".join(lines))
+
+
+def _in_words(**limits: Unpack[Limits]) -> str:
+    words = {"minimum": "at least", "maximum": "at most", "above": "above"}
+    return " and ".join(f"{words[name]} {limit:g}" for name, limit in limits.items())
+
+
+# ---- the options of a choice: {key of the choice: {choice: the keys of its section that it reads}}
+
+LOSSES: dict[str, Callable[..., jax.Array]] = {
+    "cross_entropy": losses.softmax_cross_entropy,
+    "focal": losses.focal_loss,
+    "asymmetric_focal": losses.asymmetric_focal_loss,
+    "cyclical_focal": losses.cyclical_focal_loss,
+}
+_OF_EVERY_LOSS = ("logits", "labels", "temperature", "label_smoothing")
+LOSS_KNOBS: dict[str, tuple[str, ...]] = {
+    name: tuple(knob for knob in inspect.signature(loss).parameters if knob not in _OF_EVERY_LOSS)
+    for name, loss in LOSSES.items()
+}
+OPTIMIZER_OPTIONS: dict[str, tuple[str, ...]] = {
+    "sgd": ("momentum", "nesterov"),
+    "adamw": ("b1", "b2", "eps"),
+}
+OPTIONS: dict[str, Mapping[str, tuple[str, ...]]] = {
+    "model.name": MODEL_OPTIONS,
+    "optimizer.name": OPTIMIZER_OPTIONS,
+    "loss.name": LOSS_KNOBS,
+}
+
+FIELDS: dict[str, Field] = {
+    "dataset": _one_of("digits", RESIDENT_DATASETS, "what is learned"),
+    "data_dir": _or_none(_text(None, "where TFDS keeps its datasets; None is its own default")),
+    "train_on": _one_of("train", TRAIN_ON, "with the validation split only when all is chosen"),
+    "seed": _whole(0, "of initial parameters, order of the examples, all randomness", minimum=0),
+    "duration": _duration("40 epochs", "length of training; a step is an optimizer update"),
+    "batch_size": _whole(64, "examples a micro step, over all devices", minimum=1),
+    "accumulate": _whole(1, "micro steps whose gradients make one update", minimum=1),
+    "remainder": _one_of(
+        "drop", ("drop", "pad"), "the examples of an epoch that do not fill a batch"
+    ),
+    "log_every": _duration("1 epoch", "how often a row is written"),
+    "validate_every": _duration("1 epoch", "how often the row has the validation split's scores"),
+    "on_nonfinite": _one_of(
+        "stop",
+        ("stop", "skip"),
+        "what a loss or gradient that is not finite does to the run; a skipped batch makes no "
+        "update, so the cycle ends that much short of easy",
+    ),
+    "loop": _or_none(
+        _one_of(
+            None,
+            ("resident", "stepwise", "streamed"),
+            "many steps a call on data that rests on the devices, one step a call on it, or one on "
+            "batches sent to them; None: stepwise for convolutions on a CPU, else resident",
+        )
+    ),
+    "ema_decay": _or_none(
+        _knob(
+            None,
+            "of a moving average of the parameters, which is then what is evaluated",
+            minimum=0,
+            maximum=1,
+        )
+    ),
+    # The clock of every knob that brings no factor or shape of its own.
+    "cycle.factor": _number(2.0, "the peak is at the fraction 1 / factor of training", **_FACTOR),
+    "cycle.shape": _one_of("linear", SHAPES, "how the hardness grows and falls"),
+    "cycle.num_cycles": _whole(
+        1, "how often easy -> hard -> easy is repeated", minimum=1, maximum=MOST_CYCLES
+    ),
+    "model.name": _one_of("mlp", MODELS, "see cyclical_jax/models"),
+    "model.hidden_sizes": _sizes((64,), "widths of the hidden dense layers"),
+    "model.patch_size": _whole(8, "side of a patch, in pixels", minimum=1),
+    "model.stride": _whole(4, "pixels from one patch to the next", minimum=1),
+    "model.channels": _whole(32, "outputs of the layer that all patches share", minimum=1),
+    "model.widths": _sizes((32, 64), "channels of the convolutions"),
+    "model.batch_norm": _flag(False, "normalise each hidden layer over the whole batch"),
+    "model.dropout": _number(
+        0.0, "rate of zeros among what a dense layer reads, other than pixels", minimum=0, maximum=1
+    ),
+    "model.dtype": _one_of(
+        "float32", ("float32", "bfloat16"), "of the computation; parameters are float32"
+    ),
+    "optimizer.name": _one_of("sgd", tuple(OPTIMIZER_OPTIONS), "what preconditions the gradient"),
+    "optimizer.learning_rate": _knob(0.1, "factor of the update", above=0),
+    "optimizer.learning_rate_decay": _or_none(
+        _one_of("cosine", ("cosine",), "to 0 at the end, times the learning rate")
+    ),
+    "optimizer.weight_decay": _or_none(
+        _knob(1e-3, "times the learning rate; biases and normalisations do not decay", minimum=0)
+    ),
+    "optimizer.max_norm": _or_none(_knob(None, "clips the norm of the whole gradient", minimum=0)),
+    "optimizer.max_delta": _or_none(_knob(None, "clips each entry of the gradient", minimum=0)),
+    "optimizer.clipping": _or_none(
+        _knob(None, "clips a unit's gradient relative to its parameters", minimum=0)
+    ),
+    "optimizer.momentum": _knob(0.9, "of sgd", minimum=0, maximum=1),
+    "optimizer.nesterov": _flag(True, "Nesterov's momentum, of sgd"),
+    "optimizer.b1": _knob(0.9, "decay of the mean of the gradient, of adamw", minimum=0, maximum=1),
+    "optimizer.b2": _knob(0.999, "decay of the mean of its square, of adamw", minimum=0, maximum=1),
+    "optimizer.eps": _knob(1e-8, "keeps adamw from dividing by zero", above=0),
+    "loss.name": _one_of("cross_entropy", tuple(LOSS_KNOBS), "see cyclical_jax/losses.py"),
+    "loss.temperature": _knob(1.0, "divides the logits in training; evaluation has 1", above=0),
+    "loss.label_smoothing": _knob(0.0, "share of the label given to all", minimum=0, maximum=1),
+    "loss.gamma": _knob(2.0, "of the focal loss", minimum=0),
+    "loss.hardness": _knob(
+        {"easy": 0.0, "hard": 1.0}, "mixes the confident and the focal loss", minimum=0, maximum=1
+    ),
+    "loss.gamma_hc": _knob(3.0, "of the confident loss; up to 3.591 it is monotone", minimum=0),
+    "loss.gamma_pos": _knob(2.0, "focal, of the label", minimum=0),
+    "loss.gamma_neg": _knob(2.0, "focal, of the other classes", minimum=0),
+}
+SECTIONS = tuple(dict.fromkeys(key.split(".")[0] for key in FIELDS if "." in key))

@@ -1,0 +1,63 @@
+"""What a row of the log says of many steps, gathered on the device."""
+
+from collections.abc import Iterable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from cyclical_jax.training.state import TrainState
+from cyclical_jax.training.step import MEASURED, Metrics
+from cyclical_jax.transforms import current_values
+
+
+class Totals(NamedTuple):
+    """Of all micro steps since the last row."""
+
+    num_examples: jax.Array  # (), int32
+    means: dict[str, jax.Array]  # what is measured: over the examples of batches that are finite
+    values: dict[str, jax.Array]  # of each knob, at the last micro step
+    # At the first batch whose loss or gradient is not finite; its step is -1 as long as all are.
+    nonfinite: dict[str, jax.Array]
+
+
+def no_totals(state: TrainState, knobs: Iterable[str]) -> Totals:
+    """Before the first micro step."""
+    names = {*knobs, *current_values(state.opt_state)}
+    return Totals(
+        num_examples=jnp.int32(0),
+        means={name: jnp.float32(0) for name in MEASURED},
+        values={name: jnp.float32(0) for name in names},
+        nonfinite={"step": jnp.int32(-1)} | {name: jnp.float32(0) for name in MEASURED},
+    )
+
+
+def add(totals: Totals, metrics: Metrics, step: jax.Array) -> Totals:
+    """`totals` and one more micro step.
+
+    Args:
+      totals: So far.
+      metrics: What the train step returned.
+      step: Updates before it.
+    """
+    is_finite = jnp.isfinite(metrics["loss"]) & jnp.isfinite(metrics["grad_norm"])
+    added = jnp.where(is_finite, metrics["num_examples"], 0)
+    num_examples = totals.num_examples + added
+    share = added / jnp.maximum(num_examples, 1)
+
+    def new_mean(mean, value):
+        return mean + share * jnp.where(is_finite, value - mean, 0)
+
+    measured = {name: metrics[name] for name in MEASURED}
+    is_first = ~is_finite & (totals.nonfinite["step"] < 0)
+    nonfinite = jax.tree.map(
+        lambda old, new: jnp.where(is_first, new, old),
+        totals.nonfinite,
+        {"step": step, **measured},
+    )
+    return Totals(
+        num_examples,
+        jax.tree.map(new_mean, totals.means, measured),
+        {name: metrics[name].astype(jnp.float32) for name in totals.values},
+        nonfinite,
+    )

@@ -1,0 +1,136 @@
+"""The three ways in which the programs of a run are called; all give the same results.
+
+- resident: many micro steps a call, on data that rests on every device. The way for all that fits.
+- stepwise: one micro step a call on such data. XLA:CPU's convolutions are ten times slower inside
+  a compiled loop.
+- streamed: one micro step a call, on a batch that a thread sends to the devices ahead of its use.
+"""
+
+import functools
+import math
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+
+from cyclical_jax.data.batches import Selection
+from cyclical_jax.data.feed import prefetched
+from cyclical_jax.data.sources import Arrays, Dataset
+from cyclical_jax.models import CONVOLUTIONAL
+from cyclical_jax.training import assembly
+from cyclical_jax.training.devices import (
+    AXIS,
+    Throttle,
+    on_all_devices,
+    place,
+    share,
+    split_over_devices,
+)
+from cyclical_jax.training.durations import Timetable
+from cyclical_jax.training.images import as_batch, take_batch
+from cyclical_jax.training.recipe import Numbers, Recipe, Structure
+from cyclical_jax.training.state import TrainState
+from cyclical_jax.training.totals import Totals, add
+
+# (state, totals, the batches to train on) -> state, totals; the state is donated
+Advance = Callable[[TrainState, Totals, Selection], tuple[TrainState, Totals]]
+
+MOST_MICRO_STEPS = 4096  # a call: bounds the memory of its selection
+
+
+def way_of(recipe: Recipe, dataset: Dataset) -> str:
+    """The recipe's own way, or the fastest that works."""
+    if recipe.loop:
+        return recipe.loop
+    if recipe.structure.model in CONVOLUTIONAL and jax.default_backend() == "cpu":
+        return "stepwise"
+    memory = jax.local_devices()[0].memory_stats() or {}  # a CPU has none
+    fits = dataset.train["image"].nbytes < memory.get("bytes_limit", math.inf) / 2
+    return "resident" if fits else "streamed"
+
+
+def make_advance(
+    way: str, structure: Structure, timetable: Timetable, numbers: Numbers, dataset: Dataset
+) -> Advance:
+    """The function that trains on the batches it is given."""
+    program = compiled(way, structure, timetable.lengths, dataset.num_classes)
+    if way == "resident":
+        return _resident(program, timetable, numbers, place(dataset.train))
+    if way == "stepwise":
+        return _one_by_one(program, share, (numbers, place(dataset.train)))
+    return _one_by_one(program, functools.partial(_send, dataset.train), (numbers,))
+
+
+@functools.lru_cache(maxsize=32)
+def compiled(way: str, structure: Structure, timetable: Timetable, num_classes: int):
+    """The program of a way, (state, (totals, numbers, ...)) -> (state, totals), on all devices."""
+
+    def one(numbers, carry, batch):
+        state, totals = carry
+        step = assembly.assemble_train_step(
+            structure, numbers, timetable=timetable, num_classes=num_classes, axis_name=AXIS
+        )
+        new_state, metrics = step(state, batch)
+        return new_state, add(totals, metrics, state.step)
+
+    def resident(state, inputs):
+        totals, numbers, split, (selection, count) = inputs
+
+        def body(position, carry):
+            row = jax.tree.map(lambda array: array[position], selection)
+            return one(numbers, carry, take_batch(split, row))
+
+        return jax.lax.fori_loop(0, count, body, (state, totals))
+
+    def stepwise(state, inputs):
+        totals, numbers, split, selection = inputs
+        return one(numbers, (state, totals), take_batch(split, selection))
+
+    def streamed(state, inputs):
+        totals, numbers, examples = inputs
+        return one(numbers, (state, totals), as_batch(examples))
+
+    program, axes = {
+        "resident": (resident, (None, None, None, (0, None))),
+        "stepwise": (stepwise, (None, None, None, 0)),
+        "streamed": (streamed, (None, None, 0)),
+    }[way]
+    return on_all_devices(program, in_axes=(None, axes), donate=True)
+
+
+def _resident(program, timetable: Timetable, numbers: Numbers, split: Arrays) -> Advance:
+    # One length of selection for all calls, however many micro steps each has: one compilation.
+    capacity = min(timetable.longest_interval, MOST_MICRO_STEPS)
+
+    def advance(state, totals, selection):
+        count = len(selection["index"])
+        padding = [(0, capacity - count), (0, 0)]
+        filled = {name: np.pad(array, padding) for name, array in selection.items()}
+        shares = jax.tree.map(lambda array: split_over_devices(array, axis=1), filled)
+        return program(state, (totals, numbers, split, (shares, np.int32(count))))
+
+    return advance
+
+
+def _one_by_one(program, make_batch: Callable[[Arrays], Any], shared: tuple) -> Advance:
+    """A call for each row of a selection, on `shared` and on what `make_batch` makes of the row."""
+
+    def advance(state, totals, selection):
+        throttle = Throttle()
+        for batch in prefetched(make_batch, _rows(selection)):
+            state, totals = program(state, (totals, *shared, batch))
+            throttle(totals)
+        return state, totals
+
+    return advance
+
+
+def _send(split: Arrays, row: Arrays) -> Any:
+    """The examples of a row of a selection, on the devices that are to train on them."""
+    return share({name: array[row["index"]] for name, array in split.items()} | row)
+
+
+def _rows(selection: Selection) -> list[Arrays]:
+    rows = range(len(selection["index"]))
+    return [{name: array[row] for name, array in selection.items()} for row in rows]

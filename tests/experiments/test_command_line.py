@@ -1,0 +1,362 @@
+"""What a command line makes of a config, and where compiled programs are kept."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from absl import flags
+from ml_collections import ConfigDict, config_flags
+
+from cyclical_jax.training.logs import WorkdirError
+from cyclical_jax.training.recipe import RecipeError, parse
+from experiments import command_line
+
+pytestmark = pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")
+
+ROOT = Path(__file__).parents[2]
+DIGITS = "--config=configs/digits.py"
+CONFIG = config_flags.DEFINE_config_file("config", None)
+
+
+@pytest.fixture
+def run(monkeypatch, capsys):
+    """`command_line.run` of a script with those arguments: its exit code and its lines of error."""
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setattr(command_line, "use_compilation_cache", lambda: None)  # of all other tests
+
+    def call(main, *arguments):
+        for name in ("config", "set"):
+            flags.FLAGS[name].unparse()
+        monkeypatch.setattr(sys, "argv", ["script", *arguments])
+        with pytest.raises(SystemExit) as exit:
+            command_line.run(main)
+        return exit.value.code, capsys.readouterr().err.splitlines()
+
+    return call
+
+
+@pytest.fixture
+def config_of(run):
+    def call(*arguments) -> ConfigDict:
+        configs = []
+        code, _ = run(lambda: configs.append(command_line.config_of(CONFIG)), *arguments)
+        assert code is None
+        return configs[0]
+
+    return call
+
+
+def at(config: ConfigDict, key: str):
+    value = config
+    for name in key.split("."):
+        value = value[name]
+    return value.to_dict() if isinstance(value, ConfigDict) else value
+
+
+# ---- changes of a config
+
+
+@pytest.mark.parametrize(
+    "arguments, key, expected",
+    [
+        (["--config.seed=3"], "seed", 3),
+        (["--config.seed", "3"], "seed", 3),
+        (["-config.seed=3"], "seed", 3),
+        (["--config.seed=1", "--config.seed=2"], "seed", 2),
+        (["--set=seed=3"], "seed", 3),
+        (["--config.batch_size=1e4"], "batch_size", 1e4),
+        (["--config.batch_size", "-1"], "batch_size", -1),
+        (["--config.batch_size=many"], "batch_size", "many"),
+        (["--config.duration=1.5 epochs"], "duration", "1.5 epochs"),
+        (["--config.duration", "7 steps"], "duration", "7 steps"),
+        (["--config.duration='7 steps'"], "duration", "7 steps"),
+        (["--config.loop=streamed"], "loop", "streamed"),
+        (["--config.data_dir=/a=b/c"], "data_dir", "/a=b/c"),
+        (["--config.data_dir="], "data_dir", ""),
+        (["--config.data_dir=a,b"], "data_dir", "a,b"),
+        (["--config.data_dir=a\nb"], "data_dir", "a\nb"),
+        (["--config.optimizer.weight_decay=None"], "optimizer.weight_decay", None),
+        (["--config.optimizer.weight_decay=none"], "optimizer.weight_decay", None),
+        (["--config.model.batch_norm=True"], "model.batch_norm", True),
+        (["--config.model.batch_norm=true"], "model.batch_norm", True),
+        (["--config.model.batch_norm=TRUE"], "model.batch_norm", True),
+        (["--config.optimizer.nesterov", "false"], "optimizer.nesterov", False),
+        (["--config.model.hidden_sizes=(32, 16)"], "model.hidden_sizes", (32, 16)),
+        (["--config.model.hidden_sizes=(32,)"], "model.hidden_sizes", (32,)),
+        (["--config.model.hidden_sizes=()"], "model.hidden_sizes", ()),
+        (["--config.model.hidden_sizes=[5]"], "model.hidden_sizes", (5,)),
+        (["--config.optimizer.max_norm= 2.5 "], "optimizer.max_norm", 2.5),
+        (
+            ["--config.optimizer.weight_decay=cyclical(1e-4, 2e-3)"],
+            "optimizer.weight_decay",
+            {"easy": 1e-4, "hard": 2e-3},
+        ),
+        (
+            ["--config.optimizer.weight_decay", "cyclical(1e-4, hard=2e-3, factor=4)"],
+            "optimizer.weight_decay",
+            {"easy": 1e-4, "hard": 2e-3, "factor": 4},
+        ),
+        (
+            ["--config.ema_decay=cyclical(easy=.9, hard=.99, shape='rex', scale='log')"],
+            "ema_decay",
+            {"easy": 0.9, "hard": 0.99, "shape": "rex", "scale": "log"},
+        ),
+        (
+            ["--config.optimizer.weight_decay.easy=1e-4", "--config.optimizer.weight_decay.hard=1"],
+            "optimizer.weight_decay",
+            {"easy": 1e-4, "hard": 1},
+        ),
+        (["--config.loss.hardness.hard=0.5"], "loss.hardness", {"easy": 0.0, "hard": 0.5}),
+        (
+            ["--config.optimizer.max_norm={'easy': 1, 'hard': 2}"],
+            "optimizer.max_norm",
+            {"easy": 1, "hard": 2},
+        ),
+        # what is no literal is a string, for `parse` to refuse
+        (["--config.seed=cyclical(1, 2, 3)"], "seed", "cyclical(1, 2, 3)"),
+        (["--config.seed=cyclical(1, x)"], "seed", "cyclical(1, x)"),
+        (["--config.seed=os.getpid()"], "seed", "os.getpid()"),
+        (["--config.seed=1+1"], "seed", "1+1"),
+        (["--config.tpyo=1"], "tpyo", 1),
+        (["--config.lodd.temperature=1"], "lodd", {"temperature": 1}),
+        (["--config.seed.deep=1"], "seed", {"deep": 1}),
+    ],
+)
+@pytest.mark.parametrize("first", [True, False])
+def test_an_argument_changes_the_config(config_of, arguments, key, expected, first):
+    config = config_of(*([DIGITS, *arguments] if first else [*arguments, DIGITS]))
+    actual = at(config, key)
+    assert actual == expected and type(actual) is type(expected)
+
+
+def test_all_else_stays_as_the_config_file_has_it(config_of):
+    plain, changed = config_of(DIGITS), config_of(DIGITS, "--config.optimizer.momentum=0.7")
+    assert changed != plain
+    changed.optimizer.momentum = plain.optimizer.momentum
+    assert changed == plain
+    assert parse(plain).numbers["momentum"].easy == 0.9
+
+
+@pytest.mark.parametrize(
+    "arguments, line",
+    [
+        (["--config.batch_size=many"], "batch_size must be a number, got 'many'."),
+        (
+            ["--config.seed=cyclical(1, 2)"],
+            "seed must be a number, got {'easy': 1, 'hard': 2}.",
+        ),
+        (
+            ["--config.optimizer.weight_decay=cyclical(1, 2, 3)"],
+            "optimizer.weight_decay must be a number, got 'cyclical(1, 2, 3)'.",
+        ),
+        (
+            ["--config.optimizer.weight_decay.hard=1"],
+            "optimizer.weight_decay.easy is missing beside optimizer.weight_decay.hard; "
+            "a cycle needs easy and hard.",
+        ),
+        (
+            ["--config.optimizer.weight_decay=cyclical(1, 2, hrad=3)"],
+            "optimizer.weight_decay.hrad is not a key of a cycle: easy, hard, factor, shape, "
+            "scale.",
+        ),
+        (["--config.model.batch_norm", "--config.seed=1"], "--config.model.batch_norm needs a val"),
+        (["--config.optimizer.weight_decay"], "--config.optimizer.weight_decay needs a value"),
+        (["--config.model=cnn"], "model must be a section of model.name, model.hidden_sizes, "),
+        (["--config.items=3"], "items is not a key of a config; nearest: "),
+    ],
+)
+def test_a_wrong_value_is_the_business_of_parse(run, arguments, line):
+    code, lines = run(lambda: parse(command_line.config_of(CONFIG)), DIGITS, *arguments)
+    assert code == 2
+    assert [actual[: len(line)] for actual in lines] == [line]
+
+
+def test_a_reference_follows_a_change_and_a_changed_config_has_none(config_of, tmp_path):
+    file = tmp_path / "linked.py"
+    file.write_text(
+        "from configs import digits\n"
+        "def get_config():\n"
+        "    config = digits.get_config('weight_decay')\n"
+        "    config.loss.gamma_pos = config.loss.get_ref('gamma_neg')\n"
+        "    config.optimizer.max_norm = config.get_ref('batch_size') * 2\n"
+        "    config.lock()\n"
+        "    return config\n"
+    )
+    config = config_of(
+        f"--config={file}", "--config.loss.gamma_neg=5", "--config.batch_size=8", "--config.new=1"
+    )
+    assert (config.loss.gamma_pos, config.optimizer.max_norm, config.new) == (5, 16, 1)
+    assert config.get_type("loss") is ConfigDict
+    config.batch_size = 9
+    assert config.optimizer.max_norm == 16
+
+
+def test_a_config_that_keeps_to_its_types_takes_any_value_too(config_of, tmp_path):
+    file = tmp_path / "typed.py"
+    file.write_text(
+        "from configs import default\n"
+        "from ml_collections import ConfigDict\n"
+        "def get_config():\n"
+        "    return ConfigDict(default.get_config().to_dict())\n"
+    )
+    config = config_of(
+        f"--config={file}", "--config.batch_size=many", "--config.model.hidden_sizes=5"
+    )
+    assert (config.batch_size, config.model.hidden_sizes) == ("many", 5)
+
+
+def test_a_variant_of_the_config_is_changed_too(config_of):
+    config = config_of(f"{DIGITS}:focal", "--config.loss.gamma_hc=2")
+    assert (config.loss.name, config.loss.gamma_hc) == ("cyclical_focal", 2)
+
+
+# ---- what ends a script
+
+
+NOT_READ = "the config was read, and should not have been"
+
+
+def read_config():
+    command_line.config_of(CONFIG)
+    raise AssertionError(NOT_READ)
+
+
+@pytest.mark.parametrize(
+    "arguments, line",
+    [
+        (
+            ["--config=configs/digist.py"],
+            "--config configs/digist.py is not there; there are configs/digits.py, ",
+        ),
+        (
+            ["--config=configs/fashion.py", "--config.seed=1"],
+            "--config configs/fashion.py is not there; there are configs/fashion_mnist.py",
+        ),
+        (["--config=nowhere/digits.py"], "--config nowhere/digits.py is not there."),
+        ([DIGITS, "stray"], "unknown argument 'stray'"),
+        ([DIGITS, "--sed=1"], "Unknown command line flag 'sed'. Did you mean: set, "),
+    ],
+)
+def test_a_mistake_is_one_line_and_exit_code_2(run, arguments, line):
+    code, lines = run(read_config, *arguments)
+    assert code == 2
+    assert [actual[: len(line)] for actual in lines] == [line]
+
+
+def test_the_configs_there_are_are_all_named_where_none_is_near(run, tmp_path):
+    for name in ("b.py", "a.py", "c.txt"):
+        (tmp_path / name).touch()
+    _, lines = run(read_config, f"--config={tmp_path}/qqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqq")
+    named = re.findall(r"\S+\.(?:py|txt)", lines[0])
+    assert named == [f"{tmp_path}/a.py", f"{tmp_path}/b.py"] or not lines[0].endswith("c.txt.")
+
+
+def test_an_unknown_variant_is_told_with_those_there_are(run):
+    code, (line,) = run(read_config, f"{DIGITS}:wd")
+    assert code == 2
+    assert "'wd' is no variant of this config; it has plain, weight_decay, " in line
+
+
+@pytest.mark.parametrize(
+    "argument",
+    [
+        "--config.seed={[]: 1}",
+        "--config.seed={[1]}",
+        "--config.=3",
+        "--config.seed=cyclical(1, **{'hard': 2})",
+    ],
+)
+def test_an_odd_argument_is_a_line_too(run, argument):
+    code, lines = run(lambda: parse(command_line.config_of(CONFIG)), DIGITS, argument)
+    assert code == 2 and len(lines) == 1
+
+
+def test_an_end_that_is_given_twice_is_refused(config_of):
+    config = config_of(DIGITS, "--config.optimizer.momentum=cyclical(0.1, 0.2, easy=0.3)")
+    assert config.optimizer.momentum == "cyclical(0.1, 0.2, easy=0.3)"
+
+
+def test_a_config_that_is_there_is_not_said_to_be_missing(run, tmp_path):
+    file = tmp_path / "reads.py"
+    file.write_text("def get_config():\n    open('/nowhere/else')\n")
+    _, lines = run(read_config, f"--config={file}")
+    assert "is not there" not in " ".join(lines)
+
+
+@pytest.mark.parametrize("error", [RecipeError("one\ntwo"), WorkdirError("one\ntwo")])
+def test_an_error_that_a_user_can_mend_is_its_message(run, error):
+    def fail():
+        raise error
+
+    assert run(fail) == (2, ["one", "two"])
+
+
+def test_an_interrupted_script_says_so(run):
+    def interrupt():
+        raise KeyboardInterrupt
+
+    assert run(interrupt) == (130, ["interrupted"])
+
+
+def test_any_other_error_is_raised(run):
+    with pytest.raises(ZeroDivisionError):
+        run(lambda: 1 // 0)
+
+
+# ---- the compilation cache
+
+SCRIPT = """
+import jax, sys
+from experiments import command_line
+
+def main():
+    hits = []
+    listen = lambda event, **_: hits.append(event) if event.endswith("/cache_hits") else None
+    jax.monitoring.register_event_listener(listen)
+    jax.jit(lambda x: x * 3 + 1)(1.0)
+    print(jax.config.jax_compilation_cache_dir, len(hits))
+
+sys.argv[1:] = []
+command_line.run(main)
+"""
+
+
+def cache_and_hits(**environment):
+    """Of a new process: its cache directory, and the programs that it found there."""
+    inherited = {name: value for name, value in os.environ.items() if "CACHE" not in name}
+    done = subprocess.run(
+        [sys.executable, "-c", SCRIPT],
+        env=inherited | environment,
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr
+    directory, hits = done.stdout.split()
+    return Path(directory), int(hits)
+
+
+@pytest.mark.parametrize(
+    "variable, directory",
+    [("XDG_CACHE_HOME", "cyclical_jax"), ("HOME", ".cache/cyclical_jax")],
+)
+def test_a_second_process_finds_its_programs_compiled(tmp_path, variable, directory):
+    environment = {variable: str(tmp_path)}
+    if variable == "HOME":
+        environment["XDG_CACHE_HOME"] = ""
+    cache, hits = cache_and_hits(**environment)
+    assert cache.parent == tmp_path / directory and hits == 0
+    assert list(cache.glob("jit__lambda*"))
+    _, hits = cache_and_hits(**environment)
+    assert hits == 1
+
+
+def test_a_cache_that_jax_was_told_of_is_kept(tmp_path):
+    own, other = tmp_path / "own", tmp_path / "xdg"
+    directory, _ = cache_and_hits(JAX_COMPILATION_CACHE_DIR=str(own), XDG_CACHE_HOME=str(other))
+    assert directory == own
+    assert not other.exists()

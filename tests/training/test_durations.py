@@ -1,0 +1,104 @@
+"""Durations against a walk over all micro steps."""
+
+from fractions import Fraction
+
+import pytest
+
+from cyclical_jax.training.durations import Duration, Timetable, parse_duration
+
+
+@pytest.mark.parametrize(
+    "text, amount, unit",
+    [
+        ("40 epochs", 40, "epochs"),
+        ("1 epoch", 1, "epochs"),
+        ("1.5 epochs", 1.5, "epochs"),
+        ("1 step", 1, "steps"),
+        ("3 step", 3, "steps"),
+        (" 7   steps ", 7, "steps"),
+        ("+2 steps", 2, "steps"),
+        ("1e4 examples", 10_000, "examples"),
+        ("1E-2 epochs", 0.01, "epochs"),
+        (".5 epochs", 0.5, "epochs"),
+        ("60_000 examples", 60_000, "examples"),
+        ("1 example", 1, "examples"),
+    ],
+)
+def test_words_become_an_amount_and_a_unit(text, amount, unit):
+    assert parse_duration(text) == Duration(amount, unit)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "40", "epochs", "40epochs", "0 steps", "-1 steps", "nan steps", "inf steps", "1e400 steps"]
+    + ["ten steps", "1 day", "1 Epoch", "1 s", "2 stepss", "1,000 steps", "1/2 epoch", "0x10 steps"]
+    + ["1 step 2", "1 2 steps", "1.2.3 steps", "None", "-0.0 epochs"]
+    + ["2.25 steps", "0.1 steps", "0.5 examples", "1e15 epochs"],
+)
+def test_other_words_are_refused_with_the_words_and_an_example(text):
+    with pytest.raises(ValueError) as error:
+        parse_duration(text)
+    line = f"must be a number above 0 and a unit, such as '1.5 epochs' or '9 steps', got {text!r}"
+    assert str(error.value) == line
+
+
+@pytest.mark.parametrize(
+    "text, micro_steps",
+    [
+        ("3 steps", 12),  # of 4 micro steps each
+        ("2 epochs", 36),
+        ("1.5 epochs", 27),
+        ("0.04 epochs", 1),  # 0.72
+        ("0.07 epochs", 1),  # 1.26
+        ("0.09 epochs", 2),  # 1.62
+        ("0.001 epochs", 1),
+        ("640 examples", 10),
+        ("641 examples", 11),  # rather a batch more than an example less
+        ("1 example", 1),
+    ],
+)
+def test_a_duration_in_micro_steps(text, micro_steps):
+    units = dict(batch_size=64, accumulate=4, micro_steps_per_epoch=18)
+    actual = parse_duration(text).in_micro_steps(**units)
+    assert actual == micro_steps and isinstance(actual, int)
+
+
+TIMETABLES = [
+    Timetable(length, accumulate, 7, log_every, validate_every)
+    for length, accumulate in [(1, 1), (20, 1), (21, 3), (20, 3), (7, 100)]
+    for log_every, validate_every in [(1, 1), (4, 6), (6, 4), (5, 50), (50, 5), (100, 100)]
+]
+
+
+@pytest.mark.parametrize("timetable", TIMETABLES, ids=lambda timetable: str(tuple(timetable)))
+def test_a_timetable_is_what_a_walk_over_all_micro_steps_finds(timetable):
+    length, accumulate, per_epoch, log_every, validate_every = timetable
+    rows, validations, updates, window = [], [], 0, 0
+    for done in range(1, length + 1):
+        window += 1
+        if window == accumulate or done == length:
+            updates, window = updates + 1, 0
+        if done % validate_every == 0 or done == length:
+            validations.append(done)
+        if done % log_every == 0 or done in validations:
+            rows.append(done)
+        passed = Fraction(done, per_epoch)
+        epoch = timetable.epoch(done)
+        assert epoch == pytest.approx(float(passed), abs=5e-7)
+        assert isinstance(epoch, int) == (passed.denominator == 1)
+
+    done, actual = 0, []
+    while done < length and len(actual) <= length:
+        done = timetable.next_row(done)
+        actual.append(done)
+    assert actual == rows
+    assert [row for row in rows if timetable.validates_at(row)] == validations
+    for done in range(length):
+        assert timetable.next_row(done) == min(row for row in rows if row > done)
+    assert timetable.total_steps == updates
+    gaps = [row - before for before, row in zip([0, *rows], rows, strict=False)]
+    assert timetable.longest_interval == max(gaps)
+
+
+def test_an_epoch_that_is_not_whole_is_written_with_six_digits():
+    assert Timetable(10, 1, 3, 1, 1).epoch(1) == 0.333333
