@@ -3,8 +3,7 @@
     pip install torch                     # a benchmark-only extra
     python -m benchmarks.losses
 
-float32 on one core; gammas and hardness are traced. The published torch loss is typed again from
-its formula (arXiv 2202.08978), eager, as its authors run it.
+float32 on one core; gammas and hardness are traced.
 """
 
 from benchmarks import interleaved
@@ -18,9 +17,11 @@ import optax  # noqa: E402
 import torch  # noqa: E402
 
 import cyclical_jax as cj  # noqa: E402
+from benchmarks import published  # noqa: E402
 
 SHAPES = [(128, 10), (1024, 10), (1024, 1000), (256, 21841)]
-HARDNESS, GAMMA_HC, GAMMA_POS, GAMMA_NEG, SMOOTHING = 0.4, 3.0, 2.0, 2.0, 0.1
+HARDNESS = 0.4
+GAMMAS = published.GAMMA_HC, published.GAMMA_POS, published.GAMMA_NEG
 
 
 def main():
@@ -49,18 +50,20 @@ def _candidates(batch, classes):
 
 def _ours(logits, labels, hardness, gamma_hc, gamma_pos, gamma_neg):
     gammas = dict(gamma_hc=gamma_hc, gamma_pos=gamma_pos, gamma_neg=gamma_neg)
-    loss = cj.cyclical_focal_loss(logits, labels, hardness, label_smoothing=SMOOTHING, **gammas)
+    loss = cj.cyclical_focal_loss(
+        logits, labels, hardness, label_smoothing=published.SMOOTHING, **gammas
+    )
     return loss.mean()
 
 
 def _optax(logits, labels, *_):
-    smoothed = optax.smooth_labels(jax.nn.one_hot(labels, logits.shape[-1]), SMOOTHING)
+    smoothed = optax.smooth_labels(jax.nn.one_hot(labels, logits.shape[-1]), published.SMOOTHING)
     return optax.softmax_cross_entropy(logits, smoothed).mean()
 
 
 def _jax_call(loss, logits, labels):
     logits, labels = jnp.asarray(logits), jnp.asarray(labels)
-    knobs = [jnp.float32(knob) for knob in (HARDNESS, GAMMA_HC, GAMMA_POS, GAMMA_NEG)]
+    knobs = [jnp.float32(knob) for knob in (HARDNESS, *GAMMAS)]
     step = jax.jit(jax.value_and_grad(loss))
     return lambda: jax.block_until_ready(step(logits, labels, *knobs))
 
@@ -70,25 +73,11 @@ def _torch_call(logits, labels):
 
     def call():
         logits.grad = None
-        loss = _published(logits, labels)
+        loss = published.cyclical_focal_loss(logits, labels, HARDNESS)
         loss.backward()
         return loss
 
     return call
-
-
-def _published(logits, labels):
-    """sum_j y'_j w_j log p_j as dense tensor operations, one after the other."""
-    is_label = torch.zeros_like(logits).scatter_(1, labels[:, None], 1)
-    is_other = 1 - is_label
-    log_p = torch.log_softmax(logits, dim=-1)
-    p_label, p_other = log_p.exp() * is_label, (1 - log_p.exp()) * is_other
-    gamma = GAMMA_POS * is_label + GAMMA_NEG * is_other
-    hard = torch.pow(1 - p_label - p_other, gamma)
-    easy = torch.pow(1 + p_label, GAMMA_HC * is_label)
-    weight = HARDNESS * hard + (1 - HARDNESS) * easy
-    smoothed = is_label * (1 - SMOOTHING) + SMOOTHING / logits.shape[-1]
-    return -(smoothed * weight * log_p).sum(dim=-1).mean()
 
 
 if __name__ == "__main__":

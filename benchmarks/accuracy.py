@@ -1,0 +1,55 @@
+"""Seconds of training to an accuracy, by committed configs, on all cores.
+
+    python -m experiments.prepare_data --dataset=fashion_mnist
+    python -m benchmarks.accuracy [--data_dir=DIR]
+
+Mean over three seeds of the test accuracy at the last epoch and of the seconds of training, without
+compilation and validation. The claims, on 2 cores: digits 97 % in 0.2 s; Fashion-MNIST 90 % in 15 s
+and 91 % in 45 s.
+"""
+
+import os
+
+import jax
+import numpy as np
+from absl import app, flags, logging
+
+from configs import digits, fashion_mnist
+from cyclical_jax import data
+from cyclical_jax.training import evaluation, loop
+from cyclical_jax.training.recipe import parse
+
+SEEDS = range(3)
+CONFIGS = {
+    "configs/digits.py": digits.get_config(),
+    "configs/fashion_mnist.py:quick": fashion_mnist.get_config("quick"),
+    "configs/fashion_mnist.py:patches": fashion_mnist.get_config("patches"),
+}
+
+_DATA_DIR = flags.DEFINE_string("data_dir", None, "Where TFDS keeps its datasets.")
+
+
+def main(_):
+    logging.set_verbosity(logging.WARNING)
+    print(f"jax {jax.__version__}, {len(os.sched_getaffinity(0))} cores, seeds {list(SEEDS)}")
+    for name, config in CONFIGS.items():
+        recipe = parse(config)
+        dataset = data.load(recipe.dataset, data_dir=_DATA_DIR.value, train_on=recipe.train_on)
+        runs = np.array([_accuracy_and_seconds(recipe, dataset, seed) for seed in SEEDS])
+        (accuracy, seconds), (spread, _) = runs.mean(0), runs.std(0, ddof=1)
+        print(
+            f"{name:<34} {100 * accuracy:.2f} ± {100 * spread:.2f} % in {seconds:.2f} s "
+            f"({runs[:, 1].min():.2f} to {runs[:, 1].max():.2f})",
+            flush=True,
+        )
+
+
+def _accuracy_and_seconds(recipe, dataset, seed):
+    rows: list[loop.Row] = []
+    state = loop.train(recipe, dataset, seed=seed, report=rows.append)
+    test = evaluation.evaluate(recipe.structure, dataset.num_classes, state, dataset.test)
+    return test["accuracy"], rows[-1]["seconds"]
+
+
+if __name__ == "__main__":
+    app.run(main)

@@ -1,0 +1,78 @@
+"""Parts of real runs, ready to be timed: an epoch of a config on bytes drawn at random."""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from ml_collections import ConfigDict
+
+from cyclical_jax.data import Dataset
+from cyclical_jax.data.batches import shuffled
+from cyclical_jax.training import assembly, loop, ways
+from cyclical_jax.training.devices import place
+from cyclical_jax.training.images import take_batch
+from cyclical_jax.training.recipe import parse
+from cyclical_jax.training.totals import no_totals
+
+
+def random_dataset(num_train: int, side: int) -> Dataset:
+    """Grey images of `side` x `side` pixels in ten classes."""
+    rng = np.random.default_rng(0)
+    image = rng.integers(0, 256, (num_train, side, side, 1), np.uint8)
+    train = {"image": image, "label": rng.integers(0, 10, num_train).astype(np.int32)}
+    few = {name: array[:10] for name, array in train.items()}
+    return Dataset(train, few, few, num_classes=10)
+
+
+def epoch(config: ConfigDict, dataset: Dataset, way: str) -> Callable[[], None]:
+    """Trains for an epoch a call, on and on, in one of the loop's ways."""
+    recipe = parse(config)
+    structure, timetable = recipe.structure, loop.plan(recipe, dataset)
+    numbers = place(jax.tree.map(jnp.float32, recipe.numbers))
+    advance = ways.make_advance(way, structure, timetable, numbers, dataset)
+    state = place(loop.initial_state(structure, timetable, numbers, dataset, 0))
+    totals = place(no_totals(state, recipe.numbers))
+    selection = _selection(structure, dataset)
+
+    def call():
+        nonlocal state
+        state, _ = jax.block_until_ready(advance(state, totals, selection))
+
+    return call
+
+
+def jitted_epoch(config: ConfigDict, dataset: Dataset) -> Callable[[], None]:
+    """The same by `jax.jit` on one device: what pmap's own part is measured against."""
+    recipe = parse(config)
+    structure, timetable = recipe.structure, loop.plan(recipe, dataset)
+    numbers = jax.tree.map(jnp.float32, recipe.numbers)
+    state = loop.initial_state(structure, timetable, numbers, dataset, 0)
+    selection = _selection(structure, dataset)
+
+    def program(state, numbers, split, selection):
+        step = assembly.assemble_train_step(
+            structure, numbers, timetable=timetable, num_classes=10, axis_name=None
+        )
+        return jax.lax.scan(lambda s, row: step(s, take_batch(split, row)), state, selection)
+
+    program = jax.jit(program, donate_argnums=0)
+    split = jax.device_put(dataset.train)
+
+    def call():
+        nonlocal state
+        state, _ = jax.block_until_ready(program(state, numbers, split, selection))
+
+    return call
+
+
+def _selection(structure, dataset):
+    num_train = len(dataset.train["label"])
+    return shuffled(
+        num_train,
+        structure.batch_size,
+        seed=0,
+        start=0,
+        stop=num_train // structure.batch_size,
+        remainder=structure.remainder,
+    )
