@@ -3,8 +3,8 @@
 python -m experiments.train --config=configs/digits.py --workdir=runs/digits
 
 On 2 CPU cores: 0.1 s of training to 97.9 % of the test images, after some seconds of compilation.
-After a colon, as in configs/digits.py:all, the variant: weight_decay, clipping, temperature and focal
-cycle one technique each, all cycles the four at once.
+After a colon, as in configs/digits.py:all, the variant: weight_decay, clipping, temperature and
+focal cycle one technique each, all cycles the four at once.
 """
 
 from configs import default
