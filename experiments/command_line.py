@@ -7,6 +7,7 @@ import os
 import platform
 import re
 import sys
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
@@ -144,10 +145,23 @@ def _parse_flags(argv):
         return flags.FLAGS(argv)
     except flags.Error as error:  # of a config that cannot be loaded, the last line is the reason
         _end(_last_line(error))
+    except Exception as error:  # whatever the code of a config file may raise
+        _end(f"{_place_of(error)}: {type(error).__name__}: {_last_line(error)}")
+
+
+def _place_of(error: Exception) -> str:
+    """The last line of the user's own code, such as "configs/mine.py, line 7"."""
+    if isinstance(error, SyntaxError):
+        return f"{error.filename}, line {error.lineno}"
+    frames = traceback.extract_tb(error.__traceback__)
+    own = [frame for frame in frames if "site-packages" not in frame.filename]
+    is_ours = own[-1].filename == __file__
+    return "--config" if is_ours else f"{own[-1].filename}, line {own[-1].lineno}"
 
 
 def _last_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[-1].strip().removeprefix("ValueError: ")
+    lines = str(error).strip().splitlines() or [""]
+    return lines[-1].strip().removeprefix("ValueError: ")
 
 
 def _end(message: str, *, code: int = 2) -> NoReturn:

@@ -64,7 +64,7 @@ def main():
     if _PRINT_CONFIG.value:
         print(describe(config))
         return
-    if _WORKDIR.value is None:
+    if not _WORKDIR.value:
         raise WorkdirError("--workdir must be given: where metrics.jsonl and the rest are written.")
     workdir = Path(_WORKDIR.value)
     print(_summary(run(config, workdir, tensorboard=_TENSORBOARD.value), workdir))

@@ -117,6 +117,8 @@ def _knob(default: Any, meaning: str, **limits: Unpack[Limits]) -> Field:
     """A number that may cycle."""
 
     def check(key, value) -> Cycle:
+        if isinstance(value, str):
+            raise ValueError(f"{key} must be a number or cyclical(easy, hard), got {value!r}.")
         if not isinstance(value, Mapping):
             _check_number(key, value, **limits)
             return Cycle(float(value), float(value))

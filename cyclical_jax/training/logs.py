@@ -110,8 +110,8 @@ def _bar(console: Console, batch_size: int) -> Progress:
         TextColumn("{task.percentage:>3.0f} %"),
         BarColumn(),
         _ImagesPerSecond(batch_size),
-        TextColumn("still"),
         TimeRemainingColumn(),
+        TextColumn("left"),
         console=console,
         disable=not console.is_terminal,
         transient=True,
@@ -139,11 +139,12 @@ def _tag(name: str) -> str:
 
 
 def _line(row: Row, num_epochs: float) -> str:
-    parts = [f"epoch {row['epoch']:>6.4g}/{num_epochs:.4g}", f"step {row['step']:>7,}"]
+    parts = [f"epoch {row['epoch']:>5.4g}/{num_epochs:.4g}", f"step {row['step']:>6,}"]
     if row["loss"] is not None:
-        parts += [f"loss {row['loss']:.4f}", f"train {row['accuracy']:.2%}"]
+        loss = f"{row['loss']:.4f}" if abs(row["loss"]) < 1e4 else f"{row['loss']:.3g}"
+        parts += [f"loss {loss}", f"train {row['accuracy']:.2%}"]
     if "val_accuracy" in row:
-        parts.append(f"validation {row['val_accuracy']:.2%}")
+        parts.append(f"val {row['val_accuracy']:.2%}")
     if row.get("skipped"):
         parts.append(f"skipped {row['skipped']:,}")
     if row["images_per_second"] is not None:

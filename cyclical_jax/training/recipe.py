@@ -217,17 +217,19 @@ def _misnamed(values) -> Iterator[str]:
 
 
 def _nearest(key: str) -> list[str]:
-    """The valid keys that look like it: by their last word, in its section, or at all."""
+    """The valid keys and sections that look like it, or else all of its section."""
     section, _, word = key.rpartition(".")
-    own = [valid for valid in FIELDS if valid.rpartition(".")[0] == section]
-    by_word = {valid.rpartition(".")[2]: valid for valid in FIELDS}
-    if word in by_word:
-        return [by_word[word]]
-    return (
-        difflib.get_close_matches(key, own, cutoff=0.8)
-        or [by_word[match] for match in difflib.get_close_matches(word, by_word)]
-        or difflib.get_close_matches(key, FIELDS, cutoff=0)
-    )
+    everywhere = {valid.rpartition(".")[2]: valid for valid in FIELDS}
+    own = {
+        valid.rpartition(".")[2]: valid for valid in FIELDS if valid.rpartition(".")[0] == section
+    }
+    own |= {name: name for name in SECTIONS} if not section else {}
+    if word in everywhere:
+        return [everywhere[word]]
+    for words in (own, everywhere):
+        if matches := difflib.get_close_matches(word, words, cutoff=0.75):
+            return [words[match] for match in matches]
+    return list(own.values() or FIELDS)
 
 
 def _contradictions(checked, num_devices: int) -> Iterator[str]:
@@ -236,7 +238,7 @@ def _contradictions(checked, num_devices: int) -> Iterator[str]:
     if batch_size % num_devices:
         yield f"batch_size must be a multiple of the {num_devices} devices, got {batch_size}."
     if checked.get("remainder") == "pad" and checked.get("accumulate", 1) > 1:
-        yield "remainder must be 'drop' where accumulate is above 1, or a part would count full."
+        yield "remainder must be 'drop' where accumulate is above 1: a part would weigh as a whole."
     for choice, options in OPTIONS.items():
         if choice in checked:
             yield from _unread(checked, choice, options)
@@ -265,8 +267,8 @@ def _check_length(num_cycles: int, timetable: Timetable, num_train: int) -> None
         )
     if timetable.total_steps <= num_cycles:
         raise RecipeError(
-            f"cycle.num_cycles {num_cycles} needs at least {num_cycles + 1} updates, but duration "
-            f"makes {timetable.total_steps} of {num_train} training examples."
+            f"duration must make more updates than cycle.num_cycles {num_cycles}, got "
+            f"{timetable.total_steps} of {num_train} training examples."
         )
 
 

@@ -150,7 +150,7 @@ def test_all_else_stays_as_the_config_file_has_it(config_of):
         ),
         (
             ["--config.optimizer.weight_decay=cyclical(1, 2, 3)"],
-            "optimizer.weight_decay must be a number, got 'cyclical(1, 2, 3)'.",
+            "optimizer.weight_decay must be a number or cyclical(easy, hard), got 'cyclical(1, 2",
         ),
         (
             ["--config.optimizer.weight_decay.hard=1"],
@@ -360,3 +360,18 @@ def test_a_cache_that_jax_was_told_of_is_kept(tmp_path):
     directory, _ = cache_and_hits(JAX_COMPILATION_CACHE_DIR=str(own), XDG_CACHE_HOME=str(other))
     assert directory == own
     assert not other.exists()
+
+
+@pytest.mark.parametrize(
+    "code, line",
+    [
+        ("x = (1\n", r".*mine.py, line 1: SyntaxError: .*never closed.*"),
+        ("\nimport nonexistent\n", r".*mine.py, line 2: ModuleNotFoundError: No module named .*"),
+        ("def get_config():\n    return 1 / 0\n", r".*mine.py, line 2: ZeroDivisionError: .*"),
+    ],
+)
+def test_a_config_file_that_fails_is_told_with_its_line(run, tmp_path, code, line):
+    file = tmp_path / "mine.py"
+    file.write_text(code)
+    exit_code, (actual,) = run(read_config, f"--config={file}")
+    assert exit_code == 2 and re.fullmatch(line, actual)

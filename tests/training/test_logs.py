@@ -30,9 +30,9 @@ ROWS = [
     | dict(skipped=1235, images_per_second=4.0, seconds=2.5),
 ]
 LINES = [
-    "epoch    0.5/2.5  step       6  loss 2.3457  train 12.50%",
-    "epoch      1/2.5  step      12  validation 75.00%  skipped 1,234  98,765 images/s",
-    "epoch    2.5/2.5  step      30  loss 0.2500  train 100.00%  skipped 1,235  4 images/s",
+    "epoch   0.5/2.5  step      6  loss 2.3457  train 12.50%",
+    "epoch     1/2.5  step     12  val 75.00%  skipped 1,234  98,765 images/s",
+    "epoch   2.5/2.5  step     30  loss 0.2500  train 100.00%  skipped 1,235  4 images/s",
 ]
 
 
@@ -184,7 +184,7 @@ def test_on_a_terminal_a_bar_shows_speed_and_remaining_time_below_the_lines(tmp_
             now[0] += 2
         log._bar.refresh()
         bar = re.sub(r"\x1b\[[\d;]*m", "", terminal.getvalue())  # without its colours
-        assert " 33 %" in bar and "30 images/s" in bar and "still 0:00:14" in bar
+        assert " 33 %" in bar and "30 images/s" in bar and "0:00:14 left" in bar
         for row in ROWS:
             log.row(row)
     for line in LINES:  # longer than the terminal is wide, and not broken up or coloured

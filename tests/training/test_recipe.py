@@ -7,7 +7,7 @@ from ml_collections import ConfigDict
 
 from configs import default, digits, fashion_mnist
 from cyclical_jax.training.durations import Duration, Timetable
-from cyclical_jax.training.fields import FIELDS, OPTIONS
+from cyclical_jax.training.fields import FIELDS, OPTIONS, SECTIONS
 from cyclical_jax.training.recipe import (
     Curve,
     Knob,
@@ -233,6 +233,7 @@ def test_what_is_compiled_differently_is_another_structure(changes):
         ("bach_size", "batch_size"),
         ("optimizer.momentun", "optimizer.momentum"),
         ("loss.gama_pos", "loss.gamma_pos"),
+        ("optimiser", "optimizer"),
         ("momentum", "optimizer.momentum"),  # the right word in the wrong section
         ("loss.momentum", "optimizer.momentum"),
         ("optimizer.temperature", "loss.temperature"),
@@ -249,7 +250,7 @@ def test_a_key_like_no_other_is_told_with_some_valid_ones(key):
     (line,) = lines_of({key: 1})
     begin, _, nearest = line.removesuffix(".").partition("; nearest: ")
     assert begin == f"{key} is not a key of a config"
-    assert nearest and set(nearest.split(", ")) <= FIELDS.keys()
+    assert nearest and set(nearest.split(", ")) <= {*FIELDS, *SECTIONS}
 
 
 @pytest.mark.parametrize(
@@ -338,7 +339,7 @@ DURATION = "must be a number above 0 and a unit, such as '1.5 epochs' or '9 step
         ),
         (
             {"optimizer.learning_rate": "0.1"},
-            "optimizer.learning_rate must be a number, got '0.1'.",
+            "optimizer.learning_rate must be a number or cyclical(easy, hard), got '0.1'.",
         ),
         ({"optimizer.learning_rate_decay": "linear"}, "must be one of 'cosine', got 'linear'."),
         ({"optimizer.max_norm": -1}, "optimizer.max_norm must be at least 0, got -1."),
@@ -460,7 +461,7 @@ def test_padding_or_accumulation_alone_is_right(remainder, accumulate):
 
 def test_padding_and_accumulation_exclude_each_other():
     assert lines_of({"remainder": "pad", "accumulate": 2}) == [
-        "remainder must be 'drop' where accumulate is above 1, or a part would count full."
+        "remainder must be 'drop' where accumulate is above 1: a part would weigh as a whole."
     ]
 
 
@@ -628,17 +629,17 @@ def test_durations_become_micro_steps(changes, expected):
         ({"batch_size": 1198}, "batch_size 1198 is more than the 1197 training examples."),
         (
             {"duration": "1 step"},
-            "cycle.num_cycles 1 needs at least 2 updates, but duration makes 1 of 1197 training "
+            "duration must make more updates than cycle.num_cycles 1, got 1 of 1197 training "
             "examples.",
         ),
         (
             {"duration": "3 steps", "cycle.num_cycles": 3},
-            "cycle.num_cycles 3 needs at least 4 updates, but duration makes 3 of 1197 training "
+            "duration must make more updates than cycle.num_cycles 3, got 3 of 1197 training "
             "examples.",
         ),
         (  # 18 micro steps
             {"duration": "1 epoch", "accumulate": 18},
-            "cycle.num_cycles 1 needs at least 2 updates, but duration makes 1 of 1197 training "
+            "duration must make more updates than cycle.num_cycles 1, got 1 of 1197 training "
             "examples.",
         ),
     ],
