@@ -144,8 +144,8 @@ def _problems_of_cycle(key, value, limits):
     allowed = ", ".join(Cycle._fields)
     for name in sorted(value.keys() - set(Cycle._fields), key=str):
         yield f"{key}.{name} is not a key of a cycle: {allowed}."
-    is_log = value.get("scale") == "log"
-    limits = {"above": 0} if is_log else limits
+    if value.get("scale") == "log":  # no minimum is above 0
+        limits = {name: limits[name] for name in limits.keys() - {"minimum"}} | {"above": 0}
     for end, other in (("easy", "hard"), ("hard", "easy")):
         if value.get(end) is None:
             given = f" beside {key}.{other}" if value.get(other) is not None else ""

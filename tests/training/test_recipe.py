@@ -366,6 +366,10 @@ DURATION = "must be a number above 0 and a unit, such as '1.5 epochs' or '9 step
             {"optimizer.weight_decay": cyclical(0.0, 1.0, scale="log")},
             "above 0, got 0.0.",
         ),
+        (  # the other bounds hold on a log scale too
+            {"loss.label_smoothing": cyclical(0.5, 2.0, scale="log")},
+            "loss.label_smoothing.hard must be at most 1 and above 0, got 2.0.",
+        ),
         (
             {"optimizer.weight_decay": cyclical(1.0, 2.0, scale="lin")},
             "optimizer.weight_decay.scale must be one of 'linear', 'log', got 'lin'.",
