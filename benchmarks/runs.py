@@ -8,7 +8,6 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from cyclical_jax.data import Dataset
-from cyclical_jax.data.batches import shuffled
 from cyclical_jax.training import assembly, loop, ways
 from cyclical_jax.training.devices import place
 from cyclical_jax.training.images import take_batch
@@ -68,11 +67,5 @@ def jitted_epoch(config: ConfigDict, dataset: Dataset) -> Callable[[], None]:
 
 def _selection(structure, dataset):
     num_train = len(dataset.train["label"])
-    return shuffled(
-        num_train,
-        structure.batch_size,
-        seed=0,
-        start=0,
-        stop=num_train // structure.batch_size,
-        remainder=structure.remainder,
-    )
+    steps = num_train // structure.batch_size
+    return loop.select(structure, num_train, seed=0, start=0, stop=steps)

@@ -11,7 +11,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from cyclical_jax.training.recipe import default_config
+from cyclical_jax.training.recipe import default_config, put
 
 get_config = default_config
 
@@ -31,6 +31,5 @@ def vary(config: ConfigDict, variants: Mapping[str, Mapping[str, Any]], variant:
     if variant not in variants:
         raise ValueError(f"{variant!r} is no variant of this config; it has {', '.join(variants)}.")
     for key, value in variants[variant].items():
-        *section, name = key.split(".")
-        (config[section[0]] if section else config)[name] = value
+        put(config, key, value)
     return config

@@ -27,9 +27,9 @@ def number(
     in_range = (values >= minimum) & (values <= maximum) & (values > above)
     infinite = finite and not np.isfinite(values).all()
     if infinite or not in_range.all():
-        raise ValueError(
-            f"`{name}` must be {_wanted(minimum, maximum, above, infinite)}, got {value}."
-        )
+        limits = limits_in_words(minimum=minimum, maximum=maximum, above=above)
+        wanted = " and ".join([*limits, "finite"] if infinite else limits)
+        raise ValueError(f"`{name}` must be {wanted}, got {value}.")
 
 
 def whole_number(name: str, value: Any, *, minimum: int, maximum: int) -> None:
@@ -59,6 +59,14 @@ def scalar(name: str, value: Any) -> None:
         raise ValueError(f"`{name}` must be a scalar, got shape {np.shape(value)}; use `jax.vmap`.")
 
 
+def limits_in_words(
+    *, minimum: float = -np.inf, maximum: float = np.inf, above: float = -np.inf
+) -> list[str]:
+    """Of `number`, those that there are."""
+    limits = {"at least": minimum, "at most": maximum, "above": above}
+    return [f"{word} {limit:g}" for word, limit in limits.items() if np.isfinite(limit)]
+
+
 def is_plain(*values: Any) -> bool:
     """Whether all `values` are single Python or NumPy numbers, known when the program is built."""
     return all(not isinstance(value, jax.Array) and np.ndim(value) == 0 for value in values)
@@ -70,9 +78,3 @@ def _real(name: str, value: Any) -> np.ndarray:
     if array.dtype.kind not in "iuf":
         raise ValueError(f"`{name}` must be a number, got {value!r}.")
     return array.astype(np.float64)
-
-
-def _wanted(minimum: float, maximum: float, above: float, infinite: bool) -> str:
-    bounds = [("at least", minimum), ("at most", maximum), ("above", above)]
-    limits = [f"{word} {bound:g}" for word, bound in bounds if np.isfinite(bound)]
-    return " and ".join([*limits, "finite"] if infinite else limits)

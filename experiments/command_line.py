@@ -19,7 +19,7 @@ from ml_collections import ConfigDict, config_flags
 from cyclical_jax import data
 from cyclical_jax.training.logs import WorkdirError
 from cyclical_jax.training.loop import NonFiniteError
-from cyclical_jax.training.recipe import RecipeError
+from cyclical_jax.training.recipe import RecipeError, put
 
 EXPECTED_ERRORS = (RecipeError, data.DatasetNotFoundError, WorkdirError, NonFiniteError)
 
@@ -80,7 +80,7 @@ def config_of(flag: flags.FlagHolder) -> ConfigDict:
     with config.ignore_type():
         for change in _SET.value:
             key, _, text = change.partition("=")
-            _put(config, key.split("."), _value(text))
+            put(config, key, _value(text))
     return config.copy_and_resolve_references()
 
 
@@ -101,16 +101,6 @@ def _as_set(arguments: list[str]) -> list[str]:
             argument = f"--set={key}{value or f'={waiting.pop(0)}'}"
         changed.append(argument)
     return changed
-
-
-def _put(config: ConfigDict, keys: list[str], value: Any) -> None:
-    """Sets what may not be there yet, such as `weight_decay.easy` where it was a constant."""
-    *sections, name = keys
-    for section in sections:
-        if not isinstance(config.get(section), ConfigDict):
-            config[section] = ConfigDict(type_safe=False)
-        config = config[section]
-    config[name] = value
 
 
 def _value(text: str) -> Any:

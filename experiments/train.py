@@ -18,7 +18,7 @@ from ml_collections import ConfigDict, config_flags
 from cyclical_jax import data
 from cyclical_jax.training import evaluation, logs, loop
 from cyclical_jax.training.logs import WorkdirError
-from cyclical_jax.training.recipe import describe, parse
+from cyclical_jax.training.recipe import Recipe, describe, parse
 from experiments import command_line
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "The config file, e.g. configs/digits.py")
@@ -27,10 +27,11 @@ _TENSORBOARD = flags.DEFINE_bool("tensorboard", False, "Write TensorBoard's file
 _PRINT_CONFIG = flags.DEFINE_bool("print_config", False, "List all keys of the config, and end.")
 
 
-def run(config: ConfigDict, workdir: Path, *, tensorboard: bool = False) -> dict[str, Any]:
-    """Trains as `config` says and returns what is written to `result.json`."""
+def run(
+    config: ConfigDict, recipe: Recipe, workdir: Path, *, tensorboard: bool = False
+) -> dict[str, Any]:
+    """Trains by the `recipe` of `config` and returns what is written to `result.json`."""
     start = time.perf_counter()
-    recipe = parse(config, num_devices=jax.device_count())
     if tensorboard:
         logs.require_tensorboard()
     dataset = data.load(recipe.dataset, data_dir=recipe.data_dir, train_on=recipe.train_on)
@@ -60,14 +61,14 @@ def run(config: ConfigDict, workdir: Path, *, tensorboard: bool = False) -> dict
 
 def main():
     config = command_line.config_of(_CONFIG)
-    parse(config, num_devices=jax.device_count())
+    recipe = parse(config, num_devices=jax.device_count())
     if _PRINT_CONFIG.value:
         print(describe(config))
         return
     if not _WORKDIR.value:
         raise WorkdirError("--workdir must be given: where metrics.jsonl and the rest are written.")
     workdir = Path(_WORKDIR.value)
-    print(_summary(run(config, workdir, tensorboard=_TENSORBOARD.value), workdir))
+    print(_summary(run(config, recipe, workdir, tensorboard=_TENSORBOARD.value), workdir))
 
 
 def _best_validation(rows: list[loop.Row]) -> dict[str, Any]:

@@ -43,6 +43,12 @@ def shuffled(
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
+def rows(selection: Selection) -> list[Selection]:
+    """Each batch by itself, with arrays of [batch_size]."""
+    numbers = range(len(selection["index"]))
+    return [{name: array[row] for name, array in selection.items()} for row in numbers]
+
+
 @functools.lru_cache(maxsize=2)
 def _epoch(num_examples, batch_size, seed, epoch, remainder) -> Selection:
     order = np.random.default_rng((seed, epoch)).permutation(num_examples)

@@ -5,13 +5,13 @@ import functools
 import jax
 import numpy as np
 
-from cyclical_jax.data.batches import in_order
+from cyclical_jax.data.batches import in_order, rows
 from cyclical_jax.data.feed import prefetched
 from cyclical_jax.data.sources import Arrays
 from cyclical_jax.losses import softmax_cross_entropy
 from cyclical_jax.training.assembly import assemble_model
-from cyclical_jax.training.devices import AXIS, Throttle, on_all_devices, share
-from cyclical_jax.training.images import as_batch
+from cyclical_jax.training.devices import AXIS, Throttle, on_all_devices
+from cyclical_jax.training.images import as_batch, send_batch
 from cyclical_jax.training.recipe import Structure
 from cyclical_jax.training.state import TrainState
 
@@ -34,14 +34,9 @@ def evaluate(
     """
     num_examples, num_devices = len(split["label"]), jax.local_device_count()
     batch_size = min(_BATCH_SIZE, -(-num_examples // num_devices)) * num_devices
-    selection = in_order(num_examples, batch_size)
-
-    def examples(row):
-        index, mask = selection["index"][row], selection["mask"][row]
-        return share({"image": split["image"][index], "label": split["label"][index], "mask": mask})
-
     batch_sums = _batch_sums(structure, num_classes)
-    batches = prefetched(examples, range(len(selection["index"])))
+    selections = rows(in_order(num_examples, batch_size))
+    batches = prefetched(functools.partial(send_batch, split), selections)
     sums, throttle = [], Throttle()
     for batch in batches:
         sums.append(batch_sums(state.evaluated, batch))

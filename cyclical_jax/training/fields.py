@@ -73,7 +73,7 @@ def _number(default: float, meaning: str, **limits: Unpack[Limits]) -> Field:
         _check_number(key, value, **limits)
         return float(value)
 
-    return Field(default, check, " ".join(["number", _in_words(**limits)]).strip(), meaning)
+    return Field(default, check, _number_in_words(**limits), meaning)
 
 
 def _flag(default: bool, meaning: str) -> Field:
@@ -128,8 +128,8 @@ def _knob(default: Any, meaning: str, **limits: Unpack[Limits]) -> Field:
         factor = None if own_factor is None else float(own_factor)
         return Cycle(**{**value, **numbers, "factor": factor})
 
-    words = " ".join(["number", _in_words(**limits)]).strip()
-    return Field(default, check, f"{words}, or cyclical(easy, hard)", meaning)
+    words = f"{_number_in_words(**limits)}, or cyclical(easy, hard)"
+    return Field(default, check, words, meaning)
 
 
 def _or_none(field: Field) -> Field:
@@ -188,9 +188,8 @@ def _raise_all(problems) -> None:
         raise ValueError("\n".join(lines))
 
 
-def _in_words(**limits: Unpack[Limits]) -> str:
-    words = {"minimum": "at least", "maximum": "at most", "above": "above"}
-    return " and ".join(f"{words[name]} {limit:g}" for name, limit in limits.items())
+def _number_in_words(**limits: Unpack[Limits]) -> str:
+    return f"number {' and '.join(_checks.limits_in_words(**limits))}".strip()
 
 
 # ---- the options of a choice: {key of the choice: {choice: the keys of its section that it reads}}

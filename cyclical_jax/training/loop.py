@@ -16,7 +16,7 @@ from cyclical_jax.training import assembly
 from cyclical_jax.training.devices import place
 from cyclical_jax.training.durations import Timetable
 from cyclical_jax.training.evaluation import evaluate
-from cyclical_jax.training.recipe import Numbers, Recipe, RecipeError, Structure
+from cyclical_jax.training.recipe import Numbers, Recipe, RecipeError, Structure, uneven_batch
 from cyclical_jax.training.state import TrainState, init_state
 from cyclical_jax.training.totals import Totals, no_totals
 from cyclical_jax.training.ways import MOST_MICRO_STEPS, make_advance, way_of
@@ -58,6 +58,7 @@ def train(
         than half of all batches; or validation loss or parameters are not.
     """
     structure, timetable = recipe.structure, plan(recipe, dataset)
+    num_train = len(dataset.train["label"])
     numbers = place(jax.tree.map(jnp.float32, recipe.numbers))
     state = place(initial_state(structure, timetable, numbers, dataset, seed))
     zeros = totals = place(no_totals(state, recipe.numbers))
@@ -66,7 +67,7 @@ def train(
     while done < timetable.micro_steps:
         stop = min(timetable.next_row(done), done + timer.micro_steps_a_call)
         start = time.perf_counter()
-        selection = _selection(structure, len(dataset.train["label"]), seed, done, stop)
+        selection = select(structure, num_train, seed=seed, start=done, stop=stop)
         state, totals = jax.block_until_ready(advance(state, totals, selection))
         timer.add(time.perf_counter() - start, selection)
         done = stop
@@ -101,14 +102,10 @@ def plan(recipe: Recipe, dataset: Dataset) -> Timetable:
 
 def _misfits(recipe: Recipe, dataset: Dataset) -> Iterator[str]:
     """What of a recipe does not fit the devices or the data, a line each."""
-    structure, num_devices = recipe.structure, jax.device_count()
+    structure = recipe.structure
     if jax.process_count() > 1:
         yield f"one process can train, not {jax.process_count()}: all would take the same examples."
-    if structure.batch_size % num_devices:
-        yield (
-            f"batch_size must be a multiple of the {num_devices} devices, "
-            f"got {structure.batch_size}."
-        )
+    yield from uneven_batch(structure.batch_size, jax.device_count())
     for name in ("train", "validation", "test"):
         labels, most = getattr(dataset, name)["label"], dataset.num_classes - 1
         if len(labels) and (labels.min() < 0 or labels.max() > most):
@@ -177,7 +174,7 @@ def _initial_state(structure, timetable, num_classes, image_shape, numbers, seed
     return init_state(model, optimizer, jnp.zeros(image_shape), seed, ema="ema_decay" in schedules)
 
 
-def _selection(structure, num_train, seed, start, stop) -> Selection:
+def select(structure: Structure, num_train: int, *, seed: int, start: int, stop: int) -> Selection:
     """The batches of the micro steps from `start` up to `stop`."""
     return shuffled(
         num_train,

@@ -126,12 +126,19 @@ def cyclical(
 def default_config() -> ConfigDict:
     """All keys of `fields.py`, at their defaults; `parse` checks what is put in their place."""
     config = ConfigDict(type_safe=False)
-    for section in SECTIONS:
-        config[section] = ConfigDict(type_safe=False)
     for key, field in FIELDS.items():
-        section, _, name = key.rpartition(".")
-        (config[section] if section else config)[name] = field.default
+        put(config, key, field.default)
     return config
+
+
+def put(config: ConfigDict, key: str, value: Any) -> None:
+    """Sets `key`, "section.name" say, making the sections that are not there."""
+    *sections, name = key.split(".")
+    for section in sections:
+        if not isinstance(config.get(section), ConfigDict):
+            config[section] = ConfigDict(type_safe=False)
+        config = config[section]
+    config[name] = value
 
 
 def parse(config: ConfigDict, *, num_devices: int = 1) -> Recipe:
@@ -234,28 +241,37 @@ def _nearest(key: str) -> list[str]:
 
 def _contradictions(checked, num_devices: int) -> Iterator[str]:
     """What is wrong between values that are right by themselves."""
-    batch_size = checked.get("batch_size", 0)
-    if batch_size % num_devices:
-        yield f"batch_size must be a multiple of the {num_devices} devices, got {batch_size}."
+    yield from uneven_batch(checked.get("batch_size", 0), num_devices)
     if checked.get("remainder") == "pad" and checked.get("accumulate", 1) > 1:
         yield "remainder must be 'drop' where accumulate is above 1: a part would weigh as a whole."
-    for choice, options in OPTIONS.items():
-        if choice in checked:
-            yield from _unread(checked, choice, options)
+    yield from _unread(checked)
 
 
-def _unread(checked, choice: str, options: Mapping[str, tuple[str, ...]]) -> Iterator[str]:
+def uneven_batch(batch_size: int, num_devices: int) -> Iterator[str]:
+    """The problem of a batch that the devices cannot share, if it is one."""
+    if batch_size % num_devices:
+        yield f"batch_size must be a multiple of the {num_devices} devices, got {batch_size}."
+
+
+def _unread(checked) -> Iterator[str]:
     """An option of what was not chosen would be ignored without a word."""
-    section, chosen = choice.split(".")[0], checked[choice]
-    for name in dict.fromkeys(name for names in options.values() for name in names):
-        key = f"{section}.{name}"
-        default = FIELDS[key].check(key, FIELDS[key].default)
-        if name not in options[chosen] and checked.get(key, default) != default:
-            readers = " or ".join(repr(other) for other in options if name in options[other])
+    for key, value in checked.items():
+        choice, readers = _readers(key)
+        if not readers or choice not in checked or checked[choice] in readers:
+            continue
+        if value != FIELDS[key].check(key, FIELDS[key].default):
             yield (
-                f"{key} is read where {choice} is {readers}, not {chosen!r}; "
-                f"leave it at {_shown(FIELDS[key].default)}."
+                f"{key} is read where {choice} is {' or '.join(map(repr, readers))}, not "
+                f"{checked[choice]!r}; leave it at {_shown(FIELDS[key].default)}."
             )
+
+
+def _readers(key: str) -> tuple[str, list[str]]:
+    """The choice of its section, and what has to be chosen for `key` to be read; [] is anything."""
+    section, _, name = key.rpartition(".")
+    choice = f"{section}.name"
+    options = OPTIONS.get(choice, {})
+    return choice, [chosen for chosen, names in options.items() if name in names]
 
 
 def _check_length(num_cycles: int, timetable: Timetable, num_train: int) -> None:
@@ -304,8 +320,6 @@ def _assemble(checked) -> Recipe:
 def _read(checked) -> Iterator[tuple[str, Any]]:
     """The values that the choices made do read."""
     for key, value in checked.items():
-        section, _, name = key.rpartition(".")
-        options = OPTIONS.get(f"{section}.name", {})
-        optional = {option for names in options.values() for option in names}
-        if name not in optional or name in options[checked[f"{section}.name"]]:
+        choice, readers = _readers(key)
+        if not readers or checked[choice] in readers:
             yield key, value

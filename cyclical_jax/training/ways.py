@@ -14,7 +14,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from cyclical_jax.data.batches import Selection
+from cyclical_jax.data.batches import Selection, rows
 from cyclical_jax.data.feed import prefetched
 from cyclical_jax.data.sources import Arrays, Dataset
 from cyclical_jax.models import CONVOLUTIONAL
@@ -28,7 +28,7 @@ from cyclical_jax.training.devices import (
     split_over_devices,
 )
 from cyclical_jax.training.durations import Timetable
-from cyclical_jax.training.images import as_batch, take_batch
+from cyclical_jax.training.images import as_batch, send_batch, take_batch
 from cyclical_jax.training.recipe import Numbers, Recipe, Structure
 from cyclical_jax.training.state import TrainState
 from cyclical_jax.training.totals import Totals, add
@@ -59,7 +59,7 @@ def make_advance(
         return _resident(program, timetable, numbers, place(dataset.train))
     if way == "stepwise":
         return _one_by_one(program, share, (numbers, place(dataset.train)))
-    return _one_by_one(program, functools.partial(_send, dataset.train), (numbers,))
+    return _one_by_one(program, functools.partial(send_batch, dataset.train), (numbers,))
 
 
 @functools.lru_cache(maxsize=32)
@@ -118,19 +118,9 @@ def _one_by_one(program, make_batch: Callable[[Arrays], Any], shared: tuple) -> 
 
     def advance(state, totals, selection):
         throttle = Throttle()
-        for batch in prefetched(make_batch, _rows(selection)):
+        for batch in prefetched(make_batch, rows(selection)):
             state, totals = program(state, (totals, *shared, batch))
             throttle(totals)
         return state, totals
 
     return advance
-
-
-def _send(split: Arrays, row: Arrays) -> Any:
-    """The examples of a row of a selection, on the devices that are to train on them."""
-    return share({name: array[row["index"]] for name, array in split.items()} | row)
-
-
-def _rows(selection: Selection) -> list[Arrays]:
-    rows = range(len(selection["index"]))
-    return [{name: array[row] for name, array in selection.items()} for row in rows]

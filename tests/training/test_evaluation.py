@@ -6,7 +6,7 @@ import optax
 import pytest
 
 from configs import default
-from cyclical_jax.training import assembly, evaluation
+from cyclical_jax.training import assembly, evaluation, images
 from cyclical_jax.training.devices import place
 from cyclical_jax.training.evaluation import evaluate
 from cyclical_jax.training.recipe import parse
@@ -84,8 +84,8 @@ def test_without_an_average_the_parameters_are_evaluated(state):
 
 def test_batches_are_bounded_and_compile_once(state, monkeypatch, count_compilations):
     monkeypatch.setattr(evaluation, "_BATCH_SIZE", 8)
-    seen, shared = [], evaluation.share
-    monkeypatch.setattr(evaluation, "share", lambda tree: seen.append(tree) or shared(tree))
+    seen, shared = [], images.share
+    monkeypatch.setattr(images, "share", lambda tree: seen.append(tree) or shared(tree))
     placed = place(state)
     evaluate(structure(), CLASSES, placed, split(39))
     with count_compilations() as compilations:
@@ -96,7 +96,7 @@ def test_batches_are_bounded_and_compile_once(state, monkeypatch, count_compilat
 
 
 def test_a_small_split_is_one_batch(state, monkeypatch):
-    seen, shared = [], evaluation.share
-    monkeypatch.setattr(evaluation, "share", lambda tree: seen.append(tree) or shared(tree))
+    seen, shared = [], images.share
+    monkeypatch.setattr(images, "share", lambda tree: seen.append(tree) or shared(tree))
     evaluate(structure(), CLASSES, place(state), split(7))
     assert [len(batch["label"]) for batch in seen] == [8]
