@@ -34,7 +34,9 @@ def main(_):
     print(f"jax {jax.__version__}, {len(os.sched_getaffinity(0))} cores, seeds {list(SEEDS)}")
     for name, config in CONFIGS.items():
         recipe = parse(config)
-        dataset = data.load(recipe.dataset, data_dir=_DATA_DIR.value, train_on=recipe.train_on)
+        dataset = data.load(
+            recipe.dataset, data_dir=_DATA_DIR.value, train_on=recipe.train_on, subset=recipe.subset
+        )
         runs = np.array([_accuracy_and_seconds(recipe, dataset, seed) for seed in SEEDS])
         (accuracy, seconds), (spread, _) = runs.mean(0), runs.std(0, ddof=1)
         print(

@@ -28,9 +28,15 @@ _SET = flags.DEFINE_multi_string(
 )
 
 
-def run(main: Callable[[], None]) -> None:
-    """Parses the flags and calls `main`; what a user can mend is said in a line, exit code 2."""
+def run(main: Callable[[], None], *, device_a_core: bool = False) -> None:
+    """Parses the flags and calls `main`; what a user can mend is said in a line, exit code 2.
+
+    With `device_a_core` each core of a CPU is a device: for populations, whose devices share
+    nothing.
+    """
     logging.set_verbosity(logging.WARNING)
+    if device_a_core:
+        jax.config.update("jax_num_cpu_devices", len(os.sched_getaffinity(0)))
     use_compilation_cache()
     sys.argv[1:] = _as_set(sys.argv[1:])
 

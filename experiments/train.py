@@ -34,7 +34,9 @@ def run(
     start = time.perf_counter()
     if tensorboard:
         logs.require_tensorboard()
-    dataset = data.load(recipe.dataset, data_dir=recipe.data_dir, train_on=recipe.train_on)
+    dataset = data.load(
+        recipe.dataset, data_dir=recipe.data_dir, train_on=recipe.train_on, subset=recipe.subset
+    )
     timetable = loop.plan(recipe, dataset)
     logs.start_workdir(workdir, config.to_dict())
     rows: list[loop.Row] = []

@@ -6,3 +6,5 @@ from cyclical_jax.data.sources import Dataset as Dataset
 from cyclical_jax.data.sources import DatasetNotFoundError as DatasetNotFoundError
 from cyclical_jax.data.sources import data_source as data_source
 from cyclical_jax.data.sources import load as load
+from cyclical_jax.data.sources import num_train as num_train
+from cyclical_jax.data.subsets import SUBSETS as SUBSETS

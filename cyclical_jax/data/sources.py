@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from cyclical_jax import _checks
+from cyclical_jax.data.subsets import SUBSETS, subset_indices
 
 PathLike = str | os.PathLike[str]
 Arrays = dict[str, np.ndarray]
@@ -29,15 +30,22 @@ class TfdsDataset(NamedTuple):
 
     num_classes: int
     num_examples: dict[str, int]  # in TFDS's own splits
-    splits: dict[str, str]  # ours, in TFDS's slicing syntax
+    num_train: int  # of TFDS's train split; the rest is our validation
     how_to_get: str  # {prepare} stands for the command of `prepare_data`
+    test: str = "test"  # of TFDS's own splits
+
+    @property
+    def splits(self) -> dict[str, str]:
+        """Ours, in TFDS's slicing syntax."""
+        train, validation = f"train[:{self.num_train}]", f"train[{self.num_train}:]"
+        return {"train": train, "validation": validation, "test": self.test}
 
 
 def _cifar(num_classes: int, archive: str) -> TfdsDataset:
     return TfdsDataset(
         num_classes=num_classes,
         num_examples={"train": 50_000, "test": 10_000},
-        splits={"train": "train[:45000]", "validation": "train[45000:]", "test": "test"},
+        num_train=45_000,
         how_to_get="{prepare} (on a machine with a network; without one, "
         f"add --raw_dir=DIR with {archive} in DIR)",
     )
@@ -48,7 +56,7 @@ TFDS_DATASETS = {
     "fashion_mnist": TfdsDataset(
         num_classes=10,
         num_examples={"train": 60_000, "test": 10_000},
-        splits={"train": "train[:55000]", "validation": "train[55000:]", "test": "test"},
+        num_train=55_000,
         how_to_get="apt-get install dataset-fashion-mnist && {prepare}",
     ),
     "cifar10": _cifar(10, "cifar-10-binary.tar.gz"),
@@ -56,14 +64,10 @@ TFDS_DATASETS = {
     "imagenet2012": TfdsDataset(
         num_classes=1000,
         num_examples={"train": 1_281_167, "validation": 50_000},
-        # The labels of the official test images are secret: its validation split is our test.
-        splits={
-            "train": "train[:1271167]",
-            "validation": "train[1271167:]",
-            "test": "validation",
-        },
+        num_train=1_271_167,
         how_to_get="put ILSVRC2012_img_train.tar and ILSVRC2012_img_val.tar, which image-net.org "
         "gives to registered users, into a directory DIR && {prepare} --raw_dir=DIR",
+        test="validation",  # the labels of the official test images are secret
     ),
 }
 
@@ -97,7 +101,13 @@ class DatasetNotFoundError(FileNotFoundError):
     """A dataset is missing or cannot be used. The message holds the commands that get it."""
 
 
-def load(name: str, *, data_dir: PathLike | None = None, train_on: str = TRAIN_ON[0]) -> Dataset:
+def load(
+    name: str,
+    *,
+    data_dir: PathLike | None = None,
+    train_on: str = TRAIN_ON[0],
+    subset: str | None = None,
+) -> Dataset:
     """Loads a whole dataset into memory, the same examples in the same order every time.
 
     The first load of a TFDS dataset takes seconds, to decode its images; it keeps a decoded copy
@@ -110,18 +120,52 @@ def load(name: str, *, data_dir: PathLike | None = None, train_on: str = TRAIN_O
         `~/tensorflow_datasets`.
       train_on: "train", or "train+validation", when all is chosen: then the train split holds the
         validation split's examples too, and that split none.
+      subset: one of `SUBSETS`, which of the examples to train on are kept; None is all.
 
     Raises:
-      ValueError: `name` or `train_on` is not one of these.
+      ValueError: `name`, `train_on` or `subset` is not one of these, or the examples to train on
+        are too few for the subset.
       DatasetNotFoundError: the dataset is not in `data_dir`, or cannot be used.
       ImportError: scikit-learn (for digits) or TFDS is not installed.
     """
-    _checks.one_of("dataset", name, ("digits", *TFDS_DATASETS))
-    _checks.one_of("train_on", train_on, TRAIN_ON)
     if name == "imagenet2012":
         raise ValueError("The images of 'imagenet2012' differ in size: read it by `data_source`.")
+    num_train(name, train_on=train_on, subset=subset)  # too few are told before they are loaded
     dataset = _load_digits() if name == "digits" else _load_tfds(name, data_dir)
-    return dataset if train_on == "train" else _with_validation(dataset)
+    dataset = dataset if train_on == "train" else _with_validation(dataset)
+    return dataset if subset is None else _reduced(dataset, subset)
+
+
+def num_train(name: str, *, train_on: str = TRAIN_ON[0], subset: str | None = None) -> int:
+    """How many examples there are to train on, without loading them.
+
+    Args:
+      name, train_on, subset: as in `load`.
+
+    Raises:
+      ValueError: as in `load`.
+    """
+    _checks.one_of("dataset", name, ("digits", *TFDS_DATASETS))
+    _checks.one_of("train_on", train_on, TRAIN_ON)
+    available = _train_sizes(name)[train_on]
+    if subset is None:
+        return available
+    _checks.one_of("subset", subset, SUBSETS)
+    total = SUBSETS[subset].total
+    if total > available:
+        raise ValueError(
+            f"`subset` {subset!r} has {total} examples, but {name} has {available} to train on."
+        )
+    return total
+
+
+def _train_sizes(name: str) -> dict[str, int]:
+    """Numbers of examples, by `train_on`."""
+    if name == "digits":
+        sizes = DIGITS_SPLITS["train"].stop, DIGITS_SPLITS["validation"].stop
+    else:
+        sizes = TFDS_DATASETS[name].num_train, TFDS_DATASETS[name].num_examples["train"]
+    return dict(zip(TRAIN_ON, sizes, strict=True))
 
 
 def _load_tfds(name: str, data_dir: PathLike | None) -> Dataset:
@@ -143,6 +187,11 @@ def _with_validation(dataset: Dataset) -> Dataset:
     }
     none = {name: array[:0] for name, array in dataset.validation.items()}
     return dataset._replace(train=both, validation=none)
+
+
+def _reduced(dataset: Dataset, subset: str) -> Dataset:
+    indices = subset_indices(SUBSETS[subset], dataset.train["label"], dataset.num_classes)
+    return dataset._replace(train={name: array[indices] for name, array in dataset.train.items()})
 
 
 def data_source(

@@ -84,6 +84,18 @@ def make_loss_term(structure: Structure) -> LossTerm:
     return LossTerm(loss)
 
 
+def make_norm_terms(structure: Structure) -> list[LossTerm]:
+    """The plain loss whose gradient's norm the gradient gets, where it gets one."""
+    if structure.gradient_norm is None:
+        return []
+    loss_function = LOSSES[structure.gradient_norm]
+
+    def loss(logits: jax.Array, batch: Batch, values: Values) -> jax.Array:
+        return loss_function(logits, batch["label"], label_smoothing=values["label_smoothing"])
+
+    return [LossTerm(loss)]
+
+
 def assemble_train_step(
     structure: Structure,
     numbers: Numbers,
@@ -98,6 +110,7 @@ def assemble_train_step(
         assemble_model(structure, num_classes, axis_name),
         make_optimizer(structure, schedules, timetable),
         [make_loss_term(structure)],
+        norm_terms=make_norm_terms(structure),
         knobs=schedules,
         ema_decay=schedules.get("ema_decay"),
         skip_nonfinite=structure.on_nonfinite == "skip",

@@ -1,11 +1,14 @@
-"""Accuracy and loss over a split, every example exactly once."""
+"""Accuracy, loss and calibration over a split, every example exactly once."""
 
 import functools
+from collections.abc import Callable, Iterable
+from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
-from cyclical_jax.data.batches import in_order, rows
+from cyclical_jax.data.batches import Selection, in_order, rows
 from cyclical_jax.data.feed import prefetched
 from cyclical_jax.data.sources import Arrays
 from cyclical_jax.losses import softmax_cross_entropy
@@ -13,15 +16,29 @@ from cyclical_jax.training.assembly import assemble_model
 from cyclical_jax.training.devices import AXIS, Throttle, on_all_devices
 from cyclical_jax.training.images import as_batch, send_batch
 from cyclical_jax.training.recipe import Structure
-from cyclical_jax.training.state import TrainState
+from cyclical_jax.training.state import TrainState, Variables
+
+Scores = dict[str, float]
 
 _BATCH_SIZE = 1024  # a device at most; bounds the memory of the activations
+_NUM_BINS = 15  # of the calibration error, as in Guo et al., 1706.04599
 
 
-def evaluate(
-    structure: Structure, num_classes: int, state: TrainState, split: Arrays
-) -> dict[str, float]:
-    """Mean cross entropy (temperature 1, no smoothing) and accuracy over `split`, and its size.
+class Sums(NamedTuple):
+    """Over examples that are no padding."""
+
+    loss: jax.Array  # ()
+    correct: jax.Array  # ()
+    num_examples: jax.Array  # ()
+    gaps: jax.Array  # [bins of confidence]: rightness less confidence
+
+
+def evaluate(structure: Structure, num_classes: int, state: TrainState, split: Arrays) -> Scores:
+    """Mean cross entropy (temperature 1, no smoothing), accuracy and calibration error of a split.
+
+    The calibration error is the expected one of Guo et al., 1706.04599: examples fall by their
+    confidence p, the largest probability, into 15 bins of equal width; it is
+    `sum_bins |sum_examples (is right - p)| / num_examples`.
 
     Args:
       structure: Of the run that `state` belongs to.
@@ -30,34 +47,58 @@ def evaluate(
       split: {"image": uint8 [n, height, width, channels], "label": [n]}, on the host.
 
     Returns:
-      {"loss", "accuracy", "num_examples"}.
+      {"loss", "accuracy", "calibration_error", "num_examples"}.
     """
-    num_examples, num_devices = len(split["label"]), jax.local_device_count()
-    batch_size = min(_BATCH_SIZE, -(-num_examples // num_devices)) * num_devices
-    batch_sums = _batch_sums(structure, num_classes)
-    selections = rows(in_order(num_examples, batch_size))
-    batches = prefetched(functools.partial(send_batch, split), selections)
+    batch_sums = _sums_on_all_devices(structure, num_classes)
+    selections = evaluation_batches(len(split["label"]), jax.local_device_count())
     sums, throttle = [], Throttle()
-    for batch in batches:
+    for batch in prefetched(functools.partial(send_batch, split), selections):
         sums.append(batch_sums(state.evaluated, batch))
         throttle(sums[-1])
-    loss, correct, count = np.array(jax.device_get(sums), np.float64).sum(0)
+    return scores(jax.device_get(sums))
+
+
+def evaluation_batches(num_examples: int, num_devices: int) -> list[Selection]:
+    """Every example once, in batches that `num_devices` can share."""
+    batch_size = min(_BATCH_SIZE, -(-num_examples // num_devices)) * num_devices
+    return rows(in_order(num_examples, batch_size))
+
+
+def make_batch_sums(
+    structure: Structure, num_classes: int
+) -> Callable[[Variables, dict[str, Any]], Sums]:
+    """(variables, examples as bytes, with a mask) -> what they add to the sums."""
+    model = assemble_model(structure, num_classes, axis_name=None)
+
+    def batch_sums(variables, examples):
+        mask, label = examples["mask"], examples["label"]
+        logits, _ = model.apply(*variables, as_batch(examples)["image"], train=False)
+        correct, confidence = logits.argmax(-1) == label, jax.nn.softmax(logits).max(-1)
+        bins = jnp.ceil(confidence * _NUM_BINS).astype(jnp.int32) - 1
+        return Sums(
+            loss=(softmax_cross_entropy(logits, label) * mask).sum(),
+            correct=(correct * mask).sum(),
+            num_examples=mask.sum(),
+            gaps=jax.ops.segment_sum((correct - confidence) * mask, bins, _NUM_BINS),
+        )
+
+    return batch_sums
+
+
+def scores(sums: Iterable[Sums]) -> Scores:
+    """Of the sums of all batches, on the host."""
+    loss, correct, count, gaps = (np.sum(part, 0, np.float64) for part in zip(*sums, strict=True))
     return {
         "loss": float(loss / count),
         "accuracy": float(correct / count),
+        "calibration_error": float(np.abs(gaps).sum() / count),
         "num_examples": int(count),
     }
 
 
 @functools.lru_cache(maxsize=32)
-def _batch_sums(structure, num_classes):
-    """Compiled: (variables, batch) -> sums of loss, of right answers and of examples."""
-    model = assemble_model(structure, num_classes, AXIS)
-
-    def batch_sums(variables, batch):
-        mask, label = batch["mask"], batch["label"]
-        logits, _ = model.apply(*variables, as_batch(batch)["image"], train=False)
-        loss, correct = softmax_cross_entropy(logits, label), logits.argmax(-1) == label
-        return jax.lax.psum(((loss * mask).sum(), (correct * mask).sum(), mask.sum()), AXIS)
-
-    return on_all_devices(batch_sums, in_axes=(None, 0))
+def _sums_on_all_devices(structure, num_classes):
+    batch_sums = make_batch_sums(structure, num_classes)
+    return on_all_devices(
+        lambda *inputs: jax.lax.psum(batch_sums(*inputs), AXIS), in_axes=(None, 0)
+    )

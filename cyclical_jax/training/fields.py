@@ -12,7 +12,7 @@ import jax
 import numpy as np
 
 from cyclical_jax import _checks, losses
-from cyclical_jax.data import RESIDENT_DATASETS, TRAIN_ON
+from cyclical_jax.data import RESIDENT_DATASETS, SUBSETS, TRAIN_ON
 from cyclical_jax.models import MODEL_OPTIONS, MODELS
 from cyclical_jax.schedules import MOST_CYCLES, SCALES, SHAPES, Scale, Shape
 from cyclical_jax.training.durations import Duration, parse_duration
@@ -219,6 +219,9 @@ FIELDS: dict[str, Field] = {
     "dataset": _one_of("digits", RESIDENT_DATASETS, "what is learned"),
     "data_dir": _or_none(_text(None, "where TFDS keeps its datasets; None is its own default")),
     "train_on": _one_of("train", TRAIN_ON, "with the validation split only when all is chosen"),
+    "subset": _or_none(
+        _one_of(None, tuple(SUBSETS), "of what is trained on; see cyclical_jax/data/subsets.py")
+    ),
     "seed": _whole(0, "of initial parameters, order of the examples, all randomness", minimum=0),
     "duration": _duration("40 epochs", "length of training; a step is an optimizer update"),
     "batch_size": _whole(64, "examples a micro step, over all devices", minimum=1),
@@ -290,6 +293,15 @@ FIELDS: dict[str, Field] = {
     "loss.name": _one_of("cross_entropy", tuple(LOSS_KNOBS), "see cyclical_jax/losses.py"),
     "loss.temperature": _knob(1.0, "divides the logits in training; evaluation has 1", above=0),
     "loss.label_smoothing": _knob(0.0, "share of the label given to all", minimum=0, maximum=1),
+    "loss.gradient_norm": _or_none(
+        _one_of(
+            None,
+            ("cross_entropy",),
+            "the gradient keeps its direction and gets the norm of this loss's, at temperature 1 "
+            "and the same label smoothing; None: its own, which a cycle of the loss changes as a "
+            "cycle of the learning rate would",
+        )
+    ),
     "loss.gamma": _knob(2.0, "of the focal loss", minimum=0),
     "loss.hardness": _knob(
         {"easy": 0.0, "hard": 1.0}, "mixes the confident and the focal loss", minimum=0, maximum=1

@@ -19,7 +19,12 @@ def send_batch(split: dict[str, Any], selection: dict[str, Any]) -> dict[str, ja
     return share(examples | selection)
 
 
-def take_batch(split: dict[str, Any], selection: dict[str, jax.Array]) -> dict[str, jax.Array]:
-    """The batch of the examples at `selection["index"]`; with `selection`'s mask, if any."""
+def take_examples(split: dict[str, Any], selection: dict[str, Any]) -> dict[str, jax.Array]:
+    """The examples at `selection["index"]`, as bytes; with `selection`'s mask, if any."""
     index = selection["index"]
-    return as_batch({"image": split["image"][index], "label": split["label"][index], **selection})
+    return {"image": split["image"][index], "label": split["label"][index], **selection}
+
+
+def take_batch(split: dict[str, Any], selection: dict[str, Any]) -> dict[str, jax.Array]:
+    """The batch of the examples at `selection["index"]`."""
+    return as_batch(take_examples(split, selection))

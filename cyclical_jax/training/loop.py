@@ -1,6 +1,5 @@
 """The loop of a run: calls of compiled programs, of ten seconds or so, and rows of the log."""
 
-import functools
 import math
 import time
 from collections.abc import Callable, Iterator
@@ -8,6 +7,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from cyclical_jax.data.batches import Selection, shuffled
@@ -15,7 +15,7 @@ from cyclical_jax.data.sources import Dataset
 from cyclical_jax.training import assembly
 from cyclical_jax.training.devices import place
 from cyclical_jax.training.durations import Timetable
-from cyclical_jax.training.evaluation import evaluate
+from cyclical_jax.training.evaluation import Scores, evaluate
 from cyclical_jax.training.recipe import Numbers, Recipe, RecipeError, Structure, uneven_batch
 from cyclical_jax.training.state import TrainState, init_state
 from cyclical_jax.training.totals import Totals, no_totals
@@ -63,7 +63,7 @@ def train(
     state = place(initial_state(structure, timetable, numbers, dataset, seed))
     zeros = totals = place(no_totals(state, recipe.numbers))
     advance = make_advance(way_of(recipe, dataset), structure, timetable, numbers, dataset)
-    timer, done = _Timer(), 0
+    timer, done = Timer(), 0
     while done < timetable.micro_steps:
         stop = min(timetable.next_row(done), done + timer.micro_steps_a_call)
         start = time.perf_counter()
@@ -72,7 +72,7 @@ def train(
         timer.add(time.perf_counter() - start, selection)
         done = stop
         progress(done)
-        _check_totals(recipe, timetable, totals)
+        check_totals(structure, recipe.numbers, timetable, totals)
         if done == timetable.next_row(done - 1):
             _report(recipe, dataset, timetable, done, state, totals, timer, report)
             totals = zeros
@@ -83,14 +83,19 @@ def train(
 # ---- checks
 
 
-def plan(recipe: Recipe, dataset: Dataset) -> Timetable:
+def plan(recipe: Recipe, dataset: Dataset, *, num_devices: int | None = None) -> Timetable:
     """The timetable of a run, once it is known that the recipe fits the devices and the data.
+
+    Args:
+      recipe: What is to be trained.
+      dataset: On what.
+      num_devices: How many share a batch; None is all there are.
 
     Raises:
       RecipeError: The devices cannot share a batch evenly, a cycle has too few updates, labels name
         no class, or the model does not take images of this size; a line for each problem.
     """
-    problems = list(_misfits(recipe, dataset))
+    problems = list(_misfits(recipe, dataset, num_devices or jax.device_count()))
     try:
         timetable = recipe.timetable(len(dataset.train["label"]))
     except RecipeError as error:
@@ -100,12 +105,12 @@ def plan(recipe: Recipe, dataset: Dataset) -> Timetable:
     return timetable
 
 
-def _misfits(recipe: Recipe, dataset: Dataset) -> Iterator[str]:
+def _misfits(recipe: Recipe, dataset: Dataset, num_devices: int) -> Iterator[str]:
     """What of a recipe does not fit the devices or the data, a line each."""
     structure = recipe.structure
     if jax.process_count() > 1:
         yield f"one process can train, not {jax.process_count()}: all would take the same examples."
-    yield from uneven_batch(structure.batch_size, jax.device_count())
+    yield from uneven_batch(structure.batch_size, num_devices)
     for name in ("train", "validation", "test"):
         labels, most = getattr(dataset, name)["label"], dataset.num_classes - 1
         if len(labels) and (labels.min() < 0 or labels.max() > most):
@@ -115,7 +120,7 @@ def _misfits(recipe: Recipe, dataset: Dataset) -> Iterator[str]:
             )
     model = assembly.assemble_model(structure, dataset.num_classes, axis_name=None)
     try:
-        jax.eval_shape(lambda: model.init(jax.random.key(0), jnp.zeros(_image_shape(dataset))))
+        jax.eval_shape(lambda: model.init(jax.random.key(0), jnp.zeros(shape_of_images(dataset))))
     except ValueError as error:
         yield f"model: {str(error).replace('`', '')}"
 
@@ -126,13 +131,16 @@ def check_finite(name: str, value: float, step: int) -> None:
         raise NonFiniteError(f"{name} is {value} at step {step}; try a lower learning_rate.")
 
 
-def _check_totals(recipe: Recipe, timetable: Timetable, totals: Totals) -> None:
+def check_totals(
+    structure: Structure, numbers: Numbers, timetable: Timetable, totals: Totals
+) -> None:
+    """Raises NonFiniteError if loss or gradient were not finite and the structure does not skip."""
     step = int(totals.nonfinite["step"])
-    if recipe.structure.on_nonfinite == "skip" or step < 0:
+    if structure.on_nonfinite == "skip" or step < 0:
         return
     bad = jax.device_get(totals.nonfinite)
     name = "loss" if not math.isfinite(bad["loss"]) else "grad_norm"
-    schedules = assembly.make_schedules(recipe.structure, recipe.numbers, timetable.total_steps)
+    schedules = assembly.make_schedules(structure, numbers, timetable.total_steps)
     knobs = ", ".join(f"{knob} {float(at(step)):.4g}" for knob, at in schedules.items())
     raise NonFiniteError(
         f"{name} is {bad[name]} at step {step}, with {knobs}; try a lower learning_rate, a clip "
@@ -157,21 +165,32 @@ def initial_state(
     structure: Structure, timetable: Timetable, numbers: Numbers, dataset: Dataset, seed: int
 ) -> TrainState:
     """The state before the first update, by one compiled call."""
-    shape = _image_shape(dataset)
+    shape = shape_of_images(dataset)
     lengths = timetable.lengths
     return _initial_state(structure, lengths, dataset.num_classes, shape, numbers, seed)
 
 
-def _image_shape(dataset: Dataset) -> tuple[int, ...]:
-    return (1, *dataset.train["image"].shape[1:])
-
-
-@functools.partial(jax.jit, static_argnums=(0, 1, 2, 3))
-def _initial_state(structure, timetable, num_classes, image_shape, numbers, seed):
+def make_initial_state(
+    structure: Structure,
+    timetable: Timetable,
+    num_classes: int,
+    image_shape: tuple[int, ...],
+    numbers: Numbers,
+    seed: int | jax.Array,
+) -> TrainState:
+    """The state before the first update; numbers and seed may be traced."""
     schedules = assembly.make_schedules(structure, numbers, timetable.total_steps)
     optimizer = assembly.make_optimizer(structure, schedules, timetable)
     model = assembly.assemble_model(structure, num_classes, axis_name=None)
     return init_state(model, optimizer, jnp.zeros(image_shape), seed, ema="ema_decay" in schedules)
+
+
+_initial_state = jax.jit(make_initial_state, static_argnums=(0, 1, 2, 3))
+
+
+def shape_of_images(dataset: Dataset) -> tuple[int, ...]:
+    """Of a batch of one, with which a model is initialised."""
+    return (1, *dataset.train["image"].shape[1:])
 
 
 def select(structure: Structure, num_train: int, *, seed: int, start: int, stop: int) -> Selection:
@@ -189,7 +208,7 @@ def select(structure: Structure, num_train: int, *, seed: int, start: int, stop:
 # ---- time, and the rows of the log
 
 
-class _Timer:
+class Timer:
     """Seconds of training, and how many micro steps the next call may have."""
 
     def __init__(self):
@@ -222,28 +241,43 @@ class _Timer:
 
 def _report(recipe, dataset, timetable, micro_step, state, totals, timer, report) -> None:
     """Reports a row, and then raises what is wrong with it, so that the row is not lost."""
-    row = _row(timetable, micro_step, state, jax.device_get(totals), timer)
-    skips = recipe.structure.on_nonfinite == "skip"
-    scores = {"loss": 0.0}
-    if skips:
-        row["skipped"] = int(state.skipped)
+    structure, scores = recipe.structure, None
     if timetable.validates_at(micro_step) and len(dataset.validation["label"]):
-        scores = evaluate(recipe.structure, dataset.num_classes, state, dataset.validation)
-        if math.isfinite(scores["loss"]):
-            row |= {"val_loss": scores["loss"], "val_accuracy": scores["accuracy"]}
-    report(row)
-    check_finite("val_loss", scores["loss"], row["step"])
-    if skips:
-        _check_skipped(timetable, micro_step, row["skipped"])
+        scores = evaluate(structure, dataset.num_classes, state, dataset.validation)
+    counts = jax.device_get((state.step, state.skipped))
+    row = make_row(structure, timetable, micro_step, counts, jax.device_get(totals), scores)
+    time = {"images_per_second": timer.images_per_second(), "seconds": timer.seconds}
+    report(row | time)
+    check_row(timetable, micro_step, row, scores)
 
 
-def _row(timetable, micro_step, state, totals, timer) -> Row:
+def make_row(
+    structure: Structure,
+    timetable: Timetable,
+    micro_step: int,
+    counts: tuple[np.ndarray, np.ndarray],
+    totals: Totals,
+    scores: Scores | None,
+) -> Row:
+    """The row at `micro_step`, without times; `counts` are the state's step and skipped."""
+    step, skipped = map(int, counts)
     # By way of its shortest decimal, so that the float32 nearest to 0.1 is logged as 0.1.
     values = {name: float(str(value)) for name, value in totals.values.items()}
     some = totals.num_examples > 0  # no mean, where all batches were skipped
     means = {name: float(mean) if some else None for name, mean in totals.means.items()}
-    row = {"step": int(state.step), "epoch": timetable.epoch(micro_step), **means, **values}
-    return row | {"images_per_second": timer.images_per_second(), "seconds": timer.seconds}
+    row = {"step": step, "epoch": timetable.epoch(micro_step), **means, **values}
+    if structure.on_nonfinite == "skip":
+        row["skipped"] = skipped
+    if scores and math.isfinite(scores["loss"]):
+        row |= {"val_loss": scores["loss"], "val_accuracy": scores["accuracy"]}
+    return row
+
+
+def check_row(timetable: Timetable, micro_step: int, row: Row, scores: Scores | None) -> None:
+    """Raises NonFiniteError if the validation loss is not finite, or most batches were skipped."""
+    if scores:
+        check_finite("val_loss", scores["loss"], row["step"])
+    _check_skipped(timetable, micro_step, row.get("skipped", 0))
 
 
 @jax.jit

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict
 
+from cyclical_jax.data import num_train
 from cyclical_jax.losses import warn_above_ceiling
 from cyclical_jax.schedules import Scale, Shape
 from cyclical_jax.training.durations import Duration, Timetable
@@ -53,6 +54,7 @@ class Structure:
     nesterov: bool
     learning_rate_decay: str | None
     loss: str
+    gradient_norm: str | None  # the loss whose gradient's norm the gradient gets
     curves: tuple[tuple[str, Curve], ...]
     num_cycles: int
     batch_size: int  # examples a micro step, over all devices
@@ -68,6 +70,7 @@ class Recipe:
     dataset: str
     data_dir: str | None
     train_on: str
+    subset: str | None
     seed: int
     duration: Duration
     log_every: Duration
@@ -244,6 +247,8 @@ def _contradictions(checked, num_devices: int) -> Iterator[str]:
     yield from uneven_batch(checked.get("batch_size", 0), num_devices)
     if checked.get("remainder") == "pad" and checked.get("accumulate", 1) > 1:
         yield "remainder must be 'drop' where accumulate is above 1: a part would weigh as a whole."
+    if {"dataset", "train_on", "subset"} <= checked.keys():
+        yield from _unfilled_subset(checked["dataset"], checked["train_on"], checked["subset"])
     yield from _unread(checked)
 
 
@@ -251,6 +256,13 @@ def uneven_batch(batch_size: int, num_devices: int) -> Iterator[str]:
     """The problem of a batch that the devices cannot share, if it is one."""
     if batch_size % num_devices:
         yield f"batch_size must be a multiple of the {num_devices} devices, got {batch_size}."
+
+
+def _unfilled_subset(dataset: str, train_on: str, subset: str | None) -> Iterator[str]:
+    try:
+        num_train(dataset, train_on=train_on, subset=subset)
+    except ValueError as error:
+        yield str(error).replace("`", "")
 
 
 def _unread(checked) -> Iterator[str]:
@@ -306,6 +318,7 @@ def _assemble(checked) -> Recipe:
         nesterov=checked["optimizer.nesterov"],
         learning_rate_decay=checked["optimizer.learning_rate_decay"],
         loss=checked["loss.name"],
+        gradient_norm=checked["loss.gradient_norm"],
         curves=tuple(curves.items()),
         num_cycles=checked["cycle.num_cycles"],
         batch_size=checked["batch_size"],

@@ -47,6 +47,7 @@ def make_train_step(
     terms: Sequence[LossTerm],
     transforms: Sequence[BatchTransform] = (),
     *,
+    norm_terms: Sequence[LossTerm] = (),
     knobs: Mapping[str, optax.Schedule],
     ema_decay: optax.ScalarOrSchedule | None = None,
     skip_nonfinite: bool = False,
@@ -60,6 +61,10 @@ def make_train_step(
         be outermost in it.
       terms: The loss is the mean of their weighted sum over the examples that are no padding.
       transforms: Applied to the batch in this order, each with a random key of its own.
+      norm_terms: Where there are some, the gradient g of `terms` gets the norm of the gradient c of
+        these, of the same forward pass, and keeps its direction: `g ||c|| / ||g||`, 0 where g is.
+        A loss that cycles rescales its gradient too, as a learning rate would; this tells the two
+        effects apart.
       knobs: Schedules whose values the terms read and the metrics report.
       ema_decay: Of the average that `init_state(..., ema=True)` started: at an update
         `average = d average + (1 - d) variables`, d = min(ema_decay, (1 + step) / (10 + step)), so
@@ -79,17 +84,21 @@ def make_train_step(
     def gradients(state, batch, values, key):
         average = _averager(batch, mean_over_devices)
 
-        def loss_of(params):
-            variables = params, state.model_state
-            logits, model_state = model.apply(*variables, batch["image"], train=True, key=key)
-            losses = _weighted_sum(terms, state.step, logits, batch, values)
-            return average(losses * batch.get("weight", 1)), (logits, model_state)
+        def forward(params):
+            return model.apply(params, state.model_state, batch["image"], train=True, key=key)
 
-        (loss, (logits, model_state)), grads = jax.value_and_grad(loss_of, has_aux=True)(
-            state.params
-        )
+        def loss_of(logits, terms):
+            losses = _weighted_sum(terms, state.step, logits, batch, values)
+            return average(losses * batch.get("weight", 1))
+
+        logits, backward, model_state = jax.vjp(forward, state.params, has_aux=True)
+        loss, slopes = jax.value_and_grad(loss_of)(logits, terms)
+        (grads,) = backward(slopes)
         metrics = {"loss": loss, "accuracy": average(_is_correct(logits, batch["label"]))}
         metrics, grads = mean_over_devices((metrics, grads))
+        if norm_terms:
+            (reference,) = backward(jax.grad(loss_of)(logits, norm_terms))
+            grads = _with_norm_of(grads, mean_over_devices(reference))
         metrics |= {"grad_norm": optax.tree.norm(grads)}
         # Equal on all devices already if the model knows its axis; else they would part.
         return grads, _map_floats(mean_over_devices, model_state), metrics
@@ -137,6 +146,15 @@ def _weighted_sum(terms, step, logits, batch, values) -> jax.Array:
     """[batch] sums of the weighted terms."""
     losses = [as_schedule(weight)(step) * loss(logits, batch, values) for loss, weight in terms]
     return sum(losses)
+
+
+def _with_norm_of(grads, reference):
+    """`grads`, as long as `reference`; what is zero stays zero."""
+    norm, wanted = optax.tree.norm(grads), optax.tree.norm(reference)
+    is_regular = (norm > 0) & jnp.isfinite(norm)
+    # An infinite norm makes NaN of every entry, not the zeros that would hide it.
+    scale = jnp.where(is_regular, wanted / norm, 0 * norm)
+    return jax.tree.map(lambda grad: (scale * grad).astype(grad.dtype), grads)
 
 
 def _updated(state, optimizer, grads, model_state) -> TrainState:
@@ -191,6 +209,5 @@ def _unless_nonfinite(old: TrainState, new: TrainState, metrics: Metrics) -> Tra
 def _keys(state: TrainState, number: int, axis_name: str | None) -> jax.Array:
     """Keys of this micro step, different on every device."""
     key = jax.random.fold_in(state.key, state.micro_step)
-    if axis_name:
-        key = jax.random.fold_in(key, jax.lax.axis_index(axis_name))
-    return jax.random.split(key, number)
+    device = jax.lax.axis_index(axis_name) if axis_name else 0
+    return jax.random.split(jax.random.fold_in(key, device), number)

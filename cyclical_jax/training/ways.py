@@ -65,11 +65,25 @@ def make_advance(
 @functools.lru_cache(maxsize=32)
 def compiled(way: str, structure: Structure, timetable: Timetable, num_classes: int):
     """The program of a way, (state, (totals, numbers, ...)) -> (state, totals), on all devices."""
+    axis_name = AXIS if jax.device_count() > 1 else None
+    program = make_program(way, structure, timetable, num_classes, axis_name)
+    axes = {
+        "resident": (None, None, None, (0, None)),
+        "stepwise": (None, None, None, 0),
+        "streamed": (None, None, 0),
+    }[way]
+    return on_all_devices(program, in_axes=(None, axes), donate=True)
+
+
+def make_program(
+    way: str, structure: Structure, timetable: Timetable, num_classes: int, axis_name: str | None
+) -> Callable[[TrainState, Any], tuple[TrainState, Totals]]:
+    """What one device does of it; schedules and optimizer are built inside, of traced numbers."""
 
     def one(numbers, carry, batch):
         state, totals = carry
         step = assembly.assemble_train_step(
-            structure, numbers, timetable=timetable, num_classes=num_classes, axis_name=AXIS
+            structure, numbers, timetable=timetable, num_classes=num_classes, axis_name=axis_name
         )
         new_state, metrics = step(state, batch)
         return new_state, add(totals, metrics, state.step)
@@ -91,26 +105,25 @@ def compiled(way: str, structure: Structure, timetable: Timetable, num_classes: 
         totals, numbers, examples = inputs
         return one(numbers, (state, totals), as_batch(examples))
 
-    program, axes = {
-        "resident": (resident, (None, None, None, (0, None))),
-        "stepwise": (stepwise, (None, None, None, 0)),
-        "streamed": (streamed, (None, None, 0)),
-    }[way]
-    return on_all_devices(program, in_axes=(None, axes), donate=True)
+    return {"resident": resident, "stepwise": stepwise, "streamed": streamed}[way]
 
 
 def _resident(program, timetable: Timetable, numbers: Numbers, split: Arrays) -> Advance:
-    # One length of selection for all calls, however many micro steps each has: one compilation.
     capacity = min(timetable.longest_interval, MOST_MICRO_STEPS)
 
     def advance(state, totals, selection):
         count = len(selection["index"])
-        padding = [(0, capacity - count), (0, 0)]
-        filled = {name: np.pad(array, padding) for name, array in selection.items()}
+        filled = fill(selection, capacity)
         shares = jax.tree.map(lambda array: split_over_devices(array, axis=1), filled)
         return program(state, (totals, numbers, split, (shares, np.int32(count))))
 
     return advance
+
+
+def fill(selection: Selection, capacity: int) -> Selection:
+    """One length for all calls, however many micro steps each has: one compilation."""
+    padding = [(0, capacity - len(selection["index"])), (0, 0)]
+    return {name: np.pad(array, padding) for name, array in selection.items()}
 
 
 def _one_by_one(program, make_batch: Callable[[Arrays], Any], shared: tuple) -> Advance:

@@ -14,6 +14,7 @@ import tensorflow_datasets as tfds
 from tensorflow_datasets.image_classification import cifar
 
 from cyclical_jax.data import sources
+from cyclical_jax.data.subsets import Subset
 
 TRAIN_SIZE, TEST_SIZE = 11, 5
 
@@ -52,8 +53,7 @@ def pristine(tmp_path_factory):
 def data_dir(pristine, tmp_path, monkeypatch):
     """A copy of a tiny "cifar10", and our table to match."""
     tiny = sources.TFDS_DATASETS["cifar10"]._replace(
-        num_examples={"train": TRAIN_SIZE, "test": TEST_SIZE},
-        splits={"train": "train[:8]", "validation": "train[8:]", "test": "test"},
+        num_examples={"train": TRAIN_SIZE, "test": TEST_SIZE}, num_train=8
     )
     monkeypatch.setitem(sources.TFDS_DATASETS, "cifar10", tiny)
     return shutil.copytree(pristine, tmp_path / "tfds")
@@ -204,8 +204,7 @@ class TestLoad:
 
     def test_other_splits_are_decoded_anew(self, data_dir, monkeypatch):
         sources.load("cifar10", data_dir=data_dir)
-        splits = {"train": "train[:6]", "validation": "train[6:]", "test": "test"}
-        tiny = sources.TFDS_DATASETS["cifar10"]._replace(splits=splits)
+        tiny = sources.TFDS_DATASETS["cifar10"]._replace(num_train=6)
         monkeypatch.setitem(sources.TFDS_DATASETS, "cifar10", tiny)
         dataset = sources.load("cifar10", data_dir=data_dir)
         assert [len(split["label"]) for split in dataset[:3]] == [6, 5, 5]
@@ -257,6 +256,94 @@ class TestLoad:
         before = set(directory.iterdir())
         sources.load("cifar10", data_dir=data_dir)
         assert set(directory.iterdir()) - before == {directory / "decoded.npz"}
+
+
+class TestSubset:
+    """Of the tiny dataset, by tiny subsets in place of the table's."""
+
+    @pytest.fixture(autouse=True)
+    def tiny_subsets(self, monkeypatch):
+        subsets = {"4k": Subset(7, None), "4k_6_2": Subset(10, 1.0), "first_4k": Subset(11, None)}
+        for name, subset in subsets.items():
+            monkeypatch.setitem(sources.SUBSETS, name, subset)
+
+    def test_is_of_the_train_split_alone(self, data_dir):
+        whole = sources.load("cifar10", data_dir=data_dir)
+        reduced = sources.load("cifar10", data_dir=data_dir, subset="4k")
+        for name in ("image", "label"):
+            np.testing.assert_array_equal(reduced.train[name], whole.train[name][:7])
+            np.testing.assert_array_equal(reduced.validation[name], whole.validation[name])
+            np.testing.assert_array_equal(reduced.test[name], whole.test[name])
+        assert reduced.num_classes == 10
+
+    def test_is_of_train_and_validation_together(self, data_dir):
+        """The 11 labels are 0 .. 9 and another 0, of which only the first is taken."""
+        both = dict(data_dir=data_dir, train_on="train+validation")
+        whole = sources.load("cifar10", **both)
+        reduced = sources.load("cifar10", **both, subset="4k_6_2")
+        second_zero = np.flatnonzero(whole.train["label"] == 0)[1]
+        expected = np.delete(np.arange(11), second_zero)
+        for name in ("image", "label"):
+            np.testing.assert_array_equal(reduced.train[name], whole.train[name][expected])
+        assert len(reduced.validation["label"]) == 0 and len(reduced.test["label"]) == TEST_SIZE
+
+    def test_may_be_all(self, data_dir):
+        both = dict(data_dir=data_dir, train_on="train+validation")
+        whole = sources.load("cifar10", **both)
+        reduced = sources.load("cifar10", **both, subset="first_4k")
+        np.testing.assert_array_equal(reduced.train["image"], whole.train["image"])
+
+    def test_too_few_are_told_before_they_are_loaded(self, tmp_path, monkeypatch):
+        """There is nothing to load in `tmp_path`."""
+        line = "`subset` 'first_4k' has 11 examples, but cifar10 has 8 to train on."
+        tiny = sources.TFDS_DATASETS["cifar10"]._replace(num_train=8)
+        monkeypatch.setitem(sources.TFDS_DATASETS, "cifar10", tiny)
+        with pytest.raises(ValueError) as error:
+            sources.load("cifar10", data_dir=tmp_path, subset="first_4k")
+        assert str(error.value) == line
+
+    def test_a_near_name_is_suggested(self):
+        with pytest.raises(ValueError, match="got '4k_62'. Did you mean '4k_6_2'?"):
+            sources.load("digits", subset="4k_62")
+
+
+class TestNumTrain:
+    @pytest.mark.parametrize(
+        "name, train, both",
+        [
+            ("digits", 1197, 1397),
+            ("fashion_mnist", 55_000, 60_000),
+            ("cifar100", 45_000, 50_000),
+            ("imagenet2012", 1_271_167, 1_281_167),
+        ],
+    )
+    def test_of_all(self, name, train, both):
+        assert sources.num_train(name) == train
+        assert sources.num_train(name, train_on="train+validation") == both
+
+    @pytest.mark.parametrize("train_on", sources.TRAIN_ON)
+    def test_is_what_is_loaded(self, train_on, data_dir):
+        for name in ("digits", "cifar10"):
+            dataset = sources.load(name, data_dir=data_dir, train_on=train_on)
+            assert sources.num_train(name, train_on=train_on) == len(dataset.train["label"])
+
+    def test_of_a_subset(self):
+        assert sources.num_train("cifar100", subset="4k_5_3") == 4000
+
+    @pytest.mark.parametrize("train_on, available", [("train", 1197), ("train+validation", 1397)])
+    def test_a_subset_that_cannot_be_filled_is_one_line(self, train_on, available):
+        with pytest.raises(ValueError) as error:
+            sources.num_train("digits", train_on=train_on, subset="4k")
+        line = f"`subset` '4k' has 4000 examples, but digits has {available} to train on."
+        assert str(error.value) == line
+
+    @pytest.mark.parametrize(
+        "changes", [{"name": "svhn"}, {"train_on": "test"}, {"subset": "5k"}], ids=str
+    )
+    def test_what_is_not_there_is_named(self, changes):
+        (wrong,) = changes.values()
+        with pytest.raises(ValueError, match=f"must be one of .*, got '{wrong}'"):
+            sources.num_train(**({"name": "cifar10"} | changes))
 
 
 class TestDataSource:

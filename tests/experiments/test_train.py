@@ -108,6 +108,20 @@ def test_a_run_on_all_but_test_has_no_validation(train, tmp_path):
     assert result["test_num_examples"] == 400 and "best_val_accuracy" not in result
 
 
+def test_a_run_on_a_subset_has_its_epochs(train, tmp_path):
+    """The subsets of the table are larger than digits: this config shrinks one."""
+    config = tmp_path / "small.py"
+    config.write_text(
+        "from configs.digits import get_config\n"
+        "from cyclical_jax.data.subsets import SUBSETS, Subset\n"
+        "SUBSETS['4k'] = Subset(700, ratio=None)\n"
+    )
+    workdir = tmp_path / "run"
+    process = train(f"--config={config}", f"--workdir={workdir}", *SMALL, "--config.subset=4k")
+    assert process.returncode == 0, process.stderr
+    assert [row["step"] for row in rows_of(workdir)] == [10, 20]
+
+
 def test_tensorboard_has_every_number_of_every_row(train, tmp_path):
     event_pb2 = pytest.importorskip("tensorboardX.proto.event_pb2")
     process = train(DIGITS, f"--workdir={tmp_path}", *SMALL, "--tensorboard")
@@ -170,6 +184,10 @@ def test_print_config_lists_every_key_and_needs_no_workdir(train, config):
         ([DIGITS, "stray"], "unknown argument 'stray'"),
         ([DIGITS, "--wrokdir=x"], "Unknown command line flag 'wrokdir'."),
         ([], "flag --config=None: Flag --config must have a value"),
+        (
+            [DIGITS, "--config.subset=4k"],
+            "subset '4k' has 4000 examples, but digits has 1197 to train on.",
+        ),
         (
             [DIGITS, "--config.batch_size=2000"],
             "batch_size 2000 is more than the 1197 training examples.",

@@ -11,6 +11,7 @@ from cyclical_jax.training import assembly
 from cyclical_jax.training.durations import Timetable
 from cyclical_jax.training.recipe import cyclical, default_config, parse
 from cyclical_jax.training.state import init_state
+from cyclical_jax.training.step import make_train_step
 
 STEPS = 13
 PARAMS = {"kernel": jnp.array([[1.0, -2.0], [0.5, 3.0]]), "bias": jnp.array([4.0, -1.0])}
@@ -287,6 +288,74 @@ def test_each_loss_gets_the_knobs_it_names(name, gammas, loss):
     term = assembly.make_loss_term(recipe.structure)
     actual = term.loss(logits, {"label": labels}, values)
     np.testing.assert_allclose(actual, loss(logits, labels, **knobs), rtol=1e-5)
+
+
+TEMPERED = {"loss.temperature": 2.0, "loss.label_smoothing": 0.2, "model.hidden_sizes": ()}
+BATCH = {
+    "image": np.random.default_rng(3).normal(size=(4, 2, 2, 1)).astype(np.float32),
+    "label": np.array([0, 2, 2, 0], np.int32),
+}
+
+
+def step_of(recipe, **options):
+    """The train step of a recipe by hand, of its parts, and its first state."""
+    structure, table = recipe.structure, timetable(STEPS)
+    schedules = assembly.make_schedules(structure, recipe.numbers, STEPS)
+    optimizer = assembly.make_optimizer(structure, schedules, table)
+    model = assembly.assemble_model(structure, 3, None)
+    terms = [assembly.make_loss_term(structure)]
+    step = make_train_step(model, optimizer, terms, knobs=schedules, **options)
+    return step, init_state(model, optimizer, BATCH["image"], seed=0)
+
+
+def assembled(recipe):
+    return assembly.assemble_train_step(
+        recipe.structure,
+        recipe.numbers,
+        timetable=timetable(STEPS),
+        num_classes=3,
+        axis_name=None,
+    )
+
+
+@pytest.mark.parametrize("gradient_norm, is_plain", [(None, True), ("cross_entropy", False)])
+def test_without_a_norm_the_program_is_that_of_the_loss_alone(gradient_norm, is_plain):
+    recipe = parsed(TEMPERED | {"loss.gradient_norm": gradient_norm})
+    step, state = step_of(recipe)
+    programs = [jax.jit(f).lower(state, BATCH).as_text() for f in (step, assembled(recipe))]
+    assert (programs[0] == programs[1]) == is_plain
+
+
+def test_the_gradient_has_the_norm_of_the_plain_loss_of_the_same_smoothing():
+    recipe = parsed(
+        TEMPERED
+        | CONSTANT_RATE
+        | {
+            "optimizer.learning_rate": 1.0,
+            "optimizer.weight_decay": None,
+            "optimizer.momentum": 0.0,
+            "loss.gradient_norm": "cross_entropy",
+        }
+    )
+    _, state = step_of(recipe)
+    new, metrics = jax.jit(assembled(recipe))(state, BATCH)
+
+    def loss(params, temperature):
+        (layer,) = params.values()
+        logits = BATCH["image"].reshape(4, -1) @ layer["kernel"] + layer["bias"][None]
+        log_p = jax.nn.log_softmax(logits / temperature)
+        labels = 0.8 * np.eye(3)[BATCH["label"]] + 0.2 / 3
+        return -(labels * log_p).sum(-1).mean()
+
+    tempered, plain = (jax.grad(loss)(state.params, temperature) for temperature in (2.0, 1.0))
+    scale = optax.tree.norm(plain) / optax.tree.norm(tempered)
+    expected = jax.tree.map(lambda param, grad: param - scale * grad, state.params, tempered)
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), new.params, expected
+    )
+    assert not 0.8 < scale < 1.25
+    assert metrics["grad_norm"] == pytest.approx(float(optax.tree.norm(plain)), rel=1e-5)
+    assert metrics["loss"] == pytest.approx(float(loss(state.params, 2.0)), rel=1e-5)
 
 
 def test_the_model_is_that_of_the_recipe():

@@ -22,6 +22,8 @@ def test_a_default_passes_its_own_check_and_has_type_and_meaning(key):
     [
         ("dataset", "digits or fashion_mnist or cifar10 or cifar100"),
         ("data_dir", "string, or None"),
+        ("subset", "4k or 4k_5_3 or 4k_6_2 or first_4k, or None"),
+        ("loss.gradient_norm", "cross_entropy, or None"),
         ("seed", "whole number, at least 0"),
         ("batch_size", "whole number, at least 1"),
         ("duration", "number and steps, epochs or examples"),
@@ -50,6 +52,8 @@ def test_a_type_is_said_in_words(key, words):
         ("data_dir", None, None),
         ("data_dir", "/there", "/there"),
         ("loop", "streamed", "streamed"),
+        ("subset", "4k_5_3", "4k_5_3"),
+        ("loss.gradient_norm", "cross_entropy", "cross_entropy"),
         ("duration", "3 steps", Duration(3.0, "steps")),
         ("optimizer.learning_rate", 2, Cycle(2.0, 2.0)),
         ("optimizer.max_norm", None, None),

@@ -453,7 +453,7 @@ def selection(micro_steps):
     ],
 )
 def test_a_call_is_of_as_many_micro_steps_as_ten_seconds_take(calls, expected):
-    timer = loop._Timer()
+    timer = loop.Timer()
     assert timer.micro_steps_a_call == 1
     for micro_steps, seconds in calls:
         timer.add(seconds, selection(micro_steps))
@@ -461,7 +461,7 @@ def test_a_call_is_of_as_many_micro_steps_as_ten_seconds_take(calls, expected):
 
 
 def test_images_a_second_are_of_one_row_without_the_first_call_and_padding():
-    timer = loop._Timer()
+    timer = loop.Timer()
     timer.add(100.0, selection(1))
     assert timer.images_per_second() is None and timer.seconds == 0
     timer.add(2.0, selection(3))

@@ -5,7 +5,15 @@ import dataclasses
 import pytest
 from ml_collections import ConfigDict
 
-from configs import default, digits, fashion_mnist
+from configs import (
+    cifar10,
+    cifar10_4k,
+    cifar100,
+    default,
+    digits,
+    fashion_mnist,
+    fashion_mnist_4k,
+)
 from cyclical_jax.training.durations import Duration, Timetable
 from cyclical_jax.training.fields import FIELDS, OPTIONS, SECTIONS
 from cyclical_jax.training.recipe import (
@@ -36,8 +44,10 @@ def lines_of(changes, **kwargs):
 
 # ---- what is right
 
+CONFIGS = [digits, fashion_mnist, fashion_mnist_4k, cifar10, cifar10_4k, cifar100]
 
-@pytest.mark.parametrize("module", [digits, fashion_mnist])
+
+@pytest.mark.parametrize("module", CONFIGS)
 @pytest.mark.parametrize("variant", digits.VARIANTS)
 def test_every_variant_of_every_config_is_a_recipe(module, variant):
     recipe = parse(module.get_config(variant))
@@ -56,6 +66,46 @@ def test_every_variant_of_every_config_is_a_recipe(module, variant):
     )
 
 
+@pytest.mark.parametrize(
+    "config, dataset, subset, model",
+    [
+        (fashion_mnist_4k.get_config(), "fashion_mnist", "4k", "mlp"),
+        (fashion_mnist_4k.get_config("all"), "fashion_mnist", "4k", "mlp"),
+        (fashion_mnist_4k.get_config("imbalanced"), "fashion_mnist", "4k_6_2", "mlp"),
+        (fashion_mnist_4k.get_config("cnn"), "fashion_mnist", "4k", "cnn"),
+        (fashion_mnist_4k.get_config("imbalanced_cnn"), "fashion_mnist", "4k_6_2", "cnn"),
+        (cifar10.get_config(), "cifar10", None, "cnn"),
+        (cifar10_4k.get_config(), "cifar10", "4k", "cnn"),
+        (cifar10_4k.get_config("imbalanced"), "cifar10", "4k_6_2", "cnn"),
+        (cifar100.get_config(), "cifar100", None, "cnn"),
+    ],
+)
+def test_a_small_dataset_is_a_subset_of_a_large_one(config, dataset, subset, model):
+    recipe = parse(config)
+    assert (recipe.dataset, recipe.subset, recipe.structure.model) == (dataset, subset, model)
+    assert recipe.train_on == "train"
+
+
+@pytest.mark.parametrize("module", [cifar10, cifar10_4k, cifar100])
+def test_the_configs_of_cifar_have_the_published_numbers(module):
+    recipe = parse(module.get_config("all"))
+    assert recipe.structure.batch_size == 384 and recipe.duration == Duration(200, "epochs")
+    assert recipe.structure.optimizer == "sgd" and recipe.structure.nesterov
+    assert recipe.structure.learning_rate_decay == "cosine"
+    published = {
+        "learning_rate": 0.15,
+        "momentum": 0.9,
+        "label_smoothing": 0.1,
+        "gamma_hc": 3,
+        "gamma_pos": 2,
+        "gamma_neg": 2,
+    }
+    cycles = {"weight_decay": (1e-5, 8e-5), "max_norm": (0.5, 2.0), "temperature": (0.5, 2.0)}
+    cycles |= {"hardness": (0.0, 1.0)} | {name: (n, n) for name, n in published.items()}
+    assert recipe.numbers == {name: Knob(*ends, 4.0) for name, ends in cycles.items()}
+    assert parse(module.get_config()).numbers["weight_decay"] == Knob(5e-4, 5e-4, 4.0)
+
+
 @pytest.mark.parametrize("make", [default_config, default.get_config])
 def test_the_default_config_has_every_key_and_is_a_recipe(make):
     config = make()
@@ -67,6 +117,7 @@ def test_the_default_config_has_every_key_and_is_a_recipe(make):
     assert keys == FIELDS.keys()
     recipe = parse(config)
     assert (recipe.dataset, recipe.data_dir, recipe.seed, recipe.loop) == ("digits", None, 0, None)
+    assert recipe.subset is recipe.structure.gradient_norm is None
     assert recipe.train_on == "train" and recipe.duration == Duration(40, "epochs")
     assert recipe.log_every == recipe.validate_every == Duration(1, "epochs")
 
@@ -83,6 +134,7 @@ def test_every_part_of_the_recipe_is_what_the_config_says():
                 "dataset": "cifar10",
                 "data_dir": "/there",
                 "train_on": "train+validation",
+                "subset": "4k_5_3",
                 "seed": 7.0,
                 "duration": "9 steps",
                 "batch_size": 1e2,
@@ -103,13 +155,14 @@ def test_every_part_of_the_recipe_is_what_the_config_says():
                 "optimizer.name": "adamw",
                 "optimizer.learning_rate_decay": None,
                 "loss.name": "asymmetric_focal",
+                "loss.gradient_norm": "cross_entropy",
             }
         ),
         num_devices=4,
     )
     assert (recipe.dataset, recipe.data_dir, recipe.seed) == ("cifar10", "/there", 7)
     assert recipe.duration == Duration(9, "steps") and recipe.loop == "streamed"
-    assert recipe.train_on == "train+validation"
+    assert (recipe.train_on, recipe.subset) == ("train+validation", "4k_5_3")
     assert recipe.log_every == Duration(2, "steps")
     assert recipe.validate_every == Duration(300, "examples")
     structure = dataclasses.asdict(recipe.structure)
@@ -129,6 +182,7 @@ def test_every_part_of_the_recipe_is_what_the_config_says():
         nesterov=True,
         learning_rate_decay=None,
         loss="asymmetric_focal",
+        gradient_norm="cross_entropy",
         num_cycles=2,
         batch_size=100,
         accumulate=3,
@@ -197,6 +251,7 @@ def test_a_cycle_without_a_clock_of_its_own_has_that_of_the_config():
         {"optimizer.weight_decay": cyclical(1e-4, 2e-3, factor=3)},
         {"optimizer.learning_rate": 0.3, "cycle.factor": 5.0},
         {"seed": 3, "duration": "9 epochs", "log_every": "1 step", "loop": "streamed"},
+        {"dataset": "cifar10", "subset": "4k"},
     ],
 )
 def test_runs_that_differ_in_numbers_or_lengths_alone_have_one_structure(changes):
@@ -218,6 +273,7 @@ def test_runs_that_differ_in_numbers_or_lengths_alone_have_one_structure(changes
         {"accumulate": 2},
         {"remainder": "pad"},
         {"on_nonfinite": "skip"},
+        {"loss.gradient_norm": "cross_entropy"},
     ],
 )
 def test_what_is_compiled_differently_is_another_structure(changes):
@@ -291,6 +347,10 @@ DURATION = "must be a number above 0 and a unit, such as '1.5 epochs' or '9 step
         ({"dataset": "digit"}, "got 'digit'. Did you mean 'digits'?"),
         ({"dataset": None}, "'cifar100', got None."),
         ({"train_on": "validation"}, "'train+validation', got 'validation'. Did you mean "),
+        ({"subset": "4k_6"}, "'first_4k', got '4k_6'. Did you mean '4k_6_2'?"),
+        ({"subset": 4000}, "'first_4k', got 4000."),
+        ({"subset": "4k"}, "subset '4k' has 4000 examples, but digits has 1197 to train on."),
+        ({"loss.gradient_norm": "focal"}, "must be one of 'cross_entropy', got 'focal'."),
         ({"data_dir": 3}, "data_dir must be a string, got 3."),
         ({"seed": -1}, f"seed {WHOLE} 0 to 2147483647, got -1."),
         ({"seed": 2**31}, f"seed {WHOLE} 0 to 2147483647, got 2147483648."),
@@ -389,6 +449,19 @@ def test_a_wrong_value_is_one_line_with_the_key_and_the_value(changes, line):
     assert line in actual
     assert actual.startswith(*changes)
     assert "`" not in actual and actual[-1] in ".?"
+
+
+def test_a_subset_of_train_and_validation_has_both_to_be_filled_from():
+    changes = {"subset": "4k_6_2", "train_on": "train+validation"}
+    line = "subset '4k_6_2' has 4000 examples, but digits has 1397 to train on."
+    assert lines_of(changes) == [line]
+    assert parse(changed(changes | {"dataset": "cifar100"})).subset == "4k_6_2"
+
+
+@pytest.mark.parametrize("wrong", [{"dataset": "digit"}, {"train_on": "all"}, {"subset": "5k"}])
+def test_a_subset_beside_a_wrong_value_is_not_judged(wrong):
+    (line,) = lines_of({"subset": "4k"} | wrong)
+    assert line.startswith(*wrong)
 
 
 def test_every_problem_within_a_cycle_has_its_line():
@@ -562,7 +635,7 @@ def test_a_gamma_that_makes_the_easy_loss_non_monotone_warns(value):
         parse(config)
 
 
-@pytest.mark.parametrize("module", [digits, fashion_mnist])
+@pytest.mark.parametrize("module", CONFIGS)
 def test_an_unknown_variant_is_named_with_those_there_are(module):
     with pytest.raises(ValueError, match="'wd' is no variant of this config; it has plain, weight"):
         module.get_config("wd")

@@ -161,6 +161,9 @@ VARIANTS = {
     "accumulating": lambda: dict(
         optimizer=cj.accumulate_gradients(optimizer(), 2), terms=[LossTerm(focal)]
     ),
+    "of another's norm": lambda: dict(
+        optimizer=optimizer(), terms=[LossTerm(focal)], norm_terms=[LossTerm(cross_entropy)]
+    ),
     "skipping": lambda: dict(
         optimizer=optimizer(), terms=[LossTerm(poisoned)], skip_nonfinite=True
     ),
@@ -190,6 +193,7 @@ def run_program(variant, mapped, batches):
         ("accumulating", pmapped, dict(mask=MASK, weight=WEIGHT)),
         ("accumulating", vmapped, dict(mask=MASK, weight=WEIGHT)),
         ("accumulating", shard_mapped, dict(mask=MASK, weight=WEIGHT)),
+        ("of another's norm", pmapped, dict(mask=MASK, weight=WEIGHT)),
     ],
 )
 def test_two_devices_on_halves_equal_one_on_the_whole_batch(variant, mapped, extra):
@@ -361,16 +365,16 @@ def test_transforms_run_in_order_with_their_strength():
 # ---- a step by hand: softmax regression, one update of plain SGD at rate 1
 
 
-def by_hand(params, batch):
+def by_hand(params, batch, temperature=1):
     """Loss, accuracy, gradient and number of examples, in float64."""
     keep = np.asarray(batch.get("mask", np.ones(BATCH))) > 0
     weight = batch.get("weight", np.ones(BATCH))[keep].astype(float)
     images, label = batch["image"].reshape(BATCH, -1)[keep].astype(float), batch["label"][keep]
-    logits = images @ np.asarray(params, float)
+    logits = images @ np.asarray(params, float) / temperature
     p = np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)
     loss = (weight * -np.log(p[range(len(p)), label])).mean()
     slope = (p - np.eye(CLASSES)[label]) * weight[:, None] / len(p)
-    return loss, (logits.argmax(-1) == label).mean(), images.T @ slope, keep.sum()
+    return loss, (logits.argmax(-1) == label).mean(), images.T @ slope / temperature, keep.sum()
 
 
 @pytest.mark.parametrize(
@@ -416,6 +420,105 @@ def test_accuracy_of_labels_that_are_probabilities_is_that_of_their_likeliest_cl
     soft = 0.6 * np.eye(CLASSES, dtype=np.float32)[hard["label"]] + 0.08
     _, row = jax.jit(step)(state, hard | {"label": soft})
     assert row["accuracy"] == pytest.approx(by_hand(state.params, hard)[1]) and row["accuracy"] > 0
+
+
+# ---- a gradient with the norm of another's
+
+
+def tempered(logits, batch, values):
+    return cj.softmax_cross_entropy(logits, batch["label"], temperature=2.0)
+
+
+def steepest(logits, batch, values):
+    """Of a gradient that is finite, and whose norm is not."""
+    return 1e30 * cross_entropy(logits, batch, values)
+
+
+@pytest.mark.parametrize("mapped", [jax.jit, pmapped])
+def test_the_gradient_has_its_direction_and_the_norm_of_the_other(mapped):
+    options = dict(terms=[LossTerm(tempered)], norm_terms=[LossTerm(cross_entropy)])
+    step, state = make_linear(None if mapped is jax.jit else AXIS, **options)
+    batch, params = batches(mask=MASK, weight=WEIGHT)[2], np.asarray(state.params)
+    state, row = mapped(step)(place(state), batch)
+    loss, _, gradient, _ = by_hand(params, batch, temperature=2)
+    wanted = np.linalg.norm(by_hand(params, batch)[2])
+    expected = gradient * wanted / np.linalg.norm(gradient)
+    assert not 0.8 < wanted / np.linalg.norm(gradient) < 1.25
+    assert row["loss"] == pytest.approx(loss, rel=1e-5)
+    assert row["grad_norm"] == pytest.approx(wanted, rel=1e-5)
+    np.testing.assert_allclose(params - state.params, expected, rtol=1e-4, atol=5e-6)
+
+
+def test_the_norm_of_its_own_gradient_changes_nothing():
+    states = []
+    for norm_terms in ([], [LossTerm(focal)]):
+        options = dict(terms=[LossTerm(focal)], norm_terms=norm_terms)
+        step, state = make_linear(**options)
+        states.append(run(jax.jit(step), state, batches()))
+    assert_trees_close(*(without_key(state) for state, _ in states), rtol=1e-5)
+    assert_trees_close(*(metrics for _, metrics in states), rtol=1e-5)
+
+
+@pytest.mark.parametrize("weight", [0.0, 1.0])
+def test_a_gradient_of_zero_stays_zero(weight):
+    """Whatever the norm that it should have."""
+    options = dict(terms=[LossTerm(cross_entropy, 0.0)])
+    step, state = make_linear(**options, norm_terms=[LossTerm(cross_entropy, weight)])
+    params = np.asarray(state.params)
+    state, row = jax.jit(step)(state, batches()[0])
+    assert row["grad_norm"] == 0
+    np.testing.assert_array_equal(state.params, params)
+
+
+def test_a_gradient_becomes_zero_where_the_other_is():
+    options = dict(norm_terms=[LossTerm(cross_entropy, 0.0)])
+    step, state = make_linear(**options)
+    params = np.asarray(state.params)
+    state, row = jax.jit(step)(state, batches()[0])
+    assert row["grad_norm"] == 0 and row["loss"] > 0
+    np.testing.assert_array_equal(state.params, params)
+
+
+@pytest.mark.parametrize("which", ["terms", "norm_terms"])
+def test_a_norm_that_is_not_finite_shows(which):
+    terms = dict(terms=[LossTerm(cross_entropy)], norm_terms=[LossTerm(cross_entropy)])
+    step, state = make_linear(**(terms | {which: [LossTerm(steepest)]}), skip_nonfinite=True)
+    params = np.asarray(state.params)
+    state, row = jax.jit(step)(state, batches()[0])
+    assert np.isfinite(row["loss"]) and not np.isfinite(row["grad_norm"])
+    np.testing.assert_array_equal(state.params, params)
+    assert state.skipped == 1
+
+
+def test_both_gradients_are_of_one_forward_pass():
+    """One dropout key, and one change of the model's state."""
+    calls = []
+
+    def apply(params, state, images, *, train, key):
+        calls.append(key)
+        return LINEAR.apply(params, state, images, train=train, key=key)
+
+    model = LINEAR._replace(apply=apply)
+    step, state = make_linear(model=model, norm_terms=[LossTerm(tempered)])
+    jax.jit(step)(state, batches()[0])
+    assert len(calls) == 1
+
+
+def test_each_parameter_keeps_the_dtype_of_its_gradient():
+    """In the optimizer's state: parameters themselves are cast by any update."""
+
+    def init(key, images):
+        params, state = LINEAR.init(key, images)
+        return {"kernel": params.astype(jnp.bfloat16), "bias": jnp.zeros(CLASSES)}, state
+
+    def apply(params, state, images, *, train, key):
+        logits, state = LINEAR.apply(params["kernel"], state, images, train=train, key=key)
+        return logits + params["bias"][None], state
+
+    options = dict(optimizer=optax.sgd(1.0, momentum=0.9), norm_terms=[LossTerm(tempered)])
+    step, state = make_linear(model=Model(init, apply), **options)
+    new, _ = jax.jit(step)(state, batches()[0])
+    assert jax.tree.map(jnp.result_type, new) == jax.tree.map(jnp.result_type, state)
 
 
 # ---- counts

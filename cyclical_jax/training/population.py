@@ -1,0 +1,329 @@
+"""Many runs that differ in numbers and seeds alone, through one compiled program.
+
+Every device trains members of its own: one at a time, or a chunk of them at once by `vmap`, which
+pays where a small model leaves most of an accelerator idle. A member is the run that `loop.train`
+makes on one device: bit for bit without `vmap` and convolutions, to rounding with them.
+"""
+
+import dataclasses
+import functools
+import operator
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+import optax
+
+from cyclical_jax.data.batches import Selection, rows
+from cyclical_jax.data.sources import Arrays, Dataset
+from cyclical_jax.training import loop
+from cyclical_jax.training.devices import Throttle, on_all_devices, place, share
+from cyclical_jax.training.durations import Timetable
+from cyclical_jax.training.evaluation import Scores, evaluation_batches, make_batch_sums, scores
+from cyclical_jax.training.images import take_examples
+from cyclical_jax.training.loop import NonFiniteError, Row
+from cyclical_jax.training.recipe import Numbers, Recipe, RecipeError, Structure
+from cyclical_jax.training.state import TrainState, Variables
+from cyclical_jax.training.totals import Totals, no_totals
+from cyclical_jax.training.ways import MOST_MICRO_STEPS, fill, make_program, way_of
+
+_CHUNKS = (1, 4, 16, 64, 256)  # what `best_chunk` tries
+_MEASURED_SECONDS = 0.3
+
+
+class Trained(NamedTuple):
+    """Members after their last update, and what they reported on the way."""
+
+    states: TrainState  # leaves [devices, chunk, ...]
+    rows: list[list[Row]]  # [members]; as `loop.train` reports them, without the times
+    errors: list[str | None]  # [members]; of one that stopped being finite, and is worth nothing
+
+
+class Outcome(NamedTuple):
+    """What is known of a member in the end."""
+
+    rows: list[Row]
+    scores: dict[str, Scores]  # split -> after the last update; {} beside an error
+    error: str | None
+
+
+class Population:
+    """The runs that share a recipe's structure and durations, on a dataset that rests on devices.
+
+    Args:
+      recipe: Its own numbers and seed are not used.
+      dataset: Of all members.
+      chunk: Members that a device trains at once, by `vmap`; 1 for one after the other.
+
+    Raises:
+      RecipeError: As in `loop.plan`, for one device; or the data would have to be streamed.
+    """
+
+    def __init__(self, recipe: Recipe, dataset: Dataset, *, chunk: int = 1):
+        self.timetable = loop.plan(recipe, dataset, num_devices=1)
+        self.size = chunk * jax.local_device_count()  # members that `train` takes at most
+        self._recipe, self._structure, self._dataset = recipe, recipe.structure, dataset
+        self._way, self._timer = _way(recipe, dataset), loop.Timer()
+        self._programs = _compiled(
+            self._way,
+            self._structure,
+            self.timetable.lengths,
+            dataset.num_classes,
+            loop.shape_of_images(dataset),
+            chunk,
+        )
+        self._splits: dict[str, Arrays] = {}
+
+    def outcomes(self, recipes: Sequence[Recipe], splits: Sequence[str] = ()) -> Iterator[Outcome]:
+        """Trains the recipes, each with its own numbers and seed, and evaluates them on `splits`.
+
+        Yields:
+          Their outcomes in order, as soon as they are there.
+
+        Raises:
+          RecipeError: A recipe is not of this population.
+        """
+        for recipe in recipes:
+            if not is_alike(recipe, self._recipe):
+                raise RecipeError("The recipes of a population differ in numbers and seed alone.")
+        for start in range(0, len(recipes), self.size):
+            group = recipes[start : start + self.size]
+            yield from self._finish(
+                self.train([recipe.numbers for recipe in group], [r.seed for r in group]), splits
+            )
+
+    def train(
+        self, numbers: Sequence[Numbers], seeds: Sequence[int], *, stop: int | None = None
+    ) -> Trained:
+        """Trains at most `size` members, up to the micro step `stop` or to the end.
+
+        A member that is not finite any more is said so in `errors`, and the others go on.
+        """
+        shared = share(
+            jax.tree.map(lambda *leaves: np.array(leaves, np.float32), *self._filled(numbers))
+        )
+        states, zeros = self._programs.initialise(
+            shared, share(np.array(self._filled(seeds), np.uint32))
+        )
+        trained = Trained(states, [[] for _ in seeds], [None for _ in seeds])
+        totals, done = zeros, 0
+        while done < (stop or self.timetable.micro_steps) and None in trained.errors:
+            start, done = done, min(self._next_stop(done), stop or self.timetable.micro_steps)
+            states, totals = self._advance(states, totals, shared, seeds, start, done)
+            if done == self.timetable.next_row(done - 1):
+                self._report(done, states, totals, trained, numbers)
+                totals = zeros
+        return trained._replace(states=states)
+
+    def evaluate(self, states: TrainState, split: str) -> list[Scores]:
+        """The scores of each member on a split, as of `evaluation.evaluate` on one device."""
+        sums, throttle = [], Throttle()
+        for selection in evaluation_batches(len(getattr(self._dataset, split)["label"]), 1):
+            inputs = self._split(split), selection
+            sums.append(self._programs.batch_sums(states.evaluated, inputs))
+            throttle(sums[-1])
+        return [scores(of_member) for of_member in zip(*map(self._members, sums), strict=True)]
+
+    def seconds_a_member(self) -> float:
+        """Seconds to train one, compiled and with all devices at work, told by a short start."""
+        numbers, seeds = [self._recipe.numbers] * self.size, list(range(self.size))
+        states = self.train(numbers, seeds, stop=1).states
+        if len(self._dataset.validation["label"]):
+            self.evaluate(states, "validation")  # compiled now, as it will be
+        stop, seconds = 1, 0.0
+        while seconds < _MEASURED_SECONDS and stop < self.timetable.micro_steps:
+            stop = min(4 * stop, self.timetable.micro_steps)
+            start = time.perf_counter()
+            self.train(numbers, seeds, stop=stop)
+            seconds = time.perf_counter() - start
+        return seconds * self.timetable.micro_steps / stop / self.size
+
+    def _next_stop(self, done: int) -> int:
+        return min(self.timetable.next_row(done), done + self._timer.micro_steps_a_call)
+
+    def _advance(self, states, totals, numbers, seeds, start, stop):
+        began = time.perf_counter()
+        selections = [self._select(seed, start, stop) for seed in self._filled(seeds)]
+        inputs = numbers, self._split("train")
+        advance = {"resident": self._at_once, "stepwise": self._one_by_one}[self._way]
+        states, totals = jax.block_until_ready(advance(states, totals, inputs, selections))
+        self._timer.add(time.perf_counter() - began, selections[0])
+        return states, totals
+
+    def _select(self, seed: int, start: int, stop: int) -> Selection:
+        num_train = len(self._dataset.train["label"])
+        return loop.select(self._structure, num_train, seed=seed, start=start, stop=stop)
+
+    def _at_once(self, states, totals, inputs, selections):
+        capacity = min(self.timetable.longest_interval, MOST_MICRO_STEPS)
+        count = np.int32(len(selections[0]["index"]))
+        filled = _stacked([fill(selection, capacity) for selection in selections])
+        return self._programs.advance(states, (totals, *inputs, (share(filled), count)))
+
+    def _one_by_one(self, states, totals, inputs, selections):
+        throttle = Throttle()
+        for of_members in zip(*map(rows, selections), strict=True):
+            batch = share(_stacked(of_members))
+            states, totals = self._programs.advance(states, (totals, *inputs, batch))
+            throttle(totals)
+        return states, totals
+
+    def _report(self, done, states, totals, trained: Trained, numbers) -> None:
+        """Adds a row to each member that is finite, or the reason why it is not."""
+        validates = self.timetable.validates_at(done) and len(self._dataset.validation["label"])
+        values = self.evaluate(states, "validation") if validates else [None] * self.size
+        counts = self._members((states.step, states.skipped))
+        parts = zip(trained.rows, numbers, counts, self._members(totals), values, strict=False)
+        for member, part in enumerate(parts):
+            if trained.errors[member] is None:
+                trained.errors[member] = self._error_of_row(done, *part)
+
+    def _error_of_row(self, done, reported, numbers, counts, totals, scores) -> str | None:
+        """Adds a row to those a member has reported; what `loop.train` would have ended with."""
+        try:
+            loop.check_totals(self._structure, numbers, self.timetable, totals)
+            row = loop.make_row(self._structure, self.timetable, done, counts, totals, scores)
+            reported.append(row)
+            loop.check_row(self.timetable, done, row, scores)
+        except NonFiniteError as error:
+            return str(error)
+        return None
+
+    def _finish(self, trained: Trained, splits: Sequence[str]) -> Iterator[Outcome]:
+        """The members' outcomes, with their scores on `splits`."""
+        of_splits = [self.evaluate(trained.states, split) for split in splits]
+        norms = self._members(_norms(trained.states.params))
+        for member, (reported, error) in enumerate(zip(trained.rows, trained.errors, strict=True)):
+            its_scores = [of_split[member] for of_split in of_splits]
+            error = error or _error_of_end(norms[member], its_scores, splits, reported)
+            by_split = dict(zip(splits, its_scores, strict=True))
+            yield Outcome(reported, {} if error else by_split, error)
+
+    def _split(self, name: str) -> Arrays:
+        if name not in self._splits:
+            self._splits[name] = place(getattr(self._dataset, name))
+        return self._splits[name]
+
+    def _members(self, tree: Any) -> list[Any]:
+        """Each member's part of leaves [devices, chunk, ...], on the host."""
+        flat = jax.tree.map(lambda x: x.reshape(self.size, *x.shape[2:]), jax.device_get(tree))
+        return [jax.tree.map(operator.itemgetter(member), flat) for member in range(self.size)]
+
+    def _filled(self, members: Sequence[Any]) -> list[Any]:
+        """As many as all devices take, the last one repeated."""
+        return [*members, *[members[-1]] * (self.size - len(members))]
+
+
+def is_alike(recipe: Recipe, other: Recipe) -> bool:
+    """Whether both can be members of one population: they differ in numbers and seed alone."""
+    return dataclasses.replace(recipe, numbers=other.numbers, seed=other.seed) == other
+
+
+def best_chunk(recipe: Recipe, dataset: Dataset, *, num_members: int) -> int:
+    """The chunk with the least measured time a member, of those that `num_members` can fill.
+
+    On a CPU it is 1, unmeasured: there `vmap` makes tiny members at most 1.8 times as fast and
+    others slower, and a member would no longer be the single run bit for bit.
+    """
+    if jax.default_backend() == "cpu":
+        return 1
+    most, seconds = -(-num_members // jax.local_device_count()), {}
+    for chunk in (chunk for chunk in _CHUNKS if chunk <= max(1, most)):
+        try:
+            seconds[chunk] = Population(recipe, dataset, chunk=chunk).seconds_a_member()
+        except jax.errors.JaxRuntimeError:  # it does not fit in memory
+            break
+    return min(seconds, key=seconds.__getitem__, default=1)
+
+
+def _way(recipe: Recipe, dataset: Dataset) -> str:
+    way = way_of(recipe, dataset)
+    if way == "streamed":
+        raise RecipeError(
+            f"loop is 'streamed' for {recipe.dataset}, by the config or for its size; the members "
+            "of a population share data that rests on the device: 'resident' or 'stepwise'."
+        )
+    return way
+
+
+def _error_of_end(norm, of_splits: Sequence[Scores], splits, reported) -> str | None:
+    """As `loop.train` and `experiments.train` check a run when it has ended."""
+    judged = {"the norm of the parameters": float(norm)}
+    judged |= {f"{split}_loss": s["loss"] for split, s in zip(splits, of_splits, strict=True)}
+    try:
+        for name, value in judged.items():
+            loop.check_finite(name, value, reported[-1]["step"])
+    except NonFiniteError as error:
+        return str(error)
+    return None
+
+
+def _stacked(selections: Sequence[Selection]) -> Selection:
+    """{name: [members, ...]}."""
+    return {name: np.stack([each[name] for each in selections]) for name in selections[0]}
+
+
+# ---- the compiled programs
+
+
+class _Programs(NamedTuple):
+    """Each on all devices, of arguments whose leaves are [devices, chunk, ...] or shared by all."""
+
+    initialise: Callable[..., tuple[TrainState, Totals]]  # (numbers, seeds)
+    advance: Callable[..., tuple[TrainState, Totals]]  # (states, (totals, numbers, split, ...))
+    batch_sums: Callable[..., Any]  # (variables, (split, selection))
+
+
+@functools.lru_cache(maxsize=64)
+def _compiled(
+    way: str,
+    structure: Structure,
+    timetable: Timetable,
+    num_classes: int,
+    image_shape: tuple[int, ...],
+    chunk: int,
+) -> _Programs:
+    of_batch = make_batch_sums(structure, num_classes)
+
+    def initialise(numbers, seed):
+        state = loop.make_initial_state(
+            structure, timetable, num_classes, image_shape, numbers, seed
+        )
+        return state, no_totals(state, numbers)
+
+    def batch_sums(variables: Variables, inputs):
+        return of_batch(variables, take_examples(*inputs))
+
+    advance = make_program(way, structure, timetable, num_classes, axis_name=None)
+    batches = {"resident": (0, None), "stepwise": 0}[way]
+    return _Programs(
+        _of_members(initialise, (0, 0), chunk),
+        _of_members(advance, (0, (0, 0, None, batches)), chunk, donate=True),
+        _of_members(batch_sums, (0, None), chunk),
+    )
+
+
+def _of_members(function, in_axes, chunk: int, donate: bool = False):
+    """`function` of one member's arguments, mapped over the devices and the chunk of each."""
+    of_chunk = _one_by_itself(function, in_axes) if chunk == 1 else jax.vmap(function, in_axes)
+    return on_all_devices(of_chunk, in_axes=in_axes, out_axes=0, donate=donate)
+
+
+def _one_by_itself(function, in_axes):
+    """As `vmap` over axes of length 1, whose products of matrices would be others, and slower."""
+
+    def without_axis(axis, tree):
+        return tree if axis is None else jax.tree.map(lambda leaf: leaf[0], tree)
+
+    def call(*args):
+        one = jax.tree.map(without_axis, in_axes, args, is_leaf=lambda axis: axis is None)
+        return jax.tree.map(lambda leaf: leaf[None], function(*one))
+
+    return call
+
+
+@jax.jit
+def _norms(params):
+    return jax.vmap(jax.vmap(optax.tree.norm))(params)

@@ -1,0 +1,221 @@
+"""What a table is made of: arms, the values searched for each, and how many runs they get."""
+
+import importlib
+import importlib.util
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from ml_collections import ConfigDict
+from scipy.stats import qmc
+
+from cyclical_jax import data
+from cyclical_jax.data import sources
+from cyclical_jax.training.recipe import Recipe, RecipeError, parse, put
+
+Changes = Mapping[str, Any]  # {"section.key": value} of a config
+
+FIRST_TUNING_SEED = 1_000_000  # no run of a table has the seed of a trial
+_POINTS_SEED = 0  # of the points that trials are drawn at: the same for every arm
+
+
+class Range(NamedTuple):
+    """Numbers from `low` to `high`, evenly spread on the log scale."""
+
+    low: float
+    high: float
+
+    def at(self, fraction: float) -> float:
+        """The value at a fraction of the range, to four digits."""
+        return float(f"{self.low * (self.high / self.low) ** fraction:.4g}")
+
+
+class Choice(NamedTuple):
+    """Any of the values; a cycle, too."""
+
+    values: tuple[Any, ...]
+
+    def at(self, fraction: float) -> Any:
+        return self.values[min(int(fraction * len(self.values)), len(self.values) - 1)]
+
+
+@dataclass(frozen=True)
+class Arm:
+    """A way to train: what it changes of a dataset's config, and what is searched on validation."""
+
+    changes: Changes = field(default_factory=dict)
+    search: Mapping[str, Range | Choice] = field(default_factory=dict)
+    control: str | None = None  # the arm that it is compared with
+
+    def trials(self, number: int) -> list[dict[str, Any]]:
+        """The values to try: `number` points of a scrambled Halton sequence, always the same."""
+        if not self.search:
+            return [{}]
+        points = qmc.Halton(len(self.search), rng=_POINTS_SEED).random(number)
+        ranges = self.search.items()
+        return [
+            {
+                key: values.at(fraction)
+                for (key, values), fraction in zip(ranges, point, strict=True)
+            }
+            for point in points.tolist()
+        ]
+
+
+@dataclass(frozen=True)
+class Budget:
+    """Runs for a dataset; every arm gets the same."""
+
+    num_seeds: int
+    num_trials: int = 16
+    seeds_a_trial: int = 1
+
+
+@dataclass(frozen=True)
+class Table:
+    """One question: arms, on datasets.
+
+    A dataset is named by its config: "fashion_mnist_4k:cnn" is configs/fashion_mnist_4k.py:cnn.
+    """
+
+    about: str
+    arms: Mapping[str, Arm]
+    budgets: Mapping[str, Budget]
+    common: Changes = field(default_factory=dict)  # of all arms
+
+
+def load_table(name: str) -> Table:
+    """The table of experiments/tables/`name`.py, or of the file at the path `name`.
+
+    Raises:
+      RecipeError: There is none, or something is wrong with it; a line for each problem.
+    """
+    folder = Path(__file__).parent / "tables"
+    path = Path(name) if name.endswith(".py") else folder / f"{name}.py"
+    if not path.is_file():
+        there = ", ".join(sorted(file.stem for file in folder.glob("[a-z]*.py")))
+        raise RecipeError(f"--table {name!r} is not there; there are {there}, or give a .py file.")
+    spec = importlib.util.spec_from_file_location(f"table_{path.stem}", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    _raise_all(_problems(module.TABLE, path))
+    return module.TABLE
+
+
+def with_budget(table: Table, **numbers: int | None) -> Table:
+    """The table with other numbers of runs; None leaves one as it is."""
+    given = {name: number for name, number in numbers.items() if number is not None}
+    for name, number in given.items():
+        if number < 1:
+            raise RecipeError(f"--{name} must be at least 1, got {number}.")
+    budgets = {name: replace(budget, **given) for name, budget in table.budgets.items()}
+    return replace(table, budgets=budgets)
+
+
+def choose_datasets(table: Table, names: Sequence[str] | None, data_dir: str | None) -> list[str]:
+    """`names`, or those of the table that are on this machine; what is left out is printed.
+
+    Raises:
+      RecipeError: A name is none of the table's.
+    """
+    if names is None:
+        return [name for name in table.budgets if _is_here(name, data_dir)]
+    for name in names:
+        if name not in table.budgets:
+            raise RecipeError(
+                f"--datasets must be of the table's, {', '.join(table.budgets)}, got {name!r}."
+            )
+    return list(dict.fromkeys(names))
+
+
+def _is_here(name: str, data_dir: str | None) -> bool:
+    dataset = base_config(name, data_dir=data_dir).dataset
+    if dataset == "digits":
+        return True
+    try:
+        sources.open_prepared(dataset, data_dir)
+    except data.DatasetNotFoundError as error:
+        print(f"without {name}: {str(error).splitlines()[0]}")
+        return False
+    return True
+
+
+def base_config(
+    dataset: str, *, data_dir: str | None = None, common: Changes | None = None
+) -> ConfigDict:
+    """The config that a dataset of a table is named by, with the `common` changes of its arms."""
+    name, _, variant = dataset.partition(":")
+    try:
+        module = importlib.import_module(f"configs.{name}")
+        config = module.get_config(variant) if variant else module.get_config()
+    except (ModuleNotFoundError, ValueError) as error:
+        raise RecipeError(f"dataset {dataset!r} of a table must be a config: {error}.") from error
+    config.data_dir = data_dir or config.data_dir
+    return changed(config, common or {})
+
+
+def changed(config: ConfigDict, changes: Changes) -> ConfigDict:
+    """A copy with the changes."""
+    config = config.copy_and_resolve_references()
+    with config.ignore_type():
+        for key, value in changes.items():
+            put(config, key, value)
+    return config
+
+
+def recipe_of(base: ConfigDict, arm: Arm, values: Changes, seed: int) -> Recipe:
+    """The recipe of an arm with the searched `values`."""
+    return parse(changed(base, {**arm.changes, **values, "seed": seed}))
+
+
+def check_recipes(name: str, arm: Arm, base: ConfigDict, trials: Sequence[Changes]) -> None:
+    """Raises RecipeError, with the name of the arm in each line, if a trial cannot be run."""
+    lines: dict[str, None] = {}
+    for values in trials:
+        try:
+            recipe_of(base, arm, values, seed=0)
+        except RecipeError as error:
+            lines |= dict.fromkeys(f"arm {name}: {line}" for line in str(error).splitlines())
+    _raise_all(lines)
+
+
+def _problems(table: Table, path: Path) -> Iterator[str]:
+    arms = table.arms
+    if not arms:
+        yield f"{path} has no arms."
+    for name, arm in arms.items():
+        if arm.control is not None and arm.control not in arms:
+            yield f"arm {name}: control {arm.control!r} is not an arm; there are {', '.join(arms)}."
+        for key, values in arm.search.items():
+            if isinstance(values, Range) and not 0 < values.low < values.high:
+                yield f"arm {name}: {key} must be searched from low to high, 0 < low < high."
+            if isinstance(values, Choice) and not values.values:
+                yield f"arm {name}: {key} has no value to choose."
+    yield from _twins(arms)
+    for dataset, budget in table.budgets.items():
+        if min(budget.num_seeds, budget.num_trials, budget.seeds_a_trial) < 1:
+            yield f"dataset {dataset} must have at least 1 seed and 1 trial, got {budget}."
+
+
+def _twins(arms: Mapping[str, Arm]) -> Iterator[str]:
+    names = list(arms)
+    for index, name in enumerate(names):
+        for other in names[:index]:
+            ours, theirs = arms[name], arms[other]
+            if plain(ours.changes) == plain(theirs.changes) and ours.search == theirs.search:
+                yield f"arms {other} and {name} are the same."
+
+
+def plain(changes: Changes) -> dict[str, Any]:
+    """As JSON has them: a cycle is {"easy", "hard", ...}."""
+    return {
+        key: value.to_dict() if isinstance(value, ConfigDict) else value
+        for key, value in changes.items()
+    }
+
+
+def _raise_all(problems) -> None:
+    lines = list(problems)
+    if lines:
+        raise RecipeError("\n".join(lines))

@@ -1,0 +1,140 @@
+"""The values of a knob to try in a range test, and the interval that their losses suggest.
+
+Smith's learning-rate range test made general: any knob, on a grid, with several seeds each.
+"""
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from cyclical_jax.training.recipe import RecipeError
+from experiments.statistics import Scores, is_finite
+
+SCALES = ("linear", "log")
+_LOG_ABOVE = 10.0  # losses that differ by more than this factor are drawn on a log axis
+
+
+class Suggestion(NamedTuple):
+    """An interval of values that do as well as the best, to within what the seeds can tell."""
+
+    low: float
+    high: float
+    best: float  # the value of the lowest mean loss
+    best_is_at_end: bool  # of the grid: a better one may lie beyond it
+
+
+def grid(low: float, high: float, num: int, scale: str) -> list[float]:
+    """`num` values from `low` to `high`, evenly spaced, or geometrically on the "log" scale.
+
+    Both ends are exact.
+
+    Raises:
+      RecipeError: There is no such grid.
+    """
+    if scale not in SCALES:
+        raise RecipeError(f"scale must be one of {', '.join(SCALES)}, not {scale!r}.")
+    if num < 2:
+        raise RecipeError(f"num must be at least 2, both ends of the grid, not {num}.")
+    if not (math.isfinite(low) and math.isfinite(high) and low < high):
+        raise RecipeError(f"low must be below high, both finite, not low={low}, high={high}.")
+    if scale == "log" and low <= 0:
+        raise RecipeError(f"low must be above 0 on a log scale, not {low}.")
+    spaced = np.geomspace if scale == "log" else np.linspace
+    return spaced(low, high, num).tolist()
+
+
+def suggest(values: Sequence[float], losses: Sequence[Scores]) -> Suggestion:
+    """The values around the best whose mean validation loss is within a standard error of its own.
+
+    The best value has the lowest mean; its standard error is std / sqrt(n) over its n seeds,
+    with ddof = 1. The interval goes from the best to both sides until a value does worse, or has a
+    run that stopped being finite. Source: the one-standard-error rule of L. Breiman et al.,
+    Classification and Regression Trees, 1984.
+
+    Args:
+      values: Ascending, as from `grid`.
+      losses: [values][seeds], validation losses; None: the run stopped being finite.
+
+    Raises:
+      RecipeError: A value has fewer than two seeds, or none has all its runs finite.
+    """
+    num_seeds = min(map(len, losses))
+    if num_seeds < 2:
+        raise RecipeError(f"A standard error needs at least 2 seeds a value, not {num_seeds}.")
+    means = np.array([_mean_if_all_finite(scores) for scores in losses])
+    if not np.isfinite(means).any():
+        raise RecipeError("No value had all its runs finite: try others, or a smaller step size.")
+    best = int(means.argmin())
+    limit = means[best] + np.std(losses[best], ddof=1) / math.sqrt(len(losses[best]))
+    low, high = _run_around(best, means <= limit)
+    return Suggestion(values[low], values[high], values[best], best in (0, len(values) - 1))
+
+
+def _mean_if_all_finite(scores):
+    return np.mean(scores) if all(map(is_finite, scores)) else np.inf
+
+
+def _run_around(index, is_in):
+    """First and last index of the unbroken run of True that holds `index`."""
+    low = high = index
+    while low > 0 and is_in[low - 1]:
+        low -= 1
+    while high < len(is_in) - 1 and is_in[high + 1]:
+        high += 1
+    return low, high
+
+
+def picture(
+    values: Sequence[float],
+    losses: Sequence[Scores],
+    accuracies: Sequence[Scores],
+    interval: tuple[float, float],
+    knob: str,
+    scale: str,
+    path: Path,
+) -> None:
+    """Draws validation loss and accuracy against the knob's value as a PNG, `interval` shaded.
+
+    A dot a run, the mean and ± one standard deviation over the seeds; where a run stopped being
+    finite, a cross and no mean. Arguments as of `grid` and `suggest`; accuracies are fractions.
+    """
+    percent = [[score and 100 * score for score in scores] for scores in accuracies]
+    figure = Figure(figsize=(7, 6), layout="constrained")
+    upper, lower = figure.subplots(2, sharex=True)
+    upper.set_xscale(scale)
+    if _is_wide(losses):
+        upper.set_yscale("log")
+    for axes, scores, label in ((upper, losses, "loss"), (lower, percent, "accuracy, %")):
+        _draw_scores(axes, values, scores)
+        # The edge shows an interval that is a single value.
+        axes.axvspan(*interval, facecolor=("C1", 0.25), edgecolor="C1", zorder=0)
+        axes.set_ylabel(f"validation {label}")
+        axes.grid(alpha=0.3)
+    lower.set_xlabel(knob)
+    low, high = interval
+    upper.set_title(f"within a standard error of the best: {low:.3g} to {high:.3g}")
+    figure.savefig(path, format="png", dpi=150, metadata={"Software": None})
+
+
+def _is_wide(losses):
+    finite = [score for scores in losses for score in scores if is_finite(score)]
+    return bool(finite) and 0 < min(finite) < max(finite) / _LOG_ABOVE
+
+
+def _draw_scores(axes, values, scores):
+    """Mean and spread are broken where a value has a run that is not finite."""
+    scores = np.array(scores, float)  # [values, seeds], NaN for None
+    scores[~np.isfinite(scores)] = np.nan
+    means, stds = scores.mean(1), scores.std(1, ddof=1)
+    axes.fill_between(values, means - stds, means + stds, color="C0", alpha=0.2, linewidth=0)
+    axes.plot(values, means, color="C0")
+    axes.plot(values, scores, "o", color="C0", markersize=4, alpha=0.6, markeredgewidth=0)
+    failed = np.array(values)[np.isnan(scores).any(1)]
+    if len(failed):
+        top = {"transform": axes.get_xaxis_transform(), "label": "a run stopped being finite"}
+        axes.plot(failed, np.full(len(failed), 0.95), "x", color="C3", **top)
+        axes.legend()

@@ -1,0 +1,179 @@
+"""Draws every knob of a config over its whole run, before anything is trained.
+
+python -m experiments.preview --config=configs/digits.py:all
+
+Writes preview.png and prints small plots, in seconds. It needs the config alone, not the data.
+"""
+
+import math
+import shutil
+import textwrap
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import plotext
+from absl import flags
+from matplotlib.figure import Figure
+from ml_collections import ConfigDict, config_flags
+
+from cyclical_jax import data
+from cyclical_jax.training import assembly
+from cyclical_jax.training.durations import Timetable
+from cyclical_jax.training.logs import WorkdirError
+from cyclical_jax.training.recipe import Recipe, parse
+from experiments import command_line
+
+_MOST_POINTS = 20_000  # every update of most runs, and of the others evenly spaced ones
+_PANEL_COLUMNS, _PANEL_LINES = 38, 8  # of a terminal
+
+
+class Line(NamedTuple):
+    """A knob over the run."""
+
+    title: str  # with its easy and hard values
+    values: np.ndarray  # [points]
+    is_log: bool  # whether its axis should be
+
+    @property
+    def extremes(self) -> list[float]:
+        """Its least and greatest value, or the one that it keeps."""
+        return sorted({float(self.values.min()), float(self.values.max())})
+
+
+class Preview(NamedTuple):
+    """All knobs of a run that are on."""
+
+    title: str  # with the number of updates
+    counts: np.ndarray  # [points], int32 updates; the first is 0
+    updates_per_epoch: float
+    lines: dict[str, Line]  # by the name of the knob
+
+
+def preview(recipe: Recipe) -> Preview:
+    """Evaluates the schedules that training would make.
+
+    Raises:
+      RecipeError: The recipe does not fit the size of its dataset.
+    """
+    examples = data.num_train(recipe.dataset, train_on=recipe.train_on, subset=recipe.subset)
+    timetable = recipe.timetable(examples)
+    last = timetable.total_steps - 1
+    counts = np.linspace(0, last, min(last + 1, _MOST_POINTS)).round().astype(np.int32)
+    lines = {
+        name: Line(_told(recipe, name), values, _is_log(recipe, name))
+        for name, values in _values(recipe, timetable, counts).items()
+    }
+    epochs = timetable.epoch(timetable.micro_steps)
+    return Preview(
+        f"{recipe.dataset}: {last + 1:,} updates, {epochs:g} epochs of {examples:,} examples",
+        counts,
+        timetable.micro_steps_per_epoch / timetable.accumulate,
+        lines,
+    )
+
+
+def _values(recipe: Recipe, timetable: Timetable, counts: np.ndarray) -> dict[str, np.ndarray]:
+    """As training computes them: compiled, with the numbers as arguments in float32."""
+
+    @jax.jit
+    def values_at(numbers, counts):
+        schedules = assembly.make_schedules(recipe.structure, numbers, timetable.total_steps)
+        return {name: value_at(counts) for name, value_at in schedules.items()}
+
+    values = jax.device_get(values_at(jax.tree.map(jnp.float32, recipe.numbers), counts))
+    return {name: values[name] for name in recipe.numbers}  # jit sorts them
+
+
+def _told(recipe: Recipe, name: str) -> str:
+    easy, hard, _ = recipe.numbers[name]
+    words = f"{name} {easy:g}" if easy == hard else f"{name} {easy:.3g} → {hard:.3g}"
+    words += " log" if easy != hard and _scale(recipe, name) == "log" else ""
+    return f"{words} × cosine" if _is_decayed(recipe, name) else words
+
+
+def _is_log(recipe: Recipe, name: str) -> bool:
+    """Whether it spans a decade on the log scale, and never comes near 0."""
+    easy, hard, _ = recipe.numbers[name]
+    spans_a_decade = _scale(recipe, name) == "log" and max(easy, hard) >= 10 * min(easy, hard)
+    return spans_a_decade and not _is_decayed(recipe, name)
+
+
+def _scale(recipe: Recipe, name: str) -> str:
+    return dict(recipe.structure.curves)[name].scale
+
+
+def _is_decayed(recipe: Recipe, name: str) -> bool:
+    return name == "learning_rate" and recipe.structure.learning_rate_decay is not None
+
+
+def picture(drawn: Preview) -> Figure:
+    """Small axes, one a knob, over updates; above the first row, epochs."""
+    rows = math.ceil(len(drawn.lines) / 3)
+    figure = Figure(figsize=(12, 1 + 2 * rows), layout="constrained")
+    figure.suptitle(f"{drawn.title}; easy → hard")
+    figure.supxlabel("optimizer update (above: epoch)")
+    grid = figure.subplots(rows, 3, squeeze=False).flat
+    for axes, line in zip(grid, drawn.lines.values(), strict=False):
+        axes.plot(drawn.counts, line.values, color="black")
+        axes.set_title(line.title, fontsize="medium")
+        axes.set_yscale("log" if line.is_log else "linear")
+        axes.set_yticks(line.extremes, _numbers(line.extremes))
+    for axes in grid[:3]:
+        axes.secondary_xaxis("top", functions=_epochs(drawn.updates_per_epoch))
+    for axes in grid[len(drawn.lines) :]:
+        axes.set_axis_off()
+    return figure
+
+
+def _epochs(updates_per_epoch: float):
+    return (lambda count: count / updates_per_epoch, lambda epoch: epoch * updates_per_epoch)
+
+
+def text(drawn: Preview, *, width: int) -> str:
+    """The same in characters, without colours, on lines of `width` of them, but at least 38."""
+    width = max(width, _PANEL_COLUMNS)
+    columns = width // _PANEL_COLUMNS
+    rows = math.ceil(len(drawn.lines) / columns)
+    plotext.terminal.limit(False, False)
+    grid = plotext.figure.clear().plot_size(width, rows * _PANEL_LINES).subplots(rows, columns)
+    panels = (grid.subplot(row + 1, column + 1) for row in range(rows) for column in range(columns))
+    for line, panel in zip(drawn.lines.values(), panels, strict=False):
+        panel.title(textwrap.shorten(line.title, width // columns, placeholder=" …"))
+        _draw(panel, drawn.counts, line)
+    for panel in panels:
+        panel.axes(False)
+    body = grid.build().string(colorless=True)
+    return f"{drawn.title}; easy → hard\n\n{body}"
+
+
+def _draw(panel, counts: np.ndarray, line: Line) -> None:
+    height_of = np.log10 if line.is_log else np.asarray
+    panel.draw(panel.signal(counts.tolist(), height_of(line.values).tolist()).lines())
+    ends = [int(counts[0]), int(counts[-1])]
+    panel.ruler("x").ticks(ends, [f"{count:,}" for count in ends])
+    panel.ruler("y").ticks(height_of(line.extremes).tolist(), _numbers(line.extremes))
+
+
+def _numbers(values: list[float]) -> list[str]:
+    return [f"{value:.3g}" for value in values]
+
+
+def main(config: ConfigDict, workdir: Path) -> None:
+    drawn = preview(parse(config, num_devices=jax.device_count()))
+    path = workdir / "preview.png"
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+        picture(drawn).savefig(path, dpi=120)
+    except OSError as error:
+        raise WorkdirError(f"--workdir {workdir} cannot be written: {error.strerror}.") from error
+    print(f"{text(drawn, width=shutil.get_terminal_size().columns)}\npicture: {path}")
+
+
+if __name__ == "__main__":
+    config_flag = config_flags.DEFINE_config_file("config", None, "e.g. configs/digits.py")
+    workdir_flag = flags.DEFINE_string("workdir", "runs/preview", "Where preview.png goes.")
+    flags.mark_flags_as_required(["config"])
+    command_line.run(lambda: main(command_line.config_of(config_flag), Path(workdir_flag.value)))

@@ -1,0 +1,126 @@
+"""Finds the range of a knob to cycle in: short runs over a grid of its values, several seeds each.
+
+python -m experiments.range_test --config=configs/digits.py --knob=optimizer.weight_decay \\
+    --low=1e-5 --high=1 --duration="10 epochs" --workdir=runs/range_test
+
+L. N. Smith's learning-rate range test (1506.01186) made general: any knob, each value by itself in
+runs of its own, so that no value profits from those before it. Suggested are the values around the
+best whose mean validation loss lies within one standard error of the best's; what is easy, by the
+paper's reading, is the lower end. Test is not read.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from absl import flags
+from ml_collections import ConfigDict, config_flags
+
+from cyclical_jax.training.population import Outcome
+from cyclical_jax.training.recipe import Recipe, RecipeError, parse
+from experiments import command_line, grids, runs
+from experiments.arms import changed
+
+_CONFIG = config_flags.DEFINE_config_file("config", None, "The config file, e.g. configs/digits.py")
+_KNOB = flags.DEFINE_string("knob", None, "A key that may cycle, e.g. optimizer.weight_decay.")
+_LOW = flags.DEFINE_float("low", None, "Lowest value.")
+_HIGH = flags.DEFINE_float("high", None, "Highest value.")
+_NUM = flags.DEFINE_integer("num", 13, "Number of values.")
+_SCALE = flags.DEFINE_enum("scale", "log", grids.SCALES, "How they are spaced.")
+_NUM_SEEDS = flags.DEFINE_integer("num_seeds", 5, "Runs of each value.")
+_DURATION = flags.DEFINE_string(
+    "duration", None, "Of a run, e.g. '10 epochs'; the config's if none."
+)
+_WORKDIR = flags.DEFINE_string("workdir", "runs/range_test", "Where runs are kept and results go.")
+_MIX = flags.DEFINE_bool("mix_versions", False, "Take runs of another version of the code too.")
+
+_SPLITS = ("validation",)
+
+
+def recipes_of(
+    config: ConfigDict, knob: str, values: Sequence[float], num_seeds: int
+) -> list[list[Recipe]]:
+    """[values][seeds]; each logs once, at its end.
+
+    Raises:
+      RecipeError: The config cannot be run with these values, or `knob` is no key that may cycle.
+    """
+    ends = {"log_every": config.duration, "validate_every": config.duration}
+    recipes = [
+        [parse(changed(config, ends | {knob: value, "seed": seed})) for seed in range(num_seeds)]
+        for value in values
+    ]
+    numbers = recipes[0][0].numbers if num_seeds else {}
+    if num_seeds and knob.rpartition(".")[2] not in numbers:
+        raise RecipeError(f"--knob {knob} is not a number that may cycle; see --print_config.")
+    return recipes
+
+
+def test_range(recipes: Sequence[Sequence[Recipe]], lab: runs.Lab) -> dict[str, list[list]]:
+    """{"loss", "accuracy"}: [values][seeds] on validation, None where a run is not finite."""
+    flat = [recipe for of_value in recipes for recipe in of_value]
+    outcomes = iter(lab.complete(flat, _SPLITS))
+    by_value = [[next(outcomes) for _ in of_value] for of_value in recipes]
+    return {
+        name: [[_score(outcome, name) for outcome in of_value] for of_value in by_value]
+        for name in ("loss", "accuracy")
+    }
+
+
+def _score(outcome: Outcome, name: str) -> float | None:
+    return outcome.scores["validation"][name] if outcome.scores else None
+
+
+def advice(knob: str, suggestion: grids.Suggestion) -> str:
+    """What to paste, and what to know about it."""
+    low, high = (float(f"{end:.3g}") for end in (suggestion.low, suggestion.high))
+    lines = [f"best: {suggestion.best:.3g}; as good, within a standard error: {low} to {high}"]
+    if suggestion.best_is_at_end:
+        lines.append("the best is at the end of the grid: widen it before you trust this")
+    if low == high:
+        return "\n".join([*lines, f"no other value is as good: --config.{knob}={low}"])
+    return "\n".join([*lines, f"'--config.{knob}=cyclical({low}, {high})'"])
+
+
+def run(config: ConfigDict, workdir: Path) -> dict[str, Any]:
+    """Makes the test of the flags; writes range_test.json and .png, and returns the record."""
+    knob, scale = _KNOB.value, _SCALE.value
+    values = grids.grid(_LOW.value, _HIGH.value, _NUM.value, scale)
+    recipes = recipes_of(config, knob, values, _NUM_SEEDS.value)
+    lab = runs.Lab(runs.Store(workdir, mix=_MIX.value))
+    scores = test_range([[*of_value] for of_value in recipes], lab)
+    suggestion = grids.suggest(values, scores["loss"])
+    record = {"knob": knob, "scale": scale, "values": values, "seeds": [*range(_NUM_SEEDS.value)]}
+    record |= {f"val_{name}": of_values for name, of_values in scores.items()}
+    record |= {"suggestion": suggestion._asdict(), "version": runs.version()}
+    _write(record, suggestion, workdir)
+    return record
+
+
+def _write(record: Mapping[str, Any], suggestion: grids.Suggestion, workdir: Path) -> None:
+    (workdir / "range_test.json").write_text(json.dumps(record, indent=1, allow_nan=False) + "\n")
+    grids.picture(
+        record["values"],
+        record["val_loss"],
+        record["val_accuracy"],
+        (suggestion.low, suggestion.high),
+        record["knob"],
+        record["scale"],
+        workdir / "range_test.png",
+    )
+
+
+def main():
+    config = command_line.config_of(_CONFIG)
+    if _DURATION.value:
+        config.duration = _DURATION.value
+    parse(config)
+    record = run(config, Path(_WORKDIR.value))
+    print(advice(record["knob"], grids.Suggestion(**record["suggestion"])))
+    print(f"{_WORKDIR.value}: range_test.json, range_test.png")
+
+
+if __name__ == "__main__":
+    flags.mark_flags_as_required(["config", "knob", "low", "high"])
+    command_line.run(main, device_a_core=True)

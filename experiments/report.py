@@ -1,0 +1,323 @@
+"""One HTML file of a finished table or run, which reads without a network.
+
+python -m experiments.report --results=docs/results/weight_decay.json
+python -m experiments.report --results=runs/digits_all
+
+Curves to zoom into and to hover over, the scores of the test split, and what they come from. A
+click on an arm in a legend hides it in all panels below.
+"""
+
+import html
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import plotly.offline
+from absl import flags
+from plotly.graph_objects import Figure
+from plotly.subplots import make_subplots
+
+from cyclical_jax.training.logs import METRICS, WorkdirError
+from experiments import command_line, presentation, statistics
+
+# What is measured, in the order of the panels; every other curve is a knob.
+_OF_TABLES = {"val_accuracy": "validation accuracy", "val_loss": "validation loss"}
+_OF_RUNS = _OF_TABLES | {
+    "loss": "training loss",
+    "accuracy": "training accuracy",
+    "grad_norm": "norm of the gradient",
+}
+_NO_CURVES = {"step", "epoch", "images_per_second", "seconds", "skipped"}
+_RECORD = {"table", "about", "command", "version", "hardware", "datasets"}
+
+# Okabe and Ito's colours without yellow, which are told apart by all eyes; then again, dashed.
+_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+_DASHES = ("solid", "dash", "dot", "dashdot")
+_TALL, _FLAT, _GAP = 320, 150, 50  # pixels of the first panel, of the others and between them
+
+_PAGE = """<!DOCTYPE html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta http-equiv="Content-Security-Policy" content="default-src 'none';
+  script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data: blob:">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>{title}</title>
+<style>
+body {{ color: #222; background: #fff; font: 16px/1.5 system-ui, sans-serif;
+  max-width: 72rem; margin: 0 auto; padding: 1rem; }}
+pre, .scores {{ overflow-x: auto; }}
+pre {{ background: #f4f4f4; padding: .5rem; }}
+table {{ border-collapse: collapse; white-space: nowrap; }}
+th, td {{ border-bottom: 1px solid #ccc; padding: .25rem .75rem .25rem 0; text-align: left; }}
+</style>
+<script>{library}</script>
+</head>
+<body>
+<h1>{title}</h1>
+{body}
+</body>
+</html>
+"""
+
+
+class Curve(NamedTuple):
+    """A value a row of the log; None where there is none."""
+
+    mean: Sequence[float | None]
+    std: Sequence[float | None] = ()  # of a sample of seeds; () for a single run
+
+
+class Arm(NamedTuple):
+    """An arm of a table, or a run."""
+
+    name: str
+    epoch: Sequence[float]
+    curves: Mapping[str, Curve]
+
+
+def page(results: Path) -> str:
+    """The whole HTML file of a table's record or of a workdir.
+
+    Raises:
+      WorkdirError: There is neither.
+    """
+    if results.is_dir():
+        title, parts = results.name, run_parts(results)
+    else:
+        record = read_record(results)
+        title, parts = record["table"], table_parts(record)
+    library = plotly.offline.get_plotlyjs()
+    return _PAGE.format(title=html.escape(title), library=library, body="\n".join(parts))
+
+
+# ---- a table
+
+
+def read_record(path: Path) -> dict[str, Any]:
+    """The record of a table."""
+    record = _read_json(path)
+    if not isinstance(record, dict) or not record.keys() >= _RECORD:
+        raise WorkdirError(
+            f"--results {path} is no record of a table, which has {', '.join(sorted(_RECORD))}."
+        )
+    return statistics.with_comparisons(record)
+
+
+def table_parts(record: Mapping[str, Any]) -> Iterator[str]:
+    """HTML of where the record comes from, and for each dataset its scores and curves."""
+    yield f"<p>{html.escape(record['about'])}</p>"
+    yield f"<pre>{html.escape(record['command'])}</pre>"
+    yield f"<p>{html.escape(record['version'])}<br>{html.escape(record['hardware'])}</p>"
+    for name, dataset in record["datasets"].items():
+        splits = {"num_train": "training", "num_validation": "validation", "num_test": "test"}
+        sizes = ", ".join(f"{dataset[key]:,} {split}" for key, split in splits.items())
+        yield f"<h2>{html.escape(name)}: {sizes} images</h2>"
+        rows = [presentation._row(*arm) for arm in dataset["arms"].items()]
+        yield _table([presentation._COLUMNS, *rows])
+        arms = [_arm_of_table(*arm) for arm in dataset["arms"].items()]
+        yield from _figure_parts(arms, _OF_TABLES)
+    yield f"<p>{html.escape(presentation.LEGEND)}</p>"
+
+
+def _arm_of_table(name: str, arm: Mapping[str, Any]) -> Arm:
+    curves = {key: Curve(**arm["curves"][key]) for key in _OF_TABLES if key in arm["curves"]}
+    knobs = {knob: Curve(values) for knob, values in arm["knobs"].items()}
+    return Arm(name, arm["curves"]["epoch"], curves | knobs)
+
+
+# ---- a run
+
+
+def run_parts(workdir: Path) -> Iterator[str]:
+    """HTML of the result of a run, if it has ended, its curves and its config."""
+    rows = read_rows(workdir / METRICS)
+    result, config = workdir / "result.json", workdir / "config.json"
+    if result.exists():
+        yield _table(
+            [("result", ""), *((key, _number(x)) for key, x in _read_json(result).items())]
+        )
+    yield from _figure_parts([_arm_of_run(rows)], _OF_RUNS)
+    if config.exists():
+        text = html.escape(_read(config))
+        yield f"<details><summary>config</summary><pre>{text}</pre></details>"
+
+
+def read_rows(metrics: Path) -> list[dict[str, Any]]:
+    """The rows of a run's log."""
+    rows = []
+    for number, line in enumerate(_read(metrics).splitlines(), 1):
+        rows.append(_parse(line, f"line {number} of {metrics}"))
+        if not isinstance(rows[-1], dict) or "epoch" not in rows[-1]:
+            raise WorkdirError(f"--results: line {number} of {metrics} is no row of a run.")
+    if not rows:
+        raise WorkdirError(f"--results: {metrics} has no rows yet.")
+    return rows
+
+
+def _arm_of_run(rows: Sequence[Mapping[str, Any]]) -> Arm:
+    names = dict.fromkeys(name for row in rows for name in row if name not in _NO_CURVES)
+    curves = {name: Curve([row.get(name) for row in rows]) for name in names}
+    return Arm("run", [row["epoch"] for row in rows], curves)
+
+
+def _table(rows: Sequence[Sequence[str]]) -> str:
+    """An HTML table, whose first row is its head."""
+    tags = ["th", *["td"] * (len(rows) - 1)]
+    lines = [
+        "".join(f"<{tag}>{html.escape(cell)}</{tag}>" for cell in row)
+        for tag, row in zip(tags, rows, strict=True)
+    ]
+    body = "\n".join(f"<tr>{line}</tr>" for line in lines)
+    return f'<div class="scores"><table>\n{body}\n</table></div>'
+
+
+def _number(value: Any) -> str:
+    return f"{value:.6g}" if isinstance(value, float) else str(value)
+
+
+# ---- what is read
+
+
+def _read_json(path: Path) -> Any:
+    return _parse(_read(path), str(path))
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text("utf-8")
+    except OSError as error:
+        raise WorkdirError(f"--results: {path} cannot be read: {error.strerror}.") from error
+    except UnicodeDecodeError as error:
+        raise WorkdirError(f"--results: {path} is no text.") from error
+
+
+def _parse(text: str, place: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError as error:
+        raise WorkdirError(f"--results: {place} is not JSON: {error}.") from error
+
+
+# ---- what is drawn
+
+
+def _figure_parts(arms: Sequence[Arm], titles: Mapping[str, str]) -> Iterator[str]:
+    """HTML of the panels of `titles` and of the knobs that change, and of the other knobs."""
+    knobs = _values_of_knobs(arms)
+    changing = {name: name for name, values in knobs.items() if len(values) > 1}
+    yield figure(arms, {**titles, **changing}).to_html(
+        full_html=False,
+        include_plotlyjs=False,
+        config={"responsive": True, "displaylogo": False, "showSendToCloud": False},
+    )
+    same = [f"{name} {_number(*knobs[name])}" for name in knobs if name not in changing]
+    yield f"<p>Constant: {html.escape(', '.join(same))}.</p>" if same else ""
+
+
+def _values_of_knobs(arms: Sequence[Arm]) -> dict[str, set[float]]:
+    values: dict[str, set] = {}
+    for arm in arms:
+        for name in arm.curves.keys() - _OF_RUNS.keys():
+            values.setdefault(name, set()).update(arm.curves[name].mean)
+    return dict(sorted(values.items()))
+
+
+def figure(arms: Sequence[Arm], titles: Mapping[str, str]) -> Figure:
+    """A panel for each title, one below the other on the same epochs; an arm is a colour.
+
+    Args:
+      arms: Of one dataset, or a single run.
+      titles: {name of a curve: title of its panel}; a curve that no arm has is left out.
+    """
+    names = [name for name in titles if any(name in arm.curves for arm in arms)]
+    heights = [_TALL, *[_FLAT] * (len(names) - 1)]
+    inner = sum(heights) + _GAP * (len(names) - 1)
+    drawn = make_subplots(
+        rows=len(names),
+        shared_xaxes=True,
+        row_heights=heights,
+        vertical_spacing=_GAP / inner,
+        subplot_titles=[titles[name] for name in names],
+    )
+    for number, arm in enumerate(arms):
+        for trace in _traces(arm, number, names):
+            drawn.add_scatter(**trace, col=1)
+    return _laid_out(drawn, names, inner, has_legend=len(arms) > 1)
+
+
+def _traces(arm: Arm, number: int, names: Sequence[str]) -> Iterator[dict[str, Any]]:
+    """Of each curve a line, and the band of a standard deviation on either side."""
+    colour = _COLOURS[number % len(_COLOURS)]
+    dash = _DASHES[number // len(_COLOURS) % len(_DASHES)]
+    name = html.escape(arm.name)
+    rows = {row: arm.curves[key] for row, key in enumerate(names, 1) if key in arm.curves}
+    for row, curve in rows.items():
+        # The group is what a click on its one entry in the legend hides.
+        of_arm = {"name": name, "legendgroup": name, "showlegend": row == min(rows), "row": row}
+        yield of_arm | _line(arm.epoch, curve) | {"line": {"color": colour, "dash": dash}}
+        if any(curve.std):
+            filled = {"fillcolor": colour, "opacity": 0.2, "showlegend": False}
+            yield of_arm | _band(arm.epoch, curve) | filled
+
+
+def _line(epoch: Sequence[float], curve: Curve) -> dict[str, Any]:
+    points = [(x, y) for x, y in zip(epoch, curve.mean, strict=True) if y is not None]
+    mode = "lines" if len(points) > 1 else "markers"
+    return {"x": [x for x, _ in points], "y": [y for _, y in points], "mode": mode}
+
+
+def _band(epoch: Sequence[float], curve: Curve) -> dict[str, Any]:
+    """The polygon that goes there along mean + std and back along mean - std."""
+    points = [
+        point for point in zip(epoch, curve.mean, curve.std, strict=True) if None not in point
+    ]
+    there = [(x, mean + std) for x, mean, std in points]
+    back = [(x, mean - std) for x, mean, std in reversed(points)]
+    x, y = zip(*there, *back, strict=True)
+    return {"x": x, "y": y, "mode": "none", "fill": "toself", "hoverinfo": "skip"}
+
+
+def _laid_out(drawn: Figure, names: Sequence[str], inner: int, *, has_legend: bool) -> Figure:
+    drawn.update_layout(
+        template="simple_white",
+        height=inner + 140,
+        margin={"l": 56, "r": 12, "t": 60, "b": 60},
+        hovermode="x unified",
+        showlegend=has_legend,
+        legend={"orientation": "h", "y": 1 + 30 / inner, "yanchor": "bottom", "x": 0},
+        # On a line of its own, beside which the buttons cover no arm.
+        legend_title={"text": "A click hides an arm.", "side": "top"},
+        font={"size": 14, "color": "#222"},
+    )
+    drawn.update_annotations(x=0, xanchor="left", font={"size": 15})
+    drawn.update_xaxes(showgrid=True, hoverformat=".4~g", unifiedhovertitle={"text": "epoch %{x}"})
+    drawn.update_xaxes(title="epoch", row=len(names))
+    drawn.update_yaxes(showgrid=True, hoverformat=".4g")
+    for row, name in enumerate(names, 1):
+        if name in ("accuracy", "val_accuracy"):
+            drawn.update_yaxes(tickformat=".0%", hoverformat=".2%", row=row)
+    return drawn
+
+
+def main(results: Path, output: Path) -> None:
+    text = page(results)
+    try:
+        output.parent.mkdir(parents=True, exist_ok=True)
+        output.write_text(text, "utf-8")
+    except OSError as error:
+        raise WorkdirError(f"--output {output} cannot be written: {error.strerror}.") from error
+    print(output)
+
+
+if __name__ == "__main__":
+    results_flag = flags.DEFINE_string("results", None, "A table's JSON file, or a run's workdir.")
+    output_flag = flags.DEFINE_string("output", None, "The HTML file; None is runs/<name>.html.")
+    flags.mark_flags_as_required(["results"])
+
+    def call():
+        results = Path(results_flag.value).resolve()
+        main(results, Path(output_flag.value or f"runs/{results.stem}.html"))
+
+    command_line.run(call)

@@ -1,0 +1,215 @@
+"""Runs of experiments: trained once each, by populations, and kept in a file."""
+
+import ast
+import dataclasses
+import functools
+import hashlib
+import json
+import platform
+from collections.abc import Mapping, Sequence
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import jax
+from rich.console import Console
+from rich.progress import MofNCompleteColumn, Progress, TimeElapsedColumn, TimeRemainingColumn
+
+import cyclical_jax
+from cyclical_jax import data
+from cyclical_jax.training.logs import WorkdirError
+from cyclical_jax.training.population import Outcome, Population, best_chunk
+from cyclical_jax.training.recipe import Recipe
+
+RUNS = "runs.jsonl"
+_LIBRARIES = ("jax", "flax", "optax", "numpy")
+_NO_PART_OF_A_RUN = ("data_dir", "loop")  # where data lies and how programs are called
+
+
+class Store:
+    """The outcomes in a workdir, a line each in `runs.jsonl`, from which a stopped table goes on.
+
+    Raises:
+      WorkdirError: It cannot be read or written, or holds runs of another version (unless `mix`).
+    """
+
+    def __init__(self, workdir: Path, *, mix: bool = False):
+        self._path, self._version = workdir / RUNS, version()
+        try:
+            workdir.mkdir(parents=True, exist_ok=True)
+            lines = _whole_lines(self._path)
+            self._file = self._path.open("a")
+        except OSError as error:
+            raise WorkdirError(
+                f"--workdir {workdir} cannot be written: {error.strerror}."
+            ) from error
+        self._outcomes = {line["key"]: _outcome(line) for line in self._checked(lines, mix)}
+
+    def __contains__(self, key: str) -> bool:
+        return key in self._outcomes
+
+    def __getitem__(self, key: str) -> Outcome:
+        return self._outcomes[key]
+
+    def add(self, key: str, recipe: Recipe, outcome: Outcome) -> None:
+        """Writes an outcome; it is safe from then on."""
+        about = {"key": key, "version": self._version, "dataset": recipe.dataset}
+        line = about | {"seed": recipe.seed, **outcome._asdict()}
+        self._file.write(json.dumps(line, allow_nan=False) + "\n")
+        self._file.flush()
+        self._outcomes[key] = outcome
+
+    def _checked(self, lines: list[dict[str, Any]], mix: bool) -> list[dict[str, Any]]:
+        others = {line["version"] for line in lines} - {self._version}
+        if others and not mix:
+            raise WorkdirError(
+                f"{self._path} holds runs of another version, {' and '.join(sorted(others))}; this "
+                f"is {self._version}. Choose another --workdir, or mix them by --mix_versions."
+            )
+        return lines
+
+
+class Lab:
+    """Trains what is not in the store yet.
+
+    Args:
+      store: Where outcomes are looked up and kept.
+      chunk: Runs that a device trains at once; None is the fastest.
+    """
+
+    def __init__(self, store: Store, chunk: int | None = None):
+        self._store, self._chunk = store, chunk
+
+    def complete(self, recipes: Sequence[Recipe], splits: Sequence[str]) -> list[Outcome]:
+        """The outcomes of the recipes, in order; `splits` are read when a run has ended."""
+        missing = self._missing(recipes, splits)
+        with _bar() as bar:
+            task = bar.add_task("runs", total=len(missing))
+            for members in families(missing).values():
+                of_family = self._population(members).outcomes(list(members.values()), splits)
+                for (key, recipe), outcome in zip(members.items(), of_family, strict=True):
+                    self._store.add(key, recipe, outcome)
+                    bar.advance(task)
+        return [self._store[run_key(recipe, splits)] for recipe in recipes]
+
+    def seconds_left(self, recipes: Sequence[Recipe], splits: Sequence[str]) -> float:
+        """How long `complete` will take, told by the first updates of each population."""
+        return sum(
+            len(members) * self._population(members).seconds_a_member()
+            for members in families(self._missing(recipes, splits)).values()
+        )
+
+    def has(self, recipes: Sequence[Recipe], splits: Sequence[str]) -> bool:
+        """Whether nothing has to be trained for `complete`."""
+        return not self._missing(recipes, splits)
+
+    def _missing(self, recipes, splits) -> dict[str, Recipe]:
+        keyed = {run_key(recipe, splits): recipe for recipe in recipes}
+        return {key: recipe for key, recipe in keyed.items() if key not in self._store}
+
+    def _population(self, members: Mapping[str, Recipe]) -> Population:
+        first = next(iter(members.values()))
+        dataset = load(first)
+        chunk = self._chunk or best_chunk(first, dataset, num_members=len(members))
+        return Population(first, dataset, chunk=chunk)
+
+
+def families(recipes: Mapping[str, Recipe]) -> dict[Any, dict[str, Recipe]]:
+    """The recipes, by their keys, of each population that they make."""
+    of_family: dict[Any, dict[str, Recipe]] = {}
+    for key, recipe in recipes.items():
+        alike = dataclasses.replace(recipe, numbers={}, seed=0)
+        of_family.setdefault(json.dumps(dataclasses.asdict(alike)), {})[key] = recipe
+    return of_family
+
+
+def load(recipe: Recipe) -> data.Dataset:
+    """The dataset of a recipe; the last few are remembered."""
+    return _load(recipe.dataset, recipe.data_dir, recipe.train_on, recipe.subset)
+
+
+@functools.lru_cache(maxsize=2)
+def _load(name, data_dir, train_on, subset):
+    return data.load(name, data_dir=data_dir, train_on=train_on, subset=subset)
+
+
+def run_key(recipe: Recipe, splits: Sequence[str]) -> str:
+    """What tells a run from others: all that its outcome depends on, but for the version."""
+    parts = dataclasses.asdict(recipe) | dict.fromkeys(_NO_PART_OF_A_RUN)
+    text = json.dumps([parts, sorted(splits)], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+@functools.cache
+def version() -> str:
+    """Of this package's code, whatever its comments say, and of the libraries that compute."""
+    root = Path(cyclical_jax.__file__).parent
+    code = "".join(_code(path) for path in sorted(root.rglob("*.py")))
+    libraries = ", ".join(f"{name} {metadata.version(name)}" for name in _LIBRARIES)
+    return f"cyclical_jax {hashlib.sha256(code.encode()).hexdigest()[:12]}, {libraries}"
+
+
+def _code(path: Path) -> str:
+    """Of a module, without comments and docstrings."""
+    tree = ast.parse(path.read_text())
+    for node in ast.walk(tree):
+        body = getattr(node, "body", None)
+        if isinstance(body, list):
+            node.body = [part for part in body if not _is_string(part)]
+    return path.name + ast.dump(tree)
+
+
+def _is_string(node: ast.AST) -> bool:
+    return isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
+
+
+def hardware() -> str:
+    """Such as "2 x cpu, AMD EPYC 9B14"."""
+    devices = jax.devices()
+    return f"{len(devices)} x {devices[0].device_kind}, {_processor()}"
+
+
+def duration(seconds: float) -> str:
+    """Such as "40 s" or "1 h 5 min"."""
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    hours, minutes = divmod(round(seconds / 60), 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min"
+
+
+def _processor() -> str:
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
+    models = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(models, platform.processor() or platform.machine())
+
+
+def _whole_lines(path: Path) -> list[dict[str, Any]]:
+    """What is in the file; a last line that was cut off is taken out of it."""
+    if not path.exists():
+        return []
+    text = path.read_text()
+    whole = text[: text.rfind("\n") + 1]
+    if whole != text:
+        path.write_text(whole)
+    try:
+        return [json.loads(line) for line in whole.splitlines()]
+    except ValueError as error:
+        raise WorkdirError(f"{path} is damaged: {error}. Move it away.") from error
+
+
+def _bar() -> Progress:
+    """Of runs; disabled where there is no terminal to draw it on."""
+    console = Console()
+    columns = MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn()
+    return Progress(
+        *Progress.get_default_columns()[:2],
+        *columns,
+        console=console,
+        disable=not console.is_terminal,
+        transient=True,
+    )
+
+
+def _outcome(line: dict[str, Any]) -> Outcome:
+    return Outcome(**{name: line[name] for name in Outcome._fields})

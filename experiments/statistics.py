@@ -1,0 +1,131 @@
+"""What the numbers of a table allow to say: means, paired differences, corrected p-values.
+
+A run that stopped being finite is None, and so is every statistic that its data do not determine:
+nothing that leaves here is NaN, which JSON cannot hold.
+"""
+
+import copy
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from scipy import stats
+
+Scores = Sequence[float | None]  # one entry a seed; None: the run stopped being finite
+
+CONFIDENCE = 0.95
+_EQUAL = 1e-6  # differences closer than this, relative to the scores, are equal up to float32
+
+
+class Summary(NamedTuple):
+    """Of the runs that stayed finite."""
+
+    n: int
+    mean: float | None  # None: n = 0
+    std: float | None  # of a sample, ddof = 1; None: n < 2
+
+
+class Comparison(NamedTuple):
+    """Of two arms by the paired t test."""
+
+    n: int  # pairs
+    difference: float | None  # mean of treatment - control; None: n = 0
+    interval: tuple[float, float] | None  # 95 %, Student's t with n - 1 degrees of freedom
+    p: float | None  # two-sided
+
+
+def is_finite(score: float | None) -> bool:
+    return score is not None and math.isfinite(score)
+
+
+def summary(scores: Scores) -> Summary:
+    """How many scores there are, their mean and their sample standard deviation."""
+    finite = [score for score in scores if is_finite(score)]
+    mean = float(np.mean(finite)) if finite else None
+    std = float(np.std(finite, ddof=1)) if len(finite) > 1 else None
+    return Summary(len(finite), mean, std)
+
+
+def compare(treatment: Scores, control: Scores) -> Comparison:
+    """The paired t test; entry i of both is the same seed, and counts where both are there.
+
+    Where all differences are equal the test has no answer: 0 / 0 where they are 0 (the same runs
+    twice), and p = 0 where they are not, as if two runs that both gained three images of the test
+    set proved anything. So the interval and p are None then, as they are for fewer than two pairs.
+
+    Raises:
+      ValueError: The two are not equally long.
+    """
+    if len(treatment) != len(control):
+        raise ValueError(f"{len(treatment)} scores cannot be paired with {len(control)}.")
+    pairs = np.array(_complete(treatment, control), float).reshape(-1, 2)
+    if not len(pairs):
+        return Comparison(0, None, None, None)
+    differences = pairs[:, 0] - pairs[:, 1]
+    n, difference = len(pairs), float(differences.mean())
+    if np.ptp(differences) <= _EQUAL * np.abs(pairs).max():  # also where n = 1
+        return Comparison(n, difference, None, None)
+    result = stats.ttest_rel(pairs[:, 0], pairs[:, 1])
+    low, high = result.confidence_interval(CONFIDENCE)
+    return Comparison(n, difference, (float(low), float(high)), float(result.pvalue))
+
+
+def holm(p_values: Sequence[float | None]) -> list[float | None]:
+    """Adjusted p-values that keep the chance of any false finding among all of them at its level.
+
+    With m p-values in ascending order, the k-th of them (k = 1, ...) becomes
+    `max over i <= k of min(1, (m - i + 1) p_i)`. None stays None and does not count in m.
+    Source: S. Holm, A simple sequentially rejective multiple test procedure, 1979.
+    """
+    tested = [i for i, p in enumerate(p_values) if p is not None]
+    adjusted: list[float | None] = [None] * len(p_values)
+    largest = 0.0
+    for rank, i in enumerate(sorted(tested, key=p_values.__getitem__)):
+        largest = max(largest, min(1.0, (len(tested) - rank) * p_values[i]))
+        adjusted[i] = largest
+    return adjusted
+
+
+def paired_scores(arms: Mapping[str, Any], name: str) -> tuple[list, list]:
+    """Test accuracies of an arm and, in the order of its seeds, those of its control."""
+    arm, control = arms[name], arms[arms[name]["control"]]
+    of_control = dict(zip(control["seeds"], control["test"]["accuracy"], strict=True))
+    return arm["test"]["accuracy"], [of_control.get(seed) for seed in arm["seeds"]]
+
+
+def paired_differences(arms: Mapping[str, Any], name: str) -> list[float]:
+    """An arm's test accuracy minus its control's, where both are there, in the order of seeds."""
+    return [ours - theirs for ours, theirs in _complete(*paired_scores(arms, name))]
+
+
+def with_comparisons(record: Mapping[str, Any]) -> dict[str, Any]:
+    """A copy of a table's record in which every arm has its comparison with its control.
+
+    Returns:
+      The record, with `"comparison": {"n", "difference", "interval", "p", "p_holm"}` in each arm,
+      of test accuracy as a fraction; None in an arm without a control. `p_holm` is Holm's of all
+      comparisons of the record, those of its other datasets too.
+    """
+    record = copy.deepcopy(dict(record))
+    compared = []
+    for dataset in record["datasets"].values():
+        for name, arm in dataset["arms"].items():
+            arm["comparison"] = _comparison(dataset["arms"], name)
+            compared.append(arm["comparison"])
+    compared = [comparison for comparison in compared if comparison]
+    for comparison, p_holm in zip(compared, holm([c["p"] for c in compared]), strict=True):
+        comparison["p_holm"] = p_holm
+    return record
+
+
+def _comparison(arms, name):
+    if arms[name]["control"] is None:
+        return None
+    comparison = compare(*paired_scores(arms, name))
+    return comparison._asdict() | {"interval": comparison.interval and list(comparison.interval)}
+
+
+def _complete(first, second):
+    """The pairs in which both are there."""
+    return [pair for pair in zip(first, second, strict=True) if all(map(is_finite, pair))]

@@ -1,0 +1,41 @@
+"""Is the cyclical focal loss better than cross entropy, smoothed or focal?
+
+The published focal losses smooth their labels by 0.1, so the control of all of them is the smoothed
+cross entropy. The last arm has the gradient's scale equalised, which the loss cycles too.
+"""
+
+from experiments.arms import Arm, Choice, Range, Table
+from experiments.tables import _parts as parts
+
+_POSITIVE = {"loss.gamma_pos": Choice((1.0, 2.0))}
+
+TABLE = Table(
+    about="Cyclical focal loss against cross entropy, plain and smoothed, focal and asymmetric "
+    "focal loss, and with the gradient's scale equalised.",
+    common=parts.ROWS,
+    arms={
+        "cross entropy": Arm(search=parts.BOTH, control="smoothed"),
+        "smoothed": Arm(parts.SMOOTHED, search=parts.BOTH),
+        "focal": Arm(
+            parts.SMOOTHED | {"loss.name": "focal"},
+            search=parts.BOTH | {"loss.gamma": Range(0.5, 4.0)},
+            control="smoothed",
+        ),
+        "asymmetric": Arm(
+            parts.SMOOTHED | {"loss.name": "asymmetric_focal"},
+            search=parts.BOTH | _POSITIVE,
+            control="smoothed",
+        ),
+        "cyclical": Arm(
+            parts.SMOOTHED | parts.CYCLICAL_FOCAL,
+            search=parts.BOTH | parts.FOCAL_GAMMAS,
+            control="smoothed",
+        ),
+        "cyclical, equalised": Arm(
+            parts.SMOOTHED | parts.CYCLICAL_FOCAL | parts.EQUALISED,
+            search=parts.BOTH | parts.FOCAL_GAMMAS,
+            control="smoothed",
+        ),
+    },
+    budgets=parts.SMALL | parts.LARGE,
+)

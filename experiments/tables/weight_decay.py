@@ -1,0 +1,30 @@
+"""Is cyclical weight decay better than a constant one, and under which learning rate?
+
+The paper sets a cycle under a constant rate against a constant decay under a decaying rate; that
+changes two things at once, so here are all four.
+"""
+
+from experiments.arms import Arm, Range, Table
+from experiments.tables import _parts as parts
+
+_CONSTANT_RATE = {"optimizer.learning_rate_decay": None}
+_LOWER_RATE = {"optimizer.learning_rate": Range(0.005, 0.2)}
+
+TABLE = Table(
+    about="Cyclical against constant weight decay, under a cosine and under a constant learning "
+    "rate.",
+    common=parts.ROWS,
+    arms={
+        "constant": Arm(search=parts.BOTH),
+        "cyclical": Arm(search=parts.RATE | parts.CYCLICAL_DECAY, control="constant"),
+        "constant, constant rate": Arm(
+            _CONSTANT_RATE, search=_LOWER_RATE | parts.DECAY, control="constant"
+        ),
+        "cyclical, constant rate": Arm(
+            _CONSTANT_RATE,
+            search=_LOWER_RATE | parts.CYCLICAL_DECAY,
+            control="constant, constant rate",
+        ),
+    },
+    budgets=parts.SMALL | parts.LARGE,
+)

@@ -1,0 +1,186 @@
+"""Grids of values, and the interval that their losses suggest, by hand."""
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from matplotlib import image
+
+from cyclical_jax.training.recipe import RecipeError
+from experiments import grids
+from experiments.grids import grid, suggest
+
+# ---- the grid
+
+
+def test_a_linear_grid_is_evenly_spaced():
+    assert grid(-1.5, 2, 8, "linear") == pytest.approx([-1.5, -1, -0.5, 0, 0.5, 1, 1.5, 2])
+
+
+def test_a_log_grid_has_equal_ratios():
+    assert grid(1e-5, 1e-2, 4, "log") == pytest.approx([1e-5, 1e-4, 1e-3, 1e-2], rel=1e-12)
+    values = grid(0.3, 0.7, 5, "log")
+    assert np.diff(np.log(values)) == pytest.approx(math.log(0.7 / 0.3) / 4)
+
+
+@given(
+    st.floats(1e-8, 1e3),
+    st.floats(1.001, 1e5),
+    st.integers(2, 40),
+    st.sampled_from(["log", "linear"]),
+)
+def test_the_ends_are_exact_and_values_ascend(low, ratio, num, scale):
+    high = low * ratio
+    values = grid(low, high, num, scale)
+    assert len(values) == num and (values[0], values[-1]) == (low, high)
+    assert values == sorted(set(values)) and all(type(value) is float for value in values)
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        ((0.0, 1.0, 5, "log"), "low must be above 0 on a log scale, not 0.0."),
+        ((-1.0, 1.0, 5, "log"), "low must be above 0 on a log scale, not -1.0."),
+        ((2.0, 1.0, 5, "linear"), "low must be below high, both finite, not low=2.0, high=1.0."),
+        ((1.0, 1.0, 5, "log"), "low must be below high, both finite, not low=1.0, high=1.0."),
+        (
+            (0.0, math.inf, 5, "linear"),
+            "low must be below high, both finite, not low=0.0, high=inf.",
+        ),
+        (
+            (-math.inf, 1.0, 5, "linear"),
+            "low must be below high, both finite, not low=-inf, high=1.0.",
+        ),
+        ((math.nan, 1.0, 5, "log"), "low must be below high, both finite, not low=nan, high=1.0."),
+        ((1.0, 2.0, 1, "log"), "num must be at least 2, both ends of the grid, not 1."),
+        ((1.0, 2.0, 5, "cosine"), "scale must be one of linear, log, not 'cosine'."),
+    ],
+)
+def test_what_is_no_grid_is_said_in_a_line(arguments, message):
+    with pytest.raises(RecipeError) as caught:
+        grid(*arguments)
+    assert str(caught.value) == message
+
+
+# ---- the suggestion
+
+VALUES = [0.1, 0.2, 0.4, 0.8, 1.6, 3.2]
+# Of 1, 2, 6 the mean is 3, the sample variance 7: the standard error sqrt(7 / 3) = 1.5275.
+BEST = [1.0, 2.0, 6.0]
+
+
+def around_the_best(*means):
+    """Three losses a value; None in place of a mean is the best."""
+    return [BEST if mean is None else [mean - 1, mean, mean + 1] for mean in means]
+
+
+@pytest.mark.parametrize(
+    "means, low, high",
+    [
+        ((9, 4.5, None, 4.6, 9, 9), 0.2, 0.4),  # 4.5 < 4.5275 < 4.6
+        ((9, 4.6, None, 4.5, 4.52, 9), 0.4, 1.6),
+        ((9, 9, 4.6, None, 4.6, 9), 0.8, 0.8),
+        ((3.5, 9, None, 3.5, 9, 3.5), 0.4, 0.8),  # what is behind a worse value does not count
+        ((3.5, 3.5, 3.5, None, 3.5, 3.5), 0.1, 3.2),
+        ((None, 4.0, 9, 9, 9, 4.0), 0.1, 0.2),
+        ((9, 9, 9, 9, 4.0, None), 1.6, 3.2),
+    ],
+)
+def test_the_interval_is_what_is_within_a_standard_error_of_the_best(means, low, high):
+    suggestion = suggest(VALUES, around_the_best(*means))
+    assert (suggestion.low, suggestion.high) == (low, high)
+    assert suggestion.best == VALUES[means.index(None)]
+    assert suggestion.best_is_at_end == (suggestion.best in (0.1, 3.2))
+
+
+@pytest.mark.parametrize("absent", [None, math.nan, math.inf])
+def test_a_value_with_a_run_that_failed_is_out(absent):
+    losses = around_the_best(9, 3.5, None, 3.5, 3.5, 9)
+    losses[3] = [3.4, absent, 3.5]
+    assert suggest(VALUES, losses)[:3] == (0.2, 0.4, 0.4)
+    losses[2] = [0.0, 0.0, absent]  # the best, but for one run
+    assert suggest(VALUES, losses).best == 0.2
+
+
+def test_equal_losses_suggest_all_values_that_have_them():
+    assert suggest([1, 2, 3], [[0.5, 0.5]] * 3)[:3] == (1, 3, 1)
+
+
+def test_a_standard_error_needs_two_seeds():
+    with pytest.raises(RecipeError) as caught:
+        suggest([1.0, 2.0], [[0.5], [0.4]])
+    assert str(caught.value) == "A standard error needs at least 2 seeds a value, not 1."
+
+
+def test_without_a_finite_value_there_is_no_suggestion():
+    with pytest.raises(RecipeError, match="^No value had all its runs finite"):
+        suggest([1.0, 2.0], [[0.5, None], [None, None]])
+
+
+# ---- the picture
+
+ACCURACIES = [[0.90, 0.91, 0.89], [0.92, 0.93, 0.92], [0.94, 0.95, 0.91], [None, 0.5, 0.6]]
+LOSSES = [[0.5, 0.4, 0.6], [0.3, 0.2, 0.3], [0.2, 0.1, 0.4], [None, 5.0, 7.0]]
+
+
+def draw(path, interval=(0.2, 0.4), losses=LOSSES, accuracies=ACCURACIES, scale="log"):
+    grids.picture([0.1, 0.2, 0.4, 0.8], losses, accuracies, interval, "max_norm", scale, path)
+    return path.read_bytes()
+
+
+@pytest.fixture
+def figures(monkeypatch):
+    """The figures that are drawn within a test."""
+    drawn = []
+
+    class Figure(grids.Figure):
+        def __init__(self, *args, **kwargs):
+            super().__init__(*args, **kwargs)
+            drawn.append(self)
+
+    monkeypatch.setattr(grids, "Figure", Figure)
+    return drawn
+
+
+def test_the_picture_shows_every_finite_run_and_the_interval(figures, tmp_path):
+    draw(tmp_path / "test.png")
+    upper, lower = figures[0].axes
+    assert (upper.get_ylabel(), lower.get_ylabel()) == ("validation loss", "validation accuracy, %")
+    assert upper.get_xscale() == lower.get_xscale() == "log" == upper.get_yscale()
+    assert lower.get_xlabel() == "max_norm"
+    for axes, scores, unit in ((upper, LOSSES, 1), (lower, ACCURACIES, 100)):
+        means, *dots, failed = [line.get_ydata() for line in axes.lines]
+        expected = [unit * np.mean(three) for three in scores[:3]] + [math.nan]
+        np.testing.assert_allclose(means, expected)
+        expected = unit * np.array(scores, float)
+        np.testing.assert_allclose(np.array(dots).T, expected)
+        assert len(failed) == 1 and axes.lines[-1].get_xdata() == [0.8]
+        (shade,) = axes.patches
+        assert (shade.get_x(), shade.get_x() + shade.get_width()) == pytest.approx((0.2, 0.4))
+        spread = axes.collections[0].get_paths()[0].vertices[:, 1]
+        at_first = unit * (np.mean(scores[0]) + np.array([-1, 1]) * np.std(scores[0], ddof=1))
+        assert set(np.round(at_first, 9)) <= set(np.round(spread, 9))
+
+
+def test_losses_of_one_size_are_on_a_linear_axis(figures, tmp_path):
+    losses = [*LOSSES[:3], [0.5, 0.6, 0.7]]
+    draw(tmp_path / "test.png", losses=losses, accuracies=ACCURACIES, scale="linear")
+    assert [axes.get_yscale() for axes in figures[0].axes] == ["linear", "linear"]
+    assert figures[0].axes[0].get_xscale() == "linear"
+
+
+def test_the_picture_is_a_png_of_the_same_bytes_each_time(tmp_path):
+    first, second = draw(tmp_path / "a.png"), draw(tmp_path / "b.png")
+    assert first == second != draw(tmp_path / "c.png", interval=(0.4, 0.4))
+    assert image.imread(tmp_path / "a.png").std() > 0.05
+
+
+def test_an_infinite_loss_is_drawn_as_one_that_is_not_there(tmp_path):
+    infinite = [*LOSSES[:3], [math.inf, 5.0, 7.0]]
+    assert draw(tmp_path / "a.png") == draw(tmp_path / "b.png", losses=infinite)
+
+
+def test_nothing_finite_can_be_drawn(tmp_path):
+    assert draw(tmp_path / "test.png", losses=[[None] * 3] * 4, accuracies=[[None] * 3] * 4)
