@@ -26,7 +26,7 @@ of other seeds, not of other test images. p: paired t test, two-sided, corrected
 comparisons of the table; –: no answer, from fewer than two pairs or where all differences are \
 equal. Loss: negative log likelihood of the test images. Calibration error in percentage points."""
 
-_COLUMNS = (
+COLUMNS = (
     "arm",
     "control",
     "n",
@@ -95,11 +95,11 @@ def _section(name, dataset):
     sizes = [dataset[key] for key in ("num_train", "num_validation", "num_test")]
     told = ", ".join(f"{size:,} {split}" for size, split in zip(sizes, splits, strict=True))
     heading = f"### {name}: {told} images, n = {_num_seeds(arms)}"
-    table = _table(_COLUMNS, [_row(arm_name, arm) for arm_name, arm in arms.items()])
+    table = _table(COLUMNS, [row(arm_name, arm) for arm_name, arm in arms.items()])
     return "\n\n".join(filter(None, [heading, table, _power(arms)]))
 
 
-def _row(name, arm):
+def row(name, arm):
     test, comparison = arm["test"], arm["comparison"]
     return [
         name,

@@ -138,7 +138,7 @@ def text(drawn: Preview, *, width: int) -> str:
     columns = width // _PANEL_COLUMNS
     rows = math.ceil(len(drawn.lines) / columns)
     plotext.terminal.limit(False, False)
-    grid = plotext.figure.clear().plot_size(width, rows * _PANEL_LINES).subplots(rows, columns)
+    grid = plotext.figure.plot_size(width, rows * _PANEL_LINES).subplots(rows, columns)
     panels = (grid.subplot(row + 1, column + 1) for row in range(rows) for column in range(columns))
     for line, panel in zip(drawn.lines.values(), panels, strict=False):
         panel.title(textwrap.shorten(line.title, width // columns, placeholder=" …"))

@@ -114,8 +114,8 @@ def table_parts(record: Mapping[str, Any]) -> Iterator[str]:
         splits = {"num_train": "training", "num_validation": "validation", "num_test": "test"}
         sizes = ", ".join(f"{dataset[key]:,} {split}" for key, split in splits.items())
         yield f"<h2>{html.escape(name)}: {sizes} images</h2>"
-        rows = [presentation._row(*arm) for arm in dataset["arms"].items()]
-        yield _table([presentation._COLUMNS, *rows])
+        rows = [presentation.row(*arm) for arm in dataset["arms"].items()]
+        yield _table([presentation.COLUMNS, *rows])
         arms = [_arm_of_table(*arm) for arm in dataset["arms"].items()]
         yield from _figure_parts(arms, _OF_TABLES)
     yield f"<p>{html.escape(presentation.LEGEND)}</p>"
@@ -205,6 +205,8 @@ def _parse(text: str, place: str) -> Any:
 
 def _figure_parts(arms: Sequence[Arm], titles: Mapping[str, str]) -> Iterator[str]:
     """HTML of the panels of `titles` and of the knobs that change, and of the other knobs."""
+    if not any(arm.curves for arm in arms):  # no run stayed finite
+        return
     knobs = _values_of_knobs(arms)
     changing = {name: name for name, values in knobs.items() if len(values) > 1}
     yield figure(arms, {**titles, **changing}).to_html(
@@ -241,9 +243,9 @@ def figure(arms: Sequence[Arm], titles: Mapping[str, str]) -> Figure:
         vertical_spacing=_GAP / inner,
         subplot_titles=[titles[name] for name in names],
     )
-    for number, arm in enumerate(arms):
-        for trace in _traces(arm, number, names):
-            drawn.add_scatter(**trace, col=1)
+    traces = [trace for at, arm in enumerate(arms) for trace in _traces(arm, at, names)]
+    for trace in sorted(traces, key=lambda trace: "fill" not in trace):  # no band covers a line
+        drawn.add_scatter(**trace, col=1)
     return _laid_out(drawn, names, inner, has_legend=len(arms) > 1)
 
 
@@ -258,7 +260,7 @@ def _traces(arm: Arm, number: int, names: Sequence[str]) -> Iterator[dict[str, A
         of_arm = {"name": name, "legendgroup": name, "showlegend": row == min(rows), "row": row}
         yield of_arm | _line(arm.epoch, curve) | {"line": {"color": colour, "dash": dash}}
         if any(curve.std):
-            filled = {"fillcolor": colour, "opacity": 0.2, "showlegend": False}
+            filled = {"fillcolor": colour, "opacity": 0.15, "showlegend": False}
             yield of_arm | _band(arm.epoch, curve) | filled
 
 

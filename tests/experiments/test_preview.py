@@ -153,6 +153,7 @@ def test_the_picture_has_axes_for_every_knob_with_its_line():
     figure.savefig(io.BytesIO())
     assert [label.get_text() for label in shown[1].get_yticklabels()] == ["0.0001", "0.002"]
     (above,) = shown[0].child_axes
+    assert above.xaxis.get_ticks_position() == "top"
     # 9 updates an epoch.
     np.testing.assert_allclose(np.array(shown[0].get_xlim()) / 9, above.get_xlim())
 

@@ -164,6 +164,12 @@ def test_a_band_goes_along_mean_plus_std_and_back_along_mean_minus_std(table):
     assert {(band["fill"], band["mode"]) for band in bands} == {("toself", "none")}
 
 
+def test_no_band_covers_a_line(table):
+    (data, _), _ = figures_of(report.page(table))
+    is_band = ["fill" in trace for trace in data]
+    assert is_band == sorted(is_band, reverse=True)
+
+
 def test_one_click_hides_all_of_an_arm_and_one_zoom_is_of_all_panels(table):
     (data, layout), (_, alone) = figures_of(report.page(table))
     for name in ("constant", html.escape(ODD_NAME)):
@@ -189,10 +195,22 @@ def test_every_arm_has_a_look_of_its_own():
     assert looks[0] == ("#0072B2", "solid") and looks[7] == ("#0072B2", "dash")
 
 
+def test_arms_of_which_no_run_stayed_finite_have_scores_and_no_curves(table):
+    failed = record()
+    nothing = {"curves": {"step": [], "epoch": []}, "knobs": {}}
+    failed["datasets"]["digits"]["arms"]["constant"] |= nothing
+    failed["datasets"]["fashion_mnist"]["arms"]["constant"] |= nothing
+    table.write_text(json.dumps(failed))
+    page = report.page(table)
+    ((data, _),) = figures_of(page)
+    assert {trace["name"] for trace in data} == {html.escape(ODD_NAME)}
+    assert len(cells_of(page)) == 3 + 2
+
+
 def test_the_scores_and_their_origin_are_told(table):
     page = report.page(table)
     head, constant, odd, *others = cells_of(page)
-    assert tuple(head) == presentation._COLUMNS
+    assert tuple(head) == presentation.COLUMNS
     by_name = dict(zip(head, odd, strict=True))
     assert by_name["arm"] == ODD_NAME and by_name["control"] == "constant"
     assert by_name["n"].startswith("2") and by_name["test accuracy, %"] == "78.00 ± 9.90"

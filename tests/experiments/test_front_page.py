@@ -1,0 +1,13 @@
+from experiments import front_page
+
+
+def test_the_pages_show_the_results_that_are_committed():
+    stale = [page.name for page, text in front_page.pages().items() if page.read_text() != text]
+    assert not stale, f"{stale}: run `python -m experiments.front_page`"
+
+
+def test_every_table_has_its_three_files():
+    names = {path.stem for path in front_page.RESULTS.glob("*.json")}
+    assert len(names) >= 7
+    for suffix in ("md", "png"):
+        assert {path.stem for path in front_page.RESULTS.glob(f"*.{suffix}")} == names
