@@ -1,7 +1,7 @@
 """What a table is made of: arms, the values searched for each, and how many runs they get."""
 
 import importlib
-import importlib.util
+import runpy
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -17,7 +17,6 @@ from cyclical_jax.training.recipe import Recipe, RecipeError, parse, put
 Changes = Mapping[str, Any]  # {"section.key": value} of a config
 
 FIRST_TUNING_SEED = 1_000_000  # no run of a table has the seed of a trial
-_POINTS_SEED = 0  # of the points that trials are drawn at: the same for every arm
 
 
 class Range(NamedTuple):
@@ -47,12 +46,13 @@ class Arm:
     changes: Changes = field(default_factory=dict)
     search: Mapping[str, Range | Choice] = field(default_factory=dict)
     control: str | None = None  # the arm that it is compared with
+    points: int = 0  # seed of the points that are tried; with another the same arm is tuned again
 
     def trials(self, number: int) -> list[dict[str, Any]]:
         """The values to try: `number` points of a scrambled Halton sequence, always the same."""
         if not self.search:
             return [{}]
-        points = qmc.Halton(len(self.search), rng=_POINTS_SEED).random(number)
+        points = qmc.Halton(len(self.search), rng=self.points).random(number)
         ranges = self.search.items()
         return [
             {
@@ -96,11 +96,20 @@ def load_table(name: str) -> Table:
     if not path.is_file():
         there = ", ".join(sorted(file.stem for file in folder.glob("[a-z]*.py")))
         raise RecipeError(f"--table {name!r} is not there; there are {there}, or give a .py file.")
-    spec = importlib.util.spec_from_file_location(f"table_{path.stem}", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    _raise_all(_problems(module.TABLE, path))
-    return module.TABLE
+    table = _executed(path)
+    _raise_all(_problems(table, path))
+    return table
+
+
+def _executed(path: Path) -> Table:
+    """The TABLE of a file; whatever its code may raise is said in a line."""
+    try:
+        table = runpy.run_path(str(path)).get("TABLE")
+    except Exception as error:
+        raise RecipeError(f"{path}: {type(error).__name__}: {error}") from error
+    if not isinstance(table, Table):
+        raise RecipeError(f"{path} must have a TABLE = Table(...) of experiments/arms.py.")
+    return table
 
 
 def with_budget(table: Table, **numbers: int | None) -> Table:
@@ -126,6 +135,8 @@ def choose_datasets(table: Table, names: Sequence[str] | None, data_dir: str | N
             raise RecipeError(
                 f"--datasets must be of the table's, {', '.join(table.budgets)}, got {name!r}."
             )
+    if not names:
+        raise RecipeError(f"--datasets names none; there are {', '.join(table.budgets)}.")
     return list(dict.fromkeys(names))
 
 
@@ -169,14 +180,21 @@ def recipe_of(base: ConfigDict, arm: Arm, values: Changes, seed: int) -> Recipe:
     return parse(changed(base, {**arm.changes, **values, "seed": seed}))
 
 
-def check_recipes(name: str, arm: Arm, base: ConfigDict, trials: Sequence[Changes]) -> None:
-    """Raises RecipeError, with the name of the arm in each line, if a trial cannot be run."""
+def check_arms(arms: Mapping[str, Arm], base: ConfigDict, num_trials: int) -> None:
+    """Raises RecipeError, a line for each, if trials cannot be run or two arms are the same."""
     lines: dict[str, None] = {}
-    for values in trials:
+    seen: dict[str, str] = {}
+    for name, arm in arms.items():
         try:
-            recipe_of(base, arm, values, seed=0)
+            recipes = [recipe_of(base, arm, values, seed=0) for values in arm.trials(num_trials)]
         except RecipeError as error:
             lines |= dict.fromkeys(f"arm {name}: {line}" for line in str(error).splitlines())
+            continue
+        if recipes[0].train_on != "train":
+            lines[f"arm {name}: train_on must be 'train': trials are judged on validation."] = None
+        twin = seen.setdefault(repr(recipes), name)
+        if twin != name:
+            lines[f"arms {twin} and {name} are the same."] = None
     _raise_all(lines)
 
 
@@ -192,19 +210,9 @@ def _problems(table: Table, path: Path) -> Iterator[str]:
                 yield f"arm {name}: {key} must be searched from low to high, 0 < low < high."
             if isinstance(values, Choice) and not values.values:
                 yield f"arm {name}: {key} has no value to choose."
-    yield from _twins(arms)
     for dataset, budget in table.budgets.items():
         if min(budget.num_seeds, budget.num_trials, budget.seeds_a_trial) < 1:
             yield f"dataset {dataset} must have at least 1 seed and 1 trial, got {budget}."
-
-
-def _twins(arms: Mapping[str, Arm]) -> Iterator[str]:
-    names = list(arms)
-    for index, name in enumerate(names):
-        for other in names[:index]:
-            ours, theirs = arms[name], arms[other]
-            if plain(ours.changes) == plain(theirs.changes) and ours.search == theirs.search:
-                yield f"arms {other} and {name} are the same."
 
 
 def plain(changes: Changes) -> dict[str, Any]:

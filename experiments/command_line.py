@@ -36,7 +36,7 @@ def run(main: Callable[[], None], *, device_a_core: bool = False) -> None:
     """
     logging.set_verbosity(logging.WARNING)
     if device_a_core:
-        jax.config.update("jax_num_cpu_devices", len(os.sched_getaffinity(0)))
+        jax.config.update("jax_num_cpu_devices", _num_cores())
     use_compilation_cache()
     sys.argv[1:] = _as_set(sys.argv[1:])
 
@@ -49,8 +49,16 @@ def run(main: Callable[[], None], *, device_a_core: bool = False) -> None:
             _end(str(error))
         except KeyboardInterrupt:
             _end("interrupted", code=130)
+        except BrokenPipeError:  # of `| head`, which has read enough
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
     app.run(guarded_main, flags_parser=_parse_flags)
+
+
+def _num_cores() -> int:
+    if hasattr(os, "sched_getaffinity"):  # Linux: those that this process may use
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def use_compilation_cache() -> None:

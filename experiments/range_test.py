@@ -28,7 +28,7 @@ _LOW = flags.DEFINE_float("low", None, "Lowest value.")
 _HIGH = flags.DEFINE_float("high", None, "Highest value.")
 _NUM = flags.DEFINE_integer("num", 13, "Number of values.")
 _SCALE = flags.DEFINE_enum("scale", "log", grids.SCALES, "How they are spaced.")
-_NUM_SEEDS = flags.DEFINE_integer("num_seeds", 5, "Runs of each value.")
+_NUM_SEEDS = flags.DEFINE_integer("num_seeds", 5, "Runs of each value.", lower_bound=2)
 _DURATION = flags.DEFINE_string(
     "duration", None, "Of a run, e.g. '10 epochs'; the config's if none."
 )
@@ -51,13 +51,14 @@ def recipes_of(
         [parse(changed(config, ends | {knob: value, "seed": seed})) for seed in range(num_seeds)]
         for value in values
     ]
-    numbers = recipes[0][0].numbers if num_seeds else {}
-    if num_seeds and knob.rpartition(".")[2] not in numbers:
+    if recipes[0][0].train_on != "train":
+        raise RecipeError("train_on must be 'train': the values are judged on validation.")
+    if knob.rpartition(".")[2] not in recipes[0][0].numbers:
         raise RecipeError(f"--knob {knob} is not a number that may cycle; see --print_config.")
     return recipes
 
 
-def test_range(recipes: Sequence[Sequence[Recipe]], lab: runs.Lab) -> dict[str, list[list]]:
+def scores_of(recipes: Sequence[Sequence[Recipe]], lab: runs.Lab) -> dict[str, list[list]]:
     """{"loss", "accuracy"}: [values][seeds] on validation, None where a run is not finite."""
     flat = [recipe for of_value in recipes for recipe in of_value]
     outcomes = iter(lab.complete(flat, _SPLITS))
@@ -72,14 +73,14 @@ def _score(outcome: Outcome, name: str) -> float | None:
     return outcome.scores["validation"][name] if outcome.scores else None
 
 
-def advice(knob: str, suggestion: grids.Suggestion) -> str:
+def advice(knob: str, values: Sequence[float], suggestion: grids.Suggestion) -> str:
     """What to paste, and what to know about it."""
     low, high = (float(f"{end:.3g}") for end in (suggestion.low, suggestion.high))
-    lines = [f"best: {suggestion.best:.3g}; as good, within a standard error: {low} to {high}"]
-    if suggestion.best_is_at_end:
-        lines.append("the best is at the end of the grid: widen it before you trust this")
+    lines = [f"best: {suggestion.best:.3g}; within a standard error of it: {low} to {high}"]
+    if suggestion.low == values[0] or suggestion.high == values[-1]:
+        lines.append("this reaches the end of the grid: widen it, or take that end as a choice")
     if low == high:
-        return "\n".join([*lines, f"no other value is as good: --config.{knob}={low}"])
+        return "\n".join([*lines, f"no other value is: --config.{knob}={low}"])
     return "\n".join([*lines, f"'--config.{knob}=cyclical({low}, {high})'"])
 
 
@@ -88,8 +89,8 @@ def run(config: ConfigDict, workdir: Path) -> dict[str, Any]:
     knob, scale = _KNOB.value, _SCALE.value
     values = grids.grid(_LOW.value, _HIGH.value, _NUM.value, scale)
     recipes = recipes_of(config, knob, values, _NUM_SEEDS.value)
-    lab = runs.Lab(runs.Store(workdir, mix=_MIX.value))
-    scores = test_range([[*of_value] for of_value in recipes], lab)
+    with runs.Store(workdir, mix=_MIX.value) as store:
+        scores = scores_of(recipes, runs.Lab(store))
     suggestion = grids.suggest(values, scores["loss"])
     record = {"knob": knob, "scale": scale, "values": values, "seeds": [*range(_NUM_SEEDS.value)]}
     record |= {f"val_{name}": of_values for name, of_values in scores.items()}
@@ -117,7 +118,7 @@ def main():
         config.duration = _DURATION.value
     parse(config)
     record = run(config, Path(_WORKDIR.value))
-    print(advice(record["knob"], grids.Suggestion(**record["suggestion"])))
+    print(advice(record["knob"], record["values"], grids.Suggestion(**record["suggestion"])))
     print(f"{_WORKDIR.value}: range_test.json, range_test.png")
 
 

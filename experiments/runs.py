@@ -2,6 +2,7 @@
 
 import ast
 import dataclasses
+import fcntl
 import functools
 import hashlib
 import json
@@ -9,7 +10,7 @@ import platform
 from collections.abc import Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import jax
 from rich.console import Console
@@ -22,12 +23,14 @@ from cyclical_jax.training.population import Outcome, Population, best_chunk
 from cyclical_jax.training.recipe import Recipe
 
 RUNS = "runs.jsonl"
-_LIBRARIES = ("jax", "flax", "optax", "numpy")
+_LIBRARIES = ("jax", "jaxlib", "flax", "optax", "numpy")
 _NO_PART_OF_A_RUN = ("data_dir", "loop")  # where data lies and how programs are called
 
 
 class Store:
     """The outcomes in a workdir, a line each in `runs.jsonl`, from which a stopped table goes on.
+
+    A context, which closes the file.
 
     Raises:
       WorkdirError: It cannot be read or written, or holds runs of another version (unless `mix`).
@@ -37,13 +40,23 @@ class Store:
         self._path, self._version = workdir / RUNS, version()
         try:
             workdir.mkdir(parents=True, exist_ok=True)
-            lines = _whole_lines(self._path)
-            self._file = self._path.open("a")
+            self._file = self._path.open("a+")
         except OSError as error:
             raise WorkdirError(
                 f"--workdir {workdir} cannot be written: {error.strerror}."
             ) from error
-        self._outcomes = {line["key"]: _outcome(line) for line in self._checked(lines, mix)}
+        try:
+            lines = self._checked(_whole_lines(self._file, self._path), mix)
+        except WorkdirError:
+            self._file.close()
+            raise
+        self._outcomes = {line["key"]: _outcome(line) for line in lines}
+
+    def __enter__(self) -> "Store":
+        return self
+
+    def __exit__(self, *error) -> None:
+        self._file.close()
 
     def __contains__(self, key: str) -> bool:
         return key in self._outcomes
@@ -79,14 +92,17 @@ class Lab:
 
     def __init__(self, store: Store, chunk: int | None = None):
         self._store, self._chunk = store, chunk
+        self._populations: dict[str, Population] = {}
 
     def complete(self, recipes: Sequence[Recipe], splits: Sequence[str]) -> list[Outcome]:
         """The outcomes of the recipes, in order; `splits` are read when a run has ended."""
         missing = self._missing(recipes, splits)
         with _bar() as bar:
             task = bar.add_task("runs", total=len(missing))
-            for members in families(missing).values():
-                of_family = self._population(members).outcomes(list(members.values()), splits)
+            for family, members in families(missing).items():
+                of_family = self._population(family, members).outcomes(
+                    list(members.values()), splits
+                )
                 for (key, recipe), outcome in zip(members.items(), of_family, strict=True):
                     self._store.add(key, recipe, outcome)
                     bar.advance(task)
@@ -95,8 +111,8 @@ class Lab:
     def seconds_left(self, recipes: Sequence[Recipe], splits: Sequence[str]) -> float:
         """How long `complete` will take, told by the first updates of each population."""
         return sum(
-            len(members) * self._population(members).seconds_a_member()
-            for members in families(self._missing(recipes, splits)).values()
+            len(members) * self._population(family, members).seconds_a_member()
+            for family, members in families(self._missing(recipes, splits)).items()
         )
 
     def has(self, recipes: Sequence[Recipe], splits: Sequence[str]) -> bool:
@@ -107,16 +123,18 @@ class Lab:
         keyed = {run_key(recipe, splits): recipe for recipe in recipes}
         return {key: recipe for key, recipe in keyed.items() if key not in self._store}
 
-    def _population(self, members: Mapping[str, Recipe]) -> Population:
-        first = next(iter(members.values()))
-        dataset = load(first)
-        chunk = self._chunk or best_chunk(first, dataset, num_members=len(members))
-        return Population(first, dataset, chunk=chunk)
+    def _population(self, family: str, members: Mapping[str, Recipe]) -> Population:
+        if family not in self._populations:
+            first = next(iter(members.values()))
+            dataset = load(first)
+            chunk = self._chunk or best_chunk(first, dataset, num_members=len(members))
+            self._populations[family] = Population(first, dataset, chunk=chunk)
+        return self._populations[family]
 
 
-def families(recipes: Mapping[str, Recipe]) -> dict[Any, dict[str, Recipe]]:
+def families(recipes: Mapping[str, Recipe]) -> dict[str, dict[str, Recipe]]:
     """The recipes, by their keys, of each population that they make."""
-    of_family: dict[Any, dict[str, Recipe]] = {}
+    of_family: dict[str, dict[str, Recipe]] = {}
     for key, recipe in recipes.items():
         alike = dataclasses.replace(recipe, numbers={}, seed=0)
         of_family.setdefault(json.dumps(dataclasses.asdict(alike)), {})[key] = recipe
@@ -144,19 +162,18 @@ def run_key(recipe: Recipe, splits: Sequence[str]) -> str:
 def version() -> str:
     """Of this package's code, whatever its comments say, and of the libraries that compute."""
     root = Path(cyclical_jax.__file__).parent
-    code = "".join(_code(path) for path in sorted(root.rglob("*.py")))
+    code = "".join(_code(path, root) for path in sorted(root.rglob("*.py")))
     libraries = ", ".join(f"{name} {metadata.version(name)}" for name in _LIBRARIES)
     return f"cyclical_jax {hashlib.sha256(code.encode()).hexdigest()[:12]}, {libraries}"
 
 
-def _code(path: Path) -> str:
-    """Of a module, without comments and docstrings."""
+def _code(path: Path, root: Path) -> str:
+    """A module without comments and docstrings."""
     tree = ast.parse(path.read_text())
     for node in ast.walk(tree):
-        body = getattr(node, "body", None)
-        if isinstance(body, list):
+        if isinstance(body := getattr(node, "body", None), list):
             node.body = [part for part in body if not _is_string(part)]
-    return path.name + ast.dump(tree)
+    return f"{path.relative_to(root)} {ast.dump(tree)}"
 
 
 def _is_string(node: ast.AST) -> bool:
@@ -184,14 +201,16 @@ def _processor() -> str:
     return next(models, platform.processor() or platform.machine())
 
 
-def _whole_lines(path: Path) -> list[dict[str, Any]]:
-    """What is in the file; a last line that was cut off is taken out of it."""
-    if not path.exists():
-        return []
-    text = path.read_text()
+def _whole_lines(file: TextIO, path: Path) -> list[dict[str, Any]]:
+    """What is in the file, now ours alone; a last line that was cut off is taken out of it."""
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        raise WorkdirError(f"another process writes to {path}; wait for it.") from error
+    file.seek(0)
+    text = file.read()
     whole = text[: text.rfind("\n") + 1]
-    if whole != text:
-        path.write_text(whole)
+    file.truncate(len(whole.encode()))
     try:
         return [json.loads(line) for line in whole.splitlines()]
     except ValueError as error:

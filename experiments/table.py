@@ -9,6 +9,7 @@ goes on where it was.
 """
 
 import json
+import shlex
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -135,13 +136,14 @@ def _tell_time(trials: Mapping[Any, Trials], lab: runs.Lab) -> None:
 
 
 def _command() -> str:
-    return " ".join(["python -m experiments.table", *sys.argv[1:]])
+    return shlex.join(["python", "-m", "experiments.table", *sys.argv[1:]])
 
 
 def main():
     table, trials = tune.planned()
     workdir = Path(tune.WORKDIR.value)
-    record = compare(Path(tune.TABLE.value).stem, table, trials, tune.open_lab())
+    with tune.open_lab() as lab:
+        record = compare(Path(tune.TABLE.value).stem, table, trials, lab)
     paths = write(record, workdir)
     print(presentation.markdown(record))
     print("\n".join(map(str, paths)))

@@ -8,7 +8,8 @@ update; of equal ones, that with the lowest validation loss. `experiments.table`
 itself, and keeps the record of all trials; this script prints what is chosen.
 """
 
-from collections.abc import Mapping, Sequence
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,7 +29,9 @@ NUM_SEEDS = flags.DEFINE_integer("num_seeds", None, "Seeds an arm; the table's o
 NUM_TRIALS = flags.DEFINE_integer("num_trials", None, "Trials an arm; likewise.")
 WORKDIR = flags.DEFINE_string("workdir", "runs/tables", "Where runs are kept and results go.")
 DATA_DIR = flags.DEFINE_string("data_dir", None, "Where TFDS keeps its datasets.")
-CHUNK = flags.DEFINE_integer("chunk", None, "Runs a device trains at once; measured if not given.")
+CHUNK = flags.DEFINE_integer(
+    "chunk", None, "Runs a device trains at once; measured if not given.", lower_bound=1
+)
 MIX = flags.DEFINE_bool("mix_versions", False, "Take runs of another version of the code too.")
 
 SPLITS = ("validation",)
@@ -75,7 +78,7 @@ def best(trials: Sequence[Mapping[str, Any]]) -> int:
     """The index of the trial to choose."""
     finite = [i for i, trial in enumerate(trials) if None not in trial["val_accuracy"]]
     if not finite:
-        raise RecipeError("no trial stayed finite: search lower learning rates.")
+        raise RecipeError("in no trial did all runs stay finite: search lower learning rates.")
     return max(
         finite,
         key=lambda i: (np.mean(trials[i]["val_accuracy"]), -np.mean(trials[i]["val_loss"])),
@@ -87,7 +90,13 @@ def tune(trials: Mapping[Any, Trials], lab: runs.Lab) -> dict[Any, dict[str, Any
     recipes = {name: these.recipes() for name, these in trials.items()}
     outcomes = iter(lab.complete([r for own in recipes.values() for r in own], SPLITS))
     own_outcomes = {name: [next(outcomes) for _ in own] for name, own in recipes.items()}
-    return {name: these.record(own_outcomes[name]) for name, these in trials.items()}
+    records = {}
+    for name, these in trials.items():
+        try:
+            records[name] = these.record(own_outcomes[name])
+        except RecipeError as error:
+            raise RecipeError(f"{', arm '.join(name)}: {error}") from error
+    return records
 
 
 def chosen(record: Mapping[str, Any] | None) -> Changes:
@@ -101,14 +110,13 @@ def trials_of(table: Table, datasets: Sequence[str], data_dir: str | None) -> di
         dataset: arms.base_config(dataset, data_dir=data_dir, common=table.common)
         for dataset in datasets
     }
-    trials = {
+    for dataset, base in bases.items():
+        arms.check_arms(table.arms, base, table.budgets[dataset].num_trials)
+    return {
         (dataset, name): Trials(arm, base, table.budgets[dataset])
         for dataset, base in bases.items()
         for name, arm in table.arms.items()
     }
-    for (_, name), these in trials.items():
-        arms.check_recipes(name, these.arm, these.base, these.values)
-    return trials
 
 
 def _scores(outcomes: Sequence[Outcome]) -> dict[str, list[float | None]]:
@@ -129,9 +137,11 @@ def planned() -> tuple[Table, dict[Any, Trials]]:
     return table, trials_of(table, datasets, DATA_DIR.value)
 
 
-def open_lab() -> runs.Lab:
+@contextlib.contextmanager
+def open_lab() -> Iterator[runs.Lab]:
     """Where the flags say."""
-    return runs.Lab(runs.Store(Path(WORKDIR.value), mix=MIX.value), CHUNK.value)
+    with runs.Store(Path(WORKDIR.value), mix=MIX.value) as store:
+        yield runs.Lab(store, CHUNK.value)
 
 
 def _told(dataset: str, name: str, record: Mapping[str, Any]) -> str:
@@ -143,12 +153,12 @@ def _told(dataset: str, name: str, record: Mapping[str, Any]) -> str:
 
 def main():
     _, trials = planned()
-    lab = open_lab()
     recipes = [recipe for these in trials.values() for recipe in these.recipes()]
-    print(
-        f"{len(recipes)} runs, about {runs.duration(lab.seconds_left(recipes, SPLITS))}", flush=True
-    )
-    for (dataset, name), record in tune(trials, lab).items():
+    with open_lab() as lab:
+        seconds = lab.seconds_left(recipes, SPLITS)
+        print(f"{len(recipes)} runs, about {runs.duration(seconds)}", flush=True)
+        records = tune(trials, lab)
+    for (dataset, name), record in records.items():
         if record:
             print(_told(dataset, name, record))
 

@@ -11,10 +11,10 @@ from experiments.arms import Budget, Choice, Range
 
 ROWS = {"log_every": "2 epochs", "validate_every": "2 epochs"}
 
-DIGITS = {"digits": Budget(num_seeds=20, num_trials=16, seeds_a_trial=4)}
+DIGITS = {"digits": Budget(num_seeds=20, num_trials=32, seeds_a_trial=4)}
 SMALL = DIGITS | {
-    "fashion_mnist_4k": Budget(num_seeds=10, num_trials=8),
-    "fashion_mnist_4k:imbalanced": Budget(num_seeds=10, num_trials=8),
+    "fashion_mnist_4k": Budget(num_seeds=10, num_trials=32, seeds_a_trial=2),
+    "fashion_mnist_4k:imbalanced": Budget(num_seeds=10, num_trials=32, seeds_a_trial=2),
 }
 CNN = {"fashion_mnist_4k:cnn": Budget(num_seeds=5, num_trials=6)}
 # Where the data is present; on a CPU the last three take days.

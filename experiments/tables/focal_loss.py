@@ -11,7 +11,7 @@ _POSITIVE = {"loss.gamma_pos": Choice((1.0, 2.0))}
 
 TABLE = Table(
     about="Cyclical focal loss against cross entropy, plain and smoothed, focal and asymmetric "
-    "focal loss, and with the gradient's scale equalised.",
+    "focal loss; and with the gradient's scale equalised, against the cyclical.",
     common=parts.ROWS,
     arms={
         "cross entropy": Arm(search=parts.BOTH, control="smoothed"),
@@ -34,7 +34,7 @@ TABLE = Table(
         "cyclical, equalised": Arm(
             parts.SMOOTHED | parts.CYCLICAL_FOCAL | parts.EQUALISED,
             search=parts.BOTH | parts.FOCAL_GAMMAS,
-            control="smoothed",
+            control="cyclical",
         ),
     },
     budgets=parts.SMALL | parts.LARGE,

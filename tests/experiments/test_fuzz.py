@@ -180,6 +180,7 @@ def structures(draw):
         "optimizer.max_delta": [None, None, 0.1],
         "optimizer.clipping": [None, None, 0.1],
         "loss.name": list(LOSS_KNOBS),
+        "loss.gradient_norm": [None, "cross_entropy"],
         "loop": [None, "resident", "stepwise", "streamed"],
         "ema_decay": [None, 0.9],
         "on_nonfinite": ["stop", "skip"],

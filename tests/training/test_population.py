@@ -30,7 +30,7 @@ def dataset(num_train=TRAIN, num_validation=21):
         return {"image": image.astype(np.uint8), "label": label}
 
     rng = np.random.default_rng(0)
-    return data.Dataset(*map(split, (num_train, num_validation, 17)), num_classes=CLASSES)
+    return data.Dataset(*map(split, (num_train, num_validation, 21)), num_classes=CLASSES)
 
 
 def recipe(**changes):
@@ -69,7 +69,9 @@ PARTED = dict(  # the last update is of one batch
     optimizer__clipping=0.1,
     model__dropout=0.5,
 )
-CONVOLUTION = dict(model__name="cnn", model__widths=(2,), model__hidden_sizes=(), duration="5 steps")
+CONVOLUTION = dict(
+    model__name="cnn", model__widths=(2,), model__hidden_sizes=(), duration="5 steps"
+)
 CONVOLUTION |= dict(log_every="2 steps", model__batch_norm=True)
 CASES = {
     "padded": PADDED,
@@ -94,6 +96,22 @@ def members(case, number=3):
         )
         for member in range(number)
     ]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def fast_compilation():
+    """A program is run a few times only: the fewer optimizations the better."""
+    name = "jax_disable_most_optimizations"
+    before = jax.config.read(name)
+    jax.config.update(name, True)
+    yield
+    jax.config.update(name, before)
+
+
+def forget_programs(monkeypatch):
+    """For this test, nothing of members and of single runs was compiled before."""
+    monkeypatch.setattr(population, "_compiled", functools.cache(population._compiled.__wrapped__))
+    monkeypatch.setitem(globals(), "_compiled_for_one", functools.cache(ways.compiled.__wrapped__))
 
 
 # ---- the single run
@@ -167,9 +185,22 @@ def assert_close(outcome, expected, rel):
         assert one == pytest.approx(other, rel=rel, abs=rel)
 
 
-@pytest.mark.parametrize("case", ["padded", "parted", "stepwise"])
+@pytest.mark.parametrize("case", ["padded", "stepwise"])
 def test_a_member_is_the_single_run_bit_for_bit(case):
     assert outcomes(case) == [run.outcome for run in singles(case)]
+
+
+@pytest.mark.slow
+def test_a_member_is_the_single_run_bit_for_bit_with_all_optimizations():
+    """Of a structure of its own, of which nothing was compiled without them."""
+    own = PADDED | dict(model__hidden_sizes=(5,))
+    some = [recipe(**own, seed=seed, optimizer__learning_rate=0.01 * seed) for seed in (2, 5, 6)]
+    jax.config.update("jax_disable_most_optimizations", False)
+    try:
+        found = list(Population(some[0], dataset()).outcomes(some, SPLITS))
+        assert found == [single(run, dataset()).outcome for run in some]
+    finally:
+        jax.config.update("jax_disable_most_optimizations", True)
 
 
 def test_no_two_members_are_equal():
@@ -181,22 +212,30 @@ def test_no_two_members_are_equal():
         assert len({outcome.scores["test"]["loss"] for outcome in some}) == 3
 
 
-@pytest.mark.parametrize("case", ["padded", "parted"])
-def test_the_states_are_those_of_the_single_runs(case):
+@pytest.mark.parametrize("case, rel", [("padded", 0), ("parted", 3e-5)])
+def test_the_states_are_those_of_the_single_runs(case, rel):
     some = members(case)[:2]
     trained = of_case(case).train([run.numbers for run in some], [run.seed for run in some])
     states = on_host(trained.states)
     for member, run in enumerate(singles(case)[:2]):
         own = jax.tree.map(lambda leaf, member=member: leaf[member, 0], states)
-        jax.tree.map(np.testing.assert_array_equal, own, run.state)
+        compare = functools.partial(np.testing.assert_allclose, rtol=rel, atol=rel / 10)
+        jax.tree.map(compare, own, run.state)
 
 
 @pytest.mark.parametrize(
     "case, chunk",
-    [("padded", 2), ("parted", 2), ("convolution", 1), ("convolution", 2)]
-    + [pytest.param("convolution in a loop", 1, marks=pytest.mark.slow)],
+    [
+        ("padded", 2),
+        ("parted", 1),
+        pytest.param("parted", 2, marks=pytest.mark.slow),
+        ("convolution", 1),
+        pytest.param("convolution", 2, marks=pytest.mark.slow),
+        pytest.param("convolution in a loop", 1, marks=pytest.mark.slow),
+    ],
 )
-def test_by_vmap_and_with_convolutions_a_member_is_the_single_run_to_rounding(case, chunk):
+def test_otherwise_a_member_is_the_single_run_to_rounding(case, chunk):
+    """By vmap, with convolutions, and with parted batches, whose program for one device differs."""
     for outcome, run in zip(outcomes(case, chunk), singles(case), strict=True):
         assert_close(outcome, run.outcome, rel=3e-5)
 
@@ -208,7 +247,7 @@ def test_rows_are_where_the_recipe_says_and_have_no_times():
         assert not {"seconds", "images_per_second"} & outcome.rows[0].keys()
         assert outcome.scores.keys() == set(SPLITS) and outcome.error is None
         counts = [scores["num_examples"] for scores in outcome.scores.values()]
-        assert counts == [17, 21]
+        assert counts == [21, 21]
 
 
 def test_a_split_in_several_batches_has_the_scores_of_one_device(monkeypatch):
@@ -228,7 +267,10 @@ def test_calls_of_few_micro_steps_are_the_same_run(monkeypatch):
 # ---- members among each other
 
 
-@pytest.mark.parametrize("case, chunk", [("padded", 1), ("padded", 2), ("convolution", 2)])
+@pytest.mark.parametrize(
+    "case, chunk",
+    [("padded", 1), ("padded", 2), pytest.param("convolution", 2, marks=pytest.mark.slow)],
+)
 def test_a_member_does_not_depend_on_those_beside_it(case, chunk):
     together = outcomes(case, chunk)
     assert outcomes(case, chunk, of=slice(None, None, -1)) == together[::-1]
@@ -268,8 +310,7 @@ def diverging(case="padded", **changes):
     return recipe(**CASES[case] | changes, optimizer__learning_rate=1e30, seed=5)
 
 
-@pytest.mark.parametrize("chunk", [1, 2])
-@pytest.mark.parametrize("case", ["padded", "parted"])
+@pytest.mark.parametrize("case, chunk", [("padded", 1), ("padded", 2), ("parted", 1)])
 def test_a_member_that_diverges_is_said_so_and_leaves_the_others_as_they_were(case, chunk):
     one, *others = members(case)
     bad = diverging(case)
@@ -277,17 +318,7 @@ def test_a_member_that_diverges_is_said_so_and_leaves_the_others_as_they_were(ca
     expected = outcomes(case, chunk)
     assert [found[0], *found[2:]] == expected
     assert found[1].scores == {} and found[1] == single(bad, dataset()).outcome
-    assert ("were skipped" if case == "parted" else "with learning_rate 9.") in found[1].error
-
-
-def test_rows_before_the_divergence_are_kept():
-    """Finite as long as the average of the first rates is; the sixth batch is beyond that."""
-    rise = dict(optimizer__learning_rate=cyclical(1e-2, 1e30, scale="log"), log_every="1 step")
-    bad, good = recipe(**PADDED | rise), members("padded")[0]
-    good = dataclasses.replace(bad, numbers=bad.numbers | good.numbers)
-    found = list(Population(good, dataset()).outcomes([bad, good], SPLITS))
-    assert 0 < len(found[0].rows) < 13 == len(found[1].rows)
-    assert found == [single(run, dataset()).outcome for run in (bad, good)]
+    assert ("were skipped" if case == "parted" else "learning_rate 9.855e+29") in found[1].error
 
 
 def test_when_no_member_is_finite_no_more_is_trained(monkeypatch):
@@ -316,8 +347,8 @@ def test_a_score_that_is_not_finite_is_an_error_of_its_member(monkeypatch, split
 
     monkeypatch.setattr(Population, "evaluate", evaluate)
     good, bad = of_case("padded").outcomes(members("padded")[:2], ["test"])
-    step = 5 if split == "validation" else 13
-    assert bad.error == f"{split}_loss is inf at step {step}; try a lower learning_rate."
+    name, step = ("val_loss", 5) if split == "validation" else ("test_loss", 13)
+    assert bad.error == f"{name} is inf at step {step}; try a lower learning_rate."
     assert bad.rows[-1]["step"] == step and bad.scores == {}
     assert ("val_loss" in bad.rows[-1]) is (split == "test")
     assert good.error is None and good.rows[-1]["val_loss"] == good.scores["test"]["loss"] == 1.0
@@ -347,8 +378,7 @@ def white_is_nan(monkeypatch):
         return batch | {"image": jnp.where(batch["image"] > 0.99, jnp.nan, batch["image"])}
 
     monkeypatch.setattr(ways, "take_batch", poisoned)
-    monkeypatch.setattr(population, "_compiled", population._compiled.__wrapped__)
-    monkeypatch.setitem(globals(), "_compiled_for_one", functools.cache(ways.compiled.__wrapped__))
+    forget_programs(monkeypatch)
     train = dataset().train
     image = train["image"].copy()
     image[7] = 255
@@ -361,18 +391,23 @@ def test_batches_that_are_not_finite_are_skipped_by_each_member_for_itself(white
         for run in members("parted")[:2]
     ]
     found = list(Population(some[0], white_is_nan).outcomes(some, SPLITS))
-    assert found == [single(run, white_is_nan).outcome for run in some]
+    expected = [single(run, white_is_nan).outcome for run in some]
+    for outcome, one in zip(found, expected, strict=True):
+        assert_close(outcome, one, rel=3e-5)
     skipped = [[row["skipped"] for row in outcome.rows] for outcome in found]
     assert skipped[0] != skipped[1]
     assert all(0 < each[-1] for each in skipped)
 
 
 def test_a_batch_that_is_not_finite_is_named_as_by_the_single_run(white_is_nan):
-    some = [recipe(seed=seed, log_every="3 steps") for seed in (1, 2)]
+    """And the rows before it are kept."""
+    some = [recipe(seed=seed, log_every="1 step") for seed in (0, 1, 2)]
     found = list(Population(some[0], white_is_nan).outcomes(some, SPLITS))
     assert found == [single(run, white_is_nan).outcome for run in some]
-    assert found[0].error != found[1].error
-    assert all(outcome.error.startswith("loss is nan at step ") for outcome in found)
+    steps = [len(outcome.rows) for outcome in found]
+    assert 0 < max(steps) and len(set(steps)) > 1
+    for step, outcome in zip(steps, found, strict=True):
+        assert outcome.error.startswith(f"loss is nan at step {step}, with learning_rate ")
 
 
 # ---- compilations
@@ -399,12 +434,11 @@ def test_nothing_compiles_for_other_numbers_seeds_or_groups(case, chunk, count_c
 
 def test_each_program_is_compiled_once(monkeypatch, count_compilations):
     outcomes("padded")  # copies, and the norms of these shapes, are compiled whatever ran before
-    cached = functools.cache(population._compiled.__wrapped__)
-    monkeypatch.setattr(population, "_compiled", cached)
+    forget_programs(monkeypatch)
     fresh = Population(members("padded")[0], dataset())
     with count_compilations() as compilations:
         list(fresh.outcomes(members("padded"), SPLITS))
-    assert len(compilations) == 3 + 1  # the splits differ in length
+    assert len(compilations) == 3
 
 
 # ---- what is no member

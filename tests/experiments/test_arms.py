@@ -1,0 +1,132 @@
+"""Tables: what they may say, and what is wrong with them, a line each."""
+
+from pathlib import Path
+
+import pytest
+
+from cyclical_jax.training.recipe import RecipeError, cyclical
+from experiments import arms
+from experiments.arms import Arm, Budget, Choice, Range, Table
+
+TABLES = sorted(path.stem for path in Path(arms.__file__).parent.glob("tables/[a-z]*.py"))
+RATE = {"optimizer.learning_rate": Range(0.01, 1.0)}
+BUDGETS = {"digits": Budget(num_seeds=2, num_trials=3)}
+TEXT = """
+from experiments.arms import Arm, Budget, Choice, Range, Table
+TABLE = Table(about="", arms={arms}, budgets={{"digits": Budget(num_seeds={seeds})}})
+"""
+
+
+def base(**changes):
+    return arms.base_config("digits", common=changes)
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_every_table_can_be_run_on_all_its_datasets(name):
+    table = arms.load_table(name)
+    for dataset, budget in table.budgets.items():
+        config = arms.base_config(dataset, data_dir="/nowhere", common=table.common)
+        assert config.data_dir == "/nowhere"
+        arms.check_arms(table.arms, config, budget.num_trials)
+    assert any(arm.control for arm in table.arms.values())
+
+
+def test_the_papers_questions_are_there():
+    asked = {"weight_decay", "temperature", "clipping", "focal_loss", "combined", "factor"}
+    assert asked <= set(TABLES)
+    combined = arms.load_table("combined").arms
+    assert len(combined) == 16 and "weight decay + temperature + clipping + focal" in combined
+
+
+def test_a_range_is_even_on_the_log_scale_and_a_choice_in_its_parts():
+    assert [Range(0.01, 1.0).at(x) for x in (0, 0.25, 0.5, 1)] == [0.01, 0.03162, 0.1, 1.0]
+    assert [Choice("abc").at(x) for x in (0, 0.3, 0.34, 0.67, 0.999, 1)] == [*"aabccc"]
+
+
+def test_trials_are_as_many_for_every_arm_and_share_their_points():
+    control = Arm(search=RATE)
+    treatment = Arm(search=RATE | {"optimizer.max_norm": Range(0.1, 10)})
+    first, second = control.trials(5), treatment.trials(5)
+    assert len(first) == len(second) == 5
+    rates = [values["optimizer.learning_rate"] for values in first]
+    assert rates == [values["optimizer.learning_rate"] for values in second]
+    assert len(set(rates)) == 5 and all(0.01 <= rate <= 1 for rate in rates)
+    assert first == control.trials(5)
+    assert first != Arm(search=RATE, points=1).trials(5)
+    assert Arm().trials(5) == [{}]
+
+
+def test_a_recipe_has_the_changes_the_values_and_the_seed():
+    arm = Arm({"optimizer.weight_decay": cyclical(0.1, 0.2), "optimizer.momentum": 0.5})
+    recipe = arms.recipe_of(base(), arm, {"optimizer.weight_decay.hard": 0.7}, seed=9)
+    assert recipe.seed == 9 and recipe.numbers["momentum"].easy == 0.5
+    assert recipe.numbers["weight_decay"][:2] == (0.1, 0.7)
+
+
+@pytest.mark.parametrize(
+    "text, words",
+    [
+        ("TABLE = ", "SyntaxError"),
+        ("import no_such_module", "no_such_module"),
+        ("TABLE = 3", "must have a TABLE"),
+        ("", "must have a TABLE"),
+        (TEXT.format(arms="{}", seeds=2), "has no arms"),
+        (TEXT.format(arms="{'a': Arm(control='b')}", seeds=2), "arm a: control 'b' is not an arm"),
+        (TEXT.format(arms="{'a': Arm(search={'seed': Range(2, 1)})}", seeds=2), "0 < low < high"),
+        (TEXT.format(arms="{'a': Arm(search={'seed': Choice(())})}", seeds=2), "no value"),
+        (TEXT.format(arms="{'a': Arm()}", seeds=0), "at least 1 seed"),
+    ],
+)
+def test_what_is_wrong_with_a_file_is_a_line(tmp_path, text, words):
+    path = tmp_path / "mine.py"
+    path.write_text(text)
+    with pytest.raises(RecipeError, match=words) as error:
+        arms.load_table(str(path))
+    assert len(str(error.value).splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    "own_arms, lines",
+    [
+        ({"a": Arm({"optimizer.momentu": 1})}, ["arm a: optimizer.momentu is not a key"]),
+        ({"a": Arm({"loss.temperature": -1.0})}, ["arm a: loss.temperature must be"]),
+        ({"a": Arm(search={"optimizer.momentum": Range(0.5, 3)})}, ["arm a: optimizer.momentum"]),
+        ({"a": Arm(), "b": Arm({"loss.temperature": 1.0})}, ["arms a and b are the same"]),
+        ({"a": Arm({"train_on": "train+validation"})}, ["arm a: train_on must be 'train'"]),
+        (
+            {"a": Arm({"batch_size": 0}), "b": Arm({"loop": 3})},
+            ["arm a: batch_size", "arm b: loop"],
+        ),
+    ],
+)
+def test_arms_that_cannot_be_run_are_named(own_arms, lines):
+    with pytest.raises(RecipeError) as error:
+        arms.check_arms(own_arms, base(), 16)
+    said = dict.fromkeys(line.split(", got")[0] for line in str(error.value).splitlines())
+    for line, start in zip(said, lines, strict=True):
+        assert line.startswith(start)
+
+
+def test_tables_datasets_and_numbers_that_are_not_there():
+    table = Table("", {"a": Arm()}, BUDGETS)
+    with pytest.raises(RecipeError, match="'cumbined' is not there; there are .*combined"):
+        arms.load_table("cumbined")
+    with pytest.raises(RecipeError, match="digits, got 'mnist'"):
+        arms.choose_datasets(table, ["mnist"], None)
+    with pytest.raises(RecipeError, match="names none"):
+        arms.choose_datasets(table, [], None)
+    with pytest.raises(RecipeError, match="--num_seeds must be at least 1, got 0"):
+        arms.with_budget(table, num_seeds=0)
+    with pytest.raises(RecipeError, match="'nothing' of a table must be a config"):
+        arms.base_config("nothing")
+    with pytest.raises(RecipeError, match="'digits:odd' of a table must be a config: 'odd'"):
+        arms.base_config("digits:odd")
+    assert arms.with_budget(table, num_seeds=7, num_trials=None).budgets == {
+        "digits": Budget(num_seeds=7, num_trials=3)
+    }
+
+
+def test_without_a_choice_the_datasets_that_are_here(tmp_path, capsys):
+    table = Table("", {}, BUDGETS | {"fashion_mnist_4k:cnn": Budget(1)})
+    assert arms.choose_datasets(table, None, str(tmp_path)) == ["digits"]
+    assert "without fashion_mnist_4k:cnn: fashion_mnist is not prepared" in capsys.readouterr().out

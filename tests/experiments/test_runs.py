@@ -1,0 +1,127 @@
+"""Runs are trained once, kept as they end, and found again."""
+
+import json
+
+import numpy as np
+import pytest
+
+from cyclical_jax.training.logs import WorkdirError
+from experiments import runs
+from experiments.arms import Arm, base_config, recipe_of
+
+SMALL = {"model.hidden_sizes": (4,), "duration": "3 steps", "batch_size": 32}
+VALIDATION = ("validation",)
+
+
+def recipe(seed=0, **changes):
+    changes = {name.replace("__", "."): value for name, value in changes.items()}
+    return recipe_of(base_config("digits", common=SMALL), Arm(changes), {}, seed)
+
+
+@pytest.fixture
+def open_lab(tmp_path):
+    """A lab on the workdir of the test; one that is open already is closed before."""
+    stores = []
+
+    def call(**options):
+        for store in stores:
+            store.__exit__()
+        stores.append(runs.Store(tmp_path, **options))
+        return runs.Lab(stores[-1])
+
+    yield call
+    stores[-1].__exit__()
+
+
+def lines_of(tmp_path):
+    return [json.loads(line) for line in (tmp_path / runs.RUNS).read_text().splitlines()]
+
+
+def test_runs_are_trained_once_and_come_in_order(open_lab, tmp_path, count_compilations):
+    recipes = [recipe(seed) for seed in (3, 0, 3)] + [recipe(1, optimizer__max_norm=1.0)]
+    lab = open_lab()
+    assert not lab.has(recipes, VALIDATION)
+    outcomes = lab.complete(recipes, VALIDATION)
+    assert outcomes[0] == outcomes[2] != outcomes[1]
+    assert [line["seed"] for line in lines_of(tmp_path)] == [3, 0, 1]
+    assert all(set(line["scores"]) == {"validation"} for line in lines_of(tmp_path))
+    with count_compilations() as compilations:
+        again = open_lab()
+        assert again.has(recipes, VALIDATION) and again.seconds_left(recipes, VALIDATION) == 0
+        assert again.complete(recipes, VALIDATION) == outcomes
+    assert not compilations and len(lines_of(tmp_path)) == 3
+    assert not again.has(recipes, ("test",))  # what was not read is not there
+
+
+def test_what_was_cut_off_is_trained_again(open_lab, tmp_path):
+    recipes = [recipe(seed) for seed in range(4)]
+    lab = open_lab()
+    outcomes = lab.complete(recipes, VALIDATION)
+    path = tmp_path / runs.RUNS
+    whole = path.read_bytes()
+    path.write_bytes(whole[: whole.rindex(b"\n", 0, -1) - 10])  # a kill in the third line
+    lab = open_lab()
+    assert len(lines_of(tmp_path)) == 2
+    assert lab.complete(recipes, VALIDATION) == outcomes
+    assert path.read_bytes() == whole
+
+
+def test_a_run_that_is_not_finite_is_kept_as_such(open_lab, tmp_path):
+    wild = recipe(optimizer__learning_rate=1e30, log_every="1 step")
+    outcomes = open_lab().complete([wild, recipe()], VALIDATION)
+    assert outcomes[0].scores == {} and "learning_rate" in outcomes[0].error
+    assert outcomes[1].error is None and np.isfinite(outcomes[1].scores["validation"]["loss"])
+    assert json.loads((tmp_path / runs.RUNS).read_text().splitlines()[0])["error"]
+
+
+def test_the_time_is_told_before(open_lab):
+    seconds = open_lab().seconds_left([recipe(seed) for seed in range(3)], VALIDATION)
+    assert 0 < seconds < 60
+
+
+def test_keys_tell_runs_apart_by_what_changes_them():
+    same = [recipe(), recipe(data_dir="/x"), recipe(loop="stepwise")]
+    assert len({runs.run_key(each, VALIDATION) for each in same}) == 1
+    others = [recipe(), recipe(1), recipe(optimizer__momentum=0.5), recipe(duration="4 steps")]
+    assert len({runs.run_key(each, VALIDATION) for each in others}) == 4
+    assert runs.run_key(recipe(), ("test",)) != runs.run_key(recipe(), VALIDATION)
+
+
+def test_runs_of_another_version_are_refused_unless_told(open_lab, monkeypatch):
+    lab = open_lab()
+    lab.complete([recipe()], VALIDATION)
+    monkeypatch.setattr(runs, "version", lambda: "cyclical_jax of tomorrow")
+    with pytest.raises(WorkdirError, match="another version.*tomorrow.*--mix_versions"):
+        open_lab()
+    assert open_lab(mix=True).has([recipe()], VALIDATION)
+
+
+def test_a_workdir_that_cannot_be_used(tmp_path, open_lab):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(WorkdirError, match="cannot be written"):
+        runs.Store(tmp_path / "file")
+    open_lab()
+    with pytest.raises(WorkdirError, match="another process"):
+        runs.Store(tmp_path)
+
+
+def test_a_damaged_file_is_left_alone(tmp_path):
+    (tmp_path / runs.RUNS).write_text("{}}\n")
+    with pytest.raises(WorkdirError, match="is damaged.*Move it away"):
+        runs.Store(tmp_path)
+
+
+def test_the_version_changes_with_the_code_and_not_with_its_comments(tmp_path):
+    path = tmp_path / "module.py"
+    codes = []
+    for text in ('"""A."""\nx = 1  # one\n', "x = 1\n", '"""B."""\n\nx = 1\n', "x = 2\n"):
+        path.write_text(text)
+        codes.append(runs._code(path, tmp_path))
+    assert codes[0] == codes[1] == codes[2] != codes[3]
+
+
+@pytest.mark.parametrize(
+    "seconds, words", [(0.4, "0 s"), (99, "99 s"), (150, "2 min"), (3900, "1 h 5 min")]
+)
+def test_durations_in_words(seconds, words):
+    assert runs.duration(seconds) == words

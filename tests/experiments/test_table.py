@@ -1,0 +1,221 @@
+"""A table from its command: the files, what they say, and that the same command says it again."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+TABLE = """
+from cyclical_jax.training.recipe import cyclical
+from experiments.arms import Arm, Budget, Choice, Range, Table
+
+rate = {"optimizer.learning_rate": Range(0.02, 0.5)}
+TABLE = Table(
+    about="Small.",
+    common={"duration": "3 epochs", "validate_every": "2 epochs", "model.hidden_sizes": (8,)},
+    arms={
+        "none": Arm(search=rate),
+        "cyclical": Arm(
+            {"model.dropout": 0.1},
+            search=rate | {"optimizer.max_norm": Choice((cyclical(0.1, 0.9), cyclical(1, 2)))},
+            control="none",
+        ),
+        "wild": Arm({"optimizer.learning_rate": 1e30}, control="none"),
+    },
+    budgets={"digits": Budget(num_seeds=3, num_trials=4, seeds_a_trial=2)},
+)
+"""
+FILES = ("small.json", "small.md", "small.png")
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory):
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture(scope="module")
+def start(cache):
+    """Starts a script in a directory with `small.py`, as a user of the installed project does."""
+
+    def call(directory, script, *arguments):
+        directory.mkdir(exist_ok=True)
+        (directory / "small.py").write_text(TABLE)
+        environment = os.environ | {"XDG_CACHE_HOME": str(cache), "PYTHONPATH": str(ROOT)}
+        environment.pop("JAX_COMPILATION_CACHE_DIR", None)
+        command = [sys.executable, "-m", f"experiments.{script}", *arguments]
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+        return subprocess.Popen(command, cwd=directory, env=environment, **pipes)
+
+    return call
+
+
+@pytest.fixture(scope="module")
+def run(start):
+    def call(*arguments):
+        process = start(*arguments)
+        out, err = process.communicate(timeout=300)
+        return process.returncode, out, err
+
+    return call
+
+
+@pytest.fixture(scope="module")
+def finished(run, tmp_path_factory):
+    directory = tmp_path_factory.mktemp("finished")
+    code, out, err = run(directory, "table", "--table=small.py", "--workdir=out")
+    assert (code, err) == (0, ""), err
+    return directory, out
+
+
+@pytest.fixture(scope="module")
+def arms(finished):
+    return json.loads((finished[0] / "out/small.json").read_text())["datasets"]["digits"]["arms"]
+
+
+def lines_of(directory):
+    return (directory / "out/runs.jsonl").read_text().splitlines()
+
+
+def test_the_time_is_told_first_and_three_files_are_left(finished):
+    directory, out = finished
+    assert out.startswith("9 runs, after 16 to tune them; about ")
+    assert out.splitlines()[-3:] == [f"out/{name}" for name in FILES]
+    assert all((directory / "out" / name).stat().st_size > 100 for name in FILES)
+
+
+def test_every_arm_has_its_trials_seeds_and_scores(arms):
+    assert arms["none"]["tuning"]["seeds"] == arms["cyclical"]["tuning"]["seeds"]
+    assert [len(arms[name]["tuning"]["trials"]) for name in ("none", "cyclical")] == [4, 4]
+    assert arms["wild"]["tuning"] is None
+    assert not {0, 1, 2} & set(arms["none"]["tuning"]["seeds"])
+    for name in ("none", "cyclical"):
+        assert arms[name]["seeds"] == [0, 1, 2]
+        assert all(0.2 < accuracy <= 1 for accuracy in arms[name]["test"]["accuracy"])
+        tuning = arms[name]["tuning"]
+        means = [sum(trial["val_accuracy"]) for trial in tuning["trials"]]
+        assert means[tuning["chosen"]] == max(means)
+        chosen = tuning["trials"][tuning["chosen"]]["values"]
+        assert chosen.items() <= arms[name]["changes"].items()
+
+
+def test_curves_and_knobs_are_those_of_the_rows(arms):
+    cyclical = arms["cyclical"]
+    assert cyclical["curves"]["epoch"] == [1, 2, 3]
+    assert [mean is None for mean in cyclical["curves"]["val_accuracy"]["mean"]] == [
+        True,
+        False,
+        False,
+    ]
+    assert cyclical["knobs"]["max_norm"][-1] == cyclical["changes"]["optimizer.max_norm"]["easy"]
+    assert "max_norm" not in arms["none"]["knobs"]
+
+
+def test_an_arm_that_is_not_finite_does_not_stop_the_others(arms):
+    wild = arms["wild"]
+    assert wild["test"]["accuracy"] == [None, None, None] and wild["curves"]["step"] == []
+    assert wild["comparison"]["n"] == 0 and wild["comparison"]["p"] is None
+    assert arms["cyclical"]["comparison"]["n"] == 3
+
+
+def test_test_is_read_for_the_runs_of_the_table_alone(finished):
+    lines = [json.loads(line) for line in lines_of(finished[0])]
+    assert len(lines) == 25
+    for line in lines:
+        expected = ["test"] if line["seed"] < 1000 else ["validation"]
+        assert list(line["scores"]) == expected or line["error"]
+
+
+def test_a_run_is_that_of_the_train_script(run, arms, tmp_path):
+    changes = arms["cyclical"]["changes"]
+    cycle = changes.pop("optimizer.max_norm")
+    code, _, err = run(
+        tmp_path / "a",
+        "train",
+        f"--config={ROOT}/configs/digits.py",
+        "--config.duration=3 epochs",
+        "--config.model.hidden_sizes=(8,)",
+        "--config.seed=2",
+        f"--config.optimizer.max_norm=cyclical({cycle['easy']}, {cycle['hard']})",
+        *(f"--config.{key}={value}" for key, value in changes.items()),
+        "--workdir=run",
+    )
+    assert code == 0, err
+    result = json.loads((tmp_path / "a/run/result.json").read_text())
+    ours = {name: values[2] for name, values in arms["cyclical"]["test"].items()}
+    assert ours == {name: result[f"test_{name}"] for name in ours}
+
+
+def test_a_second_run_finds_everything_and_says_the_same(run, finished):
+    directory, _ = finished
+    before = {name: (directory / "out" / name).read_bytes() for name in (*FILES, "runs.jsonl")}
+    code, out, err = run(directory, "table", "--table=small.py", "--workdir=out")
+    assert (code, err) == (0, "") and "about 0 s" in out
+    assert {name: (directory / "out" / name).read_bytes() for name in before} == before
+
+
+@pytest.mark.slow
+def test_a_run_from_nothing_and_one_that_was_killed_say_the_same(start, run, finished, tmp_path):
+    code, _, err = run(tmp_path / "new", "table", "--table=small.py", "--workdir=out")
+    assert code == 0, err
+    process = start(tmp_path / "killed", "table", "--table=small.py", "--workdir=out")
+    runs = tmp_path / "killed/out/runs.jsonl"
+    while not runs.exists() or runs.read_bytes().count(b"\n") < 5:
+        assert process.poll() is None
+        time.sleep(0.01)
+    process.kill()
+    process.communicate()
+    kept = [line for line in lines_of(tmp_path / "killed") if line.endswith("}")]
+    assert 5 <= len(kept) < 25
+    code, _, err = run(tmp_path / "killed", "table", "--table=small.py", "--workdir=out")
+    assert code == 0, err
+    assert lines_of(tmp_path / "killed")[:5] == kept[:5]
+    for name in FILES:
+        expected = (finished[0] / "out" / name).read_bytes()
+        assert (tmp_path / "new/out" / name).read_bytes() == expected
+        assert (tmp_path / "killed/out" / name).read_bytes() == expected
+
+
+@pytest.mark.parametrize(
+    "script, arguments, words",
+    [
+        ("table", ["--table=smal"], "there are clipping, combined"),
+        ("table", ["--table=small.py", "--num_trials=0"], "--num_trials must be at least 1"),
+        ("tune", ["--table=small.py", "--datasets=mnist"], "digits, got 'mnist'"),
+        ("range_test", ["--knob=batch_size", "--low=1", "--high=64", "--num=2"], "batch_size"),
+        ("range_test", ["--knob=loss.temperature", "--low=0", "--high=1"], "above 0"),
+        ("range_test", ["--knob=loss.temprature", "--low=1", "--high=2"], "not a key"),
+    ],
+)
+def test_bad_input_is_a_line(run, tmp_path, script, arguments, words):
+    config = [f"--config={ROOT}/configs/digits.py"] if script == "range_test" else []
+    code, out, err = run(tmp_path / "bad", script, *config, *arguments, "--workdir=out")
+    assert (code, out) == (2, "")
+    assert words in err and len(err.splitlines()) <= 2
+    assert not (tmp_path / "bad/out/runs.jsonl").exists()
+
+
+def test_tune_tells_what_it_chose(run, finished, arms):
+    code, out, err = run(finished[0], "tune", "--table=small.py", "--workdir=out")
+    assert (code, err) == (0, "")
+    rate = arms["none"]["changes"]["optimizer.learning_rate"]
+    assert f"digits, none: optimizer.learning_rate = {rate} (validation accuracy" in out
+    assert "wild" not in out
+
+
+def test_a_range_test_prints_the_cycle_to_paste(run, tmp_path):
+    flags = ["--knob=optimizer.weight_decay", "--low=1e-4", "--high=10", "--num=4", "--num_seeds=2"]
+    config = f"--config={ROOT}/configs/digits.py"
+    code, out, err = run(
+        tmp_path / "a", "range_test", config, *flags, "--duration=2 epochs", "--workdir=out"
+    )
+    assert (code, err) == (0, ""), err
+    record = json.loads((tmp_path / "a/out/range_test.json").read_text())
+    assert record["values"][0] == 1e-4 and record["values"][-1] == 10
+    assert [len(losses) for losses in record["val_loss"]] == [2, 2, 2, 2]
+    assert record["suggestion"]["high"] < 10 and "--config.optimizer.weight_decay=" in out
+    assert (tmp_path / "a/out/range_test.png").stat().st_size > 1000
