@@ -22,9 +22,11 @@ LEGEND = """\
 n: seeds whose runs stayed finite; the same seed gives every arm the same initial weights and data \
 order. ±: sample standard deviation over the seeds. Difference: mean of arm minus control, paired \
 by seed, in percentage points, with the 95 % interval of Student's t, each on its own; it speaks \
-of other seeds, not of other test images. p: paired t test, two-sided, corrected by Holm for all \
-comparisons of the table; –: no answer, from fewer than two pairs or where all differences are \
-equal. Loss: negative log likelihood of the test images. Calibration error in percentage points."""
+of other seeds, not of other test images, and not of the luck of tuning (see `tuning_noise`). p: \
+paired t test, two-sided, corrected by Holm for all comparisons of the table; –: no answer, from \
+fewer than two pairs or where all differences are equal. Loss: negative log likelihood of the test \
+images, at temperature 1 whatever the arm was trained at. Calibration error in percentage \
+points."""
 
 COLUMNS = (
     "arm",
@@ -137,7 +139,10 @@ def _power(arms):
     if not halves:
         return ""
     told = " to ".join(dict.fromkeys(f"{half:.2f}" for half in (min(halves), max(halves))))
-    return f"Half the width of the intervals: {told} points; most smaller effects would be missed."
+    return (
+        f"Half the width of the intervals: {told} points; most smaller effects would be missed, "
+        "even without Holm's correction."
+    )
 
 
 def _num_seeds(arms):

@@ -13,8 +13,8 @@ ROWS = {"log_every": "2 epochs", "validate_every": "2 epochs"}
 
 DIGITS = {"digits": Budget(num_seeds=20, num_trials=32, seeds_a_trial=4)}
 SMALL = DIGITS | {
-    "fashion_mnist_4k": Budget(num_seeds=10, num_trials=32, seeds_a_trial=2),
-    "fashion_mnist_4k:imbalanced": Budget(num_seeds=10, num_trials=32, seeds_a_trial=2),
+    "fashion_mnist_4k": Budget(num_seeds=10, num_trials=8),
+    "fashion_mnist_4k:imbalanced": Budget(num_seeds=10, num_trials=8),
 }
 CNN = {"fashion_mnist_4k:cnn": Budget(num_seeds=5, num_trials=6)}
 # Where the data is present; on a CPU the last three take days.
