@@ -53,14 +53,15 @@ class Arm:
         if not self.search:
             return [{}]
         points = qmc.Halton(len(self.search), rng=self.points).random(number)
-        ranges = self.search.items()
-        return [
-            {
-                key: values.at(fraction)
-                for (key, values), fraction in zip(ranges, point, strict=True)
-            }
-            for point in points.tolist()
-        ]
+        return [self._at(point) for point in points.tolist()]
+
+    def corners(self) -> list[dict[str, Any]]:
+        """The first and the last value of everything that is searched."""
+        return [self._at([end] * len(self.search)) for end in (0.0, 1.0)]
+
+    def _at(self, point: Sequence[float]) -> dict[str, Any]:
+        searched = zip(self.search.items(), point, strict=True)
+        return {key: values.at(fraction) for (key, values), fraction in searched}
 
 
 @dataclass(frozen=True)
@@ -126,26 +127,34 @@ def choose_datasets(table: Table, names: Sequence[str] | None, data_dir: str | N
     """`names`, or those of the table that are on this machine; what is left out is printed.
 
     Raises:
-      RecipeError: A name is none of the table's.
+      RecipeError: A name is none of the table's, or none of these is on this machine.
+      DatasetNotFoundError: One of `names` is not on this machine.
     """
     if names is None:
-        return [name for name in table.budgets if _is_here(name, data_dir)]
+        here = [name for name in table.budgets if _is_here(name, data_dir)]
+        if not here:
+            raise RecipeError("None of the table's datasets is on this machine.")
+        return here
     for name in names:
         if name not in table.budgets:
             raise RecipeError(
                 f"--datasets must be of the table's, {', '.join(table.budgets)}, got {name!r}."
             )
+        _find(name, data_dir)
     if not names:
         raise RecipeError(f"--datasets names none; there are {', '.join(table.budgets)}.")
     return list(dict.fromkeys(names))
 
 
+def _find(name: str, data_dir: str | None) -> None:
+    config = base_config(name, data_dir=data_dir)
+    if config.dataset != "digits":
+        sources.open_prepared(config.dataset, config.data_dir)
+
+
 def _is_here(name: str, data_dir: str | None) -> bool:
-    dataset = base_config(name, data_dir=data_dir).dataset
-    if dataset == "digits":
-        return True
     try:
-        sources.open_prepared(dataset, data_dir)
+        _find(name, data_dir)
     except data.DatasetNotFoundError as error:
         print(f"without {name}: {str(error).splitlines()[0]}")
         return False
@@ -160,7 +169,7 @@ def base_config(
     try:
         module = importlib.import_module(f"configs.{name}")
         config = module.get_config(variant) if variant else module.get_config()
-    except (ModuleNotFoundError, ValueError) as error:
+    except (AttributeError, ImportError, TypeError, ValueError) as error:
         raise RecipeError(f"dataset {dataset!r} of a table must be a config: {error}.") from error
     config.data_dir = data_dir or config.data_dir
     return changed(config, common or {})
@@ -181,12 +190,13 @@ def recipe_of(base: ConfigDict, arm: Arm, values: Changes, seed: int) -> Recipe:
 
 
 def check_arms(arms: Mapping[str, Arm], base: ConfigDict, num_trials: int) -> None:
-    """Raises RecipeError, a line for each, if trials cannot be run or two arms are the same."""
+    """Raises RecipeError, a line for each, if an arm cannot be run or two are the same."""
     lines: dict[str, None] = {}
     seen: dict[str, str] = {}
     for name, arm in arms.items():
         try:
-            recipes = [recipe_of(base, arm, values, seed=0) for values in arm.trials(num_trials)]
+            tried = [*arm.corners(), *arm.trials(num_trials)]
+            recipes = [recipe_of(base, arm, values, seed=0) for values in tried]
         except RecipeError as error:
             lines |= dict.fromkeys(f"arm {name}: {line}" for line in str(error).splitlines())
             continue
@@ -205,7 +215,11 @@ def _problems(table: Table, path: Path) -> Iterator[str]:
     for name, arm in arms.items():
         if arm.control is not None and arm.control not in arms:
             yield f"arm {name}: control {arm.control!r} is not an arm; there are {', '.join(arms)}."
+        if arm.control == name:
+            yield f"arm {name} is its own control."
         for key, values in arm.search.items():
+            if not isinstance(values, Range | Choice):
+                yield f"arm {name}: {key} must be searched in a Range or a Choice, got {values!r}."
             if isinstance(values, Range) and not 0 < values.low < values.high:
                 yield f"arm {name}: {key} must be searched from low to high, 0 < low < high."
             if isinstance(values, Choice) and not values.values:

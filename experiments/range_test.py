@@ -17,6 +17,7 @@ from typing import Any
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
+from cyclical_jax.training.fields import FIELDS
 from cyclical_jax.training.population import Outcome
 from cyclical_jax.training.recipe import Recipe, RecipeError, parse
 from experiments import command_line, grids, runs
@@ -36,6 +37,7 @@ _WORKDIR = flags.DEFINE_string("workdir", "runs/range_test", "Where runs are kep
 _MIX = flags.DEFINE_bool("mix_versions", False, "Take runs of another version of the code too.")
 
 _SPLITS = ("validation",)
+_KNOBS = [key for key, field in FIELDS.items() if "cyclical(" in field.type]
 
 
 def recipes_of(
@@ -46,6 +48,8 @@ def recipes_of(
     Raises:
       RecipeError: The config cannot be run with these values, or `knob` is no key that may cycle.
     """
+    if knob not in _KNOBS:
+        raise RecipeError(f"--knob {knob} is not a key that may cycle: {', '.join(_KNOBS)}.")
     ends = {"log_every": config.duration, "validate_every": config.duration}
     recipes = [
         [parse(changed(config, ends | {knob: value, "seed": seed})) for seed in range(num_seeds)]
@@ -53,8 +57,6 @@ def recipes_of(
     ]
     if recipes[0][0].train_on != "train":
         raise RecipeError("train_on must be 'train': the values are judged on validation.")
-    if knob.rpartition(".")[2] not in recipes[0][0].numbers:
-        raise RecipeError(f"--knob {knob} is not a number that may cycle; see --print_config.")
     return recipes
 
 

@@ -208,13 +208,22 @@ def _whole_lines(file: TextIO, path: Path) -> list[dict[str, Any]]:
     except BlockingIOError as error:
         raise WorkdirError(f"another process writes to {path}; wait for it.") from error
     file.seek(0)
-    text = file.read()
-    whole = text[: text.rfind("\n") + 1]
-    file.truncate(len(whole.encode()))
+    content = file.buffer.read()
+    whole = content[: content.rfind(b"\n") + 1]
+    file.truncate(len(whole))
+    return [
+        _line(text, f"{path}, line {number},") for number, text in enumerate(whole.splitlines(), 1)
+    ]
+
+
+def _line(text: bytes, place: str) -> dict[str, Any]:
     try:
-        return [json.loads(line) for line in whole.splitlines()]
-    except ValueError as error:
-        raise WorkdirError(f"{path} is damaged: {error}. Move it away.") from error
+        line = json.loads(text)
+        if missing := {"key", "version", *Outcome._fields} - line.keys():
+            raise ValueError(f"no {', '.join(sorted(missing))}")
+    except (AttributeError, ValueError) as error:
+        raise WorkdirError(f"{place} is damaged: {error}. Move it away.") from error
+    return line
 
 
 def _bar() -> Progress:

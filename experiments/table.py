@@ -19,7 +19,7 @@ from absl import flags
 
 from cyclical_jax.training.loop import Row
 from cyclical_jax.training.population import Outcome
-from cyclical_jax.training.recipe import Recipe
+from cyclical_jax.training.recipe import Recipe, RecipeError
 from experiments import arms, command_line, presentation, runs, tune
 from experiments.statistics import summary, with_comparisons
 from experiments.tune import Trials
@@ -141,6 +141,8 @@ def _command() -> str:
 
 def main():
     table, trials = tune.planned()
+    if not any(arm.control for arm in table.arms.values()):
+        raise RecipeError(f"--table {tune.TABLE.value} has no arm with a control to compare.")
     workdir = Path(tune.WORKDIR.value)
     with tune.open_lab() as lab:
         record = compare(Path(tune.TABLE.value).stem, table, trials, lab)

@@ -101,6 +101,9 @@ class Population:
 
         A member that is not finite any more is said so in `errors`, and the others go on.
         """
+        if len(numbers) != len(seeds):
+            raise ValueError(f"{len(numbers)} `numbers` need as many `seeds`, not {len(seeds)}.")
+        stop = min(stop or self.timetable.micro_steps, self.timetable.micro_steps)
         shared = share(
             jax.tree.map(lambda *leaves: np.array(leaves, np.float32), *self._filled(numbers))
         )
@@ -109,8 +112,8 @@ class Population:
         )
         trained = Trained(states, [[] for _ in seeds], [None for _ in seeds])
         totals, done = zeros, 0
-        while done < (stop or self.timetable.micro_steps) and None in trained.errors:
-            start, done = done, min(self._next_stop(done), stop or self.timetable.micro_steps)
+        while done < stop and None in trained.errors:
+            start, done = done, min(self._next_stop(done), stop)
             states, totals = self._advance(states, totals, shared, seeds, start, done)
             if done == self.timetable.next_row(done - 1):
                 self._report(done, states, totals, trained, numbers)

@@ -2,8 +2,10 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from cyclical_jax import data
 from cyclical_jax.training.recipe import RecipeError, cyclical
 from experiments import arms
 from experiments.arms import Arm, Budget, Choice, Range, Table
@@ -130,3 +132,66 @@ def test_without_a_choice_the_datasets_that_are_here(tmp_path, capsys):
     table = Table("", {}, BUDGETS | {"fashion_mnist_4k:cnn": Budget(1)})
     assert arms.choose_datasets(table, None, str(tmp_path)) == ["digits"]
     assert "without fashion_mnist_4k:cnn: fashion_mnist is not prepared" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "own_arms, words",
+    [
+        ("{'a': Arm(control='a')}", "arm a is its own control."),
+        (
+            "{'a': Arm(search={'ema_decay': (0.1, 0.5)})}",
+            r"arm a: ema_decay must be searched in a Range or a Choice, got \(0.1, 0.5\)\.",
+        ),
+    ],
+)
+def test_a_control_is_another_arm_and_a_search_has_its_kind(tmp_path, own_arms, words):
+    (tmp_path / "mine.py").write_text(TEXT.format(arms=own_arms, seeds=1))
+    with pytest.raises(RecipeError, match=f"^{words}$"):
+        arms.load_table(str(tmp_path / "mine.py"))
+
+
+@pytest.mark.parametrize(
+    "search, words",
+    [
+        ({"optimizer.momentum": Range(1e-9, 1.5)}, "optimizer.momentum must be .* got 1.5"),
+        ({"loss.temperature": Choice((-1.0, *[1.0] * 99))}, "loss.temperature must be .* got -1.0"),
+        ({"loss.temperature": Choice((*[1.0] * 99, -1.0))}, "loss.temperature must be .* got -1.0"),
+    ],
+)
+def test_the_ends_of_a_search_are_checked_though_no_trial_has_them(search, words):
+    with pytest.raises(RecipeError, match=f"^arm a: {words}.$"):
+        arms.check_arms({"a": Arm(search=RATE | search)}, base(), 1)
+
+
+def test_more_trials_begin_with_the_same_and_every_part_of_a_range_has_one():
+    arm = Arm(search=RATE)
+    assert arm.trials(16)[:5] == arm.trials(5)
+    rates = np.array([values["optimizer.learning_rate"] for values in arm.trials(16)])
+    assert sorted((16 * np.log(rates / 0.01) / np.log(100)).astype(int)) == list(range(16))
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_an_arm_tries_what_its_control_tries(name):
+    own_arms = arms.load_table(name).arms
+    for arm in (arm for arm in own_arms.values() if arm.control):
+        control = own_arms[arm.control]
+        shared = [key for key in arm.search if arm.search[key] == control.search.get(key)]
+        assert shared
+        if arm.points != control.points:
+            continue
+        for ours, theirs in zip(arm.trials(32), control.trials(32), strict=True):
+            assert [ours[key] for key in shared] == [theirs[key] for key in shared]
+
+
+def test_datasets_that_are_not_here_are_told_before_anything_is_done(tmp_path):
+    table = Table("", {}, BUDGETS | {"fashion_mnist": Budget(1)})
+    with pytest.raises(data.DatasetNotFoundError, match="^fashion_mnist is not prepared: "):
+        arms.choose_datasets(table, ["digits", "fashion_mnist"], str(tmp_path))
+    with pytest.raises(RecipeError, match="^None of the table's datasets is on this machine.$"):
+        arms.choose_datasets(Table("", {}, {"cifar10": Budget(1)}), None, str(tmp_path))
+
+
+@pytest.mark.parametrize("dataset", ["default:plain", "digits.py", "nothing:plain"])
+def test_a_dataset_is_a_config_that_has_its_variant(dataset):
+    with pytest.raises(RecipeError, match=f"^dataset '{dataset}' of a table must be a config: "):
+        arms.base_config(dataset)

@@ -125,3 +125,35 @@ def test_the_version_changes_with_the_code_and_not_with_its_comments(tmp_path):
 )
 def test_durations_in_words(seconds, words):
     assert runs.duration(seconds) == words
+
+
+DAMAGE = [b"{", b"[]", b"3", b"\xff\x00", b"", b'{"key": "x", "version": "1", "rows": []}']
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_a_damaged_line_is_told_by_its_number(open_lab, tmp_path, damage):
+    recipes = [recipe(0)]
+    open_lab().complete(recipes, VALIDATION)
+    path = tmp_path / runs.RUNS
+    whole = path.read_bytes()
+    path.write_bytes(whole + damage + b"\n" + whole)
+    with pytest.raises(WorkdirError) as error:
+        open_lab()
+    (line,) = str(error.value).splitlines()
+    assert line.startswith(f"{path}, line 2, is damaged: ") and line.endswith(". Move it away.")
+    assert path.read_bytes() == whole + damage + b"\n" + whole
+    path.write_bytes(whole)
+    assert open_lab().has(recipes, VALIDATION)
+
+
+@pytest.mark.parametrize("left", [0, 1, -2, -1])
+def test_wherever_the_last_line_was_cut_off_it_is_made_again(open_lab, tmp_path, left):
+    recipes = [recipe(seed) for seed in range(2)]
+    open_lab().complete(recipes, VALIDATION)
+    path = tmp_path / runs.RUNS
+    whole = path.read_bytes()
+    start = whole.rindex(b"\n", 0, -1) + 1
+    path.write_bytes(whole[: left if left < 0 else start + left])
+    lab = open_lab()
+    assert path.read_bytes() == whole[:start]
+    assert lab.has(recipes[:1], VALIDATION) and not lab.has(recipes, VALIDATION)

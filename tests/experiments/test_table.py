@@ -199,6 +199,14 @@ def test_bad_input_is_a_line(run, tmp_path, script, arguments, words):
     assert not (tmp_path / "bad/out/runs.jsonl").exists()
 
 
+def test_a_table_without_a_control_is_refused_before_it_is_trained(run, tmp_path):
+    (tmp_path / "alone.py").write_text(TABLE.replace('control="none"', "control=None"))
+    code, out, err = run(tmp_path, "table", "--table=alone.py", "--workdir=out")
+    assert (code, out) == (2, "")
+    assert err == "--table alone.py has no arm with a control to compare.\n"
+    assert not (tmp_path / "out").exists()
+
+
 def test_tune_tells_what_it_chose(run, finished, arms):
     code, out, err = run(finished[0], "tune", "--table=small.py", "--workdir=out")
     assert (code, err) == (0, "")

@@ -499,6 +499,13 @@ def test_members_that_are_too_many_or_none_are_no_call(num_numbers, num_seeds):
         of_case("padded").train(numbers, list(range(num_seeds)))
 
 
+@pytest.mark.parametrize("num_numbers, num_seeds", [(1, 2), (2, 1)])
+def test_as_many_seeds_as_numbers_are_wanted(num_numbers, num_seeds):
+    numbers = [members("padded")[0].numbers] * num_numbers
+    with pytest.raises(ValueError, match="need as many `seeds`"):
+        of_case("padded").train(numbers, list(range(num_seeds)), stop=4)
+
+
 # ---- without validation; parts of runs; time
 
 
@@ -529,6 +536,20 @@ def test_training_stops_where_it_is_told(stop, rows):
     assert trained.states.micro_step.tolist() == [[stop], [stop]]
     assert trained.rows == [outcome.rows[:rows] for outcome in outcomes("padded")[:2]]
     assert trained.errors == [None, None]
+
+
+def test_a_stop_beyond_the_end_is_the_end(monkeypatch):
+    calls, advance = [], Population._advance
+
+    def spy(self, *args):
+        calls.append(args)
+        assert len(calls) < 20
+        return advance(self, *args)
+
+    monkeypatch.setattr(Population, "_advance", spy)
+    run = members("padded")[0]
+    trained = of_case("padded").train([run.numbers], [run.seed], stop=14)
+    assert trained.rows == [outcomes("padded")[0].rows]
 
 
 @pytest.mark.parametrize("case, chunk", [("padded", 2), ("stepwise", 1)])

@@ -1,0 +1,107 @@
+"""The range test: its runs, what it makes of them, and what it refuses."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+ROOT = Path(__file__).parents[2]
+KNOB = "optimizer.weight_decay"
+SMALL = ["--config=configs/digits.py", "--config.model.hidden_sizes=(4,)", f"--knob={KNOB}"]
+GRID = ["--low=1e-3", "--high=10", "--num=3", "--num_seeds=2", "--duration=20 steps"]
+
+# All calls in one process: most of a call's time is that of the imports.
+CALLS = """
+import contextlib, io, json, sys
+from absl import flags
+from experiments import command_line, range_test
+for arguments in json.loads(sys.stdin.read()):
+    for name in flags.FLAGS:
+        flags.FLAGS[name].unparse()
+    sys.argv, out, err = ["range_test", *arguments], io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        try:
+            command_line.run(range_test.main)
+        except SystemExit as end:
+            code = end.code
+    print(json.dumps([code, out.getvalue(), err.getvalue().splitlines()]))
+"""
+
+
+@pytest.fixture
+def python(tmp_path):
+    def call(*arguments, given=None):
+        environment = os.environ | {"XDG_CACHE_HOME": str(tmp_path / "cache")}
+        environment.pop("JAX_COMPILATION_CACHE_DIR", None)
+        options = dict(cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300)
+        return subprocess.run([sys.executable, *arguments], input=given, **options)
+
+    return call
+
+
+def test_the_record_is_that_of_its_runs(python, tmp_path):
+    call = ["-m", "experiments.range_test", *SMALL, *GRID]
+    process = python(*call, f"--workdir={tmp_path}", "--config.optimizer.max_norm=2.0")
+    assert (process.returncode, process.stderr) == (0, "")
+    record = json.loads((tmp_path / "range_test.json").read_text())
+    assert (record["knob"], record["scale"], record["seeds"]) == (KNOB, "log", [0, 1])
+    assert record["values"] == pytest.approx([1e-3, 0.1, 10])
+    lines = [json.loads(line) for line in (tmp_path / "runs.jsonl").read_text().splitlines()]
+    scores = {}
+    for line in lines:
+        (row,) = line["rows"]  # a run logs at its end
+        assert row["step"] == 20 and row["max_norm"] == 2.0
+        assert line["scores"].keys() == {"validation"}
+        scores[float(f"{row['weight_decay']:.3g}"), line["seed"]] = line["scores"]["validation"]
+    assert len(lines) == len(scores) == 6
+    for name in ("loss", "accuracy"):
+        expected = [[scores[value, seed][name] for seed in (0, 1)] for value in (1e-3, 0.1, 10)]
+        assert record[f"val_{name}"] == expected
+    best = record["values"][np.mean(record["val_loss"], 1).argmin()]
+    assert record["suggestion"]["best"] == best
+    assert process.stdout.startswith(f"best: {best:.3g}; ")
+
+
+def test_a_mistake_is_a_line_and_exit_code_2_before_anything_is_trained(python, tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    knobs = "is not a key that may cycle: ema_decay, optimizer.learning_rate, "
+    cases = [
+        (["--knob=optimizer.weight_decai"], f"--knob optimizer.weight_decai {knobs}"),
+        (["--knob=batch_size"], f"--knob batch_size {knobs}"),
+        (["--knob=optimizer"], f"--knob optimizer {knobs}"),
+        (["--knob=loss.name"], f"--knob loss.name {knobs}"),
+        (
+            ["--config=configs/digits.py:weight_decay", f"--knob={KNOB}.easy"],
+            f"--knob {KNOB}.easy {knobs}",
+        ),
+        (["--low=10"], "low must be below high, both finite, not low=10.0, high=10.0."),
+        (["--low=0"], "low must be above 0 on a log scale, not 0.0."),
+        (["--high=inf"], "low must be below high, both finite, not low=0.001, high=inf."),
+        (["--low=few"], "flag --low=few: could not convert string to float: 'few'"),
+        (["--num=1"], "num must be at least 2, both ends of the grid, not 1."),
+        (["--num_seeds=1"], "flag --num_seeds=1: "),
+        (["--scale=cube"], "flag --scale=cube: value should be one of <linear|log>"),
+        (["--low=-1", "--scale=linear"], f"{KNOB} must be at least 0, got -1.0."),
+        (
+            ["--knob=optimizer.momentum", "--scale=linear"],
+            "optimizer.momentum must be at least 0 and at most 1, got 5.0005",
+        ),
+        (["--knob=loss.gamma"], "loss.gamma is read where loss.name is "),
+        (["--duration=soon"], "duration must be "),
+        (["--config.batch_size=0"], "batch_size must be "),
+        (["--config.train_on=train+validation"], "train_on must be 'train': "),
+        ([f"--workdir={tmp_path / 'file'}"], f"--workdir {tmp_path / 'file'} cannot be written: "),
+    ]
+    default = [*SMALL, *GRID, f"--workdir={tmp_path / 'runs'}"]
+    given = json.dumps([[*default, *arguments] for arguments, _ in cases])
+    process = python("-c", CALLS, given=given)
+    assert process.returncode == 0, process.stderr
+    ends = map(json.loads, process.stdout.splitlines())
+    for (arguments, begin), (code, out, lines) in zip(cases, ends, strict=True):
+        assert (code, out) == (2, ""), arguments
+        assert [line[: len(begin)] for line in lines] == [begin]
+    assert not (tmp_path / "runs").exists()

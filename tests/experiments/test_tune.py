@@ -1,0 +1,122 @@
+"""The trials of an arm: which are made, and which is chosen."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from experiments.arms import Arm, Range
+
+ROOT = Path(__file__).parents[2]
+RATES = Arm(search={"optimizer.learning_rate": Range(0.02, 0.5)}).trials(4)
+
+# In place of training: accuracy is best at a learning rate of 0.1, and fails above `most`.
+FAKE = """
+import json
+from cyclical_jax.training.population import Outcome
+from cyclical_jax.training.recipe import RecipeError, cyclical
+from experiments import tune
+from experiments.arms import Arm, Budget, Choice, Range, Table
+
+class Lab:
+    def __init__(self, most):
+        self.most, self.asked = most, []
+
+    def complete(self, recipes, splits):
+        self.asked.append([splits, [recipe.seed for recipe in recipes]])
+        return [self.outcome(recipe) for recipe in recipes]
+
+    def outcome(self, recipe):
+        rate = recipe.numbers["learning_rate"].easy
+        if rate > self.most:
+            return Outcome([], {}, "loss is nan")
+        accuracy = 1 - abs(rate - 0.1) + (recipe.seed - 1_000_000) / 1000
+        return Outcome([], {"validation": {"accuracy": accuracy, "loss": rate}}, None)
+
+RATE = {"optimizer.learning_rate": Range(0.02, 0.5)}
+CYCLES = Choice((cyclical(1e-4, 1e-3), cyclical(1e-3, 1e-2, factor=4)))
+its_arms = {
+    "plain": Arm(search=RATE),
+    "cyclical": Arm(search=RATE | {"optimizer.weight_decay": CYCLES}, control="plain"),
+    "fixed": Arm({"optimizer.learning_rate": 0.1}, control="plain"),
+}
+table = Table("", its_arms, {"digits": Budget(3, num_trials=4, seeds_a_trial=2)})
+trials = tune.trials_of(table, ["digits"], None)
+told = {}
+for most in (1.0, 0.09, 0.0):
+    lab = Lab(most)
+    try:
+        records = tune.tune(trials, lab)
+        chosen = [tune.chosen(record) for record in records.values()]
+        told[most] = [list(records), list(records.values()), chosen, lab.asked]
+    except RecipeError as error:
+        told[most] = str(error)
+"""
+
+
+def printed(code, given=()):
+    """What the code prints as JSON: the flags of `tune` would clash with those of other scripts."""
+    command = [sys.executable, "-c", code, json.dumps(given)]
+    process = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
+    assert process.returncode == 0, process.stderr
+    return json.loads(process.stdout)
+
+
+@pytest.fixture(scope="module")
+def told():
+    return printed(FAKE + "print(json.dumps(told))")
+
+
+def test_every_arm_has_as_many_trials_with_the_same_seeds_and_points(told):
+    names, (plain, cyclical, fixed), chosen, asked = told["1.0"]
+    assert names == [["digits", name] for name in ("plain", "cyclical", "fixed")]
+    assert fixed is None and chosen[2] == {}
+    key = "optimizer.learning_rate"
+    rates = [values[key] for values in RATES]
+    for record in (plain, cyclical):
+        assert record["seeds"] == [1_000_000, 1_000_001]
+        assert [trial["values"][key] for trial in record["trials"]] == rates
+        assert record["chosen"] == min(range(4), key=lambda index: abs(rates[index] - 0.1))
+    for trial, rate in zip(plain["trials"], rates, strict=True):
+        accuracy = 1 - abs(rate - 0.1)
+        assert trial["val_accuracy"] == pytest.approx([accuracy, accuracy + 0.001], abs=1e-12)
+        assert trial["val_loss"] == [rate, rate]
+    decays = [{"easy": 1e-4, "hard": 1e-3}, {"easy": 1e-3, "hard": 1e-2, "factor": 4}]
+    assert chosen[1]["optimizer.weight_decay"] in [{**d, "scale": "linear"} for d in decays]
+    assert asked == [[["validation"], 8 * [1_000_000, 1_000_001]]]
+
+
+def test_a_trial_with_a_run_that_failed_is_null_and_not_chosen(told):
+    plain = told["0.09"][1][0]
+    rates = [values["optimizer.learning_rate"] for values in RATES]
+    failed = [rate > 0.09 for rate in rates]
+    assert 0 < sum(failed) < 4
+    for trial, has_failed in zip(plain["trials"], failed, strict=True):
+        assert (trial["val_accuracy"] == trial["val_loss"] == [None, None]) == has_failed
+    assert rates[plain["chosen"]] == max(rate for rate in rates if rate <= 0.09)
+
+
+def test_an_arm_without_a_finite_trial_is_named_with_its_dataset(told):
+    (line,) = told["0.0"].splitlines()
+    assert line.startswith("digits, arm plain: in no trial did all runs stay finite")
+
+
+def trial(accuracies, losses):
+    return {"val_accuracy": accuracies, "val_loss": losses}
+
+
+def test_chosen_is_the_highest_mean_accuracy_then_the_lowest_mean_loss():
+    cases = [
+        [trial([0.5, 0.7], [1, 1]), trial([0.6, 0.7], [2, 2]), trial([0.9, 0.1], [0, 0])],
+        [trial([0.5, 0.7], [1, 3]), trial([0.7, 0.5], [1, 2]), trial([0.6, 0.6], [2, 2])],
+        [trial([0.6], [1]), trial([0.6], [1])],
+        [trial([0.9, None], [0, None]), trial([0.2, 0.3], [5, 5])],
+    ]
+    code = """
+import json, sys
+from experiments import tune
+print(json.dumps([tune.best(trials) for trials in json.loads(sys.argv[1])]))
+"""
+    assert printed(code, cases) == [1, 1, 0, 1]
