@@ -6,6 +6,7 @@ import hashlib
 import os
 import platform
 import re
+import signal
 import sys
 import traceback
 from collections.abc import Callable
@@ -17,15 +18,31 @@ from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
 from cyclical_jax import data
+from cyclical_jax.training.checkpoints import CheckpointError
+from cyclical_jax.training.keeper import StoppedError
 from cyclical_jax.training.logs import WorkdirError
 from cyclical_jax.training.loop import NonFiniteError
 from cyclical_jax.training.recipe import RecipeError, put
 
-EXPECTED_ERRORS = (RecipeError, data.DatasetNotFoundError, WorkdirError, NonFiniteError)
+EXPECTED_ERRORS = (
+    RecipeError,
+    data.DatasetNotFoundError,
+    WorkdirError,
+    CheckpointError,
+    NonFiniteError,
+)
 
 _SET = flags.DEFINE_multi_string(
     "set", [], "Changes of the config: --config.seed=1 is another way to say --set=seed=1."
 )
+_DISTRIBUTED = flags.DEFINE_bool(
+    "distributed", False, "One of several processes that train together; the cluster tells which."
+)
+_COORDINATOR = flags.DEFINE_string(
+    "coordinator", None, "HOST:PORT of process 0, where no cluster tells it; implies --distributed."
+)
+_NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "With --coordinator: how many.")
+_PROCESS_ID = flags.DEFINE_integer("process_id", None, "With --coordinator: which, from 0.")
 
 
 def run(main: Callable[[], None], *, device_a_core: bool = False) -> None:
@@ -53,6 +70,56 @@ def run(main: Callable[[], None], *, device_a_core: bool = False) -> None:
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
     app.run(guarded_main, flags_parser=_parse_flags)
+
+
+def join_processes() -> None:
+    """Makes this process one of those that train together, if the flags say so; comes first."""
+    place = (_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value)
+    given = [value is not None for value in place]
+    if any(given) and not all(given):
+        _end("--coordinator, --num_processes and --process_id must be given together.")
+    if not (_DISTRIBUTED.value or any(given)):
+        return
+    # It would take SIGTERM for itself, and say so only by another way.
+    jax.config.update("jax_enable_preemption_service", False)
+    try:
+        jax.distributed.initialize(*place)
+    except (RuntimeError, ValueError) as error:
+        _end(f"--distributed: {_last_line(error)}")
+
+
+class Stopping:
+    """Whether this process was asked to end, by SIGTERM or Ctrl-C; a context.
+
+    Until it is asked for the first time both do what they do by themselves, and so does a second
+    signal: there is nothing to save yet, or somebody is in a hurry.
+    """
+
+    def __init__(self):
+        self.signal: int | None = None
+        self._previous: dict[int, Any] = {}
+
+    def __enter__(self) -> "Stopping":
+        return self
+
+    def __exit__(self, error_type, error, traceback) -> None:
+        self._restore()
+        if isinstance(error, StoppedError):  # also where another process was asked
+            _end(f"{error}; the same command goes on", code=128 + (self.signal or signal.SIGTERM))
+
+    def __call__(self) -> bool:
+        if not self._previous and self.signal is None:
+            for number in (signal.SIGTERM, signal.SIGINT):
+                self._previous[number] = signal.signal(number, self._note)
+        return self.signal is not None
+
+    def _note(self, number, frame) -> None:
+        self.signal = number
+        self._restore()
+
+    def _restore(self) -> None:
+        while self._previous:
+            signal.signal(*self._previous.popitem())
 
 
 def _num_cores() -> int:

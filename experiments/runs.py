@@ -6,13 +6,10 @@ import fcntl
 import functools
 import hashlib
 import json
-import platform
 from collections.abc import Mapping, Sequence
-from importlib import metadata
 from pathlib import Path
 from typing import Any, TextIO
 
-import jax
 from rich.console import Console
 from rich.progress import MofNCompleteColumn, Progress, TimeElapsedColumn, TimeRemainingColumn
 
@@ -21,9 +18,9 @@ from cyclical_jax import data
 from cyclical_jax.training.logs import WorkdirError
 from cyclical_jax.training.population import Outcome, Population, best_chunk
 from cyclical_jax.training.recipe import Recipe
+from experiments.environment import library_versions
 
 RUNS = "runs.jsonl"
-_LIBRARIES = ("jax", "jaxlib", "flax", "optax", "numpy")
 _NO_PART_OF_A_RUN = ("data_dir", "loop")  # where data lies and how programs are called
 
 
@@ -163,7 +160,7 @@ def version() -> str:
     """Of this package's code, whatever its comments say, and of the libraries that compute."""
     root = Path(cyclical_jax.__file__).parent
     code = "".join(_code(path, root) for path in sorted(root.rglob("*.py")))
-    libraries = ", ".join(f"{name} {metadata.version(name)}" for name in _LIBRARIES)
+    libraries = ", ".join(f"{name} {of_name}" for name, of_name in library_versions().items())
     return f"cyclical_jax {hashlib.sha256(code.encode()).hexdigest()[:12]}, {libraries}"
 
 
@@ -180,25 +177,12 @@ def _is_string(node: ast.AST) -> bool:
     return isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
 
 
-def hardware() -> str:
-    """Such as "2 x cpu, AMD EPYC 9B14"."""
-    devices = jax.devices()
-    return f"{len(devices)} x {devices[0].device_kind}, {_processor()}"
-
-
 def duration(seconds: float) -> str:
     """Such as "40 s" or "1 h 5 min"."""
     if seconds < 100:
         return f"{seconds:.0f} s"
     hours, minutes = divmod(round(seconds / 60), 60)
     return f"{hours} h {minutes} min" if hours else f"{minutes} min"
-
-
-def _processor() -> str:
-    cpuinfo = Path("/proc/cpuinfo")
-    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
-    models = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    return next(models, platform.processor() or platform.machine())
 
 
 def _whole_lines(file: TextIO, path: Path) -> list[dict[str, Any]]:

@@ -21,6 +21,7 @@ from cyclical_jax.training.loop import Row
 from cyclical_jax.training.population import Outcome
 from cyclical_jax.training.recipe import Recipe, RecipeError
 from experiments import arms, command_line, presentation, runs, tune
+from experiments.environment import hardware
 from experiments.statistics import summary, with_comparisons
 from experiments.tune import Trials
 
@@ -53,7 +54,7 @@ def compare(name: str, table: arms.Table, trials: Mapping[Any, Trials], lab: run
         "about": table.about,
         "command": _command(),
         "version": runs.version(),
-        "hardware": runs.hardware(),
+        "hardware": hardware(),
         "datasets": {},
     }
     for (dataset, arm), own in recipes.items():

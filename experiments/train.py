@@ -5,9 +5,16 @@ python -m experiments.train --config=configs/digits.py:all --workdir=runs/digits
 The word after ':' picks a variant of the config; `--config.optimizer.momentum=0.8` changes one
 value, '--config.optimizer.weight_decay=cyclical(1e-4, 2e-3)' makes one cycle. --print_config lists
 all keys. The test split is read once, when training has ended.
+
+The same command again goes on where the run was, however it ended; a changed config is refused.
+SIGTERM and Ctrl-C save first. Several processes train one model with --distributed, where the
+cluster tells each its place (SLURM, TPU pods), or else with --coordinator, --num_processes and
+--process_id.
 """
 
+import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,51 +24,101 @@ from ml_collections import ConfigDict, config_flags
 
 from cyclical_jax import data
 from cyclical_jax.training import evaluation, logs, loop
+from cyclical_jax.training.checkpoints import Checkpoints
+from cyclical_jax.training.devices import is_first_process
+from cyclical_jax.training.keeper import Keeper
 from cyclical_jax.training.logs import WorkdirError
 from cyclical_jax.training.recipe import Recipe, describe, parse
 from experiments import command_line
+from experiments.environment import record_start
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "The config file, e.g. configs/digits.py")
 _WORKDIR = flags.DEFINE_string("workdir", None, "Where metrics.jsonl and the rest are written.")
 _TENSORBOARD = flags.DEFINE_bool("tensorboard", False, "Write TensorBoard's files there too.")
 _PRINT_CONFIG = flags.DEFINE_bool("print_config", False, "List all keys of the config, and end.")
+_SAVE_EVERY = flags.DEFINE_float(
+    "save_every", 30.0, "Seconds from a checkpoint to the next, at an epoch's end.", lower_bound=0
+)
+_KEEP = flags.DEFINE_integer("keep", 2, "Newest checkpoints kept beside the best.", lower_bound=1)
 
 
 def run(
-    config: ConfigDict, recipe: Recipe, workdir: Path, *, tensorboard: bool = False
+    config: ConfigDict,
+    recipe: Recipe,
+    workdir: Path,
+    *,
+    tensorboard: bool = False,
+    save_every: float = 30.0,
+    keep: int = 2,
+    is_stopping: Callable[[], bool] = lambda: False,
 ) -> dict[str, Any]:
-    """Trains by the `recipe` of `config` and returns what is written to `result.json`."""
+    """Trains by the `recipe` of `config`, or goes on, and returns what is in `result.json`."""
     start = time.perf_counter()
     if tensorboard:
         logs.require_tensorboard()
     dataset = data.load(
         recipe.dataset, data_dir=recipe.data_dir, train_on=recipe.train_on, subset=recipe.subset
     )
+    loop.plan(recipe, dataset)
+    with logs.opened_workdir(workdir, config.to_dict()):
+        if result := logs.read_result(workdir):
+            return result
+        with Checkpoints(workdir / logs.CHECKPOINTS, keep=keep) as checkpoints:
+            keeper = Keeper(checkpoints, every=save_every, is_stopping=is_stopping)
+            state, rows = _train(recipe, dataset, workdir, checkpoints, keeper, tensorboard)
+        test = evaluation.evaluate(recipe.structure, dataset.num_classes, state, dataset.test)
+        loop.check_finite("test_loss", test["loss"], int(state.step))
+        result = {f"test_{name}": value for name, value in test.items()}
+        result |= _best_validation(rows) | {
+            "steps": int(state.step),
+            "training_seconds": rows[-1]["seconds"],
+            "seconds": time.perf_counter() - start,
+        }
+        logs.write_result(workdir, result)
+    return result
+
+
+def _train(recipe, dataset, workdir, checkpoints, keeper, tensorboard):
+    """Trains from the newest checkpoint, or from the start, which is saved: a full disk shows."""
+    start = loop.begin(recipe, dataset, seed=recipe.seed)
+    if restored := checkpoints.restore(start):
+        start = restored
+    else:
+        checkpoints.save(start)
+        checkpoints.wait()
+    _tell_where(workdir, start)
     timetable = loop.plan(recipe, dataset)
-    logs.start_workdir(workdir, config.to_dict())
-    rows: list[loop.Row] = []
-    log = logs.RunLog(workdir, timetable, recipe.structure.batch_size, tensorboard=tensorboard)
-    with log:
+    done = int(start.state.micro_step)
+    with logs.run_log(
+        workdir, timetable, recipe.structure.batch_size, tensorboard=tensorboard, start=done
+    ) as log:
         state = loop.train(
             recipe,
             dataset,
             seed=recipe.seed,
-            report=lambda row: rows.append(row) or log.row(row),
+            report=log.row,
             progress=log.progress,
+            start=start,
+            keeper=keeper,
         )
-    test = evaluation.evaluate(recipe.structure, dataset.num_classes, state, dataset.test)
-    loop.check_finite("test_loss", test["loss"], int(state.step))
-    result = {f"test_{name}": value for name, value in test.items()}
-    result |= _best_validation(rows) | {
-        "steps": int(state.step),
-        "training_seconds": rows[-1]["seconds"],
-        "seconds": time.perf_counter() - start,
-    }
-    logs.write_result(workdir, result)
-    return result
+    return state, log.rows
+
+
+def _tell_where(workdir: Path, start) -> None:
+    """Records where a run is started, and says if it is resumed, and what is different here."""
+    if not is_first_process():
+        return
+    step = int(start.state.step)
+    differences = record_start(workdir, step)
+    if step:
+        print(f"resumed after {step:,} updates", flush=True)
+    if differences:
+        listed = ", ".join(differences)
+        print(f"resumed elsewhere, which is the same to rounding: {listed}", file=sys.stderr)
 
 
 def main():
+    command_line.join_processes()
     config = command_line.config_of(_CONFIG)
     recipe = parse(config, num_devices=jax.device_count())
     if _PRINT_CONFIG.value:
@@ -70,7 +127,18 @@ def main():
     if not _WORKDIR.value:
         raise WorkdirError("--workdir must be given: where metrics.jsonl and the rest are written.")
     workdir = Path(_WORKDIR.value)
-    print(_summary(run(config, recipe, workdir, tensorboard=_TENSORBOARD.value), workdir))
+    with command_line.Stopping() as is_stopping:
+        result = run(
+            config,
+            recipe,
+            workdir,
+            tensorboard=_TENSORBOARD.value,
+            save_every=_SAVE_EVERY.value,
+            keep=_KEEP.value,
+            is_stopping=is_stopping,
+        )
+    if is_first_process():
+        print(_summary(result, workdir))
 
 
 def _best_validation(rows: list[loop.Row]) -> dict[str, Any]:

@@ -1,12 +1,13 @@
-"""The devices of this machine, and the one place that says `pmap`."""
+"""The devices and the processes that train together, and the one place that says `pmap`."""
 
 import functools
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 import numpy as np
+from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 AXIS = "batch"  # the mapped axis: what BatchNorm, pmean and axis_index refer to
@@ -20,8 +21,16 @@ def place(tree: Any) -> Any:
     would crash the process when donated.
     """
     everywhere = NamedSharding(Mesh(np.array(jax.devices()), (AXIS,)), PartitionSpec())
-    own = jax.tree.map(lambda leaf: leaf.copy() if isinstance(leaf, jax.Array) else leaf, tree)
-    return jax.device_put(own, everywhere)
+
+    def place_leaf(leaf):
+        own = leaf.copy() if isinstance(leaf, jax.Array) else leaf
+        if jax.process_count() == 1:
+            return jax.device_put(own, everywhere)
+        # device_put reaches this process's devices alone; the others have, or get, their own.
+        copies = [jax.device_put(own, device) for device in jax.local_devices()]
+        return jax.make_array_from_single_device_arrays(np.shape(own), everywhere, copies)
+
+    return jax.tree.map(place_leaf, tree)
 
 
 def on_all_devices(
@@ -68,6 +77,12 @@ class Throttle:
             jax.block_until_ready(self._unfinished.popleft())
 
 
+def own_part(batches: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """This process's part, [..., n / processes], of arrays [..., n] that are equal on all."""
+    number, count = jax.process_index(), jax.process_count()
+    return {name: np.split(array, count, axis=-1)[number] for name, array in batches.items()}
+
+
 def share(tree: Any, *, axis: int = 0) -> Any:
     """Splits `axis` of every leaf into one share for each local device, and sends it there.
 
@@ -84,6 +99,31 @@ def split_over_devices(array: np.ndarray, axis: int) -> np.ndarray:
     """[..., n, ...] -> [devices, ..., n / devices, ...]: one share of `axis` for each device."""
     count = jax.local_device_count()
     return np.stack(np.split(array, count, axis=axis))
+
+
+def is_first_process() -> bool:
+    """Whether this is the process that writes what one alone may write."""
+    return jax.process_index() == 0
+
+
+def largest_of_all(values: Sequence[float]) -> tuple[float, ...]:
+    """The largest of each value over all processes, which all have to call this."""
+    if jax.process_count() == 1:
+        return tuple(values)
+    gathered = multihost_utils.process_allgather(np.array(values, np.float64))
+    return tuple(gathered.max(0).tolist())
+
+
+def check_equal(tree: Any, name: str) -> None:
+    """Raises AssertionError unless all processes have the same values."""
+    if jax.process_count() > 1:
+        multihost_utils.assert_equal(tree, f"{name} differ between the processes")
+
+
+def wait_for_all(place: str) -> None:
+    """Returns when all processes are there."""
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices(place)
 
 
 def _check_axis(axis, tree):

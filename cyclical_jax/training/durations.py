@@ -58,6 +58,18 @@ class Timetable(NamedTuple):
         rows = [(micro_step // interval + 1) * interval for interval in intervals]
         return min(*rows, self.micro_steps)
 
+    def next_epoch(self, micro_step: int) -> int:
+        """The first micro step after `micro_step` at which an epoch has ended, or the run."""
+        epoch = micro_step // self.micro_steps_per_epoch + 1
+        return min(epoch * self.micro_steps_per_epoch, self.micro_steps)
+
+    def num_rows(self, micro_step: int) -> int:
+        """How many rows have been written by `micro_step`, with the one that is written there."""
+        log, validate = self.log_every, self.validate_every
+        both = micro_step // math.lcm(log, validate)
+        is_extra = micro_step == self.micro_steps and micro_step % log and micro_step % validate
+        return micro_step // log + micro_step // validate - both + bool(is_extra)
+
     def validates_at(self, micro_step: int) -> bool:
         return micro_step % self.validate_every == 0 or micro_step == self.micro_steps
 

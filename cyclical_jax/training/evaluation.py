@@ -13,7 +13,7 @@ from cyclical_jax.data.feed import prefetched
 from cyclical_jax.data.sources import Arrays
 from cyclical_jax.losses import softmax_cross_entropy
 from cyclical_jax.training.assembly import assemble_model
-from cyclical_jax.training.devices import AXIS, Throttle, on_all_devices
+from cyclical_jax.training.devices import AXIS, Throttle, on_all_devices, own_part
 from cyclical_jax.training.images import as_batch, send_batch
 from cyclical_jax.training.recipe import Structure
 from cyclical_jax.training.state import TrainState, Variables
@@ -50,7 +50,8 @@ def evaluate(structure: Structure, num_classes: int, state: TrainState, split: A
       {"loss", "accuracy", "calibration_error", "num_examples"}.
     """
     batch_sums = _sums_on_all_devices(structure, num_classes)
-    selections = evaluation_batches(len(split["label"]), jax.local_device_count())
+    batches = evaluation_batches(len(split["label"]), jax.device_count())
+    selections = map(own_part, batches)
     sums, throttle = [], Throttle()
     for batch in prefetched(functools.partial(send_batch, split), selections):
         sums.append(batch_sums(state.evaluated, batch))

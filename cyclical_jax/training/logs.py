@@ -1,7 +1,11 @@
 """What a run leaves behind and shows: metrics.jsonl, TensorBoard's files, a bar or lines."""
 
+import contextlib
+import fcntl
 import importlib
 import json
+import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -9,10 +13,14 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, ProgressColumn, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
+from cyclical_jax.training.devices import is_first_process
 from cyclical_jax.training.durations import Timetable
 from cyclical_jax.training.loop import Row
 
+CONFIG = "config.json"
 METRICS = "metrics.jsonl"
+RESULT = "result.json"
+CHECKPOINTS = "checkpoints"
 TENSORBOARD = "tensorboard"
 
 
@@ -24,17 +32,35 @@ class RunLog:
     """Takes the rows of a run; a context, which closes its files.
 
     Every row goes to `metrics.jsonl` in the workdir, to TensorBoard's files there if `tensorboard`,
-    and is printed as a line; on a terminal below the lines a bar shows what is still to come.
+    and is printed as a line; on a terminal below the lines a bar shows what is still to come. Rows
+    of after the micro step `start`, at which the run goes on, are dropped; those before are `rows`.
+
+    Raises:
+      WorkdirError: `metrics.jsonl` cannot be written, or does not hold the rows before `start`.
     """
 
     def __init__(
-        self, workdir: Path, timetable: Timetable, batch_size: int, *, tensorboard: bool = False
+        self,
+        workdir: Path,
+        timetable: Timetable,
+        batch_size: int,
+        *,
+        tensorboard: bool = False,
+        start: int = 0,
     ):
-        self._writer = _tensorboard().SummaryWriter(workdir / TENSORBOARD) if tensorboard else None
-        self._metrics = (workdir / METRICS).open("a", buffering=1)
+        self._path = workdir / METRICS
+        self.rows = _keep_rows(self._path, timetable.num_rows(start))
+        purged = self.rows[-1]["step"] + 1 if self.rows else 0
+        self._writer = (
+            _tensorboard().SummaryWriter(workdir / TENSORBOARD, purge_step=purged)
+            if tensorboard
+            else None
+        )
+        with _writing(self._path):
+            self._metrics = self._path.open("a", buffering=1)
         self._num_epochs = timetable.epoch(timetable.micro_steps)
         self._bar = _bar(Console(), batch_size)
-        self._task = self._bar.add_task("training", total=timetable.micro_steps)
+        self._task = self._bar.add_task("training", total=timetable.micro_steps, completed=start)
 
     def __enter__(self):
         self._bar.start()
@@ -51,8 +77,10 @@ class RunLog:
         self._bar.update(self._task, completed=micro_step)
 
     def row(self, row: Row) -> None:
-        """Writes and prints a row."""
-        self._metrics.write(json.dumps(row, allow_nan=False) + "\n")
+        """Writes and prints a row; raises WorkdirError if it cannot be written."""
+        self.rows.append(row)
+        with _writing(self._path):
+            self._metrics.write(json.dumps(row, allow_nan=False) + "\n")
         if self._writer:
             for name, value in row.items():
                 if name != "step" and value is not None:
@@ -64,35 +92,153 @@ class RunLog:
             self._bar.console.print(line, highlight=False, soft_wrap=True)
 
 
+class SilentLog:
+    """Of the processes beside the first: writes and shows nothing."""
+
+    def __init__(self):
+        self.rows: list[Row] = []
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *error):
+        pass
+
+    def progress(self, micro_step: int) -> None:
+        """As in `RunLog`."""
+
+    def row(self, row: Row) -> None:
+        """As in `RunLog`."""
+        self.rows.append(row)
+
+
+def run_log(*arguments: Any, **options: Any) -> RunLog | SilentLog:
+    """A `RunLog`, in the first process."""
+    return RunLog(*arguments, **options) if is_first_process() else SilentLog()
+
+
 def require_tensorboard() -> None:
     """Raises WorkdirError where TensorBoard's files cannot be written."""
     _tensorboard()
 
 
-def start_workdir(workdir: Path, config: dict[str, Any]) -> None:
-    """Makes `workdir` and writes `config.json` into it.
+@contextlib.contextmanager
+def opened_workdir(workdir: Path, config: dict[str, Any]) -> Iterator[None]:
+    """Makes `workdir`, with `config.json` in it, or checks that the run there is of this config.
+
+    For as long as the context lasts no other process can open it.
 
     Raises:
-      WorkdirError: It holds a run already, which would be mixed up with this one, or it cannot be
-        written to.
+      WorkdirError: It holds a run of another config, or one without checkpoints; another process
+        writes to it; or it cannot be written to.
     """
     # A config file may hold NumPy's numbers.
     text = json.dumps(config, indent=2, default=lambda number: number.item())
-    try:
-        metrics = workdir / METRICS
-        is_taken = metrics.exists() and metrics.stat().st_size > 0
-        workdir.mkdir(parents=True, exist_ok=True)
-        if not is_taken:
-            (workdir / "config.json").write_text(text + "\n")
-    except OSError as error:
-        raise WorkdirError(f"--workdir {workdir} cannot be written: {error.strerror}.") from error
+    is_taken = _is_taken(workdir)
     if is_taken:
-        raise WorkdirError(f"{workdir} holds a run already; choose another --workdir.")
+        _check_config(workdir, json.loads(text))
+    if not is_first_process():
+        yield
+        return
+    with _writing(workdir):
+        workdir.mkdir(parents=True, exist_ok=True)
+    with _locked(workdir):
+        if not is_taken:
+            with _writing(workdir):
+                _write(workdir / CONFIG, text)
+        yield
+
+
+def config_differences(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> list[str]:
+    """What differs between two configs, a line each; where the data lies is no difference."""
+    lines = []
+    for name in sorted(old.keys() | new.keys()):
+        there, here = old.get(name), new.get(name)
+        if isinstance(there, dict) and isinstance(here, dict):
+            lines += config_differences(there, here, f"{prefix}{name}.")
+        elif there != here and name != "data_dir":
+            lines.append(f"{prefix}{name}: {there!r} there, {here!r} here")
+    return lines
+
+
+def read_result(workdir: Path) -> dict[str, Any] | None:
+    """What `write_result` wrote, of a run that has ended."""
+    path = workdir / RESULT
+    return json.loads(path.read_text()) if path.exists() else None
 
 
 def write_result(workdir: Path, result: dict[str, Any]) -> None:
-    """Writes `result.json`, what is known when training has ended."""
-    (workdir / "result.json").write_text(json.dumps(result, indent=2, allow_nan=False) + "\n")
+    """Writes `result.json`, what is known when training has ended; in the first process."""
+    if not is_first_process():
+        return
+    with _writing(workdir / RESULT):
+        _write(workdir / RESULT, json.dumps(result, indent=2, allow_nan=False))
+
+
+def _write(path: Path, text: str) -> None:
+    """The whole file, or none."""
+    temporary = path.with_name(f".{path.name}.new")
+    temporary.write_text(text + "\n")
+    temporary.replace(path)
+
+
+def _is_taken(workdir: Path) -> bool:
+    """Whether there is a run to go on with."""
+    checkpoints, metrics = workdir / CHECKPOINTS, workdir / METRICS
+    with _writing(checkpoints):
+        if checkpoints.exists() and any(checkpoints.iterdir()):
+            return True
+    if metrics.exists() and metrics.stat().st_size:
+        raise WorkdirError(f"{workdir} holds a run without checkpoints; choose another --workdir.")
+    return False
+
+
+def _check_config(workdir: Path, config: dict[str, Any]) -> None:
+    path = workdir / CONFIG
+    try:
+        lines = config_differences(json.loads(path.read_text()), config)
+    except (OSError, ValueError, AttributeError) as error:
+        raise WorkdirError(f"{path} cannot be read: {error}. Choose another --workdir.") from error
+    if lines:
+        listed = "\n  ".join(lines)
+        raise WorkdirError(
+            f"{workdir} holds a run of another config; choose another --workdir:\n  {listed}"
+        )
+
+
+def _keep_rows(path: Path, number: int) -> list[Row]:
+    """The first rows of the log, and takes what comes after them out of the file."""
+    content = path.read_bytes() if path.exists() else b""
+    lines = content.splitlines(keepends=True)
+    kept, dropped = lines[:number], lines[number:]
+    if len(kept) < number:
+        raise WorkdirError(f"{path} has {len(kept)} of the {number} rows before the checkpoint.")
+    if dropped:
+        with _writing(path), path.open("r+b") as file:
+            file.truncate(sum(map(len, kept)))
+    return [json.loads(line) for line in kept]
+
+
+@contextlib.contextmanager
+def _locked(workdir: Path) -> Iterator[None]:
+    descriptor = os.open(workdir, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    except BlockingIOError as error:
+        raise WorkdirError(f"another process trains in {workdir}; wait for it.") from error
+    finally:
+        os.close(descriptor)
+
+
+@contextlib.contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except WorkdirError:
+        raise
+    except OSError as error:
+        raise WorkdirError(f"{path} cannot be written: {error.strerror or error}.") from error
 
 
 class _ImagesPerSecond(ProgressColumn):

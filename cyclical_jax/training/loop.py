@@ -13,16 +13,18 @@ import optax
 from cyclical_jax.data.batches import Selection, shuffled
 from cyclical_jax.data.sources import Dataset
 from cyclical_jax.training import assembly
-from cyclical_jax.training.devices import place
+from cyclical_jax.training.checkpoints import Snapshot
+from cyclical_jax.training.devices import check_equal, place
 from cyclical_jax.training.durations import Timetable
 from cyclical_jax.training.evaluation import Scores, evaluate
+from cyclical_jax.training.keeper import Keeper
 from cyclical_jax.training.recipe import Numbers, Recipe, RecipeError, Structure, uneven_batch
 from cyclical_jax.training.state import TrainState, init_state
 from cyclical_jax.training.totals import Totals, no_totals
 from cyclical_jax.training.ways import MOST_MICRO_STEPS, make_advance, way_of
 
 Row = dict[str, Any]  # what is logged of an interval
-_CALL_SECONDS = 10.0  # a call that lasts no longer can be interrupted, and shows progress
+_CALL_SECONDS = 5.0  # a call that lasts no longer can be stopped in time, and shows progress
 
 
 class NonFiniteError(FloatingPointError):
@@ -36,8 +38,10 @@ def train(
     seed: int,
     report: Callable[[Row], None],
     progress: Callable[[int], None] = lambda micro_step: None,
+    start: Snapshot | None = None,
+    keeper: Keeper | None = None,
 ) -> TrainState:
-    """Trains a model from scratch on all devices.
+    """Trains a model on all devices of all processes.
 
     Args:
       recipe: What to train and how.
@@ -48,6 +52,9 @@ def train(
         images_per_second over the interval and seconds so far, both without compilation and
         validation; val_loss and val_accuracy, where it is their turn and there is such a split.
       progress: Called with the number of micro steps done after each call.
+      start: Where a run of the same recipe, dataset and seed was; None is `begin`. On a CPU its end
+        is that of a run without a stop, bit for bit.
+      keeper: Saves the run as it goes; None does not.
 
     Returns:
       The state after the last update.
@@ -56,27 +63,34 @@ def train(
       RecipeError: As in `plan`.
       NonFiniteError: Loss or gradient is not finite, and the recipe does not skip it, or skips more
         than half of all batches; or validation loss or parameters are not.
+      StoppedError, CheckpointError: As in `Keeper.keep`.
     """
     structure, timetable = recipe.structure, plan(recipe, dataset)
-    num_train = len(dataset.train["label"])
     numbers = place(jax.tree.map(jnp.float32, recipe.numbers))
-    state = place(initial_state(structure, timetable, numbers, dataset, seed))
-    zeros = totals = place(no_totals(state, recipe.numbers))
+    start, keeper = start or begin(recipe, dataset, seed=seed), keeper or Keeper()
+    check_equal(start.state.params, "the parameters at the start")
+    state, totals = place((start.state, start.totals))
+    zeros = place(no_totals(state, recipe.numbers))
     advance = make_advance(way_of(recipe, dataset), structure, timetable, numbers, dataset)
-    timer, done = Timer(), 0
+    timer, done, scores = Timer(start.seconds), int(state.micro_step), None
     while done < timetable.micro_steps:
-        stop = min(timetable.next_row(done), done + timer.micro_steps_a_call)
-        start = time.perf_counter()
-        selection = select(structure, num_train, seed=seed, start=done, stop=stop)
+        stop = min(timetable.next_row(done), keeper.next_stop(timetable, done))
+        stop = min(stop, done + timer.micro_steps_a_call)
+        began = time.perf_counter()
+        selection = select(structure, len(dataset.train["label"]), seed=seed, start=done, stop=stop)
         state, totals = jax.block_until_ready(advance(state, totals, selection))
-        timer.add(time.perf_counter() - start, selection)
+        timer.add(keeper.agree(time.perf_counter() - began), selection)
         done = stop
         progress(done)
         check_totals(structure, recipe.numbers, timetable, totals)
         if done == timetable.next_row(done - 1):
-            _report(recipe, dataset, timetable, done, state, totals, timer, report)
+            scores = _report(recipe, dataset, timetable, done, state, totals, timer, report)
             totals = zeros
+        else:
+            scores = None
+        keeper.keep(Snapshot(state, totals, timer.seconds), timetable, done, _accuracy(scores))
     check_finite("the norm of the parameters", float(_norm(state.params)), int(state.step))
+    keeper.finish(Snapshot(state, totals, timer.seconds), _accuracy(scores))
     return state
 
 
@@ -108,8 +122,6 @@ def plan(recipe: Recipe, dataset: Dataset, *, num_devices: int | None = None) ->
 def _misfits(recipe: Recipe, dataset: Dataset, num_devices: int) -> Iterator[str]:
     """What of a recipe does not fit the devices or the data, a line each."""
     structure = recipe.structure
-    if jax.process_count() > 1:
-        yield f"one process can train, not {jax.process_count()}: all would take the same examples."
     yield from uneven_batch(structure.batch_size, num_devices)
     for name in ("train", "validation", "test"):
         labels, most = getattr(dataset, name)["label"], dataset.num_classes - 1
@@ -159,6 +171,13 @@ def _check_skipped(timetable: Timetable, micro_step: int, skipped: int) -> None:
 
 
 # ---- the start
+
+
+def begin(recipe: Recipe, dataset: Dataset, *, seed: int) -> Snapshot:
+    """Where a run starts: nothing done yet."""
+    timetable, numbers = plan(recipe, dataset), jax.tree.map(jnp.float32, recipe.numbers)
+    state = initial_state(recipe.structure, timetable, numbers, dataset, seed)
+    return Snapshot(state, no_totals(state, recipe.numbers), 0.0)
 
 
 def initial_state(
@@ -211,8 +230,8 @@ def select(structure: Structure, num_train: int, *, seed: int, start: int, stop:
 class Timer:
     """Seconds of training, and how many micro steps the next call may have."""
 
-    def __init__(self):
-        self.seconds = 0.0
+    def __init__(self, seconds: float = 0.0):
+        self.seconds = seconds
         self.micro_steps_a_call = 1
         self._is_compiled = False
         self._start_row()
@@ -239,7 +258,7 @@ class Timer:
         self._row_seconds, self._row_examples = 0.0, 0
 
 
-def _report(recipe, dataset, timetable, micro_step, state, totals, timer, report) -> None:
+def _report(recipe, dataset, timetable, micro_step, state, totals, timer, report) -> Scores | None:
     """Reports a row, and then raises what is wrong with it, so that the row is not lost."""
     structure, scores = recipe.structure, None
     if timetable.validates_at(micro_step) and len(dataset.validation["label"]):
@@ -249,6 +268,11 @@ def _report(recipe, dataset, timetable, micro_step, state, totals, timer, report
     time = {"images_per_second": timer.images_per_second(), "seconds": timer.seconds}
     report(row | time)
     check_row(timetable, micro_step, row, scores)
+    return scores
+
+
+def _accuracy(scores: Scores | None) -> float | None:
+    return scores["accuracy"] if scores else None
 
 
 def make_row(

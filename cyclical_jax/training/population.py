@@ -242,6 +242,8 @@ def best_chunk(recipe: Recipe, dataset: Dataset, *, num_members: int) -> int:
 
 
 def _way(recipe: Recipe, dataset: Dataset) -> str:
+    if jax.process_count() > 1:
+        raise RecipeError(f"one process can train a population, not {jax.process_count()}.")
     way = way_of(recipe, dataset)
     if way == "streamed":
         raise RecipeError(

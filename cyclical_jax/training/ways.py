@@ -23,6 +23,7 @@ from cyclical_jax.training.devices import (
     AXIS,
     Throttle,
     on_all_devices,
+    own_part,
     place,
     share,
     split_over_devices,
@@ -113,7 +114,7 @@ def _resident(program, timetable: Timetable, numbers: Numbers, split: Arrays) ->
 
     def advance(state, totals, selection):
         count = len(selection["index"])
-        filled = fill(selection, capacity)
+        filled = fill(own_part(selection), capacity)
         shares = jax.tree.map(lambda array: split_over_devices(array, axis=1), filled)
         return program(state, (totals, numbers, split, (shares, np.int32(count))))
 
@@ -131,7 +132,7 @@ def _one_by_one(program, make_batch: Callable[[Arrays], Any], shared: tuple) -> 
 
     def advance(state, totals, selection):
         throttle = Throttle()
-        for batch in prefetched(make_batch, rows(selection)):
+        for batch in prefetched(make_batch, rows(own_part(selection))):
             state, totals = program(state, (totals, *shared, batch))
             throttle(totals)
         return state, totals

@@ -79,13 +79,10 @@ def test_a_run_leaves_its_metrics_config_and_result(train, tmp_path, cache):
     percent = f"{best['val_accuracy']:.2%}"
     assert validation == f"best validation accuracy {percent}, after {best['epoch']} epochs"
     assert re.fullmatch(r"\d+\.\d\d s of training, \d+\.\d s in all", seconds)
-    assert files == f"{workdir}: config.json, metrics.jsonl, result.json"
-
-    before = rows_of(workdir)
-    again = train(*arguments)
-    assert again.returncode == 2
-    assert again.stderr == f"{workdir} holds a run already; choose another --workdir.\n"
-    assert rows_of(workdir) == before
+    names = "checkpoints, config.json, environment.json, metrics.jsonl, result.json"
+    assert files == f"{workdir}: {names}"
+    assert process.stdout.splitlines()[2:] == train(*arguments).stdout.splitlines()
+    assert rows_of(workdir) == rows
 
 
 def test_the_seed_of_the_config_is_that_of_the_run(train, tmp_path):
@@ -126,7 +123,7 @@ def test_tensorboard_has_every_number_of_every_row(train, tmp_path):
     event_pb2 = pytest.importorskip("tensorboardX.proto.event_pb2")
     process = train(DIGITS, f"--workdir={tmp_path}", *SMALL, "--tensorboard")
     assert process.returncode == 0, process.stderr
-    assert "config.json, metrics.jsonl, result.json, tensorboard" in process.stdout
+    assert "environment.json, metrics.jsonl, result.json, tensorboard" in process.stdout
     (file,) = (tmp_path / "tensorboard").iterdir()
     scalars, content, start = {}, file.read_bytes(), 0
     while start < len(content):  # length, its checksum, the event, its checksum

@@ -102,3 +102,20 @@ def test_a_timetable_is_what_a_walk_over_all_micro_steps_finds(timetable):
 
 def test_an_epoch_that_is_not_whole_is_written_with_six_digits():
     assert Timetable(10, 1, 3, 1, 1).epoch(1) == 0.333333
+
+
+@pytest.mark.parametrize("log, validate", [(6, 12), (5, 7), (30, 4), (1, 1), (29, 30)])
+def test_rows_are_counted_as_they_come(log, validate):
+    timetable = Timetable(30, 1, 12, log, validate)
+    rows, micro_step = [], 0
+    while micro_step < 30:
+        micro_step = timetable.next_row(micro_step)
+        rows.append(micro_step)
+    for micro_step in range(31):
+        assert timetable.num_rows(micro_step) == sum(row <= micro_step for row in rows)
+
+
+def test_the_next_end_of_an_epoch_is_after_and_the_last_is_the_end_of_the_run():
+    timetable = Timetable(30, 1, 12, 5, 5)
+    ends = [timetable.next_epoch(micro_step) for micro_step in (0, 11, 12, 23, 24, 29)]
+    assert ends == [12, 12, 24, 24, 30, 30]

@@ -1,6 +1,7 @@
 """What a run leaves behind: files that equal its rows, and lines or a bar for people."""
 
 import builtins
+import errno
 import functools
 import io
 import json
@@ -14,7 +15,13 @@ from rich.console import Console
 
 from cyclical_jax.training import logs
 from cyclical_jax.training.durations import Timetable
-from cyclical_jax.training.logs import RunLog, WorkdirError, start_workdir, write_result
+from cyclical_jax.training.logs import (
+    RunLog,
+    WorkdirError,
+    opened_workdir,
+    read_result,
+    write_result,
+)
 
 BATCH = 20
 TIMETABLE = Timetable(
@@ -52,11 +59,26 @@ def test_every_row_is_a_line_of_the_file_as_soon_as_it_comes(tmp_path):
     assert written(tmp_path).endswith("}\n")
 
 
-def test_a_log_goes_on_where_another_ended(tmp_path):
-    for row in ROWS[:2]:
-        with RunLog(tmp_path, TIMETABLE, BATCH) as log:
+@pytest.mark.parametrize("start, kept", [(0, 0), (5, 0), (6, 1), (11, 1), (12, 2), (13, 2)])
+def test_a_log_goes_on_from_a_micro_step_and_drops_the_rows_after_it(tmp_path, start, kept):
+    with RunLog(tmp_path, TIMETABLE, BATCH) as log:
+        for row in ROWS:
             log.row(row)
-    assert [json.loads(line) for line in written(tmp_path).splitlines()] == ROWS[:2]
+    with (tmp_path / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 3')  # cut off by a kill
+    with RunLog(tmp_path, TIMETABLE, BATCH, start=start) as log:
+        assert log.rows == ROWS[:kept]
+        log.row(ROWS[2])
+        assert log.rows == [*ROWS[:kept], ROWS[2]]
+    assert [json.loads(line) for line in written(tmp_path).splitlines()] == log.rows
+
+
+def test_a_log_without_the_rows_before_a_checkpoint_is_refused(tmp_path):
+    with RunLog(tmp_path, TIMETABLE, BATCH) as log:
+        log.row(ROWS[0])
+    with pytest.raises(WorkdirError, match="metrics.jsonl has 1 of the 2 rows before the check"):
+        RunLog(tmp_path, TIMETABLE, BATCH, start=12)
+    assert len(written(tmp_path).splitlines()) == 1
 
 
 def test_what_json_does_not_know_is_no_row(tmp_path):
@@ -68,7 +90,7 @@ def test_what_json_does_not_know_is_no_row(tmp_path):
 class _Writer:
     """In the place of TensorBoard's."""
 
-    def __init__(self, path):
+    def __init__(self, path, purge_step):
         self.path, self.scalars, self.is_closed = path, [], False
 
     def add_scalar(self, *args):
@@ -80,7 +102,7 @@ class _Writer:
 
 def test_files_are_closed_when_the_run_ends_with_an_error(tmp_path, monkeypatch):
     writers = []
-    make = lambda path: writers.append(_Writer(path)) or writers[-1]  # noqa: E731
+    make = lambda path, **options: writers.append(_Writer(path, **options)) or writers[-1]  # noqa: E731
     monkeypatch.setattr(tensorboardX, "SummaryWriter", make)
     with pytest.raises(KeyError), RunLog(tmp_path, TIMETABLE, BATCH, tensorboard=True) as log:
         log.row(ROWS[0])
@@ -105,7 +127,7 @@ TAGS = {
 
 def test_tensorboard_has_every_number_of_a_row_at_its_step(tmp_path, monkeypatch):
     writers = []
-    make = lambda path: writers.append(_Writer(path)) or writers[-1]  # noqa: E731
+    make = lambda path, **options: writers.append(_Writer(path, **options)) or writers[-1]  # noqa: E731
     monkeypatch.setattr(tensorboardX, "SummaryWriter", make)
     with RunLog(tmp_path, TIMETABLE, BATCH, tensorboard=True) as log:
         for row in ROWS:
@@ -212,25 +234,73 @@ def test_the_bar_is_gone_when_the_run_ends_with_an_error(tmp_path, terminal):
 
 def test_a_workdir_is_made_and_holds_the_config(tmp_path):
     workdir = tmp_path / "new" / "run"
-    start_workdir(workdir, {"seed": 3, "section": {"off": None, "sizes": (1, 2)}})
-    config = json.loads((workdir / "config.json").read_text())
+    with opened_workdir(workdir, {"seed": 3, "section": {"off": None, "sizes": (1, 2)}}):
+        config = json.loads((workdir / "config.json").read_text())
     assert config == {"seed": 3, "section": {"off": None, "sizes": [1, 2]}}
+    assert os.listdir(workdir) == ["config.json"]
 
 
-def test_a_workdir_without_rows_may_be_used_again(tmp_path):
-    start_workdir(tmp_path, {"seed": 1})
-    (tmp_path / "metrics.jsonl").touch()
-    start_workdir(tmp_path, {"seed": np.int32(2)})
+def test_a_workdir_in_which_nothing_was_saved_may_be_used_again(tmp_path):
+    for seed in (1, np.int32(2)):
+        with opened_workdir(tmp_path, {"seed": seed}):
+            (tmp_path / "metrics.jsonl").touch()
+            (tmp_path / "checkpoints").mkdir(exist_ok=True)
     assert json.loads((tmp_path / "config.json").read_text()) == {"seed": 2}
 
 
-def test_a_workdir_that_holds_a_run_is_refused_and_left_as_it_is(tmp_path):
-    start_workdir(tmp_path, {"seed": 1})
-    (tmp_path / "metrics.jsonl").write_text("{}\n")
+def open_again(workdir, config):
+    with opened_workdir(workdir, {"seed": 1, "data_dir": "a", "section": {"x": 1, "y": (2,)}}):
+        (workdir / "checkpoints" / "0").mkdir(parents=True, exist_ok=True)
+    with opened_workdir(workdir, config):
+        pass
+
+
+def test_a_run_goes_on_with_its_config_wherever_its_data_is(tmp_path):
+    config = {"seed": 1.0, "data_dir": "b", "section": {"x": 1, "y": [2]}}
+    open_again(tmp_path, config)
+    assert json.loads((tmp_path / "config.json").read_text())["data_dir"] == "a"
+
+
+def test_another_config_is_refused_with_what_is_different(tmp_path):
     with pytest.raises(WorkdirError) as error:
-        start_workdir(tmp_path, {"seed": 2})
-    assert str(error.value) == f"{tmp_path} holds a run already; choose another --workdir."
-    assert json.loads((tmp_path / "config.json").read_text()) == {"seed": 1}
+        open_again(tmp_path, {"seed": 2, "section": {"x": {"easy": 1}, "z": None, "y": (2,)}})
+    assert str(error.value).splitlines() == [
+        f"{tmp_path} holds a run of another config; choose another --workdir:",
+        "  section.x: 1 there, {'easy': 1} here",
+        "  seed: 1 there, 2 here",
+    ]
+    assert json.loads((tmp_path / "config.json").read_text())["seed"] == 1
+
+
+def test_a_run_of_before_there_were_checkpoints_is_refused_and_left_as_it_is(tmp_path):
+    (tmp_path / "metrics.jsonl").write_text("{}\n")
+    with pytest.raises(WorkdirError) as error, opened_workdir(tmp_path, {"seed": 2}):
+        pass
+    reason = "holds a run without checkpoints; choose another --workdir."
+    assert str(error.value) == f"{tmp_path} {reason}"
+    assert os.listdir(tmp_path) == ["metrics.jsonl"]
+
+
+def test_a_damaged_config_is_refused(tmp_path):
+    with opened_workdir(tmp_path, {"seed": 1}):
+        (tmp_path / "checkpoints" / "0").mkdir(parents=True)
+    (tmp_path / "config.json").write_text("{")
+    with (
+        pytest.raises(WorkdirError, match="config.json cannot be read: Expecting"),
+        opened_workdir(tmp_path, {"seed": 1}),
+    ):
+        pass
+
+
+def test_two_processes_cannot_write_to_one_workdir(tmp_path):
+    with (
+        opened_workdir(tmp_path, {}),
+        pytest.raises(WorkdirError, match=f"another process trains in {tmp_path}; wait for it."),
+        opened_workdir(tmp_path, {}),
+    ):
+        pass
+    with opened_workdir(tmp_path, {}):  # the first has left it
+        pass
 
 
 @pytest.mark.parametrize(
@@ -238,11 +308,31 @@ def test_a_workdir_that_holds_a_run_is_refused_and_left_as_it_is(tmp_path):
 )
 def test_a_workdir_that_cannot_be_written_is_refused(tmp_path, where, reason):
     (tmp_path / "file").write_text("in the way")
-    with pytest.raises(WorkdirError) as error:
-        start_workdir(tmp_path / where, {})
-    assert str(error.value) == f"--workdir {tmp_path / where} cannot be written: {reason}."
+    with pytest.raises(WorkdirError) as error, opened_workdir(tmp_path / where, {}):
+        pass
+    assert str(error.value) == f"{tmp_path / where} cannot be written: {reason}."
+
+
+def test_a_full_disk_is_one_line(tmp_path, monkeypatch):
+    class Full(io.StringIO):
+        def write(self, text):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with RunLog(tmp_path, TIMETABLE, BATCH) as log:
+        log.row(ROWS[0])
+        log._metrics.close()
+        monkeypatch.setattr(log, "_metrics", Full())
+        with pytest.raises(WorkdirError) as error:
+            log.row(ROWS[1])
+    line = f"{tmp_path / 'metrics.jsonl'} cannot be written: No space left on device."
+    assert str(error.value) == line
 
 
 def test_the_result_is_a_file(tmp_path):
     write_result(tmp_path, {"test_accuracy": 0.5})
     assert json.loads((tmp_path / "result.json").read_text()) == {"test_accuracy": 0.5}
+    assert read_result(tmp_path) == {"test_accuracy": 0.5}
+
+
+def test_a_run_that_has_not_ended_has_no_result(tmp_path):
+    assert read_result(tmp_path) is None

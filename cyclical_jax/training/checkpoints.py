@@ -1,0 +1,256 @@
+"""Checkpoints of a run: whole or not there, written in the background, verified when read."""
+
+import contextlib
+import hashlib
+import json
+import logging
+import math
+import shutil
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import orbax.checkpoint as ocp
+
+from cyclical_jax.training.devices import is_first_process, wait_for_all
+from cyclical_jax.training.state import TrainState
+from cyclical_jax.training.totals import Totals
+
+_ABOUT = "about"  # the item beside the state: digest, seconds, validation accuracy
+_VAL_ACCURACY = "val_accuracy"
+_LONGEST_REASON = 200  # characters of what Orbax says
+_OVERHEAD = 1_000_000  # bytes of a checkpoint beside its arrays, at most
+
+_logger = logging.getLogger(__name__)
+_Arrays = dict[str, np.ndarray]  # path of the leaf -> its value
+
+
+class CheckpointError(OSError):
+    """A checkpoint cannot be written, or none that is there can be read."""
+
+
+class Snapshot(NamedTuple):
+    """All that a run needs to go on: order and randomness of its data follow from the state."""
+
+    state: TrainState
+    totals: Totals  # of the row of the log that is not complete yet
+    seconds: float  # of training so far
+
+
+class Checkpoints:
+    """The checkpoints in a directory, each named by its micro step; a context.
+
+    The newest `keep` are kept and, of all that were saved, the one with the best validation
+    accuracy. They are Orbax's: "state" holds every leaf by its path, "about" a digest of them.
+    With several processes all of them call everything, and share the directory; the first writes.
+
+    Raises:
+      CheckpointError: The directory cannot be made.
+    """
+
+    def __init__(self, directory: Path, *, keep: int = 2):
+        self._directory = directory.resolve()
+        self._accuracies: dict[int, float] = {}
+        options = ocp.CheckpointManagerOptions(
+            preservation_policy=_NewestAndBest(keep, self._accuracy),
+            cleanup_tmp_directories=True,
+            save_root_metadata=False,
+        )
+        with self._errors_told():
+            self._manager = ocp.CheckpointManager(self._directory, options=options)
+        self._hook, sys.unraisablehook = sys.unraisablehook, self._on_unraisable
+
+    def __enter__(self) -> "Checkpoints":
+        return self
+
+    def __exit__(self, error_type, *_) -> None:
+        self._close(error_type)
+        sys.unraisablehook = self._hook
+
+    def _close(self, error_type) -> None:
+        # An error on the way out of one would hide it.
+        with self._errors_told() if error_type is None else contextlib.suppress(Exception):
+            self._manager.close()
+
+    def save(self, snapshot: Snapshot, val_accuracy: float | None = None) -> None:
+        """Starts to write, unless that micro step is there; returns when it has all in memory.
+
+        Raises:
+          CheckpointError: This one cannot be written, or the one before it could not.
+        """
+        micro_step, arrays = int(snapshot.state.micro_step), _arrays(snapshot)
+        if micro_step == self._manager.latest_step():
+            return
+        self._check_space(arrays)
+        about = {"digest": _digest(arrays), "seconds": snapshot.seconds}
+        about[_VAL_ACCURACY] = val_accuracy
+        self._accuracies[micro_step] = -math.inf if val_accuracy is None else val_accuracy
+        with self._errors_told():
+            self._manager.save(
+                micro_step,
+                args=ocp.args.Composite(
+                    state=ocp.args.StandardSave(arrays), about=ocp.args.JsonSave(about)
+                ),
+            )
+
+    def check(self) -> None:
+        """Raises CheckpointError if what was being written could not be."""
+        with self._errors_told():
+            self._manager.check_for_errors()
+
+    def wait(self) -> None:
+        """Returns when all is written; raises CheckpointError if it could not be."""
+        with self._errors_told():
+            self._manager.wait_until_finished()
+
+    def restore(self, like: Snapshot) -> Snapshot | None:
+        """The newest checkpoint that is undamaged; None where there is none at all.
+
+        One that is damaged is named in a warning and set aside, as `damaged-<micro step>`.
+
+        Args:
+          like: A snapshot of the same run, at its start say, for structure, shapes and dtypes.
+
+        Raises:
+          CheckpointError: All are damaged, or the newest is of another structure than `like`.
+        """
+        steps = sorted(self._manager.all_steps(), reverse=True)
+        for micro_step in steps:
+            try:
+                arrays, about = self._read(micro_step)
+            except Exception as error:  # whatever a damaged file may lead to
+                _logger.warning(
+                    "checkpoint %s is damaged (%s); the one before it is used",
+                    self._directory / str(micro_step),
+                    str(error).strip().partition("\n")[0][:_LONGEST_REASON],
+                )
+                self._set_aside(micro_step)
+                continue
+            return self._rebuilt(micro_step, like, arrays, about["seconds"])
+        if steps:
+            raise CheckpointError(f"no checkpoint in {self._directory} can be read.")
+        return None
+
+    def _on_unraisable(self, unraisable) -> None:
+        """Of the arrays beside one that failed TensorStore tells a loop that Orbax has closed."""
+        if str(unraisable.exc_value) != "Event loop is closed":
+            self._hook(unraisable)
+
+    def _accuracy(self, micro_step: int) -> float:
+        """On validation; that of one which was saved without it, or is damaged, is below any."""
+        if micro_step not in self._accuracies:
+            self._accuracies[micro_step] = -math.inf
+            with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+                about = self._directory / str(micro_step) / _ABOUT / "metadata"
+                accuracy = json.loads(about.read_text())[_VAL_ACCURACY]
+                self._accuracies[micro_step] = float(accuracy)
+        return self._accuracies[micro_step]
+
+    def _check_space(self, arrays: _Arrays) -> None:
+        """Orbax would find out too, in the middle of it and with many words."""
+        needed = sum(array.nbytes for array in arrays.values()) + _OVERHEAD
+        free = shutil.disk_usage(self._directory).free
+        if free < needed:
+            raise CheckpointError(
+                f"{self._directory} cannot be written: a checkpoint takes {needed / 1e6:,.1f} MB, "
+                f"and {free / 1e6:,.1f} MB of the disk are free."
+            )
+
+    def _read(self, micro_step: int) -> tuple[_Arrays, dict[str, Any]]:
+        parts = self._manager.restore(
+            micro_step,
+            args=ocp.args.Composite(state=ocp.args.StandardRestore(), about=ocp.args.JsonRestore()),
+        )
+        if _digest(parts.state) != parts.about["digest"]:
+            raise ValueError("its digest is another")
+        return parts.state, parts.about
+
+    def _rebuilt(
+        self, micro_step: int, like: Snapshot, arrays: _Arrays, seconds: float
+    ) -> Snapshot:
+        expected = {name: (a.shape, a.dtype) for name, a in _arrays(like).items()}
+        found = {name: (a.shape, a.dtype) for name, a in arrays.items()}
+        for name in sorted(expected.keys() | found.keys()):
+            if expected.get(name) != found.get(name):
+                raise CheckpointError(
+                    f"checkpoint {self._directory / str(micro_step)} does not fit this run: {name} "
+                    f"is {_shown(found.get(name))} there, {_shown(expected.get(name))} here; it "
+                    "was written by other versions of the code or its libraries."
+                )
+        state, totals = jax.tree_util.tree_map_with_path(
+            lambda path, leaf: _as_leaf(arrays[_name(path)], leaf), (like.state, like.totals)
+        )
+        return Snapshot(state, totals, seconds)
+
+    def _set_aside(self, micro_step: int) -> None:
+        wait_for_all("read")
+        if is_first_process():
+            path = self._directory / str(micro_step)
+            with self._errors_told():
+                path.rename(path.with_name(f"damaged-{micro_step}"))
+        wait_for_all("set aside")
+        self._manager.reload()
+
+    @contextlib.contextmanager
+    def _errors_told(self) -> Iterator[None]:
+        """Orbax and TensorStore raise what they like: OSError, ValueError, RuntimeError."""
+        try:
+            yield
+        except Exception as error:
+            if isinstance(error, CheckpointError):
+                raise
+            reason = str(error).strip().partition("\n")[0][:_LONGEST_REASON]
+            raise CheckpointError(f"{self._directory} cannot be written: {reason}") from error
+
+
+class _NewestAndBest:
+    """Orbax's own policy of the best fails at a checkpoint whose metrics are damaged."""
+
+    def __init__(self, num_newest: int, accuracy: Callable[[int], float]):
+        self._num_newest, self._accuracy = num_newest, accuracy
+
+    def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> list[bool]:
+        steps = [checkpoint.step for checkpoint in checkpoints]
+        best = max(steps, key=lambda step: (self._accuracy(step), step), default=None)
+        kept = {*sorted(steps)[-self._num_newest :], best}
+        return [step in kept for step in steps]
+
+
+def _arrays(snapshot: Snapshot) -> _Arrays:
+    """Copies on the host, which no later step can change."""
+    leaves = jax.tree_util.tree_leaves_with_path((snapshot.state, snapshot.totals))
+    return {_name(path): np.array(_data(leaf)) for path, leaf in leaves}
+
+
+def _name(path: tuple[Any, ...]) -> str:
+    return jax.tree_util.keystr(path, simple=True, separator=".")
+
+
+def _is_key(leaf: Any) -> bool:
+    return jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+
+
+def _data(leaf: Any) -> Any:
+    return jax.random.key_data(leaf) if _is_key(leaf) else leaf
+
+
+def _as_leaf(array: np.ndarray, like: Any) -> Any:
+    if _is_key(like):
+        return jax.random.wrap_key_data(jnp.asarray(array), impl=jax.random.key_impl(like))
+    return array
+
+
+def _digest(arrays: _Arrays) -> str:
+    digest = hashlib.sha256()
+    for name, array in sorted(arrays.items()):
+        digest.update(f"{name} {array.dtype} {array.shape} ".encode())
+        digest.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
+    return digest.hexdigest()
+
+
+def _shown(kind: tuple[tuple[int, ...], np.dtype] | None) -> str:
+    return "absent" if kind is None else f"{kind[1]}{list(kind[0])}"

@@ -1,0 +1,71 @@
+"""When a run is saved, and how it ends before its end."""
+
+import time
+from collections.abc import Callable
+
+from cyclical_jax.training.checkpoints import Checkpoints, Snapshot
+from cyclical_jax.training.devices import largest_of_all
+from cyclical_jax.training.durations import Timetable
+
+
+class StoppedError(Exception):
+    """A run was asked to stop, and did, after it was saved."""
+
+
+class Keeper:
+    """Saves a run at the first end of an epoch `every` seconds after it was saved last.
+
+    Args:
+      checkpoints: Where to; None keeps nothing.
+      every: Seconds, at least 0, which is every epoch.
+      is_stopping: Asked after each call of the compiled program, from the first on; at its first
+        True, of any process, the run is saved and ends.
+    """
+
+    def __init__(
+        self,
+        checkpoints: Checkpoints | None = None,
+        *,
+        every: float = 30.0,
+        is_stopping: Callable[[], bool] = lambda: False,
+    ):
+        self._checkpoints, self._every, self._ask = checkpoints, every, is_stopping
+        self._saved_at, self._since, self._is_stopping = time.monotonic(), 0.0, False
+
+    def agree(self, seconds: float) -> float:
+        """The seconds of the slowest process's call; all processes ask, and decide alike."""
+        own = seconds, time.monotonic() - self._saved_at, self._ask()
+        seconds, self._since, is_stopping = largest_of_all(own)
+        self._is_stopping = bool(is_stopping)
+        return seconds
+
+    def next_stop(self, timetable: Timetable, done: int) -> int:
+        """Where the next call has to end, at the latest, for this to be in time."""
+        return timetable.next_epoch(done) if self._is_due() else timetable.micro_steps
+
+    def keep(self, snapshot: Snapshot, timetable: Timetable, done: int, val_accuracy=None) -> None:
+        """Saves, if it is time; called after each call of the program.
+
+        Raises:
+          StoppedError: The run was to stop; it is saved.
+          CheckpointError: It cannot be saved.
+        """
+        if self._checkpoints is None:
+            return
+        self._checkpoints.check()
+        is_end_of_epoch = done == timetable.next_epoch(done - 1)
+        if self._is_stopping or (self._is_due() and is_end_of_epoch):
+            self._checkpoints.save(snapshot, val_accuracy)
+            self._saved_at, self._since = time.monotonic(), 0.0
+        if self._is_stopping:
+            self._checkpoints.wait()
+            raise StoppedError(f"stopped after {int(snapshot.state.step)} updates, which are saved")
+
+    def finish(self, snapshot: Snapshot, val_accuracy: float | None) -> None:
+        """Saves the end of the run; returns when it is written."""
+        if self._checkpoints is not None:
+            self._checkpoints.save(snapshot, val_accuracy)
+            self._checkpoints.wait()
+
+    def _is_due(self) -> bool:
+        return self._checkpoints is not None and self._since >= self._every

@@ -1,0 +1,82 @@
+"""What a run ran on: versions, revision, hardware, kept beside its results."""
+
+import json
+import platform
+import subprocess
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import jax
+
+ENVIRONMENT = "environment.json"
+_LIBRARIES = ("jax", "jaxlib", "flax", "optax", "numpy")
+
+
+def library_versions() -> dict[str, str]:
+    """Of the libraries that compute."""
+    return {name: metadata.version(name) for name in _LIBRARIES}
+
+
+def hardware() -> str:
+    """Such as "2 x cpu, AMD EPYC 9B14"."""
+    devices = jax.devices()
+    return f"{len(devices)} x {devices[0].device_kind}, {_processor()}"
+
+
+def revision() -> str | None:
+    """The commit of this code, with "+" where files differ from it; None outside of git."""
+    git = [
+        "git",
+        "-C",
+        str(Path(__file__).parent),
+        "describe",
+        "--always",
+        "--abbrev=40",
+        "--dirty=+",
+    ]
+    try:
+        return subprocess.run(git, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return None
+
+
+def record_start(workdir: Path, step: int) -> list[str]:
+    """Adds to `environment.json` where a run, or the rest of one, is started.
+
+    Args:
+      workdir: Where the file is.
+      step: Updates done before.
+
+    Returns:
+      What differs from the start before this one, in words; on it results depend to rounding.
+    """
+    path = workdir / ENVIRONMENT
+    starts = json.loads(path.read_text()) if path.exists() else []
+    here = _here()
+    path.write_text(json.dumps([*starts, {"step": step} | here], indent=2) + "\n")
+    return _differences(starts[-1], here) if starts else []
+
+
+def _here() -> dict[str, Any]:
+    versions = {"python": platform.python_version()} | library_versions()
+    return versions | {
+        "revision": revision(),
+        "hardware": hardware(),
+        "processes": jax.process_count(),
+    }
+
+
+def _differences(there: dict[str, Any], here: dict[str, Any]) -> list[str]:
+    return [
+        f"{name} {there.get(name)} -> {value}"
+        for name, value in here.items()
+        if there.get(name) != value
+    ]
+
+
+def _processor() -> str:
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
+    models = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(models, platform.processor() or platform.machine())

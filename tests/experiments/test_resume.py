@@ -1,0 +1,271 @@
+"""Runs that are killed, stopped, moved and changed, as a user would, by the command itself."""
+
+import contextlib
+import json
+import os
+import random
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import orbax.checkpoint as ocp
+import pytest
+
+ROOT = Path(__file__).parents[2]
+TIMES = {"seconds", "images_per_second", "training_seconds"}
+# All that a state can hold, and 40 rows, on calls that are cut off anywhere.
+CONFIG = [
+    "--config=configs/digits.py:all",
+    "--config.model.batch_norm=True",
+    "--config.model.dropout=0.1",
+    "--config.ema_decay=0.99",
+    "--config.accumulate=2",
+    "--config.log_every=5 steps",
+    "--config.duration=150 epochs",
+]
+
+
+@pytest.fixture(scope="module")
+def environment(tmp_path_factory):
+    cache = str(tmp_path_factory.mktemp("cache"))
+    names = {"XDG_CACHE_HOME": cache, "JAX_PLATFORMS": "cpu", "NPROC": "4"}
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("JAX")}
+    return kept | names
+
+
+@pytest.fixture
+def start(environment):
+    """Starts the command; what is still running in the end is killed."""
+    with contextlib.ExitStack() as stack:
+
+        def start(workdir, *arguments, config=CONFIG, devices=1):
+            command = [sys.executable, "-m", "experiments.train", *config, f"--workdir={workdir}"]
+            xla = {"XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}"}
+            pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+            process = subprocess.Popen(
+                [*command, *arguments], cwd=ROOT, env=environment | xla, **pipes
+            )
+            stack.callback(process.communicate)
+            stack.callback(process.kill)
+            return process
+
+        yield start
+
+
+def finish(process, code=0):
+    out, err = process.communicate(timeout=240)
+    assert process.returncode == code, err
+    return out, err
+
+
+def rows_of(workdir):
+    path = workdir / "metrics.jsonl"
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def wait_for_rows(process, workdir, number):
+    deadline = time.monotonic() + 120
+    while process.poll() is None and time.monotonic() < deadline:
+        path = workdir / "metrics.jsonl"
+        if path.exists() and path.read_bytes().count(b"\n") >= number:
+            return
+        time.sleep(0.005)
+    raise AssertionError(f"no {number} rows: {process.communicate()}")
+
+
+def without_times(row):
+    return {name: value for name, value in row.items() if name not in TIMES}
+
+
+def arrays_of(workdir):
+    with ocp.CheckpointManager(workdir / "checkpoints") as manager:
+        step = manager.latest_step()
+        return step, manager.restore(
+            step, args=ocp.args.Composite(state=ocp.args.StandardRestore())
+        ).state
+
+
+def assert_same_run(one, other):
+    assert list(map(without_times, rows_of(one))) == list(map(without_times, rows_of(other)))
+    results = [json.loads((workdir / "result.json").read_text()) for workdir in (one, other)]
+    assert without_times(results[0]) == without_times(results[1])
+    (step, arrays), (other_step, other_arrays) = arrays_of(one), arrays_of(other)
+    assert step == other_step and arrays.keys() == other_arrays.keys()
+    for name, array in arrays.items():
+        assert array.tobytes() == other_arrays[name].tobytes(), name
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory, environment):
+    workdir = tmp_path_factory.mktemp("whole") / "run"
+    command = [sys.executable, "-m", "experiments.train", *CONFIG, f"--workdir={workdir}"]
+    subprocess.run(command, cwd=ROOT, env=environment, check=True, capture_output=True)
+    return workdir
+
+
+def kill_again_and_again(start, workdir, times, seed):
+    """Kills at random moments, before the first row too; counts those that came in time."""
+    generator, killed = random.Random(seed), 0
+    for _ in range(times):
+        process = start(workdir, "--save_every=0.05")
+        if generator.random() < 0.8:
+            with contextlib.suppress(AssertionError):
+                wait_for_rows(process, workdir, len(rows_of(workdir)) + 1)
+            time.sleep(generator.random() * 0.3)
+        else:
+            time.sleep(generator.random() * 3)
+        killed += process.poll() is None
+        process.kill()
+        process.communicate()
+    return killed
+
+
+@pytest.mark.parametrize(
+    "times", [3, pytest.param(20, marks=pytest.mark.slow)], ids="{}-kills".format
+)
+def test_a_run_killed_at_any_moment_ends_as_one_that_never_was(
+    start, uninterrupted, tmp_path, times
+):
+    workdir = tmp_path / "run"
+    assert kill_again_and_again(start, workdir, times, seed=times) >= times // 3
+    finish(start(workdir))
+    assert_same_run(workdir, uninterrupted)
+
+
+def test_sigterm_and_ctrl_c_save_and_a_run_goes_on(start, uninterrupted, tmp_path):
+    for number, code in ((signal.SIGTERM, 143), (signal.SIGINT, 130)):
+        process = start(tmp_path, "--config.duration=20000 epochs")
+        wait_for_rows(process, tmp_path, len(rows_of(tmp_path)) + 3)
+        began = time.monotonic()
+        process.send_signal(number)
+        out, err = finish(process, code)
+        assert time.monotonic() - began < 15
+        (line,) = err.splitlines()
+        rows = rows_of(tmp_path)
+        assert line.startswith("stopped after ") and line.endswith("; the same command goes on")
+        assert rows[-1]["step"] <= int(line.split()[2]) < rows[-1]["step"] + 5
+    assert out.startswith("resumed after ")
+    steps = [row["step"] for row in rows]
+    assert steps == sorted(set(steps))
+
+
+def test_a_run_that_has_ended_is_shown_again_and_not_trained(start, uninterrupted):
+    before = (uninterrupted / "metrics.jsonl").stat()
+    out, _ = finish(start(uninterrupted))
+    result = json.loads((uninterrupted / "result.json").read_text())
+    assert f"test accuracy {result['test_accuracy']:.2%}" in out
+    assert (uninterrupted / "metrics.jsonl").stat() == before
+
+
+def test_a_changed_config_is_refused_with_the_difference(start, uninterrupted):
+    process = start(uninterrupted, "--config.seed=3", "--config.optimizer.max_norm=None")
+    out, err = finish(process, 2)
+    assert out == ""
+    assert err.splitlines() == [
+        f"{uninterrupted} holds a run of another config; choose another --workdir:",
+        "  optimizer.max_norm: {'easy': 0.5, 'hard': 2.0, 'scale': 'linear'} there, None here",
+        "  seed: 0 there, 3 here",
+    ]
+
+
+@pytest.mark.slow
+def test_where_a_run_was_started_is_kept(start, uninterrupted, tmp_path):
+    (first,) = json.loads((uninterrupted / "environment.json").read_text())
+    assert first["step"] == 0 and first["processes"] == 1
+    assert {"python", "jax", "flax", "optax", "revision", "hardware"} <= first.keys()
+
+    process = start(tmp_path, "--config.duration=20000 epochs")
+    wait_for_rows(process, tmp_path, 3)
+    process.terminate()
+    finish(process, 143)
+    moved = start(tmp_path, "--config.duration=20000 epochs", devices=2)
+    wait_for_rows(moved, tmp_path, len(rows_of(tmp_path)) + 1)
+    moved.terminate()
+    _, err = finish(moved, 143)
+    line = err.splitlines()[0]
+    assert line.startswith("resumed elsewhere, which is the same to rounding: hardware 1 x cpu, ")
+    starts = json.loads((tmp_path / "environment.json").read_text())
+    assert [entry["step"] > 0 for entry in starts] == [False, True]
+
+
+def test_a_workdir_that_cannot_hold_a_checkpoint_ends_the_run_before_it_starts(start, tmp_path):
+    (tmp_path / "checkpoints").write_text("in the way")
+    _, err = finish(start(tmp_path), 2)
+    (line,) = err.splitlines()
+    assert "checkpoints" in line and "Not a directory" in line
+
+
+# ---- several processes
+
+
+def free_port():
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return found.getsockname()[1]
+
+
+def start_two(start, workdir, *arguments, config):
+    place = [f"--coordinator=127.0.0.1:{free_port()}", "--num_processes=2"]
+    return [
+        start(workdir, *arguments, *place, f"--process_id={number}", config=config, devices=2)
+        for number in range(2)
+    ]
+
+
+SHORT = [*CONFIG[:-1], "--config.duration=4 epochs"]
+
+
+@pytest.mark.slow
+def test_two_processes_train_as_one_with_their_devices(start, tmp_path):
+    """Donation is on, as always; gloo sums in another order than one process does."""
+    finish(start(tmp_path / "one", config=SHORT, devices=4))
+    first, second = start_two(start, tmp_path / "two", config=SHORT)
+    out, _ = finish(first)
+    assert "test accuracy" in out
+    assert "test accuracy" not in finish(second)[0]
+    (step, expected), (other_step, arrays) = (
+        arrays_of(tmp_path / "one"),
+        arrays_of(tmp_path / "two"),
+    )
+    assert step == other_step
+    for name, array in arrays.items():
+        assert array == pytest.approx(expected[name], rel=1e-4, abs=2e-5), name
+    for row, other in zip(rows_of(tmp_path / "one"), rows_of(tmp_path / "two"), strict=True):
+        assert without_times(row) == pytest.approx(without_times(other), rel=1e-3, abs=1e-3)
+
+
+@pytest.mark.slow
+def test_two_processes_that_were_killed_go_on_as_if_not(start, tmp_path):
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    for process in start_two(start, whole, config=SHORT):
+        finish(process)
+    processes = start_two(start, killed, "--save_every=0", config=SHORT)
+    wait_for_rows(processes[0], killed, 4)
+    for process in processes:
+        process.kill()
+        process.communicate()
+    first, second = start_two(start, killed, config=SHORT)
+    out, _ = finish(first)
+    finish(second)
+    assert "resumed after " in out
+    assert_same_run(killed, whole)
+
+
+@pytest.mark.slow
+def test_a_signal_to_one_of_two_processes_stops_both(start, tmp_path):
+    config = [*CONFIG[:-1], "--config.duration=20000 epochs"]
+    processes = start_two(start, tmp_path, config=config)
+    wait_for_rows(processes[0], tmp_path, 3)
+    processes[1].terminate()
+    for process in processes:
+        _, err = finish(process, 143)
+        assert "stopped after " in err
+
+
+def test_half_a_place_among_processes_is_refused(start, tmp_path):
+    _, err = finish(start(tmp_path, "--num_processes=2", "--process_id=0"), 2)
+    line = "--coordinator, --num_processes and --process_id must be given together."
+    assert err.splitlines() == [line]

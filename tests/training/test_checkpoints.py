@@ -1,0 +1,232 @@
+"""Checkpoints: what is restored equals what was saved, and nothing else is believed."""
+
+import builtins
+import json
+import os
+import pickle
+import shutil
+
+import jax
+import jax.numpy as jnp
+import ml_dtypes
+import numpy as np
+import pytest
+
+from cyclical_jax.training import checkpoints as checkpoints_module
+from cyclical_jax.training.checkpoints import CheckpointError, Checkpoints, Snapshot
+from cyclical_jax.training.state import TrainState
+from cyclical_jax.training.totals import Totals
+
+
+def snapshot(micro_step, value=1.0, width=3):
+    params = {"dense": {"kernel": jnp.full((2, width), value), "bias": jnp.arange(3.0)}}
+    state = TrainState(
+        params=params,
+        model_state={"mean": jnp.full((2,), value, ml_dtypes.bfloat16)},
+        opt_state=({"momentum": params}, (), jnp.int32(7)),
+        ema=None,
+        step=jnp.int32(micro_step // 2),
+        micro_step=jnp.int32(micro_step),
+        skipped=jnp.int32(1),
+        key=jax.random.key(micro_step),
+    )
+    totals = Totals(jnp.int32(5), {"loss": jnp.float32(value)}, {}, {"step": jnp.int32(-1)})
+    return Snapshot(state, totals, 2.5 * micro_step)
+
+
+START = snapshot(0)
+
+
+def assert_same(one, other):
+    assert jax.tree.structure(one) == jax.tree.structure(other)
+    for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True):
+        if hasattr(a, "dtype") and jax.dtypes.issubdtype(a.dtype, jax.dtypes.prng_key):
+            a, b = jax.random.key_data(a), jax.random.key_data(b)
+        assert jnp.asarray(a).dtype == jnp.asarray(b).dtype
+        np.testing.assert_array_equal(a, b)
+
+
+@pytest.fixture
+def directory(tmp_path):
+    return tmp_path / "new" / "checkpoints"
+
+
+def saved(directory, *micro_steps, accuracies=None, **options):
+    accuracies = accuracies or [None] * len(micro_steps)
+    with Checkpoints(directory, **options) as checkpoints:
+        for micro_step, accuracy in zip(micro_steps, accuracies, strict=True):
+            checkpoints.save(snapshot(micro_step, value=micro_step + 0.1), accuracy)
+
+
+def restored(directory):
+    with Checkpoints(directory) as checkpoints:
+        return checkpoints.restore(START)
+
+
+def test_what_is_restored_is_what_was_saved_last(directory):
+    saved(directory, 4, 20, 6)
+    assert_same(restored(directory), snapshot(20, 20.1))
+
+
+def test_where_nothing_was_saved_nothing_is_restored(directory):
+    assert restored(directory) is None
+
+
+def test_what_is_saved_is_of_the_moment(directory):
+    """On a CPU NumPy may see the very memory that the next step is given."""
+    with Checkpoints(directory) as checkpoints:
+        change = jax.jit(lambda tree: jax.tree.map(jnp.zeros_like, tree), donate_argnums=0)
+        now = snapshot(3)
+        expected = snapshot(3)
+        checkpoints.save(now)
+        jax.block_until_ready(change(now.state.params))
+        checkpoints.wait()
+        assert_same(checkpoints.restore(START), expected)
+
+
+def test_the_newest_and_the_best_are_kept(directory):
+    saved(directory, 1, 2, 3, 4, 5, accuracies=[0.1, 0.9, 0.9, 0.3, None], keep=1)
+    assert sorted(os.listdir(directory)) == ["3", "5"]
+    saved(directory, 6, 7, 8, keep=2)
+    assert sorted(os.listdir(directory)) == ["3", "7", "8"]
+
+
+def test_a_micro_step_is_saved_once(directory):
+    saved(directory, 4)
+    before = os.stat(directory / "4").st_ino
+    saved(directory, 4)
+    assert os.stat(directory / "4").st_ino == before
+
+
+def test_what_was_cut_off_is_no_checkpoint_and_is_removed(directory):
+    saved(directory, 4, 6)
+    (directory / "6").rename(directory / "8.orbax-checkpoint-tmp")
+    assert int(restored(directory).state.micro_step) == 4
+    assert os.listdir(directory) == ["4"]
+
+
+def files_of(directory, micro_step):
+    paths = (directory / str(micro_step)).rglob("*")
+    return [path for path in sorted(paths) if path.is_file() and path.stat().st_size]
+
+
+def truncate(path):
+    os.truncate(path, path.stat().st_size // 2)
+
+
+def flip(path):
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 0x10
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize("damage", [truncate, flip, os.remove])
+def test_whatever_file_is_damaged_the_values_are_right_or_those_before(directory, damage, caplog):
+    """No damaged value is ever believed; of most files the damage shows."""
+    saved(directory, 4, 6)
+    kept = directory.with_name("kept")
+    shutil.copytree(directory, kept)
+    num_found = 0
+    for path in files_of(directory, 6):
+        damage(path)
+        caplog.clear()
+        found = restored(directory)
+        micro_step = int(found.state.micro_step)
+        assert_same(found, snapshot(micro_step, micro_step + 0.1))
+        if micro_step == 4:
+            num_found += 1
+            (record,) = (record for record in caplog.records if "cyclical_jax" in record.name)
+            message = record.getMessage()
+            assert message.startswith(f"checkpoint {directory / '6'} is damaged (")
+            assert sorted(os.listdir(directory)) == ["4", "damaged-6"]
+        shutil.rmtree(directory)
+        shutil.copytree(kept, directory)
+    assert num_found >= 3
+
+
+def test_a_value_that_the_digest_does_not_know_is_damage(directory, caplog):
+    saved(directory, 4, 6)
+    about = directory / "6" / "about" / "metadata"
+    content = json.loads(about.read_text())
+    about.write_text(json.dumps(content | {"digest": "0" * 64}))
+    assert int(restored(directory).state.micro_step) == 4
+    assert "its digest is another" in caplog.text
+
+
+def test_after_damage_the_micro_step_can_be_saved_again(directory):
+    saved(directory, 4, 6)
+    truncate(directory / "6" / "about" / "metadata")
+    with Checkpoints(directory) as checkpoints:
+        assert int(checkpoints.restore(START).state.micro_step) == 4
+        checkpoints.save(snapshot(6, 8.0))
+    assert_same(restored(directory), snapshot(6, 8.0))
+
+
+def test_where_all_are_damaged_no_run_is_started_anew(directory):
+    saved(directory, 4, 6)
+    for micro_step in (4, 6):
+        truncate(directory / str(micro_step) / "about" / "metadata")
+    with pytest.raises(CheckpointError) as error:
+        restored(directory)
+    assert str(error.value) == f"no checkpoint in {directory} can be read."
+
+
+def test_a_checkpoint_of_another_model_is_refused(directory):
+    saved(directory, 4)
+    with Checkpoints(directory) as checkpoints, pytest.raises(CheckpointError) as error:
+        checkpoints.restore(snapshot(0, width=5))
+    assert str(error.value) == (
+        f"checkpoint {directory / '4'} does not fit this run: 0.opt_state.0.momentum.dense.kernel "
+        "is float32[2, 3] there, float32[2, 5] here; it was written by other versions of the code "
+        "or its libraries."
+    )
+    assert os.listdir(directory) == ["4"]
+
+
+def test_nothing_is_unpickled(directory, monkeypatch):
+    saved(directory, 4)
+
+    def refuse(*args, **kwargs):
+        raise AssertionError("unpickled")
+
+    for name in ("load", "loads", "Unpickler"):
+        monkeypatch.setattr(pickle, name, refuse)
+    assert_same(restored(directory), snapshot(4, 4.1))
+
+
+# ---- what cannot be written
+
+
+def test_a_disk_too_small_for_a_checkpoint_is_told_before_it_is_written(directory, monkeypatch):
+    saved(directory, 4)
+    usage = shutil._ntuple_diskusage(2_000_000, 1_500_000, 500_000)
+    monkeypatch.setattr(checkpoints_module.shutil, "disk_usage", lambda path: usage)
+    with Checkpoints(directory) as checkpoints, pytest.raises(CheckpointError) as error:
+        checkpoints.save(snapshot(6))
+    told = "a checkpoint takes 1.0 MB, and 0.5 MB of the disk are free."
+    assert str(error.value) == f"{directory} cannot be written: {told}"
+    assert_same(restored(directory), snapshot(4, 4.1))
+
+
+def test_a_write_that_fails_in_the_background_is_told_and_leaves_the_others(directory, monkeypatch):
+    saved(directory, 4)
+    checkpoints = Checkpoints(directory)
+    opened = builtins.open
+
+    def full(path, *args, **kwargs):
+        if "checkpoint-tmp" in str(path):
+            raise OSError(28, "No space left on device")
+        return opened(path, *args, **kwargs)
+
+    monkeypatch.setattr(checkpoints._manager, "wait_until_finished", lambda: full("checkpoint-tmp"))
+    with pytest.raises(CheckpointError, match="cannot be written: .*No space left on device"):
+        checkpoints.wait()
+    monkeypatch.undo()
+    checkpoints.__exit__(None, None, None)
+    assert_same(restored(directory), snapshot(4, 4.1))
+
+
+def test_a_directory_that_cannot_be_made_is_told(tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(CheckpointError, match="file/checkpoints cannot be written: "):
+        Checkpoints(tmp_path / "file" / "checkpoints")

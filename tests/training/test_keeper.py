@@ -1,0 +1,101 @@
+"""When a run is saved, by a clock that the test turns."""
+
+import types
+
+import pytest
+
+from cyclical_jax.training import keeper as keeper_module
+from cyclical_jax.training.durations import Timetable
+from cyclical_jax.training.keeper import Keeper, StoppedError
+
+TIMETABLE = Timetable(
+    micro_steps=25, accumulate=1, micro_steps_per_epoch=10, log_every=10, validate_every=10
+)
+
+
+class Recorder:
+    def __init__(self, error=None):
+        self.saved, self.waited, self.error = [], 0, error
+
+    def save(self, snapshot, accuracy):
+        self.saved.append((int(snapshot.state.micro_step), accuracy))
+
+    def check(self):
+        if self.error:
+            raise self.error
+
+    def wait(self):
+        self.waited += 1
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    now = types.SimpleNamespace(seconds=100.0)
+    fake = types.SimpleNamespace(monotonic=lambda: now.seconds)
+    monkeypatch.setattr(keeper_module, "time", fake)
+    return now
+
+
+def snapshot(done):
+    return types.SimpleNamespace(state=types.SimpleNamespace(micro_step=done, step=done))
+
+
+def call(keeper, clock, seconds, done, accuracy=None):
+    clock.seconds += seconds
+    assert keeper.agree(seconds) == seconds
+    keeper.keep(snapshot(done), TIMETABLE, done, accuracy)
+
+
+def test_a_run_is_saved_at_the_first_end_of_an_epoch_after_its_time(clock):
+    recorder = Recorder()
+    keeper = Keeper(recorder, every=30)
+    call(keeper, clock, 29, 10)
+    assert recorder.saved == [] and keeper.next_stop(TIMETABLE, 10) == 25
+    call(keeper, clock, 1, 13)
+    assert recorder.saved == [] and keeper.next_stop(TIMETABLE, 13) == 20
+    call(keeper, clock, 1, 20, 0.75)
+    assert recorder.saved == [(20, 0.75)] and keeper.next_stop(TIMETABLE, 20) == 25
+    call(keeper, clock, 29, 25)
+    assert recorder.saved == [(20, 0.75)]
+    keeper.finish(snapshot(25), 0.5)
+    assert recorder.saved == [(20, 0.75), (25, 0.5)] and recorder.waited == 1
+
+
+def test_every_zero_seconds_is_every_epoch(clock):
+    recorder = Recorder()
+    keeper = Keeper(recorder, every=0)
+    for done in (3, 10, 14, 20, 25):
+        call(keeper, clock, 0, done)
+    assert [micro_step for micro_step, _ in recorder.saved] == [10, 20, 25]
+
+
+def test_a_run_that_is_to_stop_is_saved_where_it_is(clock):
+    recorder, answers = Recorder(), iter([False, True])
+    keeper = Keeper(recorder, is_stopping=lambda: next(answers))
+    call(keeper, clock, 1, 3)
+    with pytest.raises(StoppedError, match="stopped after 7 updates, which are saved"):
+        call(keeper, clock, 1, 7)
+    assert recorder.saved == [(7, None)] and recorder.waited == 1
+
+
+def test_a_save_that_failed_ends_the_run_at_the_next_call(clock):
+    keeper = Keeper(Recorder(error=OSError("full")))
+    with pytest.raises(OSError, match="full"):
+        call(keeper, clock, 1, 3)
+
+
+def test_all_processes_do_what_one_of_them_is_asked(clock, monkeypatch):
+    recorder = Recorder()
+    keeper = Keeper(recorder, every=30)
+    monkeypatch.setattr(keeper_module, "largest_of_all", lambda values: (9.0, 31.0, 1.0))
+    assert keeper.agree(2.0) == 9.0
+    assert keeper.next_stop(TIMETABLE, 13) == 20
+    with pytest.raises(StoppedError):
+        keeper.keep(snapshot(3), TIMETABLE, 3)
+
+
+def test_without_checkpoints_nothing_happens(clock):
+    keeper = Keeper(every=0, is_stopping=lambda: True)
+    call(keeper, clock, 99, 10)
+    keeper.finish(snapshot(25), None)
+    assert keeper.next_stop(TIMETABLE, 3) == 25
