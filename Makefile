@@ -47,6 +47,7 @@ benchmarks: $(INSTALLED)
 	$(RUN) -m benchmarks.convolutions
 	$(RUN) -m benchmarks.compilation
 	$(RUN) -m benchmarks.population
+	$(RUN) -m benchmarks.checkpoints
 	$(RUN) -m benchmarks.accuracy
 
 $(INSTALLED): requirements.txt pyproject.toml

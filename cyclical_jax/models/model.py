@@ -11,17 +11,21 @@ from cyclical_jax import _checks
 from cyclical_jax.models.cnn import CNN
 from cyclical_jax.models.mlp import MLP
 from cyclical_jax.models.patch_dense import PatchDense
+from cyclical_jax.models.resnet import RESNETS
+from cyclical_jax.models.tresnet import TResNetM
 
-_MODULES: dict[str, type[nn.Module]] = {"mlp": MLP, "patch_dense": PatchDense, "cnn": CNN}
+_OF_ANY_SHAPE: dict[str, type[nn.Module]] = {"mlp": MLP, "patch_dense": PatchDense, "cnn": CNN}
+_PUBLISHED: dict[str, Callable[..., nn.Module]] = {**RESNETS, "tresnet_m": TResNetM}
+_MODULES: dict[str, Callable[..., nn.Module]] = {**_OF_ANY_SHAPE, **_PUBLISHED}
 _NOT_OPTIONS = {"num_classes", "axis_name", "parent", "name"}
 
 MODELS = tuple(_MODULES)
 MODEL_OPTIONS: dict[str, tuple[str, ...]] = {
     name: tuple(f.name for f in dataclasses.fields(module) if f.name not in _NOT_OPTIONS)
-    for name, module in _MODULES.items()
-}
+    for name, module in _OF_ANY_SHAPE.items()
+} | dict.fromkeys(_PUBLISHED, ("dtype",))
 # On a CPU a convolution inside a compiled loop is 10 times slower than one outside.
-CONVOLUTIONAL = frozenset({"cnn"})
+CONVOLUTIONAL = frozenset({"cnn", *_PUBLISHED})
 
 
 class Model(NamedTuple):

@@ -74,10 +74,10 @@ def test_every_variant_of_every_config_is_a_recipe(module, variant):
         (fashion_mnist_4k.get_config("imbalanced"), "fashion_mnist", "4k_6_2", "mlp"),
         (fashion_mnist_4k.get_config("cnn"), "fashion_mnist", "4k", "cnn"),
         (fashion_mnist_4k.get_config("imbalanced_cnn"), "fashion_mnist", "4k_6_2", "cnn"),
-        (cifar10.get_config(), "cifar10", None, "cnn"),
-        (cifar10_4k.get_config(), "cifar10", "4k", "cnn"),
-        (cifar10_4k.get_config("imbalanced"), "cifar10", "4k_6_2", "cnn"),
-        (cifar100.get_config(), "cifar100", None, "cnn"),
+        (cifar10.get_config(), "cifar10", None, "tresnet_m"),
+        (cifar10_4k.get_config(), "cifar10", "4k", "tresnet_m"),
+        (cifar10_4k.get_config("imbalanced"), "cifar10", "4k_6_2", "tresnet_m"),
+        (cifar100.get_config(), "cifar100", None, "tresnet_m"),
     ],
 )
 def test_a_small_dataset_is_a_subset_of_a_large_one(config, dataset, subset, model):
@@ -379,7 +379,7 @@ DURATION = "must be a number above 0 and a unit, such as '1.5 epochs' or '9 step
         ({"cycle.factor": cyclical(1, 2)}, "cycle.factor must be a number, got {"),
         ({"cycle.shape": "triangle"}, "cycle.shape must be one of 'linear', 'cosine', "),
         ({"cycle.num_cycles": 0}, f"cycle.num_cycles {WHOLE} 1 to 32768, got 0."),
-        ({"model.name": "mpl"}, "model.name must be one of 'mlp', 'patch_dense', 'cnn', got 'mpl'"),
+        ({"model.name": "mpl"}, "model.name must be one of 'mlp', 'patch_dense', 'cnn', 'res"),
         ({"model.hidden_sizes": 64}, "model.hidden_sizes must be a tuple of whole numbers, got 64"),
         ({"model.hidden_sizes": (0,)}, f"model.hidden_sizes {WHOLE} 1 to 2147483647, got 0."),
         ({"model.hidden_sizes": (3, "a")}, "model.hidden_sizes must be a number, got 'a'."),

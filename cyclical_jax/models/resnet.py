@@ -1,0 +1,133 @@
+"""Residual networks, for large images and for those of CIFAR.
+
+He et al., 1512.03385, with the stride of a bottleneck at its 3x3 convolution, and the scale of each
+branch's last normalisation starting at 0 (Goyal et al., 1706.02677).
+"""
+
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+HE_NORMAL = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
+
+
+class ConvNorm(nn.Module):
+    """A convolution without bias, padded by half its kernel, and BatchNorm.
+
+    Attributes:
+      features: Channels of the result.
+      kernel: Height and width of the kernel.
+      stride: From a place of the kernel to the next, in pixels.
+      init_scale: What the normalisation's scale starts at.
+      axis_name, dtype: As in `ResNet`.
+    """
+
+    features: int
+    kernel: int
+    stride: int = 1
+    init_scale: float = 1.0
+    axis_name: str | None = None
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
+        x = nn.Conv(
+            self.features,
+            (self.kernel, self.kernel),
+            self.stride,
+            padding=self.kernel // 2,
+            use_bias=False,
+            dtype=self.dtype,
+            kernel_init=HE_NORMAL,
+        )(x)
+        return nn.BatchNorm(
+            not train,
+            momentum=0.9,
+            scale_init=nn.initializers.constant(self.init_scale),
+            axis_name=self.axis_name,
+            dtype=self.dtype,
+        )(x)
+
+
+class ResNet(nn.Module):
+    """[batch, height, width, channels] -> logits [batch, num_classes], float32.
+
+    Attributes:
+      num_classes: Number of logits.
+      stage_sizes: Blocks of each stage; each stage after the first halves height and width.
+      stage_width: Channels of the first stage, doubled by each after it; a bottleneck's result has
+        four times as many.
+      is_bottleneck: Whether a block is 1x1, 3x3, 1x1 or two 3x3.
+      is_for_small_images: Whether the stem is one 3x3 convolution, or one of 7x7 and a 3x3 maximum,
+        each of stride 2.
+      is_parameter_free: Whether a shortcut to another shape is every other pixel and channels of
+        zeros (He et al.'s option A), or else a 1x1 convolution (B).
+      axis_name: Mapped axis over which BatchNorm averages; None outside of one.
+      dtype: Of the computation. Parameters, BatchNorm's statistics and the logits are float32.
+    """
+
+    num_classes: int
+    stage_sizes: tuple[int, ...] = (2, 2, 2, 2)
+    stage_width: int = 64
+    is_bottleneck: bool = False
+    is_for_small_images: bool = False
+    is_parameter_free: bool = False
+    axis_name: str | None = None
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, images: jax.Array, *, train: bool) -> jax.Array:
+        conv_norm = partial(ConvNorm, axis_name=self.axis_name, dtype=self.dtype)
+        x = self._stem(images, conv_norm, train)
+        for stage, size in enumerate(self.stage_sizes):
+            for block in range(size):
+                stride = 2 if stage > 0 and block == 0 else 1
+                x = self._block(x, self.stage_width * 2**stage, stride, conv_norm, train)
+        # Not in `dtype`: a bfloat16 logit of 10 would be off by up to 0.03, and so would the loss.
+        features = x.mean((1, 2), dtype=jnp.float32)
+        return nn.Dense(self.num_classes, dtype=jnp.float32)(features)
+
+    def _stem(self, x, conv_norm, train):
+        if self.is_for_small_images:
+            return nn.relu(conv_norm(self.stage_width, 3)(x, train=train))
+        x = nn.relu(conv_norm(self.stage_width, 7, 2)(x, train=train))
+        return nn.max_pool(x, (3, 3), (2, 2), padding=((1, 1), (1, 1)))
+
+    def _block(self, x, width, stride, conv_norm, train):
+        if self.is_bottleneck:
+            y = nn.relu(conv_norm(width, 1)(x, train=train))
+            y = nn.relu(conv_norm(width, 3, stride)(y, train=train))
+            y = conv_norm(4 * width, 1, init_scale=0.0)(y, train=train)
+        else:
+            y = nn.relu(conv_norm(width, 3, stride)(x, train=train))
+            y = conv_norm(width, 3, init_scale=0.0)(y, train=train)
+        if x.shape == y.shape:
+            shortcut = x
+        elif self.is_parameter_free:
+            shortcut = _subsampled(x, stride, y.shape[-1])
+        else:
+            shortcut = conv_norm(y.shape[-1], 1, stride)(x, train=train)
+        return nn.relu(y + shortcut)
+
+
+def _subsampled(x, stride, features):
+    """Every pixel a stride apart, with as many channels of zeros before as after its own."""
+    more = features - x.shape[-1]
+    padding = (0, 0), (0, 0), (0, 0), (more // 2, more - more // 2)
+    return jnp.pad(x[:, ::stride, ::stride], padding)
+
+
+_Small = partial(ResNet, is_for_small_images=True)
+RESNETS = {
+    "resnet10": partial(ResNet, stage_sizes=(1, 1, 1, 1)),
+    "resnet18": partial(ResNet, stage_sizes=(2, 2, 2, 2)),
+    "resnet50": partial(ResNet, stage_sizes=(3, 4, 6, 3), is_bottleneck=True),
+    "resnet152": partial(ResNet, stage_sizes=(3, 8, 36, 3), is_bottleneck=True),
+    "resnet18_cifar": partial(_Small, stage_sizes=(2, 2, 2, 2)),
+    "resnet20_cifar": partial(
+        _Small, stage_sizes=(3, 3, 3), stage_width=16, is_parameter_free=True
+    ),
+}

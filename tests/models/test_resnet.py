@@ -1,0 +1,211 @@
+"""The papers' networks: sizes as published, values as timm's with the same weights."""
+
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from cyclical_jax.models import make_model
+from cyclical_jax.models.tresnet import blur_pool, space_to_depth
+
+
+def variables_of(name, size, num_classes=10):
+    model = make_model(name, num_classes=num_classes, axis_name=None)
+    images = jnp.zeros((1, size, size, 3))
+    return model, jax.eval_shape(lambda: model.init(jax.random.key(0), images))
+
+
+@pytest.mark.parametrize(
+    "name, size, num_classes, expected",
+    [
+        ("resnet10", 224, 1000, 5_418_792),
+        ("resnet18", 224, 1000, 11_689_512),
+        ("resnet50", 224, 1000, 25_557_032),
+        ("resnet152", 224, 1000, 60_192_808),
+        ("resnet18_cifar", 32, 10, 11_173_962),
+        ("resnet20_cifar", 32, 10, 269_722),
+        ("tresnet_m", 224, 1000, 31_389_032),
+    ],
+)
+def test_there_are_as_many_parameters_as_published(name, size, num_classes, expected):
+    _, (params, state) = variables_of(name, size, num_classes)
+    assert sum(leaf.size for leaf in jax.tree.leaves(params)) == expected
+    assert {leaf.dtype for leaf in jax.tree.leaves((params, state))} == {jnp.dtype("float32")}
+
+
+def random_like(tree, seed):
+    """Of a trained network's size: scales and variances around 1, whatever they start at."""
+    rng = np.random.default_rng(seed)
+
+    def draw(path, leaf):
+        name = path[-1].key
+        values = rng.normal(size=leaf.shape).astype("f4")
+        if name == "kernel":
+            return values * np.float32(1 / np.sqrt(np.prod(leaf.shape[:-1])))
+        return 1 + 0.2 * np.tanh(values) if name in ("scale", "var") else 0.1 * values
+
+    return jax.tree_util.tree_map_with_path(draw, tree)
+
+
+@pytest.mark.parametrize("name, size", [("resnet20_cifar", 16), ("tresnet_m", 32)])
+def test_a_bfloat16_network_is_near_the_float32_one_and_its_logits_are_float32(name, size):
+    model, (params, state) = variables_of(name, size)
+    params, state = random_like(params, 0), random_like(state, 1)
+    images = np.random.default_rng(2).normal(size=(2, size, size, 3)).astype("f4")
+    exact, _ = model.apply(params, state, images, train=False)
+    rounding = make_model(name, num_classes=10, axis_name=None, dtype="bfloat16")
+    rounded, _ = rounding.apply(params, state, images, train=False)
+    assert rounded.dtype == exact.dtype == jnp.float32
+    np.testing.assert_allclose(rounded, exact, atol=0.1 * np.abs(exact).max())
+    assert np.abs(rounded - exact).max() > 0
+
+
+def test_batchnorm_sees_the_batch_of_all_devices():
+    model = make_model("resnet20_cifar", num_classes=3, axis_name="batch")
+    single = make_model("resnet20_cifar", num_classes=3, axis_name=None)
+    _, (params, state) = variables_of("resnet20_cifar", 8, 3)
+    params, state = random_like(params, 0), random_like(state, 1)
+    images = np.random.default_rng(2).normal(size=(4, 8, 8, 3)).astype("f4")
+    images[2:] += 3
+
+    def on_part(part):
+        return model.apply(params, state, part, train=True)
+
+    logits, new_state = jax.vmap(on_part, axis_name="batch")(images.reshape(2, 2, 8, 8, 3))
+    expected, expected_state = single.apply(params, state, images, train=True)
+    np.testing.assert_allclose(logits.reshape(4, 3), expected, rtol=2e-4, atol=2e-4)
+    for leaf, of_all in zip(
+        jax.tree.leaves(new_state), jax.tree.leaves(expected_state), strict=True
+    ):
+        np.testing.assert_allclose(leaf[1], of_all, rtol=1e-3, atol=1e-4)
+
+
+def test_at_the_start_each_block_adds_nothing_to_its_shortcut():
+    model = make_model("resnet20_cifar", num_classes=2, axis_name=None)
+    params, _ = model.init(jax.random.key(0), jnp.zeros((1, 8, 8, 3)))
+    scales = [params[f"ConvNorm_{number}"]["BatchNorm_0"]["scale"] for number in range(19)]
+    is_zero = [not scale.any() for scale in scales]
+    assert is_zero == [False, *[False, True] * 9]
+
+
+# ---- parts
+
+
+def test_space_to_depth_keeps_every_pixel_of_a_square():
+    images = np.arange(2 * 8 * 4 * 3).reshape(2, 8, 4, 3)
+    squares = space_to_depth(jnp.asarray(images), 4)
+    assert squares.shape == (2, 2, 1, 48)
+    np.testing.assert_array_equal(squares[1, 1, 0].reshape(4, 4, 3), images[1, 4:8, 0:4])
+
+
+@pytest.mark.parametrize("height, width", [(4, 6), (5, 3)])
+def test_blur_pool_is_a_weighted_mean_around_every_other_pixel(height, width):
+    x = np.random.default_rng(0).normal(size=(1, height, width, 2)).astype("f4")
+    mirrored = np.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)), mode="reflect")
+    weights = np.outer([1, 2, 1], [1, 2, 1]) / 16
+    expected = [
+        [
+            np.einsum("hw,hwc->c", weights, mirrored[0, row : row + 3, column : column + 3])
+            for column in range(0, width, 2)
+        ]
+        for row in range(0, height, 2)
+    ]
+    np.testing.assert_allclose(blur_pool(jnp.asarray(x))[0], expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("height, width", [(30, 32), (32, 34), (16, 16)])
+def test_images_that_tresnet_cannot_take_are_refused(height, width):
+    model = make_model("tresnet_m", num_classes=2, axis_name=None)
+    line = f"multiples of 4, at least 20, not {height} x {width}."
+    with pytest.raises(ValueError, match=re.escape(line)):
+        jax.eval_shape(lambda: model.init(jax.random.key(0), jnp.zeros((1, height, width, 3))))
+
+
+def test_resnets_have_no_option_but_the_dtype():
+    with pytest.raises(ValueError, match="option of resnet50"):
+        make_model("resnet50", num_classes=2, axis_name=None, hidden_sizes=(3,))
+
+
+# ---- timm
+
+
+def by_position(names):
+    """ConvNorm_12 after ConvNorm_2."""
+    return sorted(names, key=lambda name: [int(n) for n in re.findall(r"\d+", name)])
+
+
+def in_order_of_use(timm, module):
+    """Convolutions with their normalisations, and dense layers, as the forward pass meets them."""
+    used, hooks = [], []
+    kinds = timm.nn.Conv2d, timm.nn.BatchNorm2d, timm.nn.Linear
+    for child in module.modules():
+        if isinstance(child, kinds):
+            hooks.append(child.register_forward_hook(lambda child, *_: used.append(child)))
+    with timm.no_grad():
+        module(timm.zeros(1, 3, 64, 64))
+    for hook in hooks:
+        hook.remove()
+    return used
+
+
+def copied(torch, module, params, state):
+    """Our random weights into timm's, both in the order in which timm uses them."""
+    used = in_order_of_use(torch, module)
+    convolutions = [child for child in used if isinstance(child, torch.nn.Conv2d)]
+    norms = [child for child in used if isinstance(child, torch.nn.BatchNorm2d)]
+    excites = [child for child in convolutions if child.bias is not None]
+    convolutions = [child for child in convolutions if child.bias is None]
+    (head,) = (child for child in used if isinstance(child, torch.nn.Linear))
+    ours = by_position(name for name in params if name.startswith("ConvNorm"))
+    dense = by_position(name for name in params if name.startswith("Dense"))
+    assert len(convolutions) == len(norms) == len(ours) and len(excites) == len(dense) - 1
+
+    def tensor(array, *axes):
+        return torch.tensor(np.array(array).transpose(*axes) if axes else np.array(array))
+
+    # timm meets the shortcut of a block first, we last.
+    order = shortcut_last(module, convolutions)
+    for (convolution, norm), name in zip(
+        [(convolutions[i], norms[i]) for i in order], ours, strict=True
+    ):
+        of_norm, statistics = params[name]["BatchNorm_0"], state["batch_stats"][name]["BatchNorm_0"]
+        convolution.weight.data = tensor(params[name]["Conv_0"]["kernel"], 3, 2, 0, 1)
+        norm.weight.data, norm.bias.data = tensor(of_norm["scale"]), tensor(of_norm["bias"])
+        norm.running_mean, norm.running_var = tensor(statistics["mean"]), tensor(statistics["var"])
+    for excite, name in zip(excites, dense, strict=False):
+        excite.weight.data = tensor(params[name]["kernel"], 1, 0)[:, :, None, None]
+        excite.bias.data = tensor(params[name]["bias"])
+    head.weight.data = tensor(params[dense[-1]]["kernel"], 1, 0)
+    head.bias.data = tensor(params[dense[-1]]["bias"])
+    return module
+
+
+def shortcut_last(module, convolutions):
+    """Positions in `convolutions`, by block, those of its `downsample` after the others."""
+    names = {child: name for name, child in module.named_modules()}
+
+    def key(position):
+        name = names[convolutions[position]]
+        block = re.search(r"layer(\d+)\.(\d+)", name)
+        place = tuple(map(int, block.groups())) if block else (0, 0)
+        return place, "downsample" in name, position
+
+    return sorted(range(len(convolutions)), key=key)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["resnet18", "resnet50", "tresnet_m"])
+def test_the_forward_pass_is_timms(name):
+    torch = pytest.importorskip("torch", reason="torch, needed for timm, is not installed")
+    timm = pytest.importorskip("timm", reason="timm, needed for timm's weights, is not installed")
+    model, (params, state) = variables_of(name, 64)
+    params, state = random_like(params, 0), random_like(state, 1)
+    theirs = copied(torch, timm.create_model(name, num_classes=10).eval(), params, state)
+    images = np.random.default_rng(2).normal(size=(2, 64, 64, 3)).astype("f4")
+    ours, _ = jax.jit(lambda x: model.apply(params, state, x, train=False))(images)
+    with torch.no_grad():
+        expected = theirs(torch.tensor(images.transpose(0, 3, 1, 2))).numpy()
+    assert np.abs(expected).max() > 1e-3
+    np.testing.assert_allclose(ours, expected, atol=1e-4 * np.abs(expected).max(), rtol=1e-4)
