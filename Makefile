@@ -9,6 +9,7 @@ PYTHON ?= python3
 VENV := .venv$(if $(filter-out python3,$(PYTHON)),-$(notdir $(PYTHON)))
 RUN := $(VENV)/bin/python
 INSTALLED := $(VENV)/installed
+PEERS := $(VENV)/peers
 
 .PHONY: demo test test-slow tables benchmarks bare clean
 
@@ -21,7 +22,7 @@ test: $(INSTALLED)
 	$(VENV)/bin/mypy
 	$(RUN) -m pytest -m "not slow" --numprocesses=auto --maxprocesses=4
 
-test-slow: $(INSTALLED)
+test-slow: $(INSTALLED) $(PEERS)
 	$(RUN) -m pytest -m slow
 
 TABLES := techniques weight_decay temperature clipping focal_loss combined factor
@@ -37,8 +38,7 @@ bare:
 	$(VENV)-bare/bin/pip install --quiet .
 	cd $(VENV)-bare && bin/python -W error ../tests/bare_environment.py
 
-benchmarks: $(INSTALLED)
-	$(VENV)/bin/pip install --quiet torch
+benchmarks: $(INSTALLED) $(PEERS)
 	$(RUN) -m benchmarks.losses
 	$(RUN) -m benchmarks.optimizer
 	$(RUN) -m benchmarks.import_time
@@ -48,11 +48,19 @@ benchmarks: $(INSTALLED)
 	$(RUN) -m benchmarks.compilation
 	$(RUN) -m benchmarks.population
 	$(RUN) -m benchmarks.checkpoints
+	$(RUN) -m benchmarks.image_feed
 	$(RUN) -m benchmarks.accuracy
 
 $(INSTALLED): requirements.txt pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(VENV)/bin/pip install --quiet -r requirements.txt --editable ".[test]"
+	touch $@
+
+# What we are compared with. Its torch need not have torchvision's compiled operations, so that it
+# may be a CPU's; what timm needs of torchvision's dependencies is named.
+$(PEERS): $(INSTALLED)
+	$(VENV)/bin/pip install --quiet torch==2.13.0 safetensors pyyaml
+	$(VENV)/bin/pip install --quiet --no-deps torchvision==0.28.0 timm==1.0.31
 	touch $@
 
 clean:

@@ -7,10 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from cyclical_jax.data import Dataset
+from cyclical_jax.data import Dataset, num_examples
 from cyclical_jax.training import assembly, loop, ways
 from cyclical_jax.training.devices import place
-from cyclical_jax.training.images import take_batch
+from cyclical_jax.training.images import sent_batches, take_batch
 from cyclical_jax.training.recipe import parse
 from cyclical_jax.training.totals import no_totals
 
@@ -29,10 +29,12 @@ def epoch(config: ConfigDict, dataset: Dataset, way: str) -> Callable[[], None]:
     recipe = parse(config)
     structure, timetable = recipe.structure, loop.plan(recipe, dataset)
     numbers = place(jax.tree.map(jnp.float32, recipe.numbers))
-    advance = ways.make_advance(way, structure, timetable, numbers, dataset)
+    select = _select(structure, dataset)
+    sent = sent_batches(dataset.train, select, start=0, stop=10**9, seed=0, num_workers=0)
+    advance = ways.make_advance(way, structure, timetable, numbers, dataset, sent)
     state = place(loop.initial_state(structure, timetable, numbers, dataset, 0))
     totals = place(no_totals(state, recipe.numbers))
-    selection = _selection(structure, dataset)
+    selection = select(start=0, stop=timetable.micro_steps_per_epoch)
 
     def call():
         nonlocal state
@@ -47,7 +49,7 @@ def jitted_epoch(config: ConfigDict, dataset: Dataset) -> Callable[[], None]:
     structure, timetable = recipe.structure, loop.plan(recipe, dataset)
     numbers = jax.tree.map(jnp.float32, recipe.numbers)
     state = loop.initial_state(structure, timetable, numbers, dataset, 0)
-    selection = _selection(structure, dataset)
+    selection = _select(structure, dataset)(start=0, stop=timetable.micro_steps_per_epoch)
 
     def program(state, numbers, split, selection):
         step = assembly.assemble_train_step(
@@ -65,7 +67,5 @@ def jitted_epoch(config: ConfigDict, dataset: Dataset) -> Callable[[], None]:
     return call
 
 
-def _selection(structure, dataset):
-    num_train = len(dataset.train["label"])
-    steps = num_train // structure.batch_size
-    return loop.select(structure, num_train, seed=0, start=0, stop=steps)
+def _select(structure, dataset):
+    return loop.make_select(structure, num_examples(dataset.train), 0)

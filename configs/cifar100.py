@@ -3,7 +3,8 @@
 python -m experiments.prepare_data --dataset=cifar100
 python -m experiments.train --config=configs/cifar100.py --workdir=runs/cifar100
 
-Everything else is that of configs/cifar10.py, the variants too.
+Of Table 1 of arXiv 2202.08835, and of 2202.08978. Everything else is that of
+configs/cifar10.py, the variants too.
 """
 
 from configs import cifar10, default

@@ -3,8 +3,9 @@
 python -m experiments.prepare_data --dataset=cifar10
 python -m experiments.train --config=configs/cifar10_4k.py --workdir=runs/cifar10_4k
 
-Everything else is that of configs/cifar10.py; an epoch has 10 batches. Beside its variants there is
-imbalanced, with 580 images of the first class and 220 of the last. The published balanced set is
+Of Table 1 of arXiv 2202.08835, and of 2202.08978, which has imbalanced ones too. Everything else is
+that of configs/cifar10.py; an epoch has 10 batches. Beside its variants there is imbalanced, with
+580 images of the first class and 220 of the last. The published balanced set is
 --config.subset=first_4k, the other imbalanced one --config.subset=4k_5_3.
 """
 

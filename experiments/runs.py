@@ -140,12 +140,13 @@ def families(recipes: Mapping[str, Recipe]) -> dict[str, dict[str, Recipe]]:
 
 def load(recipe: Recipe) -> data.Dataset:
     """The dataset of a recipe; the last few are remembered."""
-    return _load(recipe.dataset, recipe.data_dir, recipe.train_on, recipe.subset)
+    return _load(recipe.dataset, recipe.data_dir, recipe.train_on, recipe.subset, recipe.image_size)
 
 
 @functools.lru_cache(maxsize=2)
-def _load(name, data_dir, train_on, subset):
-    return data.load(name, data_dir=data_dir, train_on=train_on, subset=subset)
+def _load(name, data_dir, train_on, subset, image_size):
+    options = {"train_on": train_on, "subset": subset, "image_size": image_size}
+    return data.load(name, data_dir=data_dir, **options)
 
 
 def run_key(recipe: Recipe, splits: Sequence[str]) -> str:

@@ -12,6 +12,7 @@ cluster tells each its place (SLURM, TPU pods), or else with --coordinator, --nu
 --process_id.
 """
 
+import os
 import sys
 import time
 from collections.abc import Callable
@@ -22,13 +23,12 @@ import jax
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
-from cyclical_jax import data
 from cyclical_jax.training import evaluation, logs, loop
 from cyclical_jax.training.checkpoints import Checkpoints
 from cyclical_jax.training.devices import is_first_process
 from cyclical_jax.training.keeper import Keeper
 from cyclical_jax.training.logs import WorkdirError
-from cyclical_jax.training.recipe import Recipe, describe, parse
+from cyclical_jax.training.recipe import Recipe, describe, load_dataset, parse
 from experiments import command_line
 from experiments.environment import record_start
 
@@ -41,6 +41,13 @@ _SAVE_EVERY = flags.DEFINE_float(
 )
 _KEEP = flags.DEFINE_integer("keep", 2, "Newest checkpoints kept beside the best.", lower_bound=1)
 
+_NUM_WORKERS = flags.DEFINE_integer(
+    "num_workers",
+    len(os.sched_getaffinity(0)),
+    "Processes that read images which do not fit in memory.",
+    lower_bound=0,
+)
+
 
 def run(
     config: ConfigDict,
@@ -50,23 +57,24 @@ def run(
     tensorboard: bool = False,
     save_every: float = 30.0,
     keep: int = 2,
+    num_workers: int = 0,
     is_stopping: Callable[[], bool] = lambda: False,
 ) -> dict[str, Any]:
     """Trains by the `recipe` of `config`, or goes on, and returns what is in `result.json`."""
     start = time.perf_counter()
     if tensorboard:
         logs.require_tensorboard()
-    dataset = data.load(
-        recipe.dataset, data_dir=recipe.data_dir, train_on=recipe.train_on, subset=recipe.subset
-    )
+    dataset = load_dataset(recipe)
     loop.plan(recipe, dataset)
     with logs.opened_workdir(workdir, config.to_dict()):
         if result := logs.read_result(workdir):
             return result
         with Checkpoints(workdir / logs.CHECKPOINTS, keep=keep) as checkpoints:
             keeper = Keeper(checkpoints, every=save_every, is_stopping=is_stopping)
-            state, rows = _train(recipe, dataset, workdir, checkpoints, keeper, tensorboard)
-        test = evaluation.evaluate(recipe.structure, dataset.num_classes, state, dataset.test)
+            options = {"tensorboard": tensorboard, "num_workers": num_workers}
+            state, rows = _train(recipe, dataset, workdir, checkpoints, keeper, **options)
+        arguments = recipe.structure, dataset.num_classes, state, dataset.test
+        test = evaluation.evaluate(*arguments, num_workers=num_workers)
         loop.check_finite("test_loss", test["loss"], int(state.step))
         result = {f"test_{name}": value for name, value in test.items()}
         result |= _best_validation(rows) | {
@@ -78,7 +86,7 @@ def run(
     return result
 
 
-def _train(recipe, dataset, workdir, checkpoints, keeper, tensorboard):
+def _train(recipe, dataset, workdir, checkpoints, keeper, *, tensorboard, num_workers):
     """Trains from the newest checkpoint, or from the start, which is saved: a full disk shows."""
     start = loop.begin(recipe, dataset, seed=recipe.seed)
     if restored := checkpoints.restore(start):
@@ -100,6 +108,7 @@ def _train(recipe, dataset, workdir, checkpoints, keeper, tensorboard):
             progress=log.progress,
             start=start,
             keeper=keeper,
+            num_workers=num_workers,
         )
     return state, log.rows
 
@@ -135,6 +144,7 @@ def main():
             tensorboard=_TENSORBOARD.value,
             save_every=_SAVE_EVERY.value,
             keep=_KEEP.value,
+            num_workers=_NUM_WORKERS.value,
             is_stopping=is_stopping,
         )
     if is_first_process():

@@ -1,20 +1,25 @@
 """Which examples make which batch: functions of (seed, epoch), so there is nothing to save."""
 
 import functools
+from collections.abc import Callable
 
 import numpy as np
 
 Selection = dict[str, np.ndarray]  # index [batches, batch_size], and mask where some is padding
+Select = Callable[..., Selection]  # of keywords start and stop: the numbers of batches
 
 
-def in_order(num_examples: int, batch_size: int) -> Selection:
-    """Every example exactly once, in order, for evaluation.
+def in_order(
+    num_examples: int, batch_size: int, *, start: int = 0, stop: int | None = None
+) -> Selection:
+    """Every example exactly once, in order, for evaluation; batches `start` up to `stop` of it.
 
     Returns:
       "index", [batches, batch_size], int32, and "mask" of the same shape, float32, which is 0 where
       an index is padding.
     """
-    return _padded(np.arange(num_examples), batch_size)
+    selection = _padded(np.arange(num_examples), batch_size)
+    return {name: array[start:stop] for name, array in selection.items()}
 
 
 def shuffled(
@@ -41,6 +46,16 @@ def shuffled(
         within = slice(max(0, start - epoch * batches), stop - epoch * batches)
         parts.append({name: array[within] for name, array in selection.items()})
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+
+def part_of(selection: Selection, number: int, count: int) -> Selection:
+    """Part `number` of `count` equal ones of every batch."""
+    return {name: np.split(array, count, axis=-1)[number] for name, array in selection.items()}
+
+
+def select_part(select: Select, number: int, count: int, *, start: int, stop: int) -> Selection:
+    """That part of what is selected; a worker process may be sent a `functools.partial` of it."""
+    return part_of(select(start=start, stop=stop), number, count)
 
 
 def rows(selection: Selection) -> list[Selection]:

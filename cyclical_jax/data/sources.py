@@ -4,14 +4,12 @@
 downloaded here: `experiments/prepare_data.py` does that.
 """
 
-import contextlib
+import functools
 import importlib
 import json
 import os
 import shlex
-import uuid
-import zipfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple
@@ -19,10 +17,13 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from cyclical_jax import _checks
-from cyclical_jax.data.subsets import SUBSETS, subset_indices
+from cyclical_jax.data import index_files
+from cyclical_jax.data.kept import Arrays, kept
+from cyclical_jax.data.streams import Stream
+from cyclical_jax.data.subsets import AnySubset, parse_subset, subset_indices, subset_size
 
 PathLike = str | os.PathLike[str]
-Arrays = dict[str, np.ndarray]
+Split = Any  # Arrays or a Stream: who reads a split knows which
 
 
 class TfdsDataset(NamedTuple):
@@ -33,6 +34,7 @@ class TfdsDataset(NamedTuple):
     num_train: int  # of TFDS's train split; the rest is our validation
     how_to_get: str  # {prepare} stands for the command of `prepare_data`
     test: str = "test"  # of TFDS's own splits
+    file_name: str | None = None  # TFDS's feature that says which image it is
 
     @property
     def splits(self) -> dict[str, str]:
@@ -48,6 +50,7 @@ def _cifar(num_classes: int, archive: str) -> TfdsDataset:
         num_train=45_000,
         how_to_get="{prepare} (on a machine with a network; without one, "
         f"add --raw_dir=DIR with {archive} in DIR)",
+        file_name="id",
     )
 
 
@@ -68,11 +71,14 @@ TFDS_DATASETS = {
         how_to_get="put ILSVRC2012_img_train.tar and ILSVRC2012_img_val.tar, which image-net.org "
         "gives to registered users, into a directory DIR && {prepare} --raw_dir=DIR",
         test="validation",  # the labels of the official test images are secret
+        file_name="file_name",
     ),
 }
 
-# Those that `load` takes: their images are of one size and fit in memory.
+# Their images are of one size and fit in memory.
 RESIDENT_DATASETS = ("digits", "fashion_mnist", "cifar10", "cifar100")
+
+DATASETS = ("digits", *TFDS_DATASETS)
 
 TRAIN_ON = ("train", "train+validation")
 
@@ -83,17 +89,19 @@ DIGITS_SPLITS = {
 }
 DIGITS_SEED = 0  # not the run's seed: all runs share the three splits
 
+ARRAYS = ("image", "label")  # of a split
+
 
 class Dataset(NamedTuple):
-    """A whole dataset in memory.
+    """A dataset in memory, or one that is read batch by batch.
 
     Each split is `{"image": uint8 [n, height, width, channels], "label": int32 [n]}`, with labels
-    in 0 .. num_classes - 1.
+    in 0 .. num_classes - 1, or a `Stream`.
     """
 
-    train: Arrays
-    validation: Arrays
-    test: Arrays
+    train: Split
+    validation: Split
+    test: Split
     num_classes: int
 
 
@@ -107,33 +115,61 @@ def load(
     data_dir: PathLike | None = None,
     train_on: str = TRAIN_ON[0],
     subset: str | None = None,
+    image_size: int | None = None,
 ) -> Dataset:
-    """Loads a whole dataset into memory, the same examples in the same order every time.
+    """Loads a dataset into memory, or opens ImageNet: the same examples in the same order always.
 
     The first load of a TFDS dataset takes seconds, to decode its images; it keeps a decoded copy
-    beside them where it may write.
+    beside them where it may write. The first load of a subset by class or by file name of ImageNet
+    reads all of it once, and keeps its labels and names.
 
     Args:
       name: "digits" (8x8 grey images, whose values 0 .. 16 are scaled to 0 .. 255),
-        "fashion_mnist", "cifar10" or "cifar100".
+        "fashion_mnist", "cifar10", "cifar100" or "imagenet2012", whose splits are `Stream`s.
       data_dir: where TFDS keeps its datasets. None is TFDS's default: `$TFDS_DATA_DIR`, or else
         `~/tensorflow_datasets`.
       train_on: "train", or "train+validation", when all is chosen: then the train split holds the
         validation split's examples too, and that split none.
-      subset: one of `SUBSETS`, which of the examples to train on are kept; None is all.
+      subset: which of the examples to train on are kept, as `parse_subset` reads it; None is all.
+      image_size: of a side of "imagenet2012"'s images, which differ in theirs; None elsewhere.
 
     Raises:
-      ValueError: `name`, `train_on` or `subset` is not one of these, or the examples to train on
-        are too few for the subset.
+      ValueError: an argument is not one of these, or the subset has what the examples to train on
+        have not.
       DatasetNotFoundError: the dataset is not in `data_dir`, or cannot be used.
       ImportError: scikit-learn (for digits) or TFDS is not installed.
     """
-    if name == "imagenet2012":
-        raise ValueError("The images of 'imagenet2012' differ in size: read it by `data_source`.")
     num_train(name, train_on=train_on, subset=subset)  # too few are told before they are loaded
+    check_image_size(name, image_size)
+    chosen = None if subset is None else parse_subset(subset)
+    if image_size is not None:
+        return _open_streams(name, data_dir, train_on, chosen, image_size)
     dataset = _load_digits() if name == "digits" else _load_tfds(name, data_dir)
     dataset = dataset if train_on == "train" else _with_validation(dataset)
-    return dataset if subset is None else _reduced(dataset, subset)
+    return dataset if chosen is None else _reduced(dataset, chosen, name, data_dir)
+
+
+def check_image_size(name: str, image_size: int | None) -> None:
+    """Raises ValueError unless "imagenet2012" has a size and others have none."""
+    if name in RESIDENT_DATASETS:
+        if image_size is not None:
+            raise ValueError(
+                f"`image_size` must be None for {name!r}, whose images have one, got {image_size}."
+            )
+    elif image_size is None:
+        raise ValueError(f"The images of {name!r} differ in size: set `image_size`, to 224 say.")
+    else:
+        _checks.whole_number("image_size", image_size, minimum=1, maximum=4096)
+
+
+def num_examples(split: Split) -> int:
+    """Of a split in memory or of a stream."""
+    return len(split) if isinstance(split, Stream) else len(split["label"])
+
+
+def image_shape(split: Split) -> tuple[int, ...]:
+    """Height, width and channels, of a split in memory or of a stream."""
+    return split.image_shape if isinstance(split, Stream) else split["image"].shape[1:]
 
 
 def num_train(name: str, *, train_on: str = TRAIN_ON[0], subset: str | None = None) -> int:
@@ -145,13 +181,15 @@ def num_train(name: str, *, train_on: str = TRAIN_ON[0], subset: str | None = No
     Raises:
       ValueError: as in `load`.
     """
-    _checks.one_of("dataset", name, ("digits", *TFDS_DATASETS))
+    _checks.one_of("dataset", name, DATASETS)
     _checks.one_of("train_on", train_on, TRAIN_ON)
     available = _train_sizes(name)[train_on]
     if subset is None:
         return available
-    _checks.one_of("subset", subset, SUBSETS)
-    total = SUBSETS[subset].total
+    chosen = parse_subset(subset)
+    if isinstance(chosen, index_files.Positions):
+        index_files.refuse_outside(chosen, available)
+    total = subset_size(chosen, _num_classes(name))
     if total > available:
         raise ValueError(
             f"`subset` {subset!r} has {total} examples, but {name} has {available} to train on."
@@ -168,16 +206,80 @@ def _train_sizes(name: str) -> dict[str, int]:
     return dict(zip(TRAIN_ON, sizes, strict=True))
 
 
+def _num_classes(name: str) -> int:
+    return 10 if name == "digits" else TFDS_DATASETS[name].num_classes
+
+
 def _load_tfds(name: str, data_dir: PathLike | None) -> Dataset:
     builder = open_prepared(name, data_dir)
     source = TFDS_DATASETS[name]
-    decoded = Path(builder.data_path, "decoded.npz")
-    arrays = _read_decoded(decoded, source.splits.values())
-    if arrays is None:
-        arrays = _decode(name, data_dir, builder)
-        _write_decoded(decoded, arrays)
-    splits = {ours: arrays[tfds_split] for ours, tfds_split in source.splits.items()}
+    # Named by TFDS's slices: of others what is kept would be stale.
+    keys = [f"{tfds_split}/{key}" for tfds_split in source.splits.values() for key in ARRAYS]
+    decode = functools.partial(_decode, name, data_dir, builder)
+    arrays = kept(Path(builder.data_path, "decoded.npz"), keys, decode)
+    splits = {
+        ours: {key: arrays[f"{tfds_split}/{key}"] for key in ARRAYS}
+        for ours, tfds_split in source.splits.items()
+    }
     return Dataset(**splits, num_classes=source.num_classes)
+
+
+def _open_streams(
+    name: str,
+    data_dir: PathLike | None,
+    train_on: str,
+    subset: AnySubset | None,
+    image_size: int,
+) -> Dataset:
+    source = TFDS_DATASETS[name]
+    directory = str(open_prepared(name, data_dir).data_path)
+    stop = _train_sizes(name)[train_on]
+
+    def stream(tfds_split, positions, *, augmented=False):
+        open_examples = functools.partial(_encoded, directory, tfds_split)
+        where = f"{tfds_split} of {directory}"
+        return Stream(where, open_examples, positions, image_size, augmented)
+
+    positions = range(stop) if subset is None else _chosen(name, data_dir, subset, stop)
+    return Dataset(
+        train=stream("train", positions, augmented=True),
+        validation=stream("train", range(stop, source.num_examples["train"])),
+        test=stream(source.test, range(source.num_examples[source.test])),
+        num_classes=source.num_classes,
+    )
+
+
+def _chosen(name: str, data_dir: PathLike | None, subset: AnySubset, available: int) -> np.ndarray:
+    """Positions in TFDS's train split, of which the first `available` ones are trained on."""
+    if isinstance(subset, index_files.Positions):  # spares the reading of all labels
+        return subset.indices
+    known = _known(name, data_dir)
+    labels, num_classes = known["label"][:available], TFDS_DATASETS[name].num_classes
+    return subset_indices(subset, labels, num_classes, names=known["name"])
+
+
+def _known(name: str, data_dir: PathLike | None) -> Arrays:
+    """Label and file name of all of TFDS's train split."""
+    directory = str(open_prepared(name, data_dir).data_path)
+    read = functools.partial(_read_names, name, data_dir, directory)
+    return kept(Path(directory, "names.npz"), ("label", "name"), read)
+
+
+def _read_names(name: str, data_dir: PathLike | None, directory: str) -> Arrays:
+    feature = TFDS_DATASETS[name].file_name
+    try:
+        pairs = [(e["label"], e[feature]) for e in _encoded(directory, "train")]
+    except RuntimeError as error:  # array_record's checksums do not match
+        raise _unusable(name, data_dir, str(error)) from error
+    labels, names = zip(*pairs, strict=True)
+    return {"label": np.array(labels, np.int32), "name": np.array(names)}
+
+
+def _encoded(directory: str, tfds_split: str) -> Any:
+    """Opens a split of a prepared dataset as examples whose images are bytes still."""
+    tfds = _import_optional("tensorflow_datasets")
+    builder = tfds.builder_from_directory(directory)
+    return builder.as_data_source(tfds_split, decoders={"image": tfds.decode.SkipDecoding()})
 
 
 def _with_validation(dataset: Dataset) -> Dataset:
@@ -189,9 +291,13 @@ def _with_validation(dataset: Dataset) -> Dataset:
     return dataset._replace(train=both, validation=none)
 
 
-def _reduced(dataset: Dataset, subset: str) -> Dataset:
-    indices = subset_indices(SUBSETS[subset], dataset.train["label"], dataset.num_classes)
-    return dataset._replace(train={name: array[indices] for name, array in dataset.train.items()})
+def _reduced(dataset: Dataset, subset: AnySubset, name: str, data_dir: PathLike | None) -> Dataset:
+    labels, names = dataset.train["label"], None
+    if isinstance(subset, index_files.Names) and name in TFDS_DATASETS:
+        has_names = TFDS_DATASETS[name].file_name is not None
+        names = _known(name, data_dir)["name"] if has_names else None
+    indices = subset_indices(subset, labels, dataset.num_classes, names=names)
+    return dataset._replace(train={key: array[indices] for key, array in dataset.train.items()})
 
 
 def data_source(
@@ -280,12 +386,13 @@ def _unusable(name: str, data_dir: PathLike | None, flaw: str) -> DatasetNotFoun
     )
 
 
-def _decode(name: str, data_dir: PathLike | None, builder: Any) -> dict[str, Arrays]:
+def _decode(name: str, data_dir: PathLike | None, builder: Any) -> Arrays:
     """Returns the arrays of each of TFDS's slices."""
     try:
         return {
-            tfds_split: _stack(builder.as_data_source(tfds_split))
+            f"{tfds_split}/{key}": array
             for tfds_split in TFDS_DATASETS[name].splits.values()
+            for key, array in _stack(builder.as_data_source(tfds_split)).items()
         }
     except RuntimeError as error:  # array_record's checksums do not match
         raise _unusable(name, data_dir, str(error)) from error
@@ -297,35 +404,6 @@ def _stack(source: Any) -> Arrays:
         "image": np.stack([example["image"] for example in examples]),
         "label": np.array([example["label"] for example in examples], np.int32),
     }
-
-
-def _read_decoded(path: Path, tfds_splits: Iterable[str]) -> dict[str, Arrays] | None:
-    """Returns what `_write_decoded` wrote, or None where it cannot be read for any reason."""
-    try:
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
-            return {
-                tfds_split: {key: arrays[f"{tfds_split}/{key}"] for key in ("image", "label")}
-                for tfds_split in tfds_splits
-            }
-    except (OSError, EOFError, KeyError, ValueError, zipfile.BadZipFile):
-        return None
-
-
-def _write_decoded(path: Path, arrays: dict[str, Arrays]) -> None:
-    """Writes the arrays at once or not at all, named by TFDS's slices: others would be stale."""
-    flat: dict[str, Any] = {
-        f"{tfds_split}/{key}": array
-        for tfds_split, split_arrays in arrays.items()
-        for key, array in split_arrays.items()
-    }
-    temporary = path.with_name(f"{path.name}.{uuid.uuid4().hex}")
-    with contextlib.suppress(OSError):  # a read-only or a full disk: the next load decodes again
-        try:
-            with temporary.open("xb") as file:
-                np.savez(file, **flat)
-            temporary.replace(path)
-        finally:
-            temporary.unlink(missing_ok=True)
 
 
 def _load_digits() -> Dataset:

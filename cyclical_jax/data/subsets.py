@@ -1,13 +1,17 @@
-"""The small datasets of the paper, "4K CIFAR-10" and its kin, as subsets of a training split.
+"""Subsets of a training split: "4K CIFAR-10" and its kin, long tails, or whatever a file lists.
 
 "First" is in the order of the file. The published subsets are in the order of the official files;
 TFDS shuffles once, when it prepares a dataset, so ours are other images, chosen by the same rule.
 """
 
+import difflib
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
+
+from cyclical_jax.data import index_files
+from cyclical_jax.data.index_files import Names, Positions
 
 
 class Subset(NamedTuple):
@@ -15,6 +19,16 @@ class Subset(NamedTuple):
 
     total: int
     ratio: float | None  # as in `linear_quotas`; None: whatever comes first, of any class
+
+
+class LongTailed(NamedTuple):
+    """As in `long_tailed_quotas`."""
+
+    most: int
+    factor: float
+
+
+AnySubset = Subset | LongTailed | Positions | Names
 
 
 # For 10 classes the two imbalanced ones go 490, 470, ... 310 and 580, 540, ... 220, as those of
@@ -28,22 +42,84 @@ SUBSETS = {
 }
 
 
-def subset_indices(subset: Subset, labels: np.ndarray, num_classes: int) -> np.ndarray:
+def parse_subset(text: Any) -> AnySubset:
+    """Reads what says which examples are trained on.
+
+    Args:
+      text: A name of `SUBSETS`; or "long_tailed N F", as in `long_tailed_quotas`; or the path of an
+        index file in .txt or .csv. Such a file holds either whole numbers between commas or white
+        space, positions in the split that is trained on, from 0, as TFDS orders it; or a line an
+        example, whose first word is a file name, and whose second, if any, its label. The folders
+        of a name are ignored; the rest is TFDS's `file_name` of ImageNet, its `id` of CIFAR.
+
+    Raises:
+      ValueError: `text` is none of these, or its file cannot be used.
+    """
+    words = text.split() if isinstance(text, str) else []
+    if words and text in SUBSETS:
+        return SUBSETS[text]
+    if words[:1] == ["long_tailed"]:
+        return _parse_long_tailed(text, words[1:])
+    if words and text.endswith(index_files.SUFFIXES):
+        return index_files.read(text)
+    nearest = difflib.get_close_matches(str(text), SUBSETS, n=1)
+    hint = f" Did you mean {nearest[0]!r}?" if nearest else ""
+    raise ValueError(
+        f"`subset` must be one of {', '.join(map(repr, SUBSETS))}, or 'long_tailed N F', say "
+        "'long_tailed 5000 100', or the path of an index file in .txt or .csv, say "
+        f"'ImageNet_LT_train.txt', got {text!r}.{hint}"
+    )
+
+
+def _parse_long_tailed(text: str, words: Sequence[str]) -> LongTailed:
+    try:
+        most, factor = words
+        parsed = LongTailed(int(most), float(factor))
+    except ValueError:
+        parsed = LongTailed(0, 0)
+    if not 1 <= parsed.factor <= parsed.most:
+        raise ValueError(
+            "`subset` 'long_tailed N F' is of N examples of the first class and F times fewer of "
+            f"the last: a whole number and a number from 1 to N, got {text!r}."
+        )
+    return parsed
+
+
+def subset_size(subset: AnySubset, num_classes: int) -> int:
+    """How many examples there are in a subset of a dataset with that many classes."""
+    match subset:
+        case Subset(total=total):
+            return total
+        case LongTailed(most, factor):
+            return int(long_tailed_quotas(num_classes, most, factor).sum())
+        case _:
+            return len(subset.lines)
+
+
+def subset_indices(
+    subset: AnySubset, labels: np.ndarray, num_classes: int, *, names: np.ndarray | None = None
+) -> np.ndarray:
     """Which examples of a split are in the subset.
 
     Args:
-      subset: One of `SUBSETS`, say.
+      subset: What `parse_subset` returned.
       labels: [n] classes, 0 .. num_classes - 1.
       num_classes: Of the dataset.
+      names: [n or more] bytes, for `Names`: those of the examples, and of what is not trained on.
 
     Returns:
-      [subset.total] indices, in the order of the file.
+      Indices, in the order of the split.
 
     Raises:
-      ValueError: There are fewer examples, or fewer of a class.
+      ValueError: There are fewer examples, or fewer of a class; or a name or a label is wrong.
     """
-    if subset.ratio is not None:
-        return first_per_class(labels, linear_quotas(num_classes, subset.total, subset.ratio))
+    match subset:
+        case Positions() | Names():
+            return index_files.positions(subset, labels, names)
+        case LongTailed(most, factor):
+            return first_per_class(labels, long_tailed_quotas(num_classes, most, factor))
+        case Subset(total, ratio) if ratio is not None:
+            return first_per_class(labels, linear_quotas(num_classes, total, ratio))
     if len(labels) < subset.total:
         raise ValueError(f"there are {len(labels)} examples, but {subset.total} are wanted.")
     return np.arange(subset.total)
@@ -69,6 +145,24 @@ def first_per_class(labels: np.ndarray, quotas: Sequence[int] | np.ndarray) -> n
             raise ValueError(f"class {label} has {len(members)} examples, but {quota} are wanted.")
         firsts.append(members[:quota])
     return np.sort(np.concatenate(firsts))
+
+
+def long_tailed_quotas(num_classes: int, most: int, factor: float) -> np.ndarray:
+    """How many of each class, where they fall by the same ratio from each class to the next.
+
+        n_k = int(most * factor^(-k / (num_classes - 1))),
+
+    `most` of the first class, `factor` times fewer of the last. Of ten classes, 5000 and 100 are
+    5000, 2997, 1796, ... 83, 50.
+
+    Returns:
+      [num_classes] numbers of examples.
+
+    Source: Cui et al. 2019 (arXiv 1901.05555), CIFAR-LT.
+    """
+    position = np.arange(num_classes) / max(1, num_classes - 1)
+    exact = (most * factor**-position).round(9)  # so that a whole number is not rounded down
+    return exact.astype(int)
 
 
 def linear_quotas(num_classes: int, total: int, ratio: float = 1.0) -> np.ndarray:

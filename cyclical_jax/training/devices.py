@@ -10,6 +10,8 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from cyclical_jax.data.batches import Selection, part_of
+
 AXIS = "batch"  # the mapped axis: what BatchNorm, pmean and axis_index refer to
 
 
@@ -77,10 +79,9 @@ class Throttle:
             jax.block_until_ready(self._unfinished.popleft())
 
 
-def own_part(batches: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """This process's part, [..., n / processes], of arrays [..., n] that are equal on all."""
-    number, count = jax.process_index(), jax.process_count()
-    return {name: np.split(array, count, axis=-1)[number] for name, array in batches.items()}
+def own_part(selection: Selection) -> Selection:
+    """This process's part of every batch of a selection that is equal on all."""
+    return part_of(selection, jax.process_index(), jax.process_count())
 
 
 def share(tree: Any, *, axis: int = 0) -> Any:

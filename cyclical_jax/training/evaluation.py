@@ -1,5 +1,6 @@
 """Accuracy, loss and calibration over a split, every example exactly once."""
 
+import contextlib
 import functools
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
@@ -8,13 +9,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from cyclical_jax.data.batches import Selection, in_order, rows
-from cyclical_jax.data.feed import prefetched
-from cyclical_jax.data.sources import Arrays
+from cyclical_jax import data
+from cyclical_jax.data.batches import Select, in_order
+from cyclical_jax.data.sources import Split
 from cyclical_jax.losses import softmax_cross_entropy
 from cyclical_jax.training.assembly import assemble_model
-from cyclical_jax.training.devices import AXIS, Throttle, on_all_devices, own_part
-from cyclical_jax.training.images import as_batch, send_batch
+from cyclical_jax.training.devices import AXIS, Throttle, on_all_devices
+from cyclical_jax.training.images import as_batch, sent_batches
 from cyclical_jax.training.recipe import Structure
 from cyclical_jax.training.state import TrainState, Variables
 
@@ -33,7 +34,14 @@ class Sums(NamedTuple):
     gaps: jax.Array  # [bins of confidence]: rightness less confidence
 
 
-def evaluate(structure: Structure, num_classes: int, state: TrainState, split: Arrays) -> Scores:
+def evaluate(
+    structure: Structure,
+    num_classes: int,
+    state: TrainState,
+    split: Split,
+    *,
+    num_workers: int = 0,
+) -> Scores:
     """Mean cross entropy (temperature 1, no smoothing), accuracy and calibration error of a split.
 
     The calibration error is the expected one of Guo et al., 1706.04599: examples fall by their
@@ -44,25 +52,27 @@ def evaluate(structure: Structure, num_classes: int, state: TrainState, split: A
       structure: Of the run that `state` belongs to.
       num_classes: Number of classes.
       state: Only its variables are read; the moving average of them, where there is one.
-      split: {"image": uint8 [n, height, width, channels], "label": [n]}, on the host.
+      split: {"image": uint8 [n, height, width, channels], "label": [n]}, on the host, or a stream.
+      num_workers: Processes that read a stream.
 
     Returns:
       {"loss", "accuracy", "calibration_error", "num_examples"}.
     """
     batch_sums = _sums_on_all_devices(structure, num_classes)
-    batches = evaluation_batches(len(split["label"]), jax.device_count())
-    selections = map(own_part, batches)
+    select, count = evaluation_batches(data.num_examples(split), jax.device_count())
+    sent = sent_batches(split, select, start=0, stop=count, seed=0, num_workers=num_workers)
     sums, throttle = [], Throttle()
-    for batch in prefetched(functools.partial(send_batch, split), selections):
-        sums.append(batch_sums(state.evaluated, batch))
-        throttle(sums[-1])
+    with contextlib.closing(sent) as batches:
+        for batch in batches:
+            sums.append(batch_sums(state.evaluated, batch))
+            throttle(sums[-1])
     return scores(jax.device_get(sums))
 
 
-def evaluation_batches(num_examples: int, num_devices: int) -> list[Selection]:
-    """Every example once, in batches that `num_devices` can share."""
+def evaluation_batches(num_examples: int, num_devices: int) -> tuple[Select, int]:
+    """Every example once, in batches that `num_devices` can share; and how many these are."""
     batch_size = min(_BATCH_SIZE, -(-num_examples // num_devices)) * num_devices
-    return rows(in_order(num_examples, batch_size))
+    return functools.partial(in_order, num_examples, batch_size), -(-num_examples // batch_size)
 
 
 def make_batch_sums(

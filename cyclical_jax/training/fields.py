@@ -12,7 +12,7 @@ import jax
 import numpy as np
 
 from cyclical_jax import _checks, losses
-from cyclical_jax.data import RESIDENT_DATASETS, SUBSETS, TRAIN_ON
+from cyclical_jax.data import DATASETS, SUBSETS, TRAIN_ON, parse_subset
 from cyclical_jax.models import MODEL_OPTIONS, MODELS
 from cyclical_jax.schedules import MOST_CYCLES, SCALES, SHAPES, Scale, Shape
 from cyclical_jax.training.durations import Duration, parse_duration
@@ -59,7 +59,7 @@ def _one_of(default: str | None, allowed: tuple[str, ...], meaning: str) -> Fiel
     return Field(default, check, " or ".join(allowed), meaning)
 
 
-def _whole(default: int, meaning: str, *, minimum: int, maximum: int = 2**31 - 1) -> Field:
+def _whole(default: int | None, meaning: str, *, minimum: int, maximum: int = 2**31 - 1) -> Field:
     def check(key, value):
         _check_scalar(key, value)
         _checks.whole_number(key, value, minimum=minimum, maximum=maximum)
@@ -101,6 +101,15 @@ def _sizes(default: tuple[int, ...], meaning: str) -> Field:
         return tuple(_whole(1, "", minimum=1).check(key, size) for size in value)
 
     return Field(default, check, "tuple of whole numbers, at least 1", meaning)
+
+
+def _subset(meaning: str) -> Field:
+    def check(key, value):
+        parse_subset(value)
+        return value
+
+    words = f"{' or '.join(SUBSETS)}, or 'long_tailed N F', or the path of an index file"
+    return Field(None, check, words, meaning)
 
 
 def _duration(default: str, meaning: str) -> Field:
@@ -216,12 +225,13 @@ OPTIONS: dict[str, Mapping[str, tuple[str, ...]]] = {
 }
 
 FIELDS: dict[str, Field] = {
-    "dataset": _one_of("digits", RESIDENT_DATASETS, "what is learned"),
+    "dataset": _one_of("digits", DATASETS, "what is learned"),
+    "image_size": _or_none(
+        _whole(None, "of a side, for imagenet2012, whose images have none", minimum=1, maximum=4096)
+    ),
     "data_dir": _or_none(_text(None, "where TFDS keeps its datasets; None is its own default")),
     "train_on": _one_of("train", TRAIN_ON, "with the validation split only when all is chosen"),
-    "subset": _or_none(
-        _one_of(None, tuple(SUBSETS), "of what is trained on; see cyclical_jax/data/subsets.py")
-    ),
+    "subset": _or_none(_subset("of what is trained on; see cyclical_jax/data/subsets.py")),
     "seed": _whole(0, "of initial parameters, order of the examples, all randomness", minimum=0),
     "duration": _duration("40 epochs", "length of training; a step is an optimizer update"),
     "batch_size": _whole(64, "examples a micro step, over all devices", minimum=1),

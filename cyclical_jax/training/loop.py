@@ -1,5 +1,7 @@
 """The loop of a run: calls of compiled programs, of ten seconds or so, and rows of the log."""
 
+import contextlib
+import functools
 import math
 import time
 from collections.abc import Callable, Iterator
@@ -10,13 +12,16 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from cyclical_jax.data.batches import Selection, shuffled
-from cyclical_jax.data.sources import Dataset
+from cyclical_jax import data
+from cyclical_jax.data.batches import Select, Selection, shuffled
+from cyclical_jax.data.sources import Dataset, Split
+from cyclical_jax.data.streams import Stream
 from cyclical_jax.training import assembly
 from cyclical_jax.training.checkpoints import Snapshot
 from cyclical_jax.training.devices import check_equal, place
 from cyclical_jax.training.durations import Timetable
 from cyclical_jax.training.evaluation import Scores, evaluate
+from cyclical_jax.training.images import sent_batches
 from cyclical_jax.training.keeper import Keeper
 from cyclical_jax.training.recipe import Numbers, Recipe, RecipeError, Structure, uneven_batch
 from cyclical_jax.training.state import TrainState, init_state
@@ -40,6 +45,7 @@ def train(
     progress: Callable[[int], None] = lambda micro_step: None,
     start: Snapshot | None = None,
     keeper: Keeper | None = None,
+    num_workers: int = 0,
 ) -> TrainState:
     """Trains a model on all devices of all processes.
 
@@ -55,6 +61,7 @@ def train(
       start: Where a run of the same recipe, dataset and seed was; None is `begin`. On a CPU its end
         is that of a run without a stop, bit for bit.
       keeper: Saves the run as it goes; None does not.
+      num_workers: Processes that read a stream; 0 reads it in this one.
 
     Returns:
       The state after the last update.
@@ -71,24 +78,28 @@ def train(
     check_equal(start.state.params, "the parameters at the start")
     state, totals = place((start.state, start.totals))
     zeros = place(no_totals(state, recipe.numbers))
-    advance = make_advance(way_of(recipe, dataset), structure, timetable, numbers, dataset)
+    select = make_select(structure, data.num_examples(dataset.train), seed)
     timer, done, scores = Timer(start.seconds), int(state.micro_step), None
-    while done < timetable.micro_steps:
-        stop = min(timetable.next_row(done), keeper.next_stop(timetable, done))
-        stop = min(stop, done + timer.micro_steps_a_call)
-        began = time.perf_counter()
-        selection = select(structure, len(dataset.train["label"]), seed=seed, start=done, stop=stop)
-        state, totals = jax.block_until_ready(advance(state, totals, selection))
-        timer.add(keeper.agree(time.perf_counter() - began), selection)
-        done = stop
-        progress(done)
-        check_totals(structure, recipe.numbers, timetable, totals)
-        if done == timetable.next_row(done - 1):
-            scores = _report(recipe, dataset, timetable, done, state, totals, timer, report)
-            totals = zeros
-        else:
-            scores = None
-        keeper.keep(Snapshot(state, totals, timer.seconds), timetable, done, _accuracy(scores))
+    workers = {"seed": seed, "num_workers": num_workers}
+    sent = sent_batches(dataset.train, select, start=done, stop=timetable.micro_steps, **workers)
+    advance = make_advance(way_of(recipe, dataset), structure, timetable, numbers, dataset, sent)
+    with contextlib.closing(sent):
+        while done < timetable.micro_steps:
+            stop = min(timetable.next_row(done), keeper.next_stop(timetable, done))
+            stop = min(stop, done + timer.micro_steps_a_call)
+            began = time.perf_counter()
+            selection = select(start=done, stop=stop)
+            state, totals = jax.block_until_ready(advance(state, totals, selection))
+            timer.add(keeper.agree(time.perf_counter() - began), selection)
+            done, scores = stop, None
+            progress(done)
+            check_totals(structure, recipe.numbers, timetable, totals)
+            if done == timetable.next_row(done - 1):
+                if timetable.validates_at(done):
+                    scores = _validate(recipe, dataset, state, num_workers)
+                _report(recipe, timetable, done, state, totals, timer, scores, report)
+                totals = zeros
+            keeper.keep(Snapshot(state, totals, timer.seconds), timetable, done, _accuracy(scores))
     check_finite("the norm of the parameters", float(_norm(state.params)), int(state.step))
     keeper.finish(Snapshot(state, totals, timer.seconds), _accuracy(scores))
     return state
@@ -111,7 +122,7 @@ def plan(recipe: Recipe, dataset: Dataset, *, num_devices: int | None = None) ->
     """
     problems = list(_misfits(recipe, dataset, num_devices or jax.device_count()))
     try:
-        timetable = recipe.timetable(len(dataset.train["label"]))
+        timetable = recipe.timetable(data.num_examples(dataset.train))
     except RecipeError as error:
         problems.append(str(error))
     if problems:
@@ -124,17 +135,24 @@ def _misfits(recipe: Recipe, dataset: Dataset, num_devices: int) -> Iterator[str
     structure = recipe.structure
     yield from uneven_batch(structure.batch_size, num_devices)
     for name in ("train", "validation", "test"):
-        labels, most = getattr(dataset, name)["label"], dataset.num_classes - 1
-        if len(labels) and (labels.min() < 0 or labels.max() > most):
-            yield (
-                f"{name} labels of {recipe.dataset} must be 0 to {most}, "
-                f"got {labels.min()} to {labels.max()}."
-            )
+        yield from _nameless_labels(recipe.dataset, name, getattr(dataset, name), dataset)
     model = assembly.assemble_model(structure, dataset.num_classes, axis_name=None)
     try:
         jax.eval_shape(lambda: model.init(jax.random.key(0), jnp.zeros(shape_of_images(dataset))))
     except ValueError as error:
         yield f"model: {str(error).replace('`', '')}"
+
+
+def _nameless_labels(source: str, name: str, split: Split, dataset: Dataset) -> Iterator[str]:
+    """Labels in memory that are no class; those of a stream TFDS has checked."""
+    if isinstance(split, Stream) or not len(split["label"]):
+        return
+    lowest, highest = split["label"].min(), split["label"].max()
+    if lowest < 0 or highest >= dataset.num_classes:
+        yield (
+            f"{name} labels of {source} must be 0 to {dataset.num_classes - 1}, "
+            f"got {lowest} to {highest}."
+        )
 
 
 def check_finite(name: str, value: float, step: int) -> None:
@@ -209,18 +227,13 @@ _initial_state = jax.jit(make_initial_state, static_argnums=(0, 1, 2, 3))
 
 def shape_of_images(dataset: Dataset) -> tuple[int, ...]:
     """Of a batch of one, with which a model is initialised."""
-    return (1, *dataset.train["image"].shape[1:])
+    return (1, *data.image_shape(dataset.train))
 
 
-def select(structure: Structure, num_train: int, *, seed: int, start: int, stop: int) -> Selection:
-    """The batches of the micro steps from `start` up to `stop`."""
-    return shuffled(
-        num_train,
-        structure.batch_size,
-        seed=seed,
-        start=start,
-        stop=stop,
-        remainder=structure.remainder,
+def make_select(structure: Structure, num_train: int, seed: int) -> Select:
+    """The function that selects the batches of the micro steps from `start` up to `stop`."""
+    return functools.partial(
+        shuffled, num_train, structure.batch_size, seed=seed, remainder=structure.remainder
     )
 
 
@@ -258,17 +271,21 @@ class Timer:
         self._row_seconds, self._row_examples = 0.0, 0
 
 
-def _report(recipe, dataset, timetable, micro_step, state, totals, timer, report) -> Scores | None:
+def _validate(recipe, dataset, state, num_workers) -> Scores | None:
+    """The scores of the validation split, where there is one."""
+    if not data.num_examples(dataset.validation):
+        return None
+    arguments = recipe.structure, dataset.num_classes, state, dataset.validation
+    return evaluate(*arguments, num_workers=num_workers)
+
+
+def _report(recipe, timetable, micro_step, state, totals, timer, scores, report) -> None:
     """Reports a row, and then raises what is wrong with it, so that the row is not lost."""
-    structure, scores = recipe.structure, None
-    if timetable.validates_at(micro_step) and len(dataset.validation["label"]):
-        scores = evaluate(structure, dataset.num_classes, state, dataset.validation)
     counts = jax.device_get((state.step, state.skipped))
-    row = make_row(structure, timetable, micro_step, counts, jax.device_get(totals), scores)
+    row = make_row(recipe.structure, timetable, micro_step, counts, jax.device_get(totals), scores)
     time = {"images_per_second": timer.images_per_second(), "seconds": timer.seconds}
     report(row | time)
     check_row(timetable, micro_step, row, scores)
-    return scores
 
 
 def _accuracy(scores: Scores | None) -> float | None:

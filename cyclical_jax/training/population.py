@@ -123,7 +123,8 @@ class Population:
     def evaluate(self, states: TrainState, split: str) -> list[Scores]:
         """The scores of each member on a split, as of `evaluation.evaluate` on one device."""
         sums, throttle = [], Throttle()
-        for selection in evaluation_batches(len(getattr(self._dataset, split)["label"]), 1):
+        select, count = evaluation_batches(len(getattr(self._dataset, split)["label"]), 1)
+        for selection in rows(select(start=0, stop=count)):
             inputs = self._split(split), selection
             sums.append(self._programs.batch_sums(states.evaluated, inputs))
             throttle(sums[-1])
@@ -157,7 +158,7 @@ class Population:
 
     def _select(self, seed: int, start: int, stop: int) -> Selection:
         num_train = len(self._dataset.train["label"])
-        return loop.select(self._structure, num_train, seed=seed, start=start, stop=stop)
+        return loop.make_select(self._structure, num_train, seed)(start=start, stop=stop)
 
     def _at_once(self, states, totals, inputs, selections):
         capacity = min(self.timetable.longest_interval, MOST_MICRO_STEPS)

@@ -15,7 +15,8 @@ from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict
 
-from cyclical_jax.data import num_train
+from cyclical_jax import data
+from cyclical_jax.data import RESIDENT_DATASETS, check_image_size, num_train
 from cyclical_jax.losses import warn_above_ceiling
 from cyclical_jax.schedules import Scale, Shape
 from cyclical_jax.training.durations import Duration, Timetable
@@ -71,6 +72,7 @@ class Recipe:
     data_dir: str | None
     train_on: str
     subset: str | None
+    image_size: int | None
     seed: int
     duration: Duration
     log_every: Duration
@@ -103,6 +105,21 @@ class Recipe:
         timetable = Timetable(length, structure.accumulate, size, *intervals)
         _check_length(structure.num_cycles, timetable, num_train)
         return timetable
+
+
+def load_dataset(recipe: Recipe) -> data.Dataset:
+    """The dataset of a recipe.
+
+    Raises:
+      DatasetNotFoundError, ImportError: As in `data.load`.
+    """
+    return data.load(
+        recipe.dataset,
+        data_dir=recipe.data_dir,
+        train_on=recipe.train_on,
+        subset=recipe.subset,
+        image_size=recipe.image_size,
+    )
 
 
 def cyclical(
@@ -249,6 +266,8 @@ def _contradictions(checked, num_devices: int) -> Iterator[str]:
         yield "remainder must be 'drop' where accumulate is above 1: a part would weigh as a whole."
     if {"dataset", "train_on", "subset"} <= checked.keys():
         yield from _unfilled_subset(checked["dataset"], checked["train_on"], checked["subset"])
+    if {"dataset", "image_size", "loop"} <= checked.keys():
+        yield from _unstreamed(checked["dataset"], checked["image_size"], checked["loop"])
     yield from _unread(checked)
 
 
@@ -263,6 +282,16 @@ def _unfilled_subset(dataset: str, train_on: str, subset: str | None) -> Iterato
         num_train(dataset, train_on=train_on, subset=subset)
     except ValueError as error:
         yield str(error).replace("`", "")
+
+
+def _unstreamed(dataset: str, image_size: int | None, loop: str | None) -> Iterator[str]:
+    """What a dataset that does not fit in memory needs, and others do not take."""
+    try:
+        check_image_size(dataset, image_size)
+    except ValueError as error:
+        yield str(error).replace("`", "")
+    if dataset not in RESIDENT_DATASETS and loop not in (None, "streamed"):
+        yield f"loop must be None or 'streamed' for {dataset!r}, got {loop!r}."
 
 
 def _unread(checked) -> Iterator[str]:

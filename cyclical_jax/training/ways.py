@@ -7,8 +7,9 @@
 """
 
 import functools
+import itertools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import jax
@@ -17,6 +18,7 @@ import numpy as np
 from cyclical_jax.data.batches import Selection, rows
 from cyclical_jax.data.feed import prefetched
 from cyclical_jax.data.sources import Arrays, Dataset
+from cyclical_jax.data.streams import Stream
 from cyclical_jax.models import CONVOLUTIONAL
 from cyclical_jax.training import assembly
 from cyclical_jax.training.devices import (
@@ -29,7 +31,7 @@ from cyclical_jax.training.devices import (
     split_over_devices,
 )
 from cyclical_jax.training.durations import Timetable
-from cyclical_jax.training.images import as_batch, send_batch, take_batch
+from cyclical_jax.training.images import as_batch, take_batch
 from cyclical_jax.training.recipe import Numbers, Recipe, Structure
 from cyclical_jax.training.state import TrainState
 from cyclical_jax.training.totals import Totals, add
@@ -44,6 +46,8 @@ def way_of(recipe: Recipe, dataset: Dataset) -> str:
     """The recipe's own way, or the fastest that works."""
     if recipe.loop:
         return recipe.loop
+    if isinstance(dataset.train, Stream):
+        return "streamed"
     if recipe.structure.model in CONVOLUTIONAL and jax.default_backend() == "cpu":
         return "stepwise"
     memory = jax.local_devices()[0].memory_stats() or {}  # a CPU has none
@@ -52,15 +56,20 @@ def way_of(recipe: Recipe, dataset: Dataset) -> str:
 
 
 def make_advance(
-    way: str, structure: Structure, timetable: Timetable, numbers: Numbers, dataset: Dataset
+    way: str,
+    structure: Structure,
+    timetable: Timetable,
+    numbers: Numbers,
+    dataset: Dataset,
+    sent: Iterator[Any],
 ) -> Advance:
-    """The function that trains on the batches it is given."""
+    """The function that trains on the batches it is given, which `sent` has for "streamed"."""
     program = compiled(way, structure, timetable.lengths, dataset.num_classes)
     if way == "resident":
         return _resident(program, timetable, numbers, place(dataset.train))
     if way == "stepwise":
-        return _one_by_one(program, share, (numbers, place(dataset.train)))
-    return _one_by_one(program, functools.partial(send_batch, dataset.train), (numbers,))
+        return _one_by_one(program, _send, (numbers, place(dataset.train)))
+    return _one_by_one(program, lambda selection: _next(sent, selection), (numbers,))
 
 
 @functools.lru_cache(maxsize=32)
@@ -127,12 +136,23 @@ def fill(selection: Selection, capacity: int) -> Selection:
     return {name: np.pad(array, padding) for name, array in selection.items()}
 
 
-def _one_by_one(program, make_batch: Callable[[Arrays], Any], shared: tuple) -> Advance:
-    """A call for each row of a selection, on `shared` and on what `make_batch` makes of the row."""
+def _send(selection: Selection) -> Iterator[Any]:
+    return prefetched(share, rows(own_part(selection)))
+
+
+def _next(sent: Iterator[Any], selection: Selection) -> Iterator[Any]:
+    """As many of what is sent as the selection has batches."""
+    return itertools.islice(sent, len(selection["index"]))
+
+
+def _one_by_one(
+    program, make_batches: Callable[[Selection], Iterable[Any]], shared: tuple
+) -> Advance:
+    """A call for each of the batches that `make_batches` makes of a selection, and on `shared`."""
 
     def advance(state, totals, selection):
         throttle = Throttle()
-        for batch in prefetched(make_batch, rows(own_part(selection))):
+        for batch in make_batches(selection):
             state, totals = program(state, (totals, *shared, batch))
             throttle(totals)
         return state, totals

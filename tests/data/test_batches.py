@@ -1,9 +1,11 @@
 """Every epoch is a permutation of its own, and any cut of the batches is the same sequence."""
 
+import functools
+
 import numpy as np
 import pytest
 
-from cyclical_jax.data.batches import in_order, shuffled
+from cyclical_jax.data.batches import in_order, part_of, select_part, shuffled
 
 
 def batches(num_examples, batch_size, start, stop, *, seed=5, remainder="drop"):
@@ -90,3 +92,24 @@ def test_in_order_has_every_example_once_in_order(num_examples, batch_size, shap
 def test_no_batches_are_an_empty_selection(start):
     selection = shuffled(10, 3, seed=0, start=start, stop=start, remainder="drop")
     assert selection["index"].shape == (0, 3)
+
+
+@pytest.mark.parametrize("start, stop", [(0, 1), (1, 3), (2, 9), (0, None)])
+def test_some_batches_in_order_are_a_window_of_all(start, stop):
+    whole = in_order(11, 4)
+    for name, array in in_order(11, 4, start=start, stop=stop).items():
+        np.testing.assert_array_equal(array, whole[name][start:stop])
+
+
+def test_parts_of_a_batch_make_the_whole():
+    select = functools.partial(shuffled, 23, 6, seed=1, remainder="pad")
+    whole = select(start=2, stop=7)
+    parts = [select_part(select, number, 3, start=2, stop=7) for number in range(3)]
+    for name, array in whole.items():
+        assert [part[name].shape for part in parts] == [(5, 2)] * 3
+        np.testing.assert_array_equal(np.concatenate([part[name] for part in parts], 1), array)
+
+
+def test_unequal_parts_are_refused():
+    with pytest.raises(ValueError):
+        part_of(in_order(8, 4), 0, 3)

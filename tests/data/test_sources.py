@@ -1,9 +1,12 @@
+import functools
 import hashlib
+import io
 import os
 import re
 import shutil
 import subprocess
 import sys
+import tarfile
 import time
 
 import numpy as np
@@ -13,8 +16,9 @@ import sklearn.datasets
 import tensorflow_datasets as tfds
 from tensorflow_datasets.image_classification import cifar
 
-from cyclical_jax.data import sources
-from cyclical_jax.data.subsets import Subset
+from cyclical_jax.data import prepare, sources, subsets
+from cyclical_jax.data.batches import in_order
+from cyclical_jax.data.subsets import SUBSETS, Subset
 
 TRAIN_SIZE, TEST_SIZE = 11, 5
 
@@ -190,7 +194,7 @@ class TestLoad:
 
     def test_second_load_decodes_nothing(self, data_dir, monkeypatch):
         first = sources.load("cifar10", data_dir=data_dir)
-        monkeypatch.setattr(sources, "_decode", None)
+        monkeypatch.setattr(sources, "_decode", pytest.fail)
         second = sources.load("cifar10", data_dir=str(data_dir))
         for a, b in zip(first[:3], second[:3], strict=True):
             np.testing.assert_array_equal(a["image"], b["image"])
@@ -265,7 +269,7 @@ class TestSubset:
     def tiny_subsets(self, monkeypatch):
         subsets = {"4k": Subset(7, None), "4k_6_2": Subset(10, 1.0), "first_4k": Subset(11, None)}
         for name, subset in subsets.items():
-            monkeypatch.setitem(sources.SUBSETS, name, subset)
+            monkeypatch.setitem(SUBSETS, name, subset)
 
     def test_is_of_the_train_split_alone(self, data_dir):
         whole = sources.load("cifar10", data_dir=data_dir)
@@ -366,6 +370,212 @@ class TestDataSource:
             sources.data_source("digits", "train")
 
 
+NUM_TRAIN, NUM_VALIDATION, IMAGE_SIZE = 12, 3, 32
+CLASSES = ("n01440764", "n01443537", "n15075141")  # the first, the second and the last
+LABELS = (0, 1, 999)
+PHOTO = PIL.Image.fromarray(sklearn.datasets.load_sample_images().images[0])
+
+
+def photograph(number):
+    buffer = io.BytesIO()
+    PHOTO.crop((9 * number, 0, 9 * number + 120, 90)).save(buffer, "JPEG")
+    return buffer.getvalue()
+
+
+def as_tar(files):
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w") as archive:
+        for name, content in files.items():
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            archive.addfile(member, io.BytesIO(content))
+    return buffer.getvalue()
+
+
+def tiny_imagenet(monkeypatch):
+    tiny = sources.TFDS_DATASETS["imagenet2012"]._replace(
+        num_examples={"train": NUM_TRAIN, "validation": NUM_VALIDATION}, num_train=10
+    )
+    monkeypatch.setitem(sources.TFDS_DATASETS, "imagenet2012", tiny)
+
+
+@pytest.fixture(scope="module")
+def pristine_imagenet(tmp_path_factory):
+    """Our own builder's, of archives like the official ones: 6 + 3 + 3 images of three classes."""
+    raw_dir, data_dir = (tmp_path_factory.mktemp(name) for name in ("raw", "imagenet"))
+    numbers = {"n01440764": range(6), "n01443537": range(6, 9), "n15075141": range(9, 12)}
+    folders = {
+        f"{name}.tar": as_tar({f"{name}_{n}.JPEG": photograph(n) for n in numbers[name]})
+        for name in CLASSES
+    }
+    (raw_dir / "ILSVRC2012_img_train.tar").write_bytes(as_tar(folders))
+    names = [f"ILSVRC2012_val_{number:08d}.JPEG" for number in (1, 2, 3)]
+    validation = {name: photograph(20 + place) for place, name in enumerate(names)}
+    (raw_dir / "ILSVRC2012_img_val.tar").write_bytes(as_tar(validation))
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        tiny_imagenet(monkeypatch)
+        prepare.prepare("imagenet2012", data_dir=data_dir, raw_dir=raw_dir)
+    return data_dir
+
+
+class TestImagenet:
+    """Streams, and what of them is trained on."""
+
+    @pytest.fixture
+    def data_dir(self, pristine_imagenet, tmp_path, monkeypatch):
+        tiny_imagenet(monkeypatch)
+        return shutil.copytree(pristine_imagenet, tmp_path / "tfds")
+
+    @pytest.fixture
+    def load(self, data_dir):
+        return functools.partial(
+            sources.load, "imagenet2012", data_dir=data_dir, image_size=IMAGE_SIZE
+        )
+
+    @pytest.fixture
+    def known(self, data_dir):
+        """(file name, label) in the order of TFDS's train split, by TFDS alone."""
+        source = tfds.data_source("imagenet2012", split="train", data_dir=data_dir, download=False)
+        return [(example["file_name"].decode(), example["label"]) for example in source]
+
+    def labels(self, split, num_workers=0):
+        select = functools.partial(in_order, len(split), 4)
+        count = -(-len(split) // 4)
+        found = split.batches(select, start=0, stop=count, seed=0, num_workers=num_workers)
+        return [
+            int(label)
+            for batch in found
+            for label, mask in zip(batch["label"], batch["mask"], strict=True)
+            if mask
+        ]
+
+    @pytest.mark.parametrize("num_workers", [0, 2])
+    def test_the_splits_are_slices_of_tfds(self, load, known, num_workers):
+        dataset = load()
+        expected = [label for _, label in known]
+        assert sorted(expected) == [0] * 6 + [1] * 3 + [999] * 3 and expected != sorted(expected)
+        assert self.labels(dataset.train, num_workers) == expected[:10]
+        assert self.labels(dataset.validation, num_workers) == expected[10:]
+        assert len(self.labels(dataset.test, num_workers)) == NUM_VALIDATION
+        assert dataset.num_classes == 1000
+
+    def test_images_are_those_of_the_files(self, load, data_dir):
+        source = sources.data_source("imagenet2012", "test", data_dir=data_dir)
+        select = functools.partial(in_order, 3, 3)
+        (batch,) = load().test.batches(select, start=0, stop=1, seed=0, num_workers=0)
+        for image, example in zip(batch["image"], source, strict=True):
+            side = 90 * 7 / 8
+            box = (60 - side / 2, 45 - side / 2, 60 + side / 2, 45 + side / 2)
+            expected = PIL.Image.fromarray(example["image"]).resize(
+                (IMAGE_SIZE, IMAGE_SIZE), PIL.Image.Resampling.BILINEAR, box=box
+            )
+            assert np.abs(image.astype(int) - np.asarray(expected).astype(int)).mean() < 6
+
+    def test_only_what_is_trained_on_is_augmented(self, load):
+        assert [split.augmented for split in load()[:3]] == [True, False, False]
+
+    def test_size_and_shape_are_known_without_reading(self, load):
+        dataset = load(train_on="train+validation")
+        assert [sources.num_examples(split) for split in dataset[:3]] == [12, 0, 3]
+        assert sources.image_shape(dataset.train) == (IMAGE_SIZE, IMAGE_SIZE, 3)
+
+    def test_a_long_tail_is_of_the_first_of_each_class(self, load, known, monkeypatch):
+        monkeypatch.setattr(
+            subsets, "long_tailed_quotas", lambda *_: np.array([3, 2] + [0] * 997 + [1])
+        )
+        firsts, left = [], {0: 3, 1: 2, 999: 1}
+        for position, (_, label) in enumerate(known[:10]):
+            if left[label]:
+                left[label] -= 1
+                firsts.append(position)
+        assert list(load(subset="long_tailed 3 3").train.positions) == firsts
+
+    def test_positions_need_no_labels(self, load, data_dir, tmp_path):
+        file = tmp_path / "some.txt"
+        file.write_text("8 2\n5\n")
+        assert list(load(subset=str(file)).train.positions) == [2, 5, 8]
+        assert not (data_dir / "imagenet2012" / "5.1.0" / "names.npz").exists()
+
+    def test_names_and_labels_are_looked_up(self, load, known, tmp_path, monkeypatch):
+        wanted = [known[position] for position in (7, 0, 3)]
+        file = tmp_path / "ImageNet_LT_train.txt"
+        file.write_text("".join(f"train/{name[:9]}/{name} {label}\n" for name, label in wanted))
+        assert list(load(subset=str(file)).train.positions) == [0, 3, 7]
+        monkeypatch.setattr(sources, "_read_names", pytest.fail)  # they are kept
+        assert list(load(subset=str(file)).train.positions) == [0, 3, 7]
+
+    def test_what_is_kept_for_validation_is_not_trained_on(self, load, known, tmp_path):
+        file = tmp_path / "some.txt"
+        file.write_text(f"{known[0][0]}\n{known[11][0]}\n")
+        with pytest.raises(ValueError, match=f"line 2: '{known[11][0]}' is in the validation spl"):
+            load(subset=str(file))
+        assert list(load(subset=str(file), train_on="train+validation").train.positions) == [0, 11]
+
+    def test_another_label_is_refused(self, load, known, tmp_path):
+        name, label = known[4]
+        file = tmp_path / "some.txt"
+        file.write_text(f"{name} {label + 1}")
+        with pytest.raises(
+            ValueError, match=f"line 1: '{name}' has label {label}, not {label + 1}"
+        ):
+            load(subset=str(file))
+
+    @pytest.mark.parametrize("spoil", [b"", b"PK\x03\x04 and no more"])
+    def test_damaged_names_are_read_anew(self, load, known, data_dir, tmp_path, spoil):
+        (data_dir / "imagenet2012" / "5.1.0" / "names.npz").write_bytes(spoil)
+        file = tmp_path / "some.txt"
+        file.write_text(known[6][0])
+        assert list(load(subset=str(file)).train.positions) == [6]
+
+    def test_a_wrong_byte_is_told_with_the_example(self, load, data_dir):
+        file = next((data_dir / "imagenet2012" / "5.1.0").glob("*train.array_record-*"))
+        damage(file, file.stat().st_size // 2)
+        with pytest.raises(RuntimeError, match=r"example \d+ of train of .*cannot be read"):
+            self.labels(load().train)
+
+    @pytest.mark.parametrize("image_size", [0, 4097, 2.5, "224"])
+    def test_a_size_that_cannot_be(self, image_size):
+        with pytest.raises(ValueError, match=f"`image_size` must be .*{image_size}"):
+            sources.load("imagenet2012", image_size=image_size)
+
+    def test_a_size_where_images_have_one(self):
+        with pytest.raises(ValueError, match="must be None for 'cifar10', .* got 224"):
+            sources.load("cifar10", image_size=224)
+
+
+class TestIndexFiles:
+    """Of a dataset in memory."""
+
+    def test_positions(self, data_dir, tmp_path):
+        whole = sources.load("cifar10", data_dir=data_dir)
+        (tmp_path / "some.csv").write_text("6,1,3")
+        some = sources.load("cifar10", data_dir=data_dir, subset=str(tmp_path / "some.csv"))
+        np.testing.assert_array_equal(some.train["image"], whole.train["image"][[1, 3, 6]])
+        np.testing.assert_array_equal(some.test["image"], whole.test["image"])
+
+    def test_names_are_the_ids_of_cifar(self, data_dir, tmp_path):
+        source = sources.data_source("cifar10", "train", data_dir=data_dir)
+        wanted = [source[position] for position in (5, 2)]
+        lines = [f"{example['id'].decode()} {example['label']}" for example in wanted]
+        (tmp_path / "some.txt").write_text("\n".join(lines))
+        some = sources.load("cifar10", data_dir=data_dir, subset=str(tmp_path / "some.txt"))
+        for image, example in zip(some.train["image"], wanted[::-1], strict=True):
+            np.testing.assert_array_equal(image, example["image"])
+
+    @pytest.mark.parametrize("name", ["digits", "fashion_mnist"])
+    def test_others_have_no_names(self, name, tmp_path, monkeypatch):
+        empty = sources.Dataset(*[{"image": np.zeros((9, 1)), "label": np.zeros(9)}] * 3, 10)
+        monkeypatch.setattr(sources, "_load_tfds", lambda *_: empty)
+        (tmp_path / "some.txt").write_text("a.png")
+        with pytest.raises(ValueError, match="lists file names, but this dataset has none"):
+            sources.load(name, subset=str(tmp_path / "some.txt"))
+
+    def test_a_position_outside_is_told_before_anything_is_loaded(self, tmp_path):
+        (tmp_path / "some.txt").write_text("7\n45000\n")
+        with pytest.raises(ValueError, match="line 2: 45000 is not a position of the 45000 examp"):
+            sources.load("cifar10", data_dir=tmp_path, subset=str(tmp_path / "some.txt"))
+
+
 class TestNames:
     @pytest.mark.parametrize(
         "read", [sources.load, lambda name: sources.data_source(name, "train")]
@@ -384,7 +594,9 @@ class TestNames:
             sources.load("svhn")
 
     def test_imagenet_does_not_fit(self):
-        with pytest.raises(ValueError, match="'imagenet2012' differ in size.*`data_source`"):
+        with pytest.raises(
+            ValueError, match="'imagenet2012' differ in size: set `image_size`, to 224 say"
+        ):
             sources.load("imagenet2012")
 
     @pytest.mark.parametrize(

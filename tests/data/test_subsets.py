@@ -7,12 +7,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from cyclical_jax.data.index_files import Names, Positions
 from cyclical_jax.data.subsets import (
     SUBSETS,
+    LongTailed,
     Subset,
     first_per_class,
     linear_quotas,
+    long_tailed_quotas,
+    parse_subset,
     subset_indices,
+    subset_size,
 )
 
 LABELS = np.array([2, 0, 1, 1, 2, 0, 0, 1, 2, 2, 0], np.int32)
@@ -108,6 +113,96 @@ def test_quotas_are_the_largest_remainders_of_the_rule(num_classes, total, ratio
 
 def test_what_does_not_divide_goes_to_the_first():
     assert linear_quotas(7, 4000).tolist() == [572] * 3 + [571] * 4
+
+
+@pytest.mark.parametrize(
+    "num_classes, most, totals",
+    [
+        (10, 5000, {10: 20431, 50: 13996, 100: 12406, 200: 11203}),
+        (100, 500, {10: 19573, 50: 12608, 100: 10847, 200: 9502}),
+    ],
+)
+def test_long_tails_have_the_sizes_of_the_published_ones(num_classes, most, totals):
+    for factor, total in totals.items():
+        quotas = long_tailed_quotas(num_classes, most, factor)
+        assert quotas.sum() == total and quotas[0] == most and quotas[-1] == most // factor
+        assert subset_size(LongTailed(most, factor), num_classes) == total
+
+
+def test_a_long_tail_class_by_class():
+    published = [5000, 2997, 1796, 1077, 645, 387, 232, 139, 83, 50]
+    assert long_tailed_quotas(10, 5000, 100).tolist() == published
+    assert long_tailed_quotas(4, 9, 1).tolist() == [9] * 4
+    assert long_tailed_quotas(1, 9, 3).tolist() == [9]
+
+
+@pytest.mark.parametrize("most", [3, 5, 490, 1280])
+def test_the_last_class_of_a_long_tail_is_not_rounded_down_from_a_whole_number(most):
+    for factor in range(1, most + 1):
+        if most % factor == 0:
+            assert long_tailed_quotas(7, most, factor)[-1] == most // factor
+
+
+def test_a_long_tail_takes_the_first_of_each_class():
+    labels = np.array([1, 0, 2, 0, 2, 1, 0, 0, 1, 0])
+    indices = subset_indices(LongTailed(4, 4), labels, 3)
+    assert indices.tolist() == [0, 1, 2, 3, 5, 6, 7]
+
+
+# ---- from what a config says
+
+
+@pytest.mark.parametrize("name", SUBSETS)
+def test_a_name_is_one_of_the_table(name):
+    assert parse_subset(name) is SUBSETS[name]
+
+
+@pytest.mark.parametrize(
+    "text, subset",
+    [("long_tailed 5000 100", LongTailed(5000, 100)), (" long_tailed 50 2.5", LongTailed(50, 2.5))],
+)
+def test_a_long_tail_is_read(text, subset):
+    assert parse_subset(text) == subset
+
+
+@pytest.mark.parametrize(
+    "words",
+    ["", " 5000", " 5000 100 2", " x 100", " 5e3 10", " 50 y", " 50 0.9", " 50 51", " 50 nan"],
+)
+def test_a_wrong_long_tail_is_one_line(words):
+    text = f"long_tailed{words}"
+    with pytest.raises(ValueError) as error:
+        parse_subset(text)
+    assert str(error.value) == (
+        "`subset` 'long_tailed N F' is of N examples of the first class and F times fewer of the "
+        f"last: a whole number and a number from 1 to N, got {text!r}."
+    )
+
+
+@pytest.mark.parametrize("suffix", ["txt", "csv"])
+def test_a_path_is_read(tmp_path, suffix):
+    positions, names = tmp_path / f"p.{suffix}", tmp_path / f"n o.{suffix}"
+    positions.write_text("5 3 1")
+    names.write_text("a\nb\n")
+    assert isinstance(parse_subset(str(positions)), Positions)
+    assert isinstance(parse_subset(str(names)), Names)
+    assert subset_size(parse_subset(str(positions)), 10) == 3
+    assert subset_size(parse_subset(str(names)), 10) == 2
+    found = subset_indices(parse_subset(str(names)), LABELS, 3, names=np.array([b"b", b"x", b"a"]))
+    assert found.tolist() == [0, 2]
+
+
+@pytest.mark.parametrize("wrong", ["4k_62", "5k", "", " ", 4000, None, ["4k"], "subset.npy"])
+def test_anything_else_is_told_the_three_forms(wrong):
+    with pytest.raises(ValueError) as error:
+        parse_subset(wrong)
+    hint = " Did you mean '4k_6_2'?" if wrong == "4k_62" else ""
+    assert str(error.value).startswith(
+        "`subset` must be one of '4k', '4k_5_3', '4k_6_2', 'first_4k', or 'long_tailed N F', say "
+        "'long_tailed 5000 100', or the path of an index file in .txt or .csv, say "
+        f"'ImageNet_LT_train.txt', got {wrong!r}."
+    )
+    assert hint in str(error.value)
 
 
 # ---- the table

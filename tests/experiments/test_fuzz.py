@@ -40,6 +40,8 @@ NUMBERS = st.one_of(
 DURATIONS = st.sampled_from(["1 step", "4 steps", "1.2 epochs", "33 examples", "1 epoch"])
 WORDS = {
     "dataset": ["digits", "cifar10"],
+    "image_size": [None],
+    "subset": [None, "4k", "long_tailed 30 3"],
     "data_dir": [None, "/there"],
     "seed": [0, 1e4, 2**31 - 1],
     "batch_size": [8, 8.0, 16, 64],

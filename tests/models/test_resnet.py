@@ -7,7 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cyclical_jax.models import make_model
+from cyclical_jax.losses import softmax_cross_entropy
+from cyclical_jax.models import CONVOLUTIONAL, MODEL_OPTIONS, make_model
+from cyclical_jax.models.resnet import RESNETS, ConvNorm
 from cyclical_jax.models.tresnet import blur_pool, space_to_depth
 
 
@@ -54,9 +56,9 @@ def test_a_bfloat16_network_is_near_the_float32_one_and_its_logits_are_float32(n
     model, (params, state) = variables_of(name, size)
     params, state = random_like(params, 0), random_like(state, 1)
     images = np.random.default_rng(2).normal(size=(2, size, size, 3)).astype("f4")
-    exact, _ = model.apply(params, state, images, train=False)
+    exact = jax.jit(lambda x: model.apply(params, state, x, train=False)[0])(images)
     rounding = make_model(name, num_classes=10, axis_name=None, dtype="bfloat16")
-    rounded, _ = rounding.apply(params, state, images, train=False)
+    rounded = jax.jit(lambda x: rounding.apply(params, state, x, train=False)[0])(images)
     assert rounded.dtype == exact.dtype == jnp.float32
     np.testing.assert_allclose(rounded, exact, atol=0.1 * np.abs(exact).max())
     assert np.abs(rounded - exact).max() > 0
@@ -73,8 +75,10 @@ def test_batchnorm_sees_the_batch_of_all_devices():
     def on_part(part):
         return model.apply(params, state, part, train=True)
 
-    logits, new_state = jax.vmap(on_part, axis_name="batch")(images.reshape(2, 2, 8, 8, 3))
-    expected, expected_state = single.apply(params, state, images, train=True)
+    on_parts = jax.jit(jax.vmap(on_part, axis_name="batch"))
+    logits, new_state = on_parts(images.reshape(2, 2, 8, 8, 3))
+    on_whole = jax.jit(lambda whole: single.apply(params, state, whole, train=True))
+    expected, expected_state = on_whole(images)
     np.testing.assert_allclose(logits.reshape(4, 3), expected, rtol=2e-4, atol=2e-4)
     for leaf, of_all in zip(
         jax.tree.leaves(new_state), jax.tree.leaves(expected_state), strict=True
@@ -82,22 +86,74 @@ def test_batchnorm_sees_the_batch_of_all_devices():
         np.testing.assert_allclose(leaf[1], of_all, rtol=1e-3, atol=1e-4)
 
 
-def test_at_the_start_each_block_adds_nothing_to_its_shortcut():
-    model = make_model("resnet20_cifar", num_classes=2, axis_name=None)
-    params, _ = model.init(jax.random.key(0), jnp.zeros((1, 8, 8, 3)))
-    scales = [params[f"ConvNorm_{number}"]["BatchNorm_0"]["scale"] for number in range(19)]
-    is_zero = [not scale.any() for scale in scales]
-    assert is_zero == [False, *[False, True] * 9]
+@pytest.fixture(scope="module")
+def fresh():
+    """resnet20_cifar as it starts, for 3 classes."""
+    model = make_model("resnet20_cifar", num_classes=3, axis_name=None)
+    return model, *jax.jit(model.init)(jax.random.key(0), jnp.zeros((1, 8, 8, 3)))
+
+
+def test_at_the_start_each_block_is_its_parameter_free_shortcut(fresh):
+    """So the features are every fourth pixel of the stem's 16 channels, among zeros."""
+    model, params, state = fresh
+    images = np.random.default_rng(0).normal(size=(2, 8, 8, 3)).astype("f4")
+    of_stem = {"params": params["ConvNorm_0"], "batch_stats": state["batch_stats"]["ConvNorm_0"]}
+    stem = jax.nn.relu(ConvNorm(16, 3).apply(of_stem, images, train=False))
+    features = np.zeros((2, 64), "f4")
+    features[:, 24:40] = stem[:, ::4, ::4].mean((1, 2))
+    logits, _ = jax.jit(lambda x: model.apply(params, state, x, train=False))(images)
+    expected = features @ params["Dense_0"]["kernel"]
+    np.testing.assert_allclose(logits, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_sgd_learns_a_batch(fresh):
+    model, params, state = fresh
+    images = np.random.default_rng(0).normal(size=(6, 8, 8, 3)).astype("f4")
+    labels = np.arange(6) % 3
+
+    @jax.jit
+    def step(params, state):
+        def loss(params):
+            logits, new_state = model.apply(params, state, images, train=True)
+            return softmax_cross_entropy(logits, labels).mean(), new_state
+
+        (value, state), gradient = jax.value_and_grad(loss, has_aux=True)(params)
+        return jax.tree.map(lambda p, g: p - 0.1 * g, params, gradient), state, value, gradient
+
+    losses = []
+    for _ in range(40):
+        params, state, value, gradient = step(params, state)
+        losses.append(float(value))
+    assert losses[-1] < 0.3 * losses[0]
+    for path, leaf in jax.tree_util.tree_leaves_with_path(gradient):
+        assert jnp.isfinite(leaf).all() and leaf.any(), path
 
 
 # ---- parts
 
 
+def test_convolutions_start_he_normal_by_what_leaves_them_and_the_averages_move_by_a_tenth():
+    x = np.random.default_rng(0).normal(size=(4, 6, 5, 8)).astype("f4") + 1
+    layer = ConvNorm(64, 3)
+    variables = layer.init(jax.random.key(0), x, train=False)
+    kernel = variables["params"]["Conv_0"]["kernel"]
+    np.testing.assert_allclose(kernel.std(), np.sqrt(2 / (3 * 3 * 64)), rtol=0.05)
+    assert jnp.abs(kernel).max() > 3 * kernel.std()  # not truncated at 2
+    _, moved = layer.apply(variables, x, train=True, mutable=["batch_stats"])
+    convolved = jax.lax.conv_general_dilated(
+        x, kernel, (1, 1), ((1, 1), (1, 1)), dimension_numbers=("NHWC", "HWIO", "NHWC")
+    )
+    mean, var = convolved.mean((0, 1, 2)), convolved.var((0, 1, 2))
+    statistics = moved["batch_stats"]["BatchNorm_0"]
+    np.testing.assert_allclose(statistics["mean"], 0.1 * mean, rtol=1e-3, atol=1e-5)
+    np.testing.assert_allclose(statistics["var"], 0.9 + 0.1 * var, rtol=1e-4)
+
+
 def test_space_to_depth_keeps_every_pixel_of_a_square():
-    images = np.arange(2 * 8 * 4 * 3).reshape(2, 8, 4, 3)
+    images = np.arange(2 * 8 * 12 * 3).reshape(2, 8, 12, 3)
     squares = space_to_depth(jnp.asarray(images), 4)
-    assert squares.shape == (2, 2, 1, 48)
-    np.testing.assert_array_equal(squares[1, 1, 0].reshape(4, 4, 3), images[1, 4:8, 0:4])
+    assert squares.shape == (2, 2, 3, 48)
+    np.testing.assert_array_equal(squares[1, 1, 2].reshape(4, 4, 3), images[1, 4:8, 8:12])
 
 
 @pytest.mark.parametrize("height, width", [(4, 6), (5, 3)])
@@ -123,9 +179,23 @@ def test_images_that_tresnet_cannot_take_are_refused(height, width):
         jax.eval_shape(lambda: model.init(jax.random.key(0), jnp.zeros((1, height, width, 3))))
 
 
-def test_resnets_have_no_option_but_the_dtype():
-    with pytest.raises(ValueError, match="option of resnet50"):
-        make_model("resnet50", num_classes=2, axis_name=None, hidden_sizes=(3,))
+@pytest.mark.parametrize("height, width, channels", [(8, 8, 1), (28, 28, 1), (1, 1, 3)])
+@pytest.mark.parametrize("name", RESNETS)
+def test_a_resnet_takes_images_of_any_size(name, height, width, channels):
+    model = make_model(name, num_classes=5, axis_name=None)
+    images = jnp.zeros((2, height, width, channels))
+
+    def init_and_apply(key):
+        return model.apply(*model.init(key, images), images, train=False)[0]
+
+    assert jax.eval_shape(init_and_apply, jax.random.key(0)).shape == (2, 5)
+
+
+@pytest.mark.parametrize("name", [*RESNETS, "tresnet_m"])
+def test_a_published_network_is_convolutional_and_has_no_option_but_the_dtype(name):
+    assert name in CONVOLUTIONAL and MODEL_OPTIONS[name] == ("dtype",)
+    with pytest.raises(ValueError, match=f"option of {name}` must be one of 'dtype', got"):
+        make_model(name, num_classes=2, axis_name=None, hidden_sizes=(3,))
 
 
 # ---- timm
@@ -136,15 +206,26 @@ def by_position(names):
     return sorted(names, key=lambda name: [int(n) for n in re.findall(r"\d+", name)])
 
 
-def in_order_of_use(timm, module):
+def import_timm(torch):
+    """timm, which imports torchvision, whose registry build lacks its operators without CUDA."""
+    try:
+        import torchvision  # noqa: F401
+    except RuntimeError:  # there is no such operator
+        for operator in ("nms", "qnms"):
+            boxes = "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor"
+            torch.library.define(f"torchvision::{operator}", boxes)
+    return pytest.importorskip("timm", reason="timm, needed for timm's weights, is not installed")
+
+
+def in_order_of_use(torch, module):
     """Convolutions with their normalisations, and dense layers, as the forward pass meets them."""
     used, hooks = [], []
-    kinds = timm.nn.Conv2d, timm.nn.BatchNorm2d, timm.nn.Linear
+    kinds = torch.nn.Conv2d, torch.nn.BatchNorm2d, torch.nn.Linear
     for child in module.modules():
         if isinstance(child, kinds):
             hooks.append(child.register_forward_hook(lambda child, *_: used.append(child)))
-    with timm.no_grad():
-        module(timm.zeros(1, 3, 64, 64))
+    with torch.no_grad():
+        module(torch.zeros(1, 3, 64, 64))
     for hook in hooks:
         hook.remove()
     return used
@@ -196,14 +277,14 @@ def shortcut_last(module, convolutions):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["resnet18", "resnet50", "tresnet_m"])
-def test_the_forward_pass_is_timms(name):
+@pytest.mark.parametrize("name, size", [("resnet18", 47), ("resnet50", 64), ("tresnet_m", 36)])
+def test_the_forward_pass_is_timms(name, size):
     torch = pytest.importorskip("torch", reason="torch, needed for timm, is not installed")
-    timm = pytest.importorskip("timm", reason="timm, needed for timm's weights, is not installed")
-    model, (params, state) = variables_of(name, 64)
+    timm = import_timm(torch)
+    model, (params, state) = variables_of(name, size)
     params, state = random_like(params, 0), random_like(state, 1)
     theirs = copied(torch, timm.create_model(name, num_classes=10).eval(), params, state)
-    images = np.random.default_rng(2).normal(size=(2, 64, 64, 3)).astype("f4")
+    images = np.random.default_rng(2).normal(size=(2, size, size, 3)).astype("f4")
     ours, _ = jax.jit(lambda x: model.apply(params, state, x, train=False))(images)
     with torch.no_grad():
         expected = theirs(torch.tensor(images.transpose(0, 3, 1, 2))).numpy()

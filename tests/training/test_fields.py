@@ -20,9 +20,14 @@ def test_a_default_passes_its_own_check_and_has_type_and_meaning(key):
 @pytest.mark.parametrize(
     "key, words",
     [
-        ("dataset", "digits or fashion_mnist or cifar10 or cifar100"),
+        ("dataset", "digits or fashion_mnist or cifar10 or cifar100 or imagenet2012"),
         ("data_dir", "string, or None"),
-        ("subset", "4k or 4k_5_3 or 4k_6_2 or first_4k, or None"),
+        (
+            "subset",
+            "4k or 4k_5_3 or 4k_6_2 or first_4k, or 'long_tailed N F', or the path of an index "
+            "file, or None",
+        ),
+        ("image_size", "whole number, at least 1, or None"),
         ("loss.gradient_norm", "cross_entropy, or None"),
         ("seed", "whole number, at least 0"),
         ("batch_size", "whole number, at least 1"),

@@ -219,9 +219,14 @@ def test_a_run_compiles_one_program_for_all_seeds_and_numbers(way, monkeypatch, 
 # ---- memory
 
 
-@pytest.mark.parametrize("way, copies", [("resident", 2), ("stepwise", 2), ("streamed", 0)])
-def test_the_images_rest_on_every_device_once_or_not_at_all(way, copies):
-    assert set(everything(way).bytes) == {copies * dataset().train["image"].nbytes}
+@pytest.mark.parametrize("way", ["resident", "stepwise"])
+def test_the_images_rest_on_every_device_once(way):
+    assert set(everything(way).bytes) == {2 * dataset().train["image"].nbytes}
+
+
+def test_of_streamed_images_a_few_batches_are_there():
+    batch = dataset().train["image"][:BATCH].nbytes
+    assert max(everything("streamed").bytes) <= 3 * batch
 
 
 def test_the_program_does_not_hold_the_data_and_gives_up_the_old_state():
@@ -287,7 +292,7 @@ def rehearse(monkeypatch):
         scores = {"loss": 1.0, "accuracy": 0.5, "num_examples": 1}
         monkeypatch.setattr(loop, "time", types.SimpleNamespace(perf_counter=perf_counter))
         monkeypatch.setattr(loop, "make_advance", lambda *args: advance)
-        monkeypatch.setattr(loop, "evaluate", lambda *args: scores)
+        monkeypatch.setattr(loop, "evaluate", lambda *args, **kwargs: scores)
         state = TrainState(params, {}, (), None, step=0, micro_step=0, skipped=0, key=0)
         monkeypatch.setattr(loop, "initial_state", lambda *args: state)
         loop.train(run, data or dataset(), seed=2, report=rows.append, progress=done.append)
@@ -545,7 +550,7 @@ def test_a_batch_that_is_not_finite_is_skipped_and_counted(white_is_nan):
 
 def test_a_validation_loss_that_is_not_finite_stops_the_run(monkeypatch):
     scores = {"loss": float("nan"), "accuracy": 0.1, "num_examples": 1}
-    monkeypatch.setattr(loop, "evaluate", lambda *args: scores)
+    monkeypatch.setattr(loop, "evaluate", lambda *args, **kwargs: scores)
     rows = []
     with pytest.raises(loop.NonFiniteError, match="val_loss is nan at step 5; try a lower learn"):
         loop.train(padded(), dataset(), seed=1, report=rows.append)

@@ -345,10 +345,10 @@ DURATION = "must be a number above 0 and a unit, such as '1.5 epochs' or '9 step
     "changes, line",
     [
         ({"dataset": "digit"}, "got 'digit'. Did you mean 'digits'?"),
-        ({"dataset": None}, "'cifar100', got None."),
+        ({"dataset": None}, "'imagenet2012', got None."),
         ({"train_on": "validation"}, "'train+validation', got 'validation'. Did you mean "),
-        ({"subset": "4k_6"}, "'first_4k', got '4k_6'. Did you mean '4k_6_2'?"),
-        ({"subset": 4000}, "'first_4k', got 4000."),
+        ({"subset": "4k_6"}, "'ImageNet_LT_train.txt', got '4k_6'. Did you mean '4k_6_2'?"),
+        ({"subset": 4000}, "'ImageNet_LT_train.txt', got 4000."),
         ({"subset": "4k"}, "subset '4k' has 4000 examples, but digits has 1197 to train on."),
         ({"loss.gradient_norm": "focal"}, "must be one of 'cross_entropy', got 'focal'."),
         ({"data_dir": 3}, "data_dir must be a string, got 3."),

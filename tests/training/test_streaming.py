@@ -1,0 +1,166 @@
+"""Runs on photographs that are read as they are needed: the same run whoever reads them."""
+
+import functools
+import io
+import itertools
+
+import jax
+import numpy as np
+import PIL.Image
+import pytest
+
+from configs import default
+from cyclical_jax import data
+from cyclical_jax.data import crops
+from cyclical_jax.training import evaluation, loop, ways
+from cyclical_jax.training.checkpoints import Checkpoints
+from cyclical_jax.training.keeper import Keeper, StoppedError
+from cyclical_jax.training.population import Population
+from cyclical_jax.training.recipe import RecipeError, cyclical, parse
+
+SIZE, CLASSES = 6, 4
+
+
+def photograph(label, rng):
+    """Classes differ in brightness; no two photographs are of one size."""
+    height, width = rng.integers(9, 30, 2)
+    pixels = rng.integers(0, 100, (height, width, 3)) + 50 * label
+    buffer = io.BytesIO()
+    PIL.Image.fromarray(pixels.astype(np.uint8)).save(buffer, "PNG")
+    return {"image": buffer.getvalue(), "label": label, "file_name": b"a.png"}
+
+
+@functools.cache
+def examples():
+    rng = np.random.default_rng(0)
+    return [photograph(int(label), rng) for label in rng.integers(0, CLASSES, 60)]
+
+
+def dataset(broken=None):
+    own = list(examples())
+    if broken is not None:
+        own[broken] = own[broken] | {"image": b""}
+    stream = functools.partial(data.Stream, "here", functools.partial(list, own))
+    return data.Dataset(
+        stream(range(40), SIZE, True),
+        stream(range(40, 53), SIZE, False),
+        stream(range(53, 60), SIZE, False),
+        num_classes=CLASSES,
+    )
+
+
+def config(**changes):
+    config = default.get_config()
+    small = dict(
+        dataset="imagenet2012",
+        image_size=SIZE,
+        batch_size=12,
+        duration="3 epochs",
+        log_every="2 steps",
+        model__hidden_sizes=(6,),
+        optimizer__max_norm=cyclical(0.5, 2.0),
+    )
+    for key, value in (small | changes).items():
+        *section, name = key.split("__")
+        (config[section[0]] if section else config)[name] = value
+    return config
+
+
+def recipe(**changes):
+    return parse(config(**changes), num_devices=2)
+
+
+def train(run, source=None, **options):
+    rows = []
+    options = {"seed": 5, "report": rows.append} | options
+    state = loop.train(run, source or dataset(), **options)
+    timeless = [
+        {name: value for name, value in row.items() if name not in ("images_per_second", "seconds")}
+        for row in rows
+    ]
+    return jax.device_get(state._replace(key=0)), timeless
+
+
+def assert_same(one, other):
+    jax.tree.map(np.testing.assert_array_equal, one[0], other[0])
+    assert one[1] == other[1]
+
+
+@pytest.mark.parametrize("remainder", ["drop", "pad"])
+def test_any_number_of_workers_makes_the_same_run(remainder):
+    run = recipe(remainder=remainder)
+    state, rows = alone = train(run)
+    assert len(rows) == 6 and rows[-1]["val_accuracy"] > 0
+    assert_same(train(run, num_workers=2), alone)
+
+
+def test_a_run_that_was_stopped_goes_on_as_if_it_had_not_been(tmp_path):
+    run, rows = recipe(), []
+    with Checkpoints(tmp_path / "checkpoints") as checkpoints:
+        asked = itertools.count()
+        keeper = Keeper(checkpoints, is_stopping=lambda: next(asked) == 3)
+        with pytest.raises(StoppedError):
+            loop.train(run, dataset(), seed=5, report=rows.append, keeper=keeper, num_workers=1)
+        start = checkpoints.restore(loop.begin(run, dataset(), seed=5))
+    assert 0 < int(start.state.micro_step) < 9
+    whole_state, whole_rows = train(run)
+    state, rest = train(run, start=start)
+    assert_same((state, rest), (whole_state, whole_rows[len(rows) :]))
+
+
+def test_evaluation_is_that_of_the_cropped_images():
+    state = loop.begin(recipe(), dataset(), seed=0).state
+    cropped = {
+        "image": np.stack([crops.centre_crop(e["image"], SIZE) for e in examples()[53:]]),
+        "label": np.array([e["label"] for e in examples()[53:]], np.int32),
+    }
+    streamed, resident = (
+        evaluation.evaluate(recipe().structure, CLASSES, state, split)
+        for split in (dataset().test, cropped)
+    )
+    assert streamed == resident and streamed["num_examples"] == 7
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_a_damaged_image_ends_the_run_with_its_name(num_workers):
+    with pytest.raises(RuntimeError, match="example 17 of here, a.png, cannot be read"):
+        train(recipe(), dataset(broken=17), num_workers=num_workers)
+
+
+def test_the_way_is_said_or_chosen():
+    assert ways.way_of(recipe(), dataset()) == "streamed"
+    assert ways.way_of(recipe(loop="streamed"), dataset()) == "streamed"
+
+
+@pytest.mark.parametrize(
+    "changes, line",
+    [
+        (dict(image_size=None), "The images of 'imagenet2012' differ in size: set image_size"),
+        (dict(dataset="cifar10"), "image_size must be None for 'cifar10', whose images have one"),
+        (dict(loop="resident"), "loop must be None or 'streamed' for 'imagenet2012', got 'res"),
+        (dict(image_size=0), "image_size must be a whole number from 1 to 4096, got 0."),
+        (dict(subset="long_tailed 10 20"), "subset 'long_tailed N F' is of N examples of the"),
+        (dict(subset="none.txt"), "subset 'none.txt': this file cannot be read: No such file"),
+    ],
+)
+def test_what_cannot_be_is_one_line(changes, line):
+    with pytest.raises(RecipeError) as error:
+        recipe(**changes)
+    assert str(error.value).startswith(line) and "\n" not in str(error.value)
+
+
+def test_a_population_needs_its_data_in_memory():
+    with pytest.raises(RecipeError, match="loop is 'streamed' for imagenet2012"):
+        Population(recipe(batch_size=12), dataset())
+
+
+def test_the_config_of_imagenet_has_the_published_numbers():
+    from configs import imagenet
+
+    run = parse(imagenet.get_config("all"), num_devices=4)
+    assert run.structure.model == "tresnet_m" and run.structure.batch_size == 4 * 384
+    assert run.numbers["learning_rate"].easy == 0.6
+    assert run.numbers["weight_decay"].factor == 4
+    assert data.num_train("imagenet2012", subset="long_tailed 700 100") == sum(
+        int(round(700 * 100 ** (-k / 999), 9)) for k in range(1000)
+    )
