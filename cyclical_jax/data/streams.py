@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import functools
+import gc
 import importlib
 import multiprocessing
 import os
@@ -138,9 +139,15 @@ def _by_workers(
 
 def _copied(batches: Any) -> Generator[Batch]:
     """Grain's arrays are shared memory, a file each, for as long as somebody holds on to them."""
-    with contextlib.closing(batches):
-        for batch in batches:
-            yield {name: np.array(array) for name, array in batch.items()}
+    try:
+        with contextlib.closing(batches):
+            for batch in batches:
+                yield {name: np.array(array) for name, array in batch.items()}
+    finally:
+        # Its queues are in cycles. Collected at any other time, that may be in the middle of a
+        # call of multiprocessing's resource tracker, which then loses count of them (Python 3.12).
+        del batches
+        gc.collect()
 
 
 def _end_with_parent(worker: int, num_workers: int) -> None:

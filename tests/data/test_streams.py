@@ -1,8 +1,10 @@
 """Batches of photographs: the same bytes whoever makes them, and no process left behind."""
 
 import functools
+import gc
 import io
 import multiprocessing
+import multiprocessing.queues
 import os
 import signal
 import subprocess
@@ -202,6 +204,21 @@ def test_leaving_ends_the_workers(leave):
     else:
         list(iterator)
     assert all(map(ends, workers))
+
+
+@pytest.mark.parametrize("stop", [1, 9])
+def test_leaving_frees_the_queues_at_once(stop):
+    """What the collector frees at some other time, multiprocessing's tracker may lose count of."""
+    iterator = stream().batches(SELECT, start=0, stop=9, seed=0, num_workers=2)
+    gc.disable()
+    try:
+        for _ in range(stop):
+            next(iterator)
+        iterator.close()
+        queues = [o for o in gc.get_objects() if isinstance(o, multiprocessing.queues.Queue)]
+        assert not queues
+    finally:
+        gc.enable()
 
 
 def test_a_worker_that_dies_is_an_error_and_no_wait_for_ever():
