@@ -74,16 +74,18 @@ def picture(results: dict[str, Runs], path: Path) -> None:
         [list(KNOBS), ["validation"] * 2 + ["test"] * 2], height_ratios=[1, 2]
     )
     for knob, variant in KNOBS.items():
-        _draw_knob(axes[knob], knob, variant, total_steps=results[variant].rows[0][-1]["step"])
+        _draw_knob(axes[knob], knob, variant)
     _draw_validation(axes["validation"], results)
     _draw_test(axes["test"], results)
     figure.savefig(path, dpi=120)
     plt.close(figure)
 
 
-def _draw_knob(axes, knob, variant, total_steps):
-    recipe, counts = parse(digits.get_config(variant)), np.arange(total_steps)
-    schedules = assembly.make_schedules(recipe.structure, recipe.numbers, total_steps)
+def _draw_knob(axes, knob, variant):
+    recipe = parse(digits.get_config(variant))
+    timetable = recipe.timetable(data.num_train(recipe.dataset))
+    counts = np.arange(timetable.total_steps)
+    schedules = assembly.make_schedules(recipe.structure, recipe.numbers, timetable)
     axes.plot(counts, schedules[knob](counts), color="black")
     axes.set(title=knob, xlabel="update")
 

@@ -21,6 +21,7 @@ from ml_collections import ConfigDict, config_flags
 
 from cyclical_jax import data
 from cyclical_jax.training import assembly
+from cyclical_jax.training.accumulation import windows_schedule
 from cyclical_jax.training.durations import Timetable
 from cyclical_jax.training.logs import WorkdirError
 from cyclical_jax.training.recipe import Recipe, parse
@@ -66,11 +67,16 @@ def preview(recipe: Recipe) -> Preview:
         name: Line(_told(recipe, name), values, _is_log(recipe, name))
         for name, values in _values(recipe, timetable, counts).items()
     }
+    every = recipe.structure.accumulate
+    if not every.is_constant:
+        values = np.asarray(windows_schedule(timetable.windows)(counts))
+        title = f"accumulate {every.knob.easy:g} → {every.knob.hard:g}"
+        lines["accumulate"] = Line(title, values, is_log=False)
     epochs = timetable.epoch(timetable.micro_steps)
     return Preview(
         f"{recipe.dataset}: {last + 1:,} updates, {epochs:g} epochs of {examples:,} examples",
         counts,
-        timetable.micro_steps_per_epoch / timetable.accumulate,
+        timetable.micro_steps_per_epoch * timetable.total_steps / timetable.micro_steps,
         lines,
     )
 
@@ -80,7 +86,7 @@ def _values(recipe: Recipe, timetable: Timetable, counts: np.ndarray) -> dict[st
 
     @jax.jit
     def values_at(numbers, counts):
-        schedules = assembly.make_schedules(recipe.structure, numbers, timetable.total_steps)
+        schedules = assembly.make_schedules(recipe.structure, numbers, timetable)
         return {name: value_at(counts) for name, value_at in schedules.items()}
 
     values = jax.device_get(values_at(jax.tree.map(jnp.float32, recipe.numbers), counts))
@@ -91,7 +97,8 @@ def _told(recipe: Recipe, name: str) -> str:
     easy, hard, _ = recipe.numbers[name]
     words = f"{name} {easy:g}" if easy == hard else f"{name} {easy:.3g} → {hard:.3g}"
     words += " log" if easy != hard and _scale(recipe, name) == "log" else ""
-    return f"{words} × cosine" if _is_decayed(recipe, name) else words
+    schedule = recipe.structure.learning_rate_schedule
+    return f"{words} × {schedule}" if _is_decayed(recipe, name) else words
 
 
 def _is_log(recipe: Recipe, name: str) -> bool:
@@ -106,7 +113,7 @@ def _scale(recipe: Recipe, name: str) -> str:
 
 
 def _is_decayed(recipe: Recipe, name: str) -> bool:
-    return name == "learning_rate" and recipe.structure.learning_rate_decay is not None
+    return name == "learning_rate" and recipe.structure.learning_rate_schedule is not None
 
 
 def picture(drawn: Preview) -> Figure:

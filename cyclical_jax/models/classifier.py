@@ -5,6 +5,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
+from jax.typing import ArrayLike
 
 from cyclical_jax import _checks
 
@@ -18,7 +19,8 @@ class Classifier(nn.Module):
       batch_norm: Whether each layer but the last is normalised before its ReLU.
       axis_name: Mapped axis over which BatchNorm averages; None outside of one.
       dropout: In training, the probability with which each number that a dense layer reads,
-        other than a pixel, is zeroed; the others are scaled to keep the mean. 0 for none.
+        other than a pixel, is zeroed; the others are scaled to keep the mean. 0 for none; may be
+        traced.
       dtype: Of the computation. Parameters, BatchNorm's statistics and the logits are float32.
     """
 
@@ -26,7 +28,7 @@ class Classifier(nn.Module):
     hidden_sizes: tuple[int, ...] = ()
     batch_norm: bool = False
     axis_name: str | None = None
-    dropout: float = 0.0
+    dropout: ArrayLike = 0.0
     dtype: Any = jnp.float32
 
     def classify(self, features: jax.Array, train: bool) -> jax.Array:
@@ -47,4 +49,17 @@ class Classifier(nn.Module):
     def drop(self, x: jax.Array, train: bool) -> jax.Array:
         """Dropout of each number by itself, in training."""
         _checks.number("dropout", self.dropout, minimum=0, maximum=1)
-        return nn.Dropout(self.dropout, deterministic=not train)(x)
+        return dropped(self, x, self.dropout, x.shape) if train else x
+
+
+def dropped(module: nn.Module, x: jax.Array, rate: ArrayLike, shape: tuple[int, ...]) -> jax.Array:
+    """Zeros at `rate`, one draw for each entry of a `shape` that broadcasts; the mean is kept.
+
+    Unlike linen's, the rate may be traced.
+    """
+    if _checks.is_plain(rate) and rate == 0:
+        return x
+    keep = 1 - jnp.asarray(rate, jnp.float32)
+    is_kept = jax.random.bernoulli(module.make_rng("dropout"), keep, shape)
+    scale = 1 / jnp.maximum(keep, jnp.finfo(jnp.float32).tiny)
+    return jnp.where(is_kept, x * scale, 0).astype(x.dtype)

@@ -23,7 +23,7 @@ MODELS = tuple(_MODULES)
 MODEL_OPTIONS: dict[str, tuple[str, ...]] = {
     name: tuple(f.name for f in dataclasses.fields(module) if f.name not in _NOT_OPTIONS)
     for name, module in _OF_ANY_SHAPE.items()
-} | dict.fromkeys(_PUBLISHED, ("dtype",))
+} | dict.fromkeys(_PUBLISHED, ("dtype", "stochastic_depth"))
 # On a CPU a convolution inside a compiled loop is 10 times slower than one outside.
 CONVOLUTIONAL = frozenset({"cnn", *_PUBLISHED})
 
@@ -33,7 +33,7 @@ class Model(NamedTuple):
 
     # (key, images [batch, height, width, channels]) -> params, model_state
     init: Callable[[jax.Array, jax.Array], tuple[Any, Any]]
-    # (params, model_state, images, *, train, key) -> logits [batch, classes], model_state
+    # (params, model_state, images, *, train, key, **knobs) -> logits [batch, classes], model_state
     apply: Callable[..., tuple[jax.Array, Any]]
 
 
@@ -58,18 +58,20 @@ def make_model(name: str, *, num_classes: int, axis_name: str | None, **options:
 def from_linen(module: nn.Module) -> Model:
     """A `Model` of a linen module that is called as `module(images, train=...)`.
 
-    In training its dropout draws from the key; all of its collections but "params" are updated.
+    In training its dropout draws from the key; all of its collections but "params" are updated. A
+    knob is an attribute of the module that has another value, which may be traced, in this call.
     """
 
     def init(key, images):
         variables = dict(module.init(key, images, train=False))
         return variables.pop("params"), variables
 
-    def apply(params, model_state, images, *, train, key=None):
+    def apply(params, model_state, images, *, train, key=None, **knobs):
         variables = {"params": params, **model_state}
         if not train:
             return module.apply(variables, images, train=False), model_state
         rngs = {} if key is None else {"dropout": key}
-        return module.apply(variables, images, train=True, rngs=rngs, mutable=[*model_state])
+        changed = module.clone(**knobs) if knobs else module
+        return changed.apply(variables, images, train=True, rngs=rngs, mutable=[*model_state])
 
     return Model(init, apply)

@@ -4,12 +4,17 @@ He et al., 1512.03385, with the stride of a bottleneck at its 3x3 convolution, a
 branch's last normalisation starting at 0 (Goyal et al., 1706.02677).
 """
 
+from collections.abc import Iterator
 from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
+from jax.typing import ArrayLike
+
+from cyclical_jax import _checks
+from cyclical_jax.models.classifier import dropped
 
 HE_NORMAL = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
 
@@ -65,6 +70,9 @@ class ResNet(nn.Module):
         each of stride 2.
       is_parameter_free: Whether a shortcut to another shape is every other pixel and channels of
         zeros (He et al.'s option A), or else a 1x1 convolution (B).
+      stochastic_depth: In training, the probability with which an image skips the branch of the
+        last block; that of block l of L is l / L of it (Huang et al., 1603.09382). What is not
+        skipped is scaled to keep the mean. May be traced.
       axis_name: Mapped axis over which BatchNorm averages; None outside of one.
       dtype: Of the computation. Parameters, BatchNorm's statistics and the logits are float32.
     """
@@ -75,6 +83,7 @@ class ResNet(nn.Module):
     is_bottleneck: bool = False
     is_for_small_images: bool = False
     is_parameter_free: bool = False
+    stochastic_depth: ArrayLike = 0.0
     axis_name: str | None = None
     dtype: Any = jnp.float32
 
@@ -82,10 +91,12 @@ class ResNet(nn.Module):
     def __call__(self, images: jax.Array, *, train: bool) -> jax.Array:
         conv_norm = partial(ConvNorm, axis_name=self.axis_name, dtype=self.dtype)
         x = self._stem(images, conv_norm, train)
+        skips = skip_rates(self.stochastic_depth, sum(self.stage_sizes))
         for stage, size in enumerate(self.stage_sizes):
             for block in range(size):
                 stride = 2 if stage > 0 and block == 0 else 1
-                x = self._block(x, self.stage_width * 2**stage, stride, conv_norm, train)
+                width = self.stage_width * 2**stage
+                x = self._block(x, width, stride, next(skips), conv_norm, train)
         # Not in `dtype`: a bfloat16 logit of 10 would be off by up to 0.03, and so would the loss.
         features = x.mean((1, 2), dtype=jnp.float32)
         return nn.Dense(self.num_classes, dtype=jnp.float32)(features)
@@ -96,7 +107,7 @@ class ResNet(nn.Module):
         x = nn.relu(conv_norm(self.stage_width, 7, 2)(x, train=train))
         return nn.max_pool(x, (3, 3), (2, 2), padding=((1, 1), (1, 1)))
 
-    def _block(self, x, width, stride, conv_norm, train):
+    def _block(self, x, width, stride, skip_rate, conv_norm, train):
         if self.is_bottleneck:
             y = nn.relu(conv_norm(width, 1)(x, train=train))
             y = nn.relu(conv_norm(width, 3, stride)(y, train=train))
@@ -110,7 +121,15 @@ class ResNet(nn.Module):
             shortcut = _subsampled(x, stride, y.shape[-1])
         else:
             shortcut = conv_norm(y.shape[-1], 1, stride)(x, train=train)
+        if train:
+            y = dropped(self, y, skip_rate, (len(y), 1, 1, 1))
         return nn.relu(y + shortcut)
+
+
+def skip_rates(last: ArrayLike, number: int) -> Iterator[ArrayLike]:
+    """Rates of stochastic depth of that many blocks, in a line to that of the last one."""
+    _checks.number("stochastic_depth", last, minimum=0, maximum=1)
+    return (last * (block + 1) / number for block in range(number))
 
 
 def _subsampled(x, stride, features):

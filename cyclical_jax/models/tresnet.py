@@ -12,12 +12,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
+from jax.typing import ArrayLike
 
-from cyclical_jax.models.resnet import ConvNorm
+from cyclical_jax.models.classifier import dropped
+from cyclical_jax.models.resnet import ConvNorm, skip_rates
 
 _PATCH = 4  # side of the squares that the stem makes channels of
 _STEM_SLOPE, _BLOCK_SLOPE = 0.01, 0.001  # of the leaky ReLU below 0
 _LEAST_SQUEEZED = 64  # channels
+_STAGE_SIZES = (3, 4, 11, 3)
 
 
 class TResNetM(nn.Module):
@@ -27,11 +30,13 @@ class TResNetM(nn.Module):
 
     Attributes:
       num_classes: Number of logits.
+      stochastic_depth: As in `ResNet`.
       axis_name: Mapped axis over which BatchNorm averages; None outside of one.
       dtype: Of the computation. Parameters, BatchNorm's statistics and the logits are float32.
     """
 
     num_classes: int
+    stochastic_depth: ArrayLike = 0.0
     axis_name: str | None = None
     dtype: Any = jnp.float32
 
@@ -41,13 +46,17 @@ class TResNetM(nn.Module):
         conv_norm = partial(ConvNorm, axis_name=self.axis_name, dtype=self.dtype)
         x = conv_norm(64, 3)(space_to_depth(images, _PATCH), train=train)
         x = nn.leaky_relu(x, _STEM_SLOPE)
-        for stage, size in enumerate((3, 4, 11, 3)):
+        skips = skip_rates(self.stochastic_depth, sum(_STAGE_SIZES))
+        for stage, size in enumerate(_STAGE_SIZES):
             for number in range(size):
                 stride = 2 if stage > 0 and number == 0 else 1
                 block = _basic if stage < 2 else _bottleneck
                 excite = _squeeze_excite if stage < 3 else lambda x, divisor, dtype: x
                 branch = block(x, 64 * 2**stage, stride, conv_norm, excite, train)
-                x = nn.relu(branch + _shortcut(x, branch, conv_norm, train))
+                shortcut = _shortcut(x, branch, conv_norm, train)
+                if train:
+                    branch = dropped(self, branch, next(skips), (len(branch), 1, 1, 1))
+                x = nn.relu(branch + shortcut)
         features = x.mean((1, 2), dtype=jnp.float32)
         return nn.Dense(self.num_classes, dtype=jnp.float32)(features)
 

@@ -6,16 +6,25 @@ The numbers may be traced: everything here is built inside the compiled program.
 from collections.abc import Mapping
 
 import jax
-import jax.numpy as jnp
 import optax
 
 from cyclical_jax import transforms
+from cyclical_jax.augment import augment
 from cyclical_jax.models import Model, make_model
 from cyclical_jax.schedules import cyclical_schedule
+from cyclical_jax.training.accumulation import windows_schedule
 from cyclical_jax.training.durations import Timetable
-from cyclical_jax.training.fields import LOSS_KNOBS, LOSSES, OPTIMIZER_OPTIONS
+from cyclical_jax.training.fields import LOSS_KNOBS, LOSSES, MODEL_KNOBS, OPTIMIZER_OPTIONS
+from cyclical_jax.training.learning_rate import scheduled_rate
 from cyclical_jax.training.recipe import Numbers, Structure
-from cyclical_jax.training.step import Batch, LossTerm, TrainStep, Values, make_train_step
+from cyclical_jax.training.step import (
+    Batch,
+    BatchTransform,
+    LossTerm,
+    TrainStep,
+    Values,
+    make_train_step,
+)
 
 Schedules = Mapping[str, optax.Schedule]
 
@@ -26,9 +35,9 @@ def assemble_model(structure: Structure, num_classes: int, axis_name: str | None
     return make_model(structure.model, num_classes=num_classes, axis_name=axis_name, **options)
 
 
-def make_schedules(structure: Structure, numbers: Numbers, total_steps: int) -> Schedules:
+def make_schedules(structure: Structure, numbers: Numbers, timetable: Timetable) -> Schedules:
     """A schedule for each knob that is on."""
-    curves = dict(structure.curves)
+    curves, total_steps = dict(structure.curves), timetable.total_steps
     schedules = {
         name: cyclical_schedule(
             knob.easy,
@@ -41,8 +50,7 @@ def make_schedules(structure: Structure, numbers: Numbers, total_steps: int) -> 
         )
         for name, knob in numbers.items()
     }
-    if structure.learning_rate_decay == "cosine":
-        schedules["learning_rate"] = _decayed(schedules["learning_rate"], total_steps)
+    schedules["learning_rate"] = scheduled_rate(structure, schedules["learning_rate"], timetable)
     return schedules
 
 
@@ -84,6 +92,16 @@ def make_loss_term(structure: Structure) -> LossTerm:
     return LossTerm(loss)
 
 
+def make_batch_transforms(
+    structure: Structure, schedules: Schedules, num_classes: int
+) -> list[BatchTransform]:
+    """The augmentation, where there is some."""
+    if not structure.augmentation:
+        return []
+    transform = augment(structure.augmentation, num_classes=num_classes)
+    return [BatchTransform(transform, schedules["strength"])]
+
+
 def make_norm_terms(structure: Structure) -> list[LossTerm]:
     """The plain loss whose gradient's norm the gradient gets, where it gets one."""
     if structure.gradient_norm is None:
@@ -105,13 +123,15 @@ def assemble_train_step(
     axis_name: str | None,
 ) -> TrainStep:
     """The train step of a run."""
-    schedules = make_schedules(structure, numbers, timetable.total_steps)
+    schedules = make_schedules(structure, numbers, timetable)
     return make_train_step(
         assemble_model(structure, num_classes, axis_name),
         make_optimizer(structure, schedules, timetable),
         [make_loss_term(structure)],
+        make_batch_transforms(structure, schedules, num_classes),
         norm_terms=make_norm_terms(structure),
         knobs=schedules,
+        model_knobs=[name for name in MODEL_KNOBS if name in schedules],
         ema_decay=schedules.get("ema_decay"),
         skip_nonfinite=structure.on_nonfinite == "skip",
         axis_name=axis_name,
@@ -119,19 +139,9 @@ def assemble_train_step(
 
 
 def _accumulating(optimizer, timetable: Timetable) -> optax.GradientTransformation:
-    """Of `accumulate` micro steps an update, and of what is left of the run for the last one."""
-    if timetable.accumulate == 1:
+    if all(size == 1 for _, size in timetable.windows):
         return optimizer
-    last = timetable.total_steps - 1
-    rest = timetable.micro_steps - last * timetable.accumulate
-    return transforms.accumulate_gradients(
-        optimizer, lambda count: jnp.where(count < last, timetable.accumulate, rest)
-    )
-
-
-def _decayed(schedule: optax.Schedule, total_steps: int) -> optax.Schedule:
-    cosine = optax.cosine_decay_schedule(1.0, total_steps)
-    return lambda count: schedule(count) * cosine(count)
+    return transforms.accumulate_gradients(optimizer, windows_schedule(timetable.windows))
 
 
 def _is_matrix(params):

@@ -1,14 +1,23 @@
 """Lengths of time in steps, epochs or examples, converted once to micro steps.
 
-A micro step is one batch; `accumulate` of them make a step, which is an optimizer update.
+A micro step is one batch; one or several of them make a step, which is an optimizer update.
 """
 
 import math
 import re
 from typing import NamedTuple
 
+from cyclical_jax.training.accumulation import Windows
+
 UNITS = ("steps", "epochs", "examples")
 _DURATION = re.compile(r"\s*(?P<amount>[-+.\w]+)\s+(?P<unit>[a-z]+?)s?\s*")
+
+
+class Units(NamedTuple):
+    """What a batch and an epoch are."""
+
+    batch_size: int
+    micro_steps_per_epoch: int
 
 
 class Duration(NamedTuple):
@@ -17,30 +26,32 @@ class Duration(NamedTuple):
     amount: float
     unit: str  # one of UNITS
 
-    def in_micro_steps(
-        self, *, batch_size: int, accumulate: int, micro_steps_per_epoch: int
-    ) -> int:
+    def in_micro_steps(self, units: Units, micro_steps_a_step: float) -> int:
         """The whole number of micro steps nearest to it, at least 1; of examples, rounded up."""
         if self.unit == "examples":
-            return math.ceil(self.amount / batch_size)
-        if self.unit == "steps":
-            return round(self.amount * accumulate)
-        return max(1, round(self.amount * micro_steps_per_epoch))
+            return math.ceil(self.amount / units.batch_size)
+        scale = micro_steps_a_step if self.unit == "steps" else units.micro_steps_per_epoch
+        return max(1, round(self.amount * scale))
 
 
 class Timetable(NamedTuple):
     """When a run ends, and when it logs and validates, in micro steps."""
 
-    micro_steps: int
-    accumulate: int  # micro steps a step
+    windows: Windows  # the micro steps of each update
     micro_steps_per_epoch: int
     log_every: int
     validate_every: int
+    warmup_steps: int = 0  # updates in which the learning rate grows from 0
+
+    @property
+    def micro_steps(self) -> int:
+        """Of the run."""
+        return sum(count * size for count, size in self.windows)
 
     @property
     def total_steps(self) -> int:
-        """Optimizer updates of the run; the last one may have fewer micro steps."""
-        return -(-self.micro_steps // self.accumulate)
+        """Optimizer updates of the run."""
+        return sum(count for count, _ in self.windows)
 
     @property
     def longest_interval(self) -> int:

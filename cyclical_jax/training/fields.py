@@ -11,7 +11,7 @@ from typing import Any, NamedTuple, TypedDict, Unpack
 import jax
 import numpy as np
 
-from cyclical_jax import _checks, losses
+from cyclical_jax import _checks, augment, losses
 from cyclical_jax.data import DATASETS, SUBSETS, TRAIN_ON, parse_subset
 from cyclical_jax.models import MODEL_OPTIONS, MODELS
 from cyclical_jax.schedules import MOST_CYCLES, SCALES, SHAPES, Scale, Shape
@@ -103,6 +103,16 @@ def _sizes(default: tuple[int, ...], meaning: str) -> Field:
     return Field(default, check, "tuple of whole numbers, at least 1", meaning)
 
 
+def _names(allowed: tuple[str, ...], meaning: str) -> Field:
+    def check(key, value):
+        if not isinstance(value, tuple | list):
+            raise ValueError(f"{key} must be a tuple of words, got {value!r}.")
+        _raise_all(line for name in value for line in _problem(_checks.one_of, key, name, allowed))
+        return tuple(value)
+
+    return Field((), check, f"tuple of {', '.join(allowed)}", meaning)
+
+
 def _subset(meaning: str) -> Field:
     def check(key, value):
         parse_subset(value)
@@ -112,7 +122,7 @@ def _subset(meaning: str) -> Field:
     return Field(None, check, words, meaning)
 
 
-def _duration(default: str, meaning: str) -> Field:
+def _duration(default: str | None, meaning: str) -> Field:
     def check(key, value) -> Duration:
         try:
             return parse_duration(str(value))
@@ -139,6 +149,24 @@ def _knob(default: Any, meaning: str, **limits: Unpack[Limits]) -> Field:
 
     words = f"{_number_in_words(**limits)}, or cyclical(easy, hard)"
     return Field(default, check, words, meaning)
+
+
+def _whole_knob(default: int, meaning: str, *, minimum: int) -> Field:
+    """A knob whose ends are whole numbers."""
+    knob, whole = (make(default, meaning, minimum=minimum) for make in (_knob, _whole))
+
+    def check(key, value) -> Cycle:
+        if not isinstance(value, Mapping):
+            return knob.check(key, whole.check(key, value))
+        cycle = knob.check(key, value)
+        _raise_all(
+            line
+            for end in ("easy", "hard")
+            for line in _problem(whole.check, f"{key}.{end}", getattr(cycle, end))
+        )
+        return cycle
+
+    return knob._replace(check=check, type=f"whole {knob.type}")
 
 
 def _or_none(field: Field) -> Field:
@@ -214,6 +242,8 @@ LOSS_KNOBS: dict[str, tuple[str, ...]] = {
     name: tuple(knob for knob in inspect.signature(loss).parameters if knob not in _OF_EVERY_LOSS)
     for name, loss in LOSSES.items()
 }
+# Attributes of a model that are knobs; the others decide its program.
+MODEL_KNOBS = ("dropout", "stochastic_depth")
 OPTIMIZER_OPTIONS: dict[str, tuple[str, ...]] = {
     "sgd": ("momentum", "nesterov"),
     "adamw": ("b1", "b2", "eps"),
@@ -235,7 +265,9 @@ FIELDS: dict[str, Field] = {
     "seed": _whole(0, "of initial parameters, order of the examples, all randomness", minimum=0),
     "duration": _duration("40 epochs", "length of training; a step is an optimizer update"),
     "batch_size": _whole(64, "examples a micro step, over all devices", minimum=1),
-    "accumulate": _whole(1, "micro steps whose gradients make one update", minimum=1),
+    "accumulate": _whole_knob(
+        1, "micro steps whose gradients make one update: a cyclical batch size", minimum=1
+    ),
     "remainder": _one_of(
         "drop", ("drop", "pad"), "the examples of an epoch that do not fill a batch"
     ),
@@ -263,6 +295,10 @@ FIELDS: dict[str, Field] = {
             maximum=1,
         )
     ),
+    "augment.operations": _names(augment.NAMES, "what is done to an image, in this order"),
+    "augment.strength": _or_none(
+        _knob(None, "of all of them; see cyclical_jax/augment.py", minimum=0, maximum=1)
+    ),
     # The clock of every knob that brings no factor or shape of its own.
     "cycle.factor": _number(2.0, "the peak is at the fraction 1 / factor of training", **_FACTOR),
     "cycle.shape": _one_of("linear", SHAPES, "how the hardness grows and falls"),
@@ -276,16 +312,43 @@ FIELDS: dict[str, Field] = {
     "model.channels": _whole(32, "outputs of the layer that all patches share", minimum=1),
     "model.widths": _sizes((32, 64), "channels of the convolutions"),
     "model.batch_norm": _flag(False, "normalise each hidden layer over the whole batch"),
-    "model.dropout": _number(
-        0.0, "rate of zeros among what a dense layer reads, other than pixels", minimum=0, maximum=1
+    "model.dropout": _or_none(
+        _knob(
+            None,
+            "rate of zeros among what a dense layer reads, other than pixels",
+            minimum=0,
+            maximum=1,
+        )
+    ),
+    "model.stochastic_depth": _or_none(
+        _knob(
+            None,
+            "rate at which an image skips the last residual block; that of the others grows to it "
+            "in a line",
+            minimum=0,
+            maximum=1,
+        )
     ),
     "model.dtype": _one_of(
         "float32", ("float32", "bfloat16"), "of the computation; parameters are float32"
     ),
     "optimizer.name": _one_of("sgd", tuple(OPTIMIZER_OPTIONS), "what preconditions the gradient"),
     "optimizer.learning_rate": _knob(0.1, "factor of the update", above=0),
-    "optimizer.learning_rate_decay": _or_none(
-        _one_of("cosine", ("cosine",), "to 0 at the end, times the learning rate")
+    "optimizer.learning_rate_schedule": _or_none(
+        _one_of(
+            "cosine",
+            ("cosine", "one_cycle", "warm_restarts"),
+            "times the learning rate, which may cycle too; see "
+            "cyclical_jax/training/learning_rate.py",
+        )
+    ),
+    "optimizer.num_restarts": _or_none(
+        _whole(
+            None, "of warm_restarts, each twice as long as the one before", minimum=1, maximum=20
+        )
+    ),
+    "optimizer.warmup": _or_none(
+        _duration(None, "in which the learning rate grows from 0 to what follows")
     ),
     "optimizer.weight_decay": _or_none(
         _knob(1e-3, "times the learning rate; biases and normalisations do not decay", minimum=0)

@@ -170,7 +170,7 @@ def check_totals(
         return
     bad = jax.device_get(totals.nonfinite)
     name = "loss" if not math.isfinite(bad["loss"]) else "grad_norm"
-    schedules = assembly.make_schedules(structure, numbers, timetable.total_steps)
+    schedules = assembly.make_schedules(structure, numbers, timetable)
     knobs = ", ".join(f"{knob} {float(at(step)):.4g}" for knob, at in schedules.items())
     raise NonFiniteError(
         f"{name} is {bad[name]} at step {step}, with {knobs}; try a lower learning_rate, a clip "
@@ -216,7 +216,7 @@ def make_initial_state(
     seed: int | jax.Array,
 ) -> TrainState:
     """The state before the first update; numbers and seed may be traced."""
-    schedules = assembly.make_schedules(structure, numbers, timetable.total_steps)
+    schedules = assembly.make_schedules(structure, numbers, timetable)
     optimizer = assembly.make_optimizer(structure, schedules, timetable)
     model = assembly.assemble_model(structure, num_classes, axis_name=None)
     return init_state(model, optimizer, jnp.zeros(image_shape), seed, ema="ema_decay" in schedules)

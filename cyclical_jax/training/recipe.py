@@ -9,18 +9,27 @@ in `fields.py`.
 """
 
 import difflib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, fields
 from typing import Any, NamedTuple
 
+import optax
 from ml_collections import ConfigDict
 
 from cyclical_jax import data
 from cyclical_jax.data import RESIDENT_DATASETS, check_image_size, num_train
 from cyclical_jax.losses import warn_above_ceiling
-from cyclical_jax.schedules import Scale, Shape
-from cyclical_jax.training.durations import Duration, Timetable
-from cyclical_jax.training.fields import FIELDS, OPTIONS, SECTIONS, Cycle
+from cyclical_jax.schedules import Scale, Shape, cyclical_schedule
+from cyclical_jax.training.accumulation import (
+    Windows,
+    uniform_windows,
+    windows_of_micro_steps,
+    windows_of_updates,
+)
+from cyclical_jax.training.durations import Duration, Timetable, Units
+from cyclical_jax.training.fields import FIELDS, MODEL_KNOBS, OPTIONS, SECTIONS, Cycle
+
+_MOST_WINDOWS = 10**7
 
 
 class RecipeError(ValueError):
@@ -42,6 +51,27 @@ class Curve(NamedTuple):
     scale: Scale
 
 
+class Accumulation(NamedTuple):
+    """Micro steps a step; a constant has `easy` equal to `hard`."""
+
+    knob: Knob
+    curve: Curve
+
+    @property
+    def is_constant(self) -> bool:
+        return self.knob.easy == self.knob.hard
+
+    @property
+    def least(self) -> int:
+        return int(min(self.knob.easy, self.knob.hard))
+
+    def schedule_of(self, num_cycles: int) -> Callable[[int], optax.Schedule]:
+        """Its schedule, for a number of updates."""
+        easy, hard, factor = self.knob
+        options = {"factor": factor, "num_cycles": num_cycles, **self.curve._asdict()}
+        return lambda total_steps: cyclical_schedule(easy, hard, total_steps, **options)
+
+
 Numbers = dict[str, Knob]  # knob -> its numbers; a technique that is off is absent
 
 
@@ -53,13 +83,15 @@ class Structure:
     model_options: tuple[tuple[str, Any], ...]
     optimizer: str
     nesterov: bool
-    learning_rate_decay: str | None
+    learning_rate_schedule: str | None
+    num_restarts: int
     loss: str
+    augmentation: tuple[str, ...]
     gradient_norm: str | None  # the loss whose gradient's norm the gradient gets
     curves: tuple[tuple[str, Curve], ...]
     num_cycles: int
     batch_size: int  # examples a micro step, over all devices
-    accumulate: int  # micro steps a step
+    accumulate: Accumulation
     remainder: str
     on_nonfinite: str
 
@@ -77,6 +109,7 @@ class Recipe:
     duration: Duration
     log_every: Duration
     validate_every: Duration
+    warmup: Duration | None
     loop: str | None
     structure: Structure
     numbers: Numbers
@@ -88,23 +121,18 @@ class Recipe:
           RecipeError: A batch is larger than the data, or a cycle has too few updates to turn.
         """
         structure = self.structure
-        size, rest = divmod(num_train, structure.batch_size)
-        size += structure.remainder == "pad" and rest > 0
-        if not size:
-            raise RecipeError(
-                f"batch_size {structure.batch_size} is more than the {num_train} training examples."
-            )
-        units = dict(
-            batch_size=structure.batch_size,
-            accumulate=structure.accumulate,
-            micro_steps_per_epoch=size,
+        epoch = _micro_steps_per_epoch(structure, num_train)
+        units = Units(structure.batch_size, epoch)
+        timetable = Timetable(_windows(structure, self.duration, units, num_train), epoch, 1, 1)
+        _check_updates(structure.num_cycles, timetable.total_steps, num_train)
+        mean = timetable.micro_steps / timetable.total_steps
+        log, validate = (
+            min(interval.in_micro_steps(units, mean), timetable.micro_steps)
+            for interval in (self.log_every, self.validate_every)
         )
-        durations = (self.duration, self.log_every, self.validate_every)
-        length, *intervals = (duration.in_micro_steps(**units) for duration in durations)
-        intervals = [min(interval, length) for interval in intervals]
-        timetable = Timetable(length, structure.accumulate, size, *intervals)
-        _check_length(structure.num_cycles, timetable, num_train)
-        return timetable
+        warmup = round(self.warmup.in_micro_steps(units, mean) / mean) if self.warmup else 0
+        _check_warmup(warmup, timetable.total_steps)
+        return timetable._replace(log_every=log, validate_every=validate, warmup_steps=warmup)
 
 
 def load_dataset(recipe: Recipe) -> data.Dataset:
@@ -262,12 +290,28 @@ def _nearest(key: str) -> list[str]:
 def _contradictions(checked, num_devices: int) -> Iterator[str]:
     """What is wrong between values that are right by themselves."""
     yield from uneven_batch(checked.get("batch_size", 0), num_devices)
-    if checked.get("remainder") == "pad" and checked.get("accumulate", 1) > 1:
+    accumulate = checked.get("accumulate", Cycle(1, 1))
+    if checked.get("remainder") == "pad" and max(accumulate.easy, accumulate.hard) > 1:
         yield "remainder must be 'drop' where accumulate is above 1: a part would weigh as a whole."
     if {"dataset", "train_on", "subset"} <= checked.keys():
         yield from _unfilled_subset(checked["dataset"], checked["train_on"], checked["subset"])
     if {"dataset", "image_size", "loop"} <= checked.keys():
         yield from _unstreamed(checked["dataset"], checked["image_size"], checked["loop"])
+    augmenting = "augment.operations", "augment.strength"
+    if checked.keys() >= {*augmenting}:
+        operations, strength = (checked[key] for key in augmenting)
+        if operations and strength is None:
+            yield f"augment.operations is {operations}, but augment.strength is None: set both."
+        if strength is not None and not operations:
+            yield "augment.strength is set, but augment.operations is (): set both."
+    restarting = "optimizer.learning_rate_schedule", "optimizer.num_restarts"
+    if checked.keys() >= {*restarting}:
+        schedule, number = (checked[key] for key in restarting)
+        if (schedule == "warm_restarts") != (number is not None):
+            yield (
+                "optimizer.num_restarts must be set where optimizer.learning_rate_schedule is "
+                f"'warm_restarts', and there alone, got {number} and {schedule!r}."
+            )
     yield from _unread(checked)
 
 
@@ -315,17 +359,54 @@ def _readers(key: str) -> tuple[str, list[str]]:
     return choice, [chosen for chosen, names in options.items() if name in names]
 
 
-def _check_length(num_cycles: int, timetable: Timetable, num_train: int) -> None:
-    """A cycle needs two updates to turn between; counts are int32."""
-    if timetable.micro_steps >= 2**31:
+def _micro_steps_per_epoch(structure: Structure, num_train: int) -> int:
+    size, rest = divmod(num_train, structure.batch_size)
+    size += structure.remainder == "pad" and rest > 0
+    if not size:
         raise RecipeError(
-            f"duration makes {timetable.micro_steps} batches of {num_train} training examples; at "
-            f"most {2**31 - 1} can be counted."
+            f"batch_size {structure.batch_size} is more than the {num_train} training examples."
         )
-    if timetable.total_steps <= num_cycles:
+    return size
+
+
+def _windows(structure: Structure, duration: Duration, units: Units, num_train: int) -> Windows:
+    """The micro steps of each update of a run."""
+    every, num_cycles = structure.accumulate, structure.num_cycles
+    micro_steps = duration.in_micro_steps(units, every.least)
+    _check_micro_steps(micro_steps, every.is_constant, num_train)
+    if every.is_constant:
+        return uniform_windows(micro_steps, every.least)
+    if duration.unit == "steps":
+        _check_updates(num_cycles, int(duration.amount), num_train)
+        return windows_of_updates(every.schedule_of(num_cycles), int(duration.amount))
+    ends = {"least": num_cycles + 1, "minimum": every.least}
+    return windows_of_micro_steps(every.schedule_of(num_cycles), micro_steps, **ends)
+
+
+def _check_micro_steps(micro_steps: int, is_constant: bool, num_train: int) -> None:
+    """Counts are int32; the windows of a cycle are listed."""
+    most, what = (2**31 - 1, "counted") if is_constant else (_MOST_WINDOWS, "cycled over")
+    if micro_steps > most:
+        raise RecipeError(
+            f"duration makes {micro_steps} batches of {num_train} training examples; at most "
+            f"{most} can be {what}."
+        )
+
+
+def _check_updates(num_cycles: int, total_steps: int, num_train: int) -> None:
+    """A cycle needs two updates to turn between."""
+    if total_steps <= num_cycles:
         raise RecipeError(
             f"duration must make more updates than cycle.num_cycles {num_cycles}, got "
-            f"{timetable.total_steps} of {num_train} training examples."
+            f"{total_steps} of {num_train} training examples."
+        )
+
+
+def _check_warmup(warmup_steps: int, total_steps: int) -> None:
+    if warmup_steps >= total_steps:
+        raise RecipeError(
+            f"optimizer.warmup must be shorter than the run, got {warmup_steps} of {total_steps} "
+            "updates."
         )
 
 
@@ -337,26 +418,39 @@ def _assemble(checked) -> Recipe:
     factor, shape = checked["cycle.factor"], checked["cycle.shape"]
     numbers = {name: Knob(c.easy, c.hard, c.factor or factor) for name, c in knobs.items()}
     curves = {name: Curve(c.shape or shape, c.scale) for name, c in knobs.items()}
+    accumulate = _accumulation(numbers.pop("accumulate"), curves.pop("accumulate"))
     model = checked["model.name"]
     structure = Structure(
         model=model,
         model_options=tuple(
-            (name, checked[f"model.{name}"]) for name in OPTIONS["model.name"][model]
+            (name, checked[f"model.{name}"])
+            for name in OPTIONS["model.name"][model]
+            if name not in MODEL_KNOBS
         ),
         optimizer=checked["optimizer.name"],
         nesterov=checked["optimizer.nesterov"],
-        learning_rate_decay=checked["optimizer.learning_rate_decay"],
+        learning_rate_schedule=checked["optimizer.learning_rate_schedule"],
+        num_restarts=checked["optimizer.num_restarts"] or 0,
         loss=checked["loss.name"],
+        augmentation=checked["augment.operations"],
         gradient_norm=checked["loss.gradient_norm"],
         curves=tuple(curves.items()),
         num_cycles=checked["cycle.num_cycles"],
         batch_size=checked["batch_size"],
-        accumulate=checked["accumulate"],
+        accumulate=accumulate,
         remainder=checked["remainder"],
         on_nonfinite=checked["on_nonfinite"],
     )
     names = {field.name for field in fields(Recipe)} & checked.keys()
-    return Recipe(**{key: checked[key] for key in names}, structure=structure, numbers=numbers)
+    own = {key: checked[key] for key in names} | {"warmup": checked["optimizer.warmup"]}
+    return Recipe(**own, structure=structure, numbers=numbers)
+
+
+def _accumulation(knob: Knob, curve: Curve) -> Accumulation:
+    """Without the clock that a constant does not read: runs that differ in it are alike."""
+    if knob.easy == knob.hard:
+        knob, curve = knob._replace(factor=1.0), Curve("linear", "linear")
+    return Accumulation(knob, curve)
 
 
 def _read(checked) -> Iterator[tuple[str, Any]]:

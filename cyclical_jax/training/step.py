@@ -49,6 +49,7 @@ def make_train_step(
     *,
     norm_terms: Sequence[LossTerm] = (),
     knobs: Mapping[str, optax.Schedule],
+    model_knobs: Sequence[str] = (),
     ema_decay: optax.ScalarOrSchedule | None = None,
     skip_nonfinite: bool = False,
     axis_name: str | None = None,
@@ -66,6 +67,7 @@ def make_train_step(
         A loss that cycles rescales its gradient too, as a learning rate would; this tells the two
         effects apart.
       knobs: Schedules whose values the terms read and the metrics report.
+      model_knobs: Those of them that the model's `apply` takes, by name.
       ema_decay: Of the average that `init_state(..., ema=True)` started: at an update
         `average = d average + (1 - d) variables`, d = min(ema_decay, (1 + step) / (10 + step)), so
         that it soon forgets the initial parameters.
@@ -85,7 +87,9 @@ def make_train_step(
         average = _averager(batch, mean_over_devices)
 
         def forward(params):
-            return model.apply(params, state.model_state, batch["image"], train=True, key=key)
+            rates = {name: values[name] for name in model_knobs}
+            variables = params, state.model_state
+            return model.apply(*variables, batch["image"], train=True, key=key, **rates)
 
         def loss_of(logits, terms):
             losses = _weighted_sum(terms, state.step, logits, batch, values)

@@ -7,7 +7,7 @@ changes two things at once, so here are all four.
 from experiments.arms import Arm, Range, Table
 from experiments.tables import _parts as parts
 
-_CONSTANT_RATE = {"optimizer.learning_rate_decay": None}
+_CONSTANT_RATE = {"optimizer.learning_rate_schedule": None}
 _LOWER_RATE = {"optimizer.learning_rate": Range(0.005, 0.2)}
 
 TABLE = Table(

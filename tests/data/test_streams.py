@@ -215,7 +215,7 @@ def test_leaving_frees_the_queues_at_once(stop):
         for _ in range(stop):
             next(iterator)
         iterator.close()
-        queues = [o for o in gc.get_objects() if isinstance(o, multiprocessing.queues.Queue)]
+        queues = [o for o in gc.get_objects() if type(o) is multiprocessing.queues.Queue]
         assert not queues
     finally:
         gc.enable()

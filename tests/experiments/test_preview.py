@@ -62,7 +62,7 @@ def test_a_line_has_the_value_of_its_knob_at_every_update():
     assert list(drawn.lines) == list(expected)
     for name, values in expected.items():
         np.testing.assert_allclose(drawn.lines[name].values, values, rtol=1e-5, atol=1e-9)
-    assert drawn.updates_per_epoch == 18 / 4
+    assert drawn.updates_per_epoch == 32 / 7
 
 
 def test_a_long_run_is_drawn_from_its_first_to_its_last_update():
@@ -125,9 +125,22 @@ def test_a_rate_that_decays_to_0_is_told_and_never_drawn_on_a_log_axis():
     rate = cyclical(1e-4, 0.1, scale="log")
     decayed = drawn_with(optimizer__learning_rate=rate).lines["learning_rate"]
     assert decayed.title == "learning_rate 0.0001 → 0.1 log × cosine" and not decayed.is_log
-    free = drawn_with(optimizer__learning_rate=rate, optimizer__learning_rate_decay=None)
+    free = drawn_with(optimizer__learning_rate=rate, optimizer__learning_rate_schedule=None)
     assert free.lines["learning_rate"].title == "learning_rate 0.0001 → 0.1 log"
     assert free.lines["learning_rate"].is_log
+
+
+def test_a_cyclical_batch_size_is_drawn():
+    drawn = drawn_with(accumulate=cyclical(8, 1), duration="101 steps")
+    line = drawn.lines["accumulate"]
+    assert line.title == "accumulate 8 → 1" and len(line.values) == 101
+    assert line.values[0] == line.values[-1] == 8 and line.values[50] == 1
+    assert "accumulate" not in drawn_with(accumulate=3).lines
+
+
+def test_a_schedule_of_the_rate_is_told():
+    drawn = drawn_with(optimizer__learning_rate_schedule="one_cycle")
+    assert drawn.lines["learning_rate"].title == "learning_rate 0.1 × one_cycle"
 
 
 def test_a_run_that_cannot_be_is_refused_as_training_does():

@@ -41,7 +41,7 @@ def init(model):
 
 def test_every_model_has_a_case_here_or_is_a_published_network():
     """Those are in test_resnet.py."""
-    published = {name for name in MODELS if MODEL_OPTIONS[name] == ("dtype",)}
+    published = {name for name in MODELS if "stochastic_depth" in MODEL_OPTIONS[name]}
     assert {*SMALL} == {*MODELS} - published
 
 
@@ -152,6 +152,39 @@ def test_dropout_of_everything_leaves_the_last_bias(name):
 def test_dropout_is_a_probability(name, rate):
     with pytest.raises(ValueError, match=f"`dropout` must be at least 0 and at most 1, got {rate}"):
         init(make(name, dropout=rate))
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_a_knob_of_a_call_is_the_attribute_at_that_value(name, count_compilations):
+    model, key = make(name), jax.random.key(3)
+    params, state = init(model)
+
+    @jax.jit
+    def logits_at(rate):
+        return model.apply(params, state, images(), train=True, key=key, dropout=rate)[0]
+
+    logits_at(jnp.float32(0.1))
+    with count_compilations() as compilations:
+        found = {rate: logits_at(jnp.float32(rate)) for rate in (0.0, 0.4, 1.0)}
+    assert not compilations
+    for rate, logits in found.items():
+        of_attribute = make(name, dropout=rate)
+        expected, _ = of_attribute.apply(params, state, images(), train=True, key=key)
+        np.testing.assert_allclose(logits, expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("rate", [0.0, 0.5, 1.0])
+def test_the_gradient_is_finite_at_every_rate(rate):
+    model = make("mlp")
+    params, state = init(model)
+
+    def loss(params, rate):
+        key = jax.random.key(0)
+        logits, _ = model.apply(params, state, images(), train=True, key=key, dropout=rate)
+        return (logits**2).sum()
+
+    for leaf in jax.tree.leaves(jax.jit(jax.grad(loss))(params, jnp.float32(rate))):
+        assert np.isfinite(leaf).all()
 
 
 # ---- BatchNorm

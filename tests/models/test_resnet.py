@@ -6,10 +6,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import linen as nn
 
 from cyclical_jax.losses import softmax_cross_entropy
 from cyclical_jax.models import CONVOLUTIONAL, MODEL_OPTIONS, make_model
-from cyclical_jax.models.resnet import RESNETS, ConvNorm
+from cyclical_jax.models.classifier import dropped
+from cyclical_jax.models.resnet import RESNETS, ConvNorm, ResNet, skip_rates
 from cyclical_jax.models.tresnet import blur_pool, space_to_depth
 
 
@@ -149,6 +151,95 @@ def test_convolutions_start_he_normal_by_what_leaves_them_and_the_averages_move_
     np.testing.assert_allclose(statistics["var"], 0.9 + 0.1 * var, rtol=1e-4)
 
 
+# ---- stochastic depth
+
+
+def logits_of(network, params, state, images, seed, **knobs):
+    options = dict(train=True, rngs={"dropout": jax.random.key(seed)}, mutable=["batch_stats"])
+    return network.clone(**knobs).apply({"params": params, **state}, images, **options)[0]
+
+
+def without_branches(params):
+    """Of each block the last normalisation, which starts at 0, is 0."""
+
+    def zeroed(path, leaf):
+        is_last = path[0].key == "ConvNorm_2" and path[1].key == "BatchNorm_0"
+        return jnp.zeros_like(leaf) if is_last else leaf
+
+    return jax.tree_util.tree_map_with_path(zeroed, params)
+
+
+@pytest.fixture(scope="module")
+def one_block():
+    network = ResNet(10, stage_sizes=(1,), stage_width=4, is_for_small_images=True)
+    images = np.random.default_rng(0).normal(size=(64, 8, 8, 3)).astype("f4")
+    variables = dict(network.init(jax.random.key(0), images, train=False))
+    params = random_like(variables.pop("params"), 3)
+    return network, params, variables, images
+
+
+def test_an_image_that_skips_a_block_has_its_shortcut_alone(one_block):
+    network, params, state, images = one_block
+    whole = logits_of(network, params, state, images, 0)
+    skipped = logits_of(network, without_branches(params), state, images, 0)
+    assert np.abs(whole - skipped).max(-1).min() > 1e-3
+    at_one = logits_of(network, params, state, images, 0, stochastic_depth=jnp.float32(1.0))
+    np.testing.assert_allclose(at_one, skipped, rtol=1e-5, atol=1e-6)
+    at_zero = logits_of(network, params, state, images, 0, stochastic_depth=jnp.float32(0.0))
+    np.testing.assert_allclose(at_zero, whole, rtol=1e-5, atol=1e-6)
+    at_quarter = logits_of(network, params, state, images, 0, stochastic_depth=jnp.float32(0.25))
+    is_skipped = np.abs(at_quarter - skipped).max(-1) < 1e-4
+    assert 6 < is_skipped.sum() < 28  # 16 ± 3.5 of 64
+    # The others' branch is scaled: neither the whole nor the shortcut.
+    assert (np.abs(at_quarter - whole).max(-1)[~is_skipped] > 1e-4).all()
+
+
+def test_what_does_not_skip_is_scaled_to_keep_the_mean():
+    class Dropped(nn.Module):
+        @nn.compact
+        def __call__(self, x, rate):
+            return dropped(self, x, rate, (len(x), 1, 1, 1))
+
+    x = jnp.ones((4000, 2, 2, 3))
+    found = Dropped().apply({}, x, jnp.float32(0.3), rngs={"dropout": jax.random.key(0)})
+    of_image = np.asarray(found[:, 0, 0, 0])
+    np.testing.assert_array_equal(found, np.broadcast_to(of_image[:, None, None, None], x.shape))
+    assert set(np.round(of_image, 5)) == {0, np.round(np.float32(1 / 0.7), 5)}
+    assert of_image.mean() == pytest.approx(1, abs=0.05)
+
+
+def test_the_rates_grow_in_a_line():
+    assert list(skip_rates(0.5, 4)) == [0.125, 0.25, 0.375, 0.5]
+
+
+@pytest.mark.parametrize("name", ["resnet20_cifar", "tresnet_m"])
+def test_a_published_network_takes_a_traced_rate(name):
+    model, (params, state) = variables_of(name, 32)
+    params, state = random_like(params, 0), random_like(state, 1)
+    images = np.random.default_rng(2).normal(size=(4, 32, 32, 3)).astype("f4")
+
+    @jax.jit
+    def logits_at(rate, seed):
+        key = jax.random.key(seed)
+        knobs = {"stochastic_depth": rate}
+        return model.apply(params, state, images, train=True, key=key, **knobs)[0]
+
+    some, again, others = (logits_at(jnp.float32(0.5), seed) for seed in (0, 0, 1))
+    np.testing.assert_array_equal(some, again)
+    assert np.abs(some - others).max() > 1e-3
+    whole, _ = jax.jit(lambda x: model.apply(params, state, x, train=True))(images)
+    # BatchNorm of four images whose maps are of one pixel multiplies roundings.
+    error = np.abs(logits_at(jnp.float32(0), 0) - whole).max()
+    assert error < 0.02 * np.abs(some - whole).max()
+
+
+@pytest.mark.parametrize("rate", [-0.1, 1.5])
+def test_stochastic_depth_is_a_probability(rate):
+    network = ResNet(10, stage_sizes=(1,), stage_width=4, stochastic_depth=rate)
+    with pytest.raises(ValueError, match=f"`stochastic_depth` must be at least 0.*got {rate}"):
+        network.init(jax.random.key(0), jnp.zeros((1, 8, 8, 3)), train=False)
+
+
 def test_space_to_depth_keeps_every_pixel_of_a_square():
     images = np.arange(2 * 8 * 12 * 3).reshape(2, 8, 12, 3)
     squares = space_to_depth(jnp.asarray(images), 4)
@@ -192,9 +283,11 @@ def test_a_resnet_takes_images_of_any_size(name, height, width, channels):
 
 
 @pytest.mark.parametrize("name", [*RESNETS, "tresnet_m"])
-def test_a_published_network_is_convolutional_and_has_no_option_but_the_dtype(name):
-    assert name in CONVOLUTIONAL and MODEL_OPTIONS[name] == ("dtype",)
-    with pytest.raises(ValueError, match=f"option of {name}` must be one of 'dtype', got"):
+def test_a_published_network_is_convolutional_and_has_two_options(name):
+    assert name in CONVOLUTIONAL and MODEL_OPTIONS[name] == ("dtype", "stochastic_depth")
+    with pytest.raises(
+        ValueError, match=f"option of {name}` must be one of 'dtype', 'stochastic_depth', got"
+    ):
         make_model(name, num_classes=2, axis_name=None, hidden_sizes=(3,))
 
 

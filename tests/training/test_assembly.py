@@ -8,6 +8,7 @@ import pytest
 
 import cyclical_jax as cj
 from cyclical_jax.training import assembly
+from cyclical_jax.training.accumulation import uniform_windows
 from cyclical_jax.training.durations import Timetable
 from cyclical_jax.training.recipe import cyclical, default_config, parse
 from cyclical_jax.training.state import init_state
@@ -15,7 +16,7 @@ from cyclical_jax.training.step import make_train_step
 
 STEPS = 13
 PARAMS = {"kernel": jnp.array([[1.0, -2.0], [0.5, 3.0]]), "bias": jnp.array([4.0, -1.0])}
-CONSTANT_RATE = {"optimizer.learning_rate_decay": None}
+CONSTANT_RATE = {"optimizer.learning_rate_schedule": None}
 
 
 def parsed(changes):
@@ -27,12 +28,12 @@ def parsed(changes):
 
 
 def timetable(micro_steps, accumulate=1):
-    return Timetable(micro_steps, accumulate, 5, 5, 5)
+    return Timetable(uniform_windows(micro_steps, accumulate), 5, 5, 5)
 
 
 def optimizer_of(changes, table):
     recipe = parsed(CONSTANT_RATE | changes)
-    schedules = assembly.make_schedules(recipe.structure, recipe.numbers, table.total_steps)
+    schedules = assembly.make_schedules(recipe.structure, recipe.numbers, table)
     return assembly.make_optimizer(recipe.structure, schedules, table)
 
 
@@ -45,7 +46,7 @@ def test_a_schedule_has_the_shape_scale_factor_and_cycles_of_the_config():
             "loss.temperature": cyclical(0.5, 2.0, factor=4),
         }
     )
-    schedules = assembly.make_schedules(recipe.structure, recipe.numbers, STEPS)
+    schedules = assembly.make_schedules(recipe.structure, recipe.numbers, timetable(STEPS))
     expected = {
         "weight_decay": cj.cyclical_schedule(
             1e-4, 1e-1, STEPS, factor=3, num_cycles=2, shape="rex", scale="log"
@@ -62,13 +63,13 @@ def test_a_schedule_has_the_shape_scale_factor_and_cycles_of_the_config():
 
 def test_without_decay_the_learning_rate_is_its_knob():
     recipe = parsed(CONSTANT_RATE)
-    schedules = assembly.make_schedules(recipe.structure, recipe.numbers, STEPS)
+    schedules = assembly.make_schedules(recipe.structure, recipe.numbers, timetable(STEPS))
     assert schedules["learning_rate"](7) == pytest.approx(0.1)
 
 
 def test_a_learning_rate_that_cycles_is_multiplied_by_its_decay():
     recipe = parsed({"optimizer.learning_rate": cyclical(0.1, 0.5)})
-    schedules = assembly.make_schedules(recipe.structure, recipe.numbers, 5)
+    schedules = assembly.make_schedules(recipe.structure, recipe.numbers, timetable(5))
     triangle = np.array([0.1, 0.3, 0.5, 0.3, 0.1])
     cosine = (1 + np.cos(np.pi * np.arange(5) / 5)) / 2
     np.testing.assert_allclose(
@@ -225,7 +226,7 @@ def test_the_knobs_of_an_accumulating_step_count_updates():
             structure, recipe.numbers, timetable=table, num_classes=3, axis_name=None
         )
     )
-    schedules = assembly.make_schedules(structure, recipe.numbers, table.total_steps)
+    schedules = assembly.make_schedules(structure, recipe.numbers, table)
     optimizer = assembly.make_optimizer(structure, schedules, table)
     model = assembly.assemble_model(structure, 3, None)
     batch = {"image": jnp.cos(jnp.arange(8.0)).reshape(2, 2, 2, 1), "label": jnp.array([0, 2])}
@@ -255,7 +256,7 @@ def test_a_step_skips_where_the_recipe_says_so(on_nonfinite, step_of_three):
             structure, recipe.numbers, timetable=table, num_classes=3, axis_name=None
         )
     )
-    schedules = assembly.make_schedules(structure, recipe.numbers, STEPS)
+    schedules = assembly.make_schedules(structure, recipe.numbers, timetable(STEPS))
     optimizer = assembly.make_optimizer(structure, schedules, table)
     model = assembly.assemble_model(structure, 3, None)
     batch = {"image": jnp.full((2, 2, 2, 1), jnp.inf), "label": jnp.array([0, 2])}
@@ -282,7 +283,7 @@ def test_a_step_skips_where_the_recipe_says_so(on_nonfinite, step_of_three):
 def test_each_loss_gets_the_knobs_it_names(name, gammas, loss):
     knobs = {"temperature": 2.0, "label_smoothing": 0.2, **gammas}
     recipe = parsed({"loss.name": name} | {f"loss.{key}": value for key, value in knobs.items()})
-    schedules = assembly.make_schedules(recipe.structure, recipe.numbers, STEPS)
+    schedules = assembly.make_schedules(recipe.structure, recipe.numbers, timetable(STEPS))
     values = {key: schedule(0) for key, schedule in schedules.items()}
     logits, labels = jnp.array([[1.0, 2.0, -1.0], [0.0, 0.5, 3.0]]), jnp.array([0, 2])
     term = assembly.make_loss_term(recipe.structure)
@@ -300,7 +301,7 @@ BATCH = {
 def step_of(recipe, **options):
     """The train step of a recipe by hand, of its parts, and its first state."""
     structure, table = recipe.structure, timetable(STEPS)
-    schedules = assembly.make_schedules(structure, recipe.numbers, STEPS)
+    schedules = assembly.make_schedules(structure, recipe.numbers, timetable(STEPS))
     optimizer = assembly.make_optimizer(structure, schedules, table)
     model = assembly.assemble_model(structure, 3, None)
     terms = [assembly.make_loss_term(structure)]

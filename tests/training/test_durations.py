@@ -4,7 +4,8 @@ from fractions import Fraction
 
 import pytest
 
-from cyclical_jax.training.durations import Duration, Timetable, parse_duration
+from cyclical_jax.training.accumulation import uniform_windows
+from cyclical_jax.training.durations import Duration, Timetable, Units, parse_duration
 
 
 @pytest.mark.parametrize(
@@ -58,21 +59,21 @@ def test_other_words_are_refused_with_the_words_and_an_example(text):
     ],
 )
 def test_a_duration_in_micro_steps(text, micro_steps):
-    units = dict(batch_size=64, accumulate=4, micro_steps_per_epoch=18)
-    actual = parse_duration(text).in_micro_steps(**units)
+    actual = parse_duration(text).in_micro_steps(Units(64, 18), 4)
     assert actual == micro_steps and isinstance(actual, int)
 
 
 TIMETABLES = [
-    Timetable(length, accumulate, 7, log_every, validate_every)
+    (accumulate, Timetable(uniform_windows(length, accumulate), 7, log_every, validate_every))
     for length, accumulate in [(1, 1), (20, 1), (21, 3), (20, 3), (7, 100)]
     for log_every, validate_every in [(1, 1), (4, 6), (6, 4), (5, 50), (50, 5), (100, 100)]
 ]
 
 
-@pytest.mark.parametrize("timetable", TIMETABLES, ids=lambda timetable: str(tuple(timetable)))
-def test_a_timetable_is_what_a_walk_over_all_micro_steps_finds(timetable):
-    length, accumulate, per_epoch, log_every, validate_every = timetable
+@pytest.mark.parametrize("accumulate, timetable", TIMETABLES, ids=str)
+def test_a_timetable_is_what_a_walk_over_all_micro_steps_finds(accumulate, timetable):
+    _, per_epoch, log_every, validate_every, _ = timetable
+    length = timetable.micro_steps
     rows, validations, updates, window = [], [], 0, 0
     for done in range(1, length + 1):
         window += 1
@@ -101,12 +102,12 @@ def test_a_timetable_is_what_a_walk_over_all_micro_steps_finds(timetable):
 
 
 def test_an_epoch_that_is_not_whole_is_written_with_six_digits():
-    assert Timetable(10, 1, 3, 1, 1).epoch(1) == 0.333333
+    assert Timetable(((10, 1),), 3, 1, 1).epoch(1) == 0.333333
 
 
 @pytest.mark.parametrize("log, validate", [(6, 12), (5, 7), (30, 4), (1, 1), (29, 30)])
 def test_rows_are_counted_as_they_come(log, validate):
-    timetable = Timetable(30, 1, 12, log, validate)
+    timetable = Timetable(((30, 1),), 12, log, validate)
     rows, micro_step = [], 0
     while micro_step < 30:
         micro_step = timetable.next_row(micro_step)
@@ -116,6 +117,6 @@ def test_rows_are_counted_as_they_come(log, validate):
 
 
 def test_the_next_end_of_an_epoch_is_after_and_the_last_is_the_end_of_the_run():
-    timetable = Timetable(30, 1, 12, 5, 5)
+    timetable = Timetable(((30, 1),), 12, 5, 5)
     ends = [timetable.next_epoch(micro_step) for micro_step in (0, 11, 12, 23, 24, 29)]
     assert ends == [12, 12, 24, 24, 30, 30]

@@ -37,7 +37,11 @@ def test_a_default_passes_its_own_check_and_has_type_and_meaning(key):
         ("cycle.factor", "number at least 1 and at most 1e+09"),
         ("model.hidden_sizes", "tuple of whole numbers, at least 1"),
         ("model.batch_norm", "True or False"),
-        ("model.dropout", "number at least 0 and at most 1"),
+        ("accumulate", "whole number at least 1, or cyclical(easy, hard)"),
+        (
+            "model.dropout",
+            "number at least 0 and at most 1, or cyclical(easy, hard), or None",
+        ),
         ("optimizer.learning_rate", "number above 0, or cyclical(easy, hard)"),
     ],
 )
@@ -53,7 +57,10 @@ def test_a_type_is_said_in_words(key, words):
         ("model.hidden_sizes", [7, 5.0], (7, 5)),
         ("model.hidden_sizes", (), ()),
         ("model.batch_norm", True, True),
-        ("model.dropout", 0, 0.0),
+        ("model.dropout", 0, Cycle(0.0, 0.0)),
+        ("model.dropout", None, None),
+        ("accumulate", 3, Cycle(3.0, 3.0)),
+        ("accumulate", {"easy": 8, "hard": 1}, Cycle(8.0, 1.0)),
         ("data_dir", None, None),
         ("data_dir", "/there", "/there"),
         ("loop", "streamed", "streamed"),
@@ -84,7 +91,7 @@ def _leaves(value):
 def test_a_word_names_one_knob():
     """The recipe's knobs have no section."""
     knobs = [key.split(".")[-1] for key, field in FIELDS.items() if "cyclical(" in field.type]
-    assert len(knobs) == len(set(knobs)) == 17
+    assert len(knobs) == len(set(knobs)) == 21
 
 
 def test_the_options_of_a_choice_are_keys_of_its_section():
@@ -96,5 +103,5 @@ def test_the_options_of_a_choice_are_keys_of_its_section():
 
 
 def test_the_sections_are_those_of_the_keys():
-    assert SECTIONS == ("cycle", "model", "optimizer", "loss")
+    assert SECTIONS == ("augment", "cycle", "model", "optimizer", "loss")
     assert all(re.fullmatch(r"(\w+\.)?\w+", key) for key in FIELDS)

@@ -8,9 +8,7 @@ from cyclical_jax.training import keeper as keeper_module
 from cyclical_jax.training.durations import Timetable
 from cyclical_jax.training.keeper import Keeper, StoppedError
 
-TIMETABLE = Timetable(
-    micro_steps=25, accumulate=1, micro_steps_per_epoch=10, log_every=10, validate_every=10
-)
+TIMETABLE = Timetable(windows=((25, 1),), micro_steps_per_epoch=10, log_every=10, validate_every=10)
 
 
 class Recorder:

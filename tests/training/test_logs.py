@@ -24,9 +24,7 @@ from cyclical_jax.training.logs import (
 )
 
 BATCH = 20
-TIMETABLE = Timetable(
-    micro_steps=30, accumulate=1, micro_steps_per_epoch=12, log_every=6, validate_every=12
-)
+TIMETABLE = Timetable(windows=((30, 1),), micro_steps_per_epoch=12, log_every=6, validate_every=12)
 ROWS = [
     dict(step=6, epoch=0.5, loss=2.34567, accuracy=0.125, grad_norm=1.5, max_norm=0.5)
     | dict(skipped=0, images_per_second=None, seconds=0.0),

@@ -59,10 +59,12 @@ EVERYTHING = dict(
     remainder="pad",
     ema_decay=cyclical(0.5, 0.8),
     model__batch_norm=True,
-    model__dropout=0.3,
+    model__dropout=cyclical(0.1, 0.5),
     optimizer__max_norm=cyclical(0.5, 2.0),
     optimizer__weight_decay=cyclical(1e-4, 1e-1, scale="log"),
     optimizer__momentum=cyclical(0.9, 0.7, factor=3),
+    augment__operations=("flip", "brightness", "mixup"),
+    augment__strength=cyclical(0, 1),
     loss__name="cyclical_focal",
     loss__label_smoothing=0.1,
     loss__temperature=cyclical(0.5, 2.0, shape="cosine"),
@@ -264,7 +266,7 @@ def test_a_resident_call_has_one_shape_whatever_it_does():
         np.testing.assert_array_equal(shares["index"][1, :count], index[:, 2:])
         assert count == micro_steps and count.dtype == np.int32
 
-    endless = timetable._replace(micro_steps=10**6, log_every=10**6, validate_every=10**6)
+    endless = timetable._replace(windows=((10**6, 1),), log_every=10**6, validate_every=10**6)
     ways._resident(program, endless, {}, {})(0, 0, {"index": index})
     assert calls[-1][0]["index"].shape == (2, 4096, 2)
 
@@ -569,7 +571,7 @@ def test_parameters_that_are_not_finite_end_the_run_with_an_error(rehearse):
 )
 def test_a_run_that_skips_more_than_half_of_its_batches_is_stopped(micro_step, skipped, is_stopped):
     """From the end of its first epoch on, which is of 10 micro steps."""
-    timetable = Timetable(30, 1, 10, 1, 1)
+    timetable = Timetable(((30, 1),), 10, 1, 1)
     expected = pytest.raises(
         loop.NonFiniteError, match=f"^{skipped} of {micro_step} batches were skipped as not finite"
     )
@@ -659,7 +661,7 @@ def test_all_that_does_not_fit_is_said_at_once():
 
 def test_a_plan_is_the_timetable_of_the_recipe():
     timetable = loop.plan(recipe(**EVERYTHING), dataset())
-    assert timetable == (13, 1, 5, 4, 5)
+    assert timetable == (((13, 1),), 5, 4, 5, 0)
 
 
 # ---- learning

@@ -14,6 +14,7 @@ from configs import (
     fashion_mnist,
     fashion_mnist_4k,
 )
+from cyclical_jax.training.accumulation import uniform_windows
 from cyclical_jax.training.durations import Duration, Timetable
 from cyclical_jax.training.fields import FIELDS, OPTIONS, SECTIONS
 from cyclical_jax.training.recipe import (
@@ -91,7 +92,7 @@ def test_the_configs_of_cifar_have_the_published_numbers(module):
     recipe = parse(module.get_config("all"))
     assert recipe.structure.batch_size == 384 and recipe.duration == Duration(200, "epochs")
     assert recipe.structure.optimizer == "sgd" and recipe.structure.nesterov
-    assert recipe.structure.learning_rate_decay == "cosine"
+    assert recipe.structure.learning_rate_schedule == "cosine"
     published = {
         "learning_rate": 0.15,
         "momentum": 0.9,
@@ -153,9 +154,13 @@ def test_every_part_of_the_recipe_is_what_the_config_says():
                 "model.dropout": 0.25,
                 "model.dtype": "bfloat16",
                 "optimizer.name": "adamw",
-                "optimizer.learning_rate_decay": None,
+                "optimizer.learning_rate_schedule": "warm_restarts",
+                "optimizer.num_restarts": 3,
+                "optimizer.warmup": "2 steps",
                 "loss.name": "asymmetric_focal",
                 "loss.gradient_norm": "cross_entropy",
+                "augment.operations": ["crop", "mixup"],
+                "augment.strength": cyclical(0, 1),
             }
         ),
         num_devices=4,
@@ -169,23 +174,26 @@ def test_every_part_of_the_recipe_is_what_the_config_says():
     assert dict(structure.pop("model_options")) == dict(
         hidden_sizes=(5,),
         batch_norm=True,
-        dropout=0.25,
         dtype="bfloat16",
         patch_size=6,
         stride=2,
         channels=3,
     )
+    assert structure.pop("accumulate") == ((3, 3, 1), ("linear", "linear"))
+    assert recipe.numbers["dropout"] == (0.25, 0.25, 2)
+    assert recipe.warmup == Duration(2, "steps")
     assert dict(structure.pop("curves")).keys() == recipe.numbers.keys()
     assert structure == dict(
         model="patch_dense",
         optimizer="adamw",
         nesterov=True,
-        learning_rate_decay=None,
+        learning_rate_schedule="warm_restarts",
+        num_restarts=3,
         loss="asymmetric_focal",
+        augmentation=("crop", "mixup"),
         gradient_norm="cross_entropy",
         num_cycles=2,
         batch_size=100,
-        accumulate=3,
         remainder="drop",
         on_nonfinite="skip",
     )
@@ -401,10 +409,18 @@ DURATION = "must be a number above 0 and a unit, such as '1.5 epochs' or '9 step
             {"optimizer.learning_rate": "0.1"},
             "optimizer.learning_rate must be a number or cyclical(easy, hard), got '0.1'.",
         ),
-        ({"optimizer.learning_rate_decay": "linear"}, "must be one of 'cosine', got 'linear'."),
+        ({"optimizer.learning_rate_schedule": "linear"}, "'warm_restarts', got 'linear'."),
         ({"optimizer.max_norm": -1}, "optimizer.max_norm must be at least 0, got -1."),
         ({"optimizer.momentum": 1.1}, "optimizer.momentum must be at least 0 and at most 1, got"),
         ({"loss.temperature": 0}, "loss.temperature must be above 0, got 0."),
+        ({"augment.operations": ("crop",)}, "('crop',), but augment.strength is None: set both."),
+        (
+            {"augment.strength": 0.5},
+            "augment.strength is set, but augment.operations is (): ",
+        ),
+        ({"augment.strength": cyclical(0, 2)}, "augment.strength.hard must be at least 0 and at"),
+        ({"augment.operations": "crop"}, "augment.operations must be a tuple of words, got 'crop'"),
+        ({"augment.operations": ("flop",)}, "got 'flop'. Did you mean 'flip'?"),
         ({"loss.temperature": -2.0}, "loss.temperature must be above 0, got -2.0."),
         ({"loss.temperature": cyclical(0.5, 0.0)}, "loss.temperature.hard must be above 0, got 0"),
         ({"loss.label_smoothing": 1.5}, "loss.label_smoothing must be at least 0 and at most 1, "),
@@ -533,7 +549,7 @@ def test_the_devices_share_a_batch_evenly(num_devices, is_wrong):
 @pytest.mark.parametrize("remainder, accumulate", [("pad", 1), ("drop", 2)])
 def test_padding_or_accumulation_alone_is_right(remainder, accumulate):
     structure = parse(changed({"remainder": remainder, "accumulate": accumulate})).structure
-    assert (structure.remainder, structure.accumulate) == (remainder, accumulate)
+    assert (structure.remainder, structure.accumulate.least) == (remainder, accumulate)
 
 
 def test_padding_and_accumulation_exclude_each_other():
@@ -644,7 +660,7 @@ def test_an_unknown_variant_is_named_with_those_there_are(module):
 # ---- the timetable
 
 # 1197 examples in batches of 64: 18 full ones and a rest of 45.
-DEFAULT = dict(micro_steps=720, accumulate=1, micro_steps_per_epoch=18)
+DEFAULT = dict(micro_steps=720, every=1, micro_steps_per_epoch=18)
 EVERY = dict(log_every=18, validate_every=18)
 ALL = ("micro_steps", "log_every", "validate_every")
 
@@ -668,7 +684,7 @@ ALL = ("micro_steps", "log_every", "validate_every")
             {"duration": "7 steps", "accumulate": 3, "log_every": "2 steps"},
             dict(
                 micro_steps=21,
-                accumulate=3,
+                every=3,
                 micro_steps_per_epoch=18,
                 log_every=6,
                 validate_every=18,
@@ -676,28 +692,29 @@ ALL = ("micro_steps", "log_every", "validate_every")
         ),
         (
             {"duration": "2 epochs", "remainder": "pad"},
-            dict(micro_steps=38, accumulate=1, micro_steps_per_epoch=19)
+            dict(micro_steps=38, every=1, micro_steps_per_epoch=19)
             | dict(log_every=19, validate_every=19),
         ),
         (
             {"remainder": "pad", "batch_size": 2000, "duration": "3 epochs"},
-            dict(micro_steps=3, accumulate=1, micro_steps_per_epoch=1)
+            dict(micro_steps=3, every=1, micro_steps_per_epoch=1)
             | dict(log_every=1, validate_every=1),
         ),
         (  # there is no rest
             {"remainder": "pad", "batch_size": 399, "duration": "3 epochs"},
-            dict(micro_steps=9, accumulate=1, micro_steps_per_epoch=3)
+            dict(micro_steps=9, every=1, micro_steps_per_epoch=3)
             | dict(log_every=3, validate_every=3),
         ),
         (
             {"batch_size": 1197, "duration": "3 epochs"},
-            dict(micro_steps=3, accumulate=1, micro_steps_per_epoch=1)
+            dict(micro_steps=3, every=1, micro_steps_per_epoch=1)
             | dict(log_every=1, validate_every=1),
         ),
     ],
 )
 def test_durations_become_micro_steps(changes, expected):
-    assert parse(changed(changes)).timetable(1197) == Timetable(**expected)
+    windows = uniform_windows(expected.pop("micro_steps"), expected.pop("every"))
+    assert parse(changed(changes)).timetable(1197) == Timetable(windows, **expected)
 
 
 @pytest.mark.parametrize(

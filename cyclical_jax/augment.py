@@ -1,0 +1,391 @@
+"""Augmentation of images on the device, by operations whose strength may cycle.
+
+Every operation is `operation(key, images, strength, ...) -> images`: images [batch, height, width,
+channels] of one or three channels, uint8 or floats, strength s a scalar in [0, 1] that may be
+traced. Each example draws for itself. At s = 0 an operation is the identity, bit for bit; at s = 1
+it has the range of its arguments; between, what it draws is scaled by s, or, of a flip, which has
+no magnitude, its probability is. Bytes are rounded to the nearest, and all that is computed is cut
+to `limits`, the least and the greatest value of a pixel, (0, 255) for bytes.
+
+`mixup` and `cutmix` mix labels too, so that they take and return both.
+
+That weak is easy and strong is hard is a reading of ours: arXiv 2202.08835 names augmentation in
+its abstract. Pixels are moved by slices and gathers of a whole batch; libraries of JAX do one image
+at a time.
+"""
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.typing import ArrayLike
+
+from cyclical_jax import _checks
+
+Limits = tuple[float, float]
+Batch = dict[str, jax.Array]
+Transform = Callable[[Batch, jax.Array, ArrayLike], Batch]
+
+_GREY = (0.299, 0.587, 0.114)  # luma of red, green and blue, ITU-R BT.601
+_LIMITS = (-1.0, 1.0)
+
+
+def augment(
+    names: Sequence[str], *, num_classes: int | None = None, limits: Limits = _LIMITS
+) -> Transform:
+    """The operations of those names, one after the other, on a batch.
+
+    Args:
+      names: Of `OPERATIONS`, each with its default arguments; or "mixup" and "cutmix".
+      num_classes: For those two, which make class indices probabilities, [batch, classes].
+      limits: Of floats; bytes have their own.
+
+    Returns:
+      `transform(batch, key, strength) -> batch`, of a dict with "image" and, for mixtures, "label".
+
+    Raises:
+      ValueError: A name is unknown, or `num_classes` is missing.
+
+    Examples:
+      >>> transform = augment(["crop", "flip", "mixup"], num_classes=2)
+      >>> batch = {"image": jnp.zeros((4, 8, 8, 3)), "label": jnp.array([0, 1, 1, 0])}
+      >>> batch = jax.jit(transform)(batch, jax.random.key(0), 0.5)
+      >>> batch["image"].shape, batch["label"].shape
+      ((4, 8, 8, 3), (4, 2))
+    """
+    for name in names:
+        _checks.one_of("name", name, NAMES)
+    if num_classes is None and MIXTURES.keys() & set(names):
+        raise ValueError("`num_classes` must be given for mixup and cutmix, got None.")
+
+    def transform(batch, key, strength):
+        for name, own_key in zip(names, jax.random.split(key, len(names)), strict=True):
+            if name in MIXTURES:
+                labels = _probabilities(batch["label"], num_classes)
+                mixed = MIXTURES[name](own_key, batch["image"], labels, strength)
+                batch = batch | dict(zip(("image", "label"), mixed, strict=True))
+            else:
+                operation = functools.partial(OPERATIONS[name], limits=limits)
+                batch = batch | {"image": operation(own_key, batch["image"], strength)}
+        return batch
+
+    return transform
+
+
+def _identity_at_zero(operation):
+    """Floats in and out of `operation`; what comes back at strength 0 is what went in."""
+
+    @functools.wraps(operation)
+    def call(key, images, strength, *, limits=_LIMITS, **options):
+        images = jnp.asarray(images)
+        _check(images, strength)
+        limits = (0.0, 255.0) if images.dtype == jnp.uint8 else limits
+        wide = images.astype(jnp.promote_types(images.dtype, jnp.float32))
+        changed = jnp.clip(operation(key, wide, strength, limits=limits, **options), *limits)
+        if images.dtype == jnp.uint8:
+            changed = jnp.round(changed)
+        return jnp.where(jnp.asarray(strength) > 0, changed.astype(images.dtype), images)
+
+    return call
+
+
+# ---- where the pixels are
+
+
+@_identity_at_zero
+def random_crop(key, images, strength, *, limits, most: float = 0.125):
+    """The image moved by whole pixels, within `s most` of a side both ways; by default 4 of 32.
+
+    A move is drawn uniformly and rounded. What comes from outside is the middle of `limits`.
+    """
+    _checks.number("most", most, minimum=0, maximum=1)
+    pads = [round(most * side) for side in images.shape[1:3]]
+    around = (0, 0), (pads[0],) * 2, (pads[1],) * 2, (0, 0)
+    padded = jnp.pad(images, around, constant_values=sum(limits) / 2)
+    drawn = strength * jax.random.uniform(key, (len(images), 2), minval=-1.0, maxval=1.0)
+    # Half a pixel more, so that at s = 1 the farthest moves are as likely as the others.
+    moves = jnp.round(drawn * (jnp.array([pads]) + 0.5)).astype(jnp.int32)
+
+    def crop(image, start):
+        return jax.lax.dynamic_slice(image, (start[0], start[1], 0), images.shape[1:])
+
+    # dynamic_slice stays within the padded image where a rounding would leave it.
+    return jax.vmap(crop)(padded, jnp.array([pads]) + moves)
+
+
+@_identity_at_zero
+def random_flip(key, images, strength, *, limits):
+    """Left and right exchanged, with probability s / 2."""
+    del limits
+    is_flipped = jax.random.bernoulli(key, 0.5 * strength, (len(images), 1, 1, 1))
+    return jnp.where(is_flipped, images[:, :, ::-1], images)
+
+
+@_identity_at_zero
+def random_affine(
+    key,
+    images,
+    strength,
+    *,
+    limits,
+    rotation: float = 30.0,
+    translation: float = 0.1,
+    shear: float = 0.3,
+):
+    """Rotation, shear and translation about the middle at once, interpolated bilinearly.
+
+    The angle is uniform within `s rotation` degrees, the shear of columns within `s shear`, the
+    translation within `s translation` of a side, both ways. What comes from outside is the middle
+    of `limits`.
+    """
+    _checks.number("rotation", rotation, minimum=0, maximum=180)
+    _checks.number("translation", translation, minimum=0, maximum=1)
+    _checks.number("shear", shear, minimum=0)
+    height, width = images.shape[1:3]
+    drawn = strength * jax.random.uniform(key, (4, len(images)), minval=-1.0, maxval=1.0)
+    angle, slope = jnp.deg2rad(rotation) * drawn[0], shear * drawn[1]
+    shift = translation * drawn[2:] * jnp.array([[height], [width]])
+    cos, sin = jnp.cos(angle), jnp.sin(angle)
+    matrix = jnp.stack([cos, -sin + slope * cos, sin, cos + slope * sin], -1).reshape(-1, 2, 2)
+    return affine(images, matrix, shift.T, fill=sum(limits) / 2)
+
+
+def affine(images: jax.Array, matrix: jax.Array, shift: jax.Array, *, fill: float) -> jax.Array:
+    """The pixel at o, from the middle of the image, is that of the image at `matrix o + shift`.
+
+    Args:
+      images: [batch, height, width, channels] floats.
+      matrix: [batch, 2, 2], of (row, column).
+      shift: [batch, 2] pixels.
+      fill: What is outside.
+    """
+    middle = [(length - 1) / 2 for length in images.shape[1:3]]
+    sides = (jnp.arange(length) - m for length, m in zip(images.shape[1:3], middle, strict=True))
+    rows, columns = (side[None] for side in jnp.meshgrid(*sides, indexing="ij"))
+    entries, shift = matrix[..., None, None], shift[..., None, None]
+    row, column = (
+        entries[:, axis, 0] * rows + entries[:, axis, 1] * columns + shift[:, axis] + middle[axis]
+        for axis in (0, 1)
+    )
+    return _interpolated(images, row, column, fill)
+
+
+def _interpolated(images, row, column, fill):
+    """Bilinear between whole pixels; row and column are [batch, height, width]."""
+    top, left = jnp.floor(row), jnp.floor(column)
+    below, right = row - top, column - left
+    corners = [
+        (top, left, (1 - below) * (1 - right)),
+        (top, left + 1, (1 - below) * right),
+        (top + 1, left, below * (1 - right)),
+        (top + 1, left + 1, below * right),
+    ]
+    return sum(weight[..., None] * _at(images, r, c, fill) for r, c, weight in corners)
+
+
+def _at(images, row, column, fill):
+    """[batch, height, width, channels] at whole places, `fill` outside."""
+    height, width = images.shape[1:3]
+    is_inside = (row >= 0) & (row < height) & (column >= 0) & (column < width)
+    index = jnp.where(is_inside, row * width + column, 0).astype(jnp.int32)
+    flat = images.reshape(len(images), height * width, -1)
+    taken = jax.vmap(lambda image, index: image[index])(flat, index)
+    return jnp.where(is_inside[..., None], taken, fill)
+
+
+# ---- what their values are
+
+
+@_identity_at_zero
+def random_brightness(key, images, strength, *, limits, most: float = 0.4):
+    """Values times 1 + u from the lower limit on, u uniform within `s most`."""
+    return _blended(key, images, strength, most, limits[0])
+
+
+@_identity_at_zero
+def random_contrast(key, images, strength, *, limits, most: float = 0.4):
+    """Differences from the mean grey of the image times 1 + u, u uniform within `s most`."""
+    del limits
+    return _blended(key, images, strength, most, _grey(images).mean((1, 2), keepdims=True))
+
+
+@_identity_at_zero
+def random_saturation(key, images, strength, *, limits, most: float = 0.4):
+    """Differences from the grey of each pixel times 1 + u, u uniform within `s most`."""
+    del limits
+    return _blended(key, images, strength, most, _grey(images))
+
+
+def _blended(key, images, strength, most, origin):
+    _checks.number("most", most, minimum=0, maximum=1)
+    u = jax.random.uniform(key, (len(images), 1, 1, 1), minval=-most, maxval=most)
+    return images + strength * u * (images - origin)
+
+
+def _grey(images):
+    if images.shape[-1] == 1:
+        return images
+    return sum(weight * images[..., c : c + 1] for c, weight in enumerate(_GREY))
+
+
+@_identity_at_zero
+def random_erase(key, images, strength, *, limits, most: float = 0.5):
+    """A square of the middle of `limits`, of a side of `s most` of the image's, somewhere.
+
+    Its centre is a pixel of the image, so that a part may lie outside (Cutout, 1708.04552).
+    """
+    _checks.number("most", most, minimum=0, maximum=1)
+    sides = strength * most * jnp.array(images.shape[1:3])
+    is_erased = _boxes(key, images, jnp.broadcast_to(sides[None], (len(images), 2)))
+    return jnp.where(is_erased, sum(limits) / 2, images)
+
+
+def _boxes(key, images, sides):
+    """[batch, height, width, 1], true within half of `sides`, [batch, 2], of a random pixel."""
+    size = images.shape[1:3]
+    centres = jnp.floor(jax.random.uniform(key, (len(images), 2)) * jnp.array(size)[None])
+    rows, columns = (
+        jnp.abs(jnp.arange(length)[None] - centres[:, axis, None]) < sides[:, axis, None] / 2
+        for axis, length in enumerate(size)
+    )
+    return (rows[:, :, None] & columns[:, None, :])[..., None]
+
+
+# ---- several operations, and mixtures of examples
+
+
+@_identity_at_zero
+def random_mix(key, images, strength, *, limits, number: int = 2):
+    """`number` operations for each example, drawn with replacement, all at strength s.
+
+    In the manner of RandAugment (1909.13719), whose magnitude is the strength here.
+    """
+    _checks.whole_number("number", number, minimum=1, maximum=100)
+    for own_key in jax.random.split(key, number):
+        choice_key, *keys = jax.random.split(own_key, 1 + len(_DRAWN))
+        choice = jax.random.randint(choice_key, (len(images), 1, 1, 1), 0, len(_DRAWN))
+        results = [
+            OPERATIONS[name](own, images, strength, limits=limits)
+            for name, own in zip(_DRAWN, keys, strict=True)
+        ]
+        images = jnp.select([choice == place for place in range(len(_DRAWN))], results)
+    return images
+
+
+def mixup(
+    key: jax.Array,
+    images: jax.Array,
+    labels: jax.Array,
+    strength: ArrayLike,
+    *,
+    alpha: float = 0.2,
+) -> tuple[jax.Array, jax.Array]:
+    """Each example and a share s b of another one; b = min(B, 1 - B), B of Beta(alpha, alpha).
+
+    Args:
+      key: What is drawn from; all examples have shares of their own.
+      images: [batch, height, width, channels].
+      labels: [batch, classes] probabilities, mixed likewise.
+      strength: s.
+      alpha: Above 0.
+
+    Returns:
+      Images and labels.
+
+    Source: Zhang et al., 1710.09412.
+    """
+    share = strength * _smaller_share(key, len(images), alpha)
+    wide = images.astype(jnp.promote_types(images.dtype, jnp.float32))
+    mixed = wide + share[:, None, None, None] * (_others(wide) - wide)
+    mixed = jnp.round(mixed) if images.dtype == jnp.uint8 else mixed
+    return _unless_zero(
+        strength, (mixed.astype(images.dtype), _mixed(labels, share)), images, labels
+    )
+
+
+def cutmix(
+    key: jax.Array,
+    images: jax.Array,
+    labels: jax.Array,
+    strength: ArrayLike,
+    *,
+    alpha: float = 1.0,
+) -> tuple[jax.Array, jax.Array]:
+    """A rectangle of another example, of the area s b of the image; b as in `mixup`.
+
+    Its sides have the image's proportions, its centre is a pixel; of what lies outside nothing is
+    taken, and the label has the share of the pixels that were.
+
+    Args:
+      key, images, labels, strength, alpha: As in `mixup`.
+
+    Returns:
+      Images and labels.
+
+    Source: Yun et al., 1905.04899.
+    """
+    box_key, share_key = jax.random.split(key)
+    area = strength * _smaller_share(share_key, len(images), alpha)
+    sides = jnp.sqrt(area)[:, None] * jnp.array(images.shape[1:3])[None]
+    is_other = _boxes(box_key, images, sides)
+    share = is_other.mean((1, 2, 3), dtype=jnp.float32)
+    mixed = jnp.where(is_other, _others(images), images)
+    return _unless_zero(strength, (mixed, _mixed(labels, share)), images, labels)
+
+
+def _smaller_share(key, number, alpha):
+    _checks.number("alpha", alpha, above=0)
+    drawn = jax.random.beta(key, alpha, alpha, (number,))
+    return jnp.minimum(drawn, 1 - drawn)
+
+
+def _others(examples):
+    """Each example's partner: the batch from its end."""
+    return examples[::-1]
+
+
+def _mixed(labels, share):
+    return labels + share[:, None] * (_others(labels) - labels)
+
+
+def _unless_zero(strength, changed, *originals):
+    is_on = jnp.asarray(strength) > 0
+    return tuple(jnp.where(is_on, *pair) for pair in zip(changed, originals, strict=True))
+
+
+def _probabilities(labels, num_classes):
+    """[batch, classes] of class indices; probabilities as they are."""
+    if jnp.issubdtype(labels.dtype, jnp.floating):
+        return labels
+    return jax.nn.one_hot(labels, num_classes)
+
+
+def _check(images: jax.Array, strength: ArrayLike) -> None:
+    _checks.number("strength", strength, minimum=0, maximum=1)
+    _checks.scalar("strength", strength)
+    is_known = images.dtype == jnp.uint8 or jnp.issubdtype(images.dtype, jnp.floating)
+    if images.ndim != 4 or images.shape[-1] not in (1, 3) or not is_known:
+        raise ValueError(
+            "`images` must be uint8 or floats of shape [batch, height, width, 1 or 3], got "
+            f"{images.dtype} of shape {images.shape}."
+        )
+
+
+OPERATIONS: dict[str, Callable[..., Any]] = {
+    "crop": random_crop,
+    "flip": random_flip,
+    "affine": random_affine,
+    "brightness": random_brightness,
+    "contrast": random_contrast,
+    "saturation": random_saturation,
+    "erase": random_erase,
+    "mix": random_mix,
+}
+_DRAWN = ("crop", "flip", "affine", "brightness", "contrast", "saturation", "erase")
+MIXTURES: dict[str, Callable[..., tuple[jax.Array, jax.Array]]] = {
+    "mixup": mixup,
+    "cutmix": cutmix,
+}
+NAMES = (*OPERATIONS, *MIXTURES)

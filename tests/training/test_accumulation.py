@@ -1,0 +1,228 @@
+"""Windows against a search through every number of updates; and runs that take them."""
+
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from configs import default
+from cyclical_jax import cyclical_schedule, data
+from cyclical_jax.data.batches import shuffled
+from cyclical_jax.training import assembly, loop
+from cyclical_jax.training.accumulation import (
+    uniform_windows,
+    windows_of_micro_steps,
+    windows_of_updates,
+    windows_schedule,
+)
+from cyclical_jax.training.images import take_batch
+from cyclical_jax.training.recipe import RecipeError, cyclical, parse
+
+CYCLES = [
+    dict(easy=8, hard=1),
+    dict(easy=1, hard=8),
+    dict(easy=4, hard=3, factor=4),
+    dict(easy=30, hard=2, factor=1),
+    dict(easy=8, hard=1, num_cycles=3),
+    dict(easy=16, hard=1, scale="log", shape="cosine"),
+]
+
+
+def schedule_of(easy, hard, **options):
+    return lambda total_steps: cyclical_schedule(float(easy), float(hard), total_steps, **options)
+
+
+def listed(windows):
+    return [size for count, size in windows for _ in range(count)]
+
+
+def transcribed(total_steps, easy, hard, factor=2, num_cycles=1, scale="linear", shape="linear"):
+    """By the formula, in float64."""
+    every = []
+    for count in range(total_steps):
+        place = count / (total_steps - 1) * num_cycles
+        x = 1 if count == total_steps - 1 else place % 1
+        h = factor * x if x <= 1 / factor else factor * (1 - x) / (factor - 1)
+        h = (1 - np.cos(np.pi * h)) / 2 if shape == "cosine" else h
+        value = easy * (hard / easy) ** h if scale == "log" else (1 - h) * easy + h * hard
+        every.append(max(1, round(value)))
+    return every
+
+
+@pytest.mark.parametrize("cycle", CYCLES, ids=str)
+@pytest.mark.parametrize("total_steps", [5, 14, 37])
+def test_windows_of_updates_follow_the_formula(cycle, total_steps):
+    windows = listed(windows_of_updates(schedule_of(**cycle), total_steps))
+    expected = transcribed(total_steps, **cycle)
+    assert len(windows) == total_steps
+    # In float32 a half may fall to the other side.
+    assert max(abs(a - b) for a, b in zip(windows, expected, strict=True)) <= 1
+    assert sum(a != b for a, b in zip(windows, expected, strict=True)) <= total_steps // 5
+
+
+@pytest.mark.parametrize("cycle", CYCLES, ids=str)
+@pytest.mark.parametrize("micro_steps", [4, 5, 9, 30, 100])
+def test_as_many_updates_as_take_all_micro_steps(cycle, micro_steps):
+    least = cycle.get("num_cycles", 1) + 1
+    minimum = min(cycle["easy"], cycle["hard"])
+    of = schedule_of(**cycle)
+    windows = listed(windows_of_micro_steps(of, micro_steps, least=least, minimum=minimum))
+    assert sum(windows) == micro_steps and min(windows) >= 1
+    whole = listed(windows_of_updates(of, len(windows)))
+    assert sum(whole) >= micro_steps
+    if len(windows) > least:
+        assert sum(listed(windows_of_updates(of, len(windows) - 1))) < micro_steps
+    short = [place for place, (a, b) in enumerate(zip(windows, whole, strict=True)) if a != b]
+    assert all(windows[place] < whole[place] for place in short)
+    for place in short[:1]:  # what is after it has nothing left to give
+        assert set(windows[place + 1 :]) <= {1}
+
+
+def test_eight_to_one_to_eight():
+    sizes = listed(windows_of_micro_steps(schedule_of(8, 1), 60, least=2, minimum=1))
+    assert sizes == [8, 7, 6, 4, 3, 2, 1, 2, 3, 4, 6, 7, 7]  # the last by one shorter
+
+
+@pytest.mark.parametrize(
+    "micro_steps, every, windows",
+    [
+        (10, 4, ((2, 4), (1, 2))),
+        (8, 4, ((2, 4),)),
+        (3, 4, ((1, 3),)),
+        (5, 1, ((5, 1),)),
+        (2**31 - 1, 1, ((2**31 - 1, 1),)),
+    ],
+)
+def test_uniform_windows(micro_steps, every, windows):
+    assert uniform_windows(micro_steps, every) == windows
+
+
+@pytest.mark.parametrize("windows", [((7, 1),), ((2, 4), (1, 2)), ((1, 8), (2, 3), (4, 1), (1, 8))])
+def test_the_schedule_is_the_windows(windows):
+    every = jax.jit(windows_schedule(windows))
+    assert [int(every(count)) for count in range(len(listed(windows)))] == listed(windows)
+    assert every(jnp.int32(0)).dtype == jnp.int32
+    assert int(every(10**6)) == windows[-1][1]  # past the end the last value holds
+
+
+# ---- runs
+
+BATCH = 4
+
+
+def dataset():
+    rng = np.random.default_rng(0)
+    label = rng.integers(0, 3, 40).astype(np.int32)
+    image = (rng.integers(0, 100, (40, 2, 2, 1)) + 50 * label[:, None, None, None]).astype(np.uint8)
+    split = {"image": image, "label": label}
+    return data.Dataset(split, split, split, num_classes=3)
+
+
+def recipe(**changes):
+    config = default.get_config()
+    small = dict(
+        batch_size=BATCH,
+        duration="31 examples",
+        accumulate=cyclical(3, 1),
+        log_every="4 examples",
+        model__hidden_sizes=(),
+        loss__name="cyclical_focal",
+        optimizer__learning_rate=0.1,
+        optimizer__momentum=0.0,
+        optimizer__learning_rate_schedule=None,
+        optimizer__weight_decay=None,
+    )
+    for key, value in (small | changes).items():
+        *section, name = key.split("__")
+        (config[section[0]] if section else config)[name] = value
+    return parse(config, num_devices=2)
+
+
+def test_a_run_takes_every_gradient_once_and_ends_easy():
+    run, rows = recipe(duration="20 epochs"), []
+    timetable = loop.plan(run, dataset())
+    sizes = listed(timetable.windows)
+    assert sum(sizes) == timetable.micro_steps == 200 and len(set(sizes)) == 3
+    state = loop.train(run, dataset(), seed=2, report=rows.append)
+    assert int(state.step) == timetable.total_steps == len(sizes)
+    assert int(state.opt_state.multi_steps.mini_step) == 0  # nothing is left over
+    ends = list(itertools.accumulate(sizes))
+    hardness = [row["hardness"] for row in rows]
+    assert hardness[0] == 0 and hardness[-1] == 0 and max(hardness) > 0.97
+    assert [row["step"] for row in rows] == [
+        sum(end <= done for end in ends) for done in range(1, 201)
+    ]
+    every = [size for size in sizes for _ in range(size)]
+    assert [row["every"] for row in rows] == every
+
+
+def test_an_update_is_by_the_mean_gradient_of_its_window():
+    run = recipe(duration="5 epochs")
+    timetable = loop.plan(run, dataset())
+    sizes = listed(timetable.windows)
+    state = loop.train(run, dataset(), seed=2, report=lambda row: None)
+    model = assembly.assemble_model(run.structure, 3, axis_name=None)
+    term = assembly.make_loss_term(run.structure)
+    schedules = assembly.make_schedules(run.structure, run.numbers, timetable)
+    params = loop.begin(run, dataset(), seed=2).state.params
+    index = shuffled(40, BATCH, seed=2, start=0, stop=sum(sizes), remainder="drop")["index"]
+    starts = itertools.accumulate(sizes, initial=0)
+    for update, (start, size) in enumerate(zip(starts, sizes, strict=False)):
+        chosen = {"index": np.concatenate(index[start : start + size])}
+        batch = take_batch(dataset().train, chosen)
+        values = {name: schedule(update) for name, schedule in schedules.items()}
+
+        def loss(params, batch=batch, values=values):
+            logits, _ = model.apply(params, {}, batch["image"], train=True)
+            return term.loss(logits, batch, values).mean()
+
+        updates = jax.tree.map(lambda grad: -0.1 * grad, jax.grad(loss)(params))
+        params = optax.apply_updates(params, updates)
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6), state.params, params
+    )
+
+
+def test_a_number_of_updates_is_that_number():
+    timetable = recipe(duration="9 steps", log_every="2 steps").timetable(40)
+    assert timetable.total_steps == 9
+    assert listed(timetable.windows) == [3, 2, 2, 2, 1, 2, 2, 2, 3]
+    assert timetable.log_every == round(2 * timetable.micro_steps / 9)
+
+
+def test_a_constant_has_no_clock():
+    one, other = (recipe(accumulate=2, cycle__factor=factor).structure for factor in (2, 5))
+    assert one == other
+
+
+@pytest.mark.parametrize(
+    "changes, line",
+    [
+        (dict(accumulate=cyclical(1.5, 1)), "accumulate.easy must be a whole number from 1 to"),
+        (dict(accumulate=cyclical(2, 0)), "accumulate.hard must be at least 1, got 0"),
+        (dict(accumulate=2.5), "accumulate must be a whole number from 1 to 2147483647, got 2.5."),
+        (dict(remainder="pad"), "remainder must be 'drop' where accumulate is above 1"),
+    ],
+)
+def test_what_cannot_be_is_one_line(changes, line):
+    with pytest.raises(RecipeError) as error:
+        recipe(**changes)
+    assert str(error.value).startswith(line) and "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "changes, line",
+    [
+        (dict(duration="1 step"), "duration must make more updates than cycle.num_cycles 1, got 1"),
+        (dict(duration="4 examples"), "duration must make more updates than cycle.num_cycles 1"),
+        (dict(duration="1e10 examples"), "duration makes 2500000000 batches of 40 training exam"),
+        (dict(duration="1e8 examples"), "at most 10000000 can be cycled over"),
+    ],
+)
+def test_a_length_that_cannot_be_is_one_line(changes, line):
+    with pytest.raises(RecipeError) as error:
+        recipe(**changes).timetable(40)
+    assert line in str(error.value) and "\n" not in str(error.value)
