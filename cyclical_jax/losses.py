@@ -216,19 +216,53 @@ def asymmetric_multilabel_loss(
     """
     _checks.number("gamma_pos", gamma_pos, minimum=0)
     _checks.number("gamma_neg", gamma_neg, minimum=0)
-    _checks.number("margin", margin, minimum=0, maximum=0.999)
-    logits = _as_float(logits)
-    labels = jnp.asarray(labels, logits.dtype)
-    if labels.shape != logits.shape:
-        raise ValueError(f"`labels` must have shape {logits.shape}, got {labels.shape}.")
-    _check_one_an_example(logits, gamma_pos, gamma_neg, margin)
-    present = logits != -jnp.inf
-    gamma_pos, gamma_neg = _softmax.per_class(gamma_pos), _softmax.per_class(gamma_neg)
-    log_p, log_rest = _softmax.log_p_and_rest(jnp.where(present, logits, 0))
-    positive = -_power(log_rest, gamma_pos) * log_p
-    negative = _beyond_margin(log_p, log_rest, gamma_neg, _softmax.per_class(margin))
-    losses = labels * positive + (1 - labels) * negative
-    return jnp.where(present, losses, 0).sum(-1).astype(logits.dtype)
+    return _multilabel_loss(logits, labels, _Focus(pos=gamma_pos, neg=gamma_neg), margin)
+
+
+def cyclical_multilabel_loss(
+    logits: jax.Array,
+    labels: jax.Array,
+    hardness: ArrayLike,
+    *,
+    gamma_hc: ArrayLike = 3.0,
+    gamma_pos: ArrayLike = 1.0,
+    gamma_neg: ArrayLike = 4.0,
+    margin: ArrayLike = 0.05,
+) -> jax.Array:
+    """The cyclical focal loss of independent labels, summed over the classes.
+
+    With p = sigmoid(logits), p_m = max(p - margin, 0) and the hardness h, the sum over classes of
+
+        -y (h (1 - p)^gamma_pos + (1 - h) (1 + p)^gamma_hc) log p
+        - (1 - y) (h p_m^gamma_neg + 1 - h) log(1 - p_m).
+
+    At hardness 1 it is `asymmetric_multilabel_loss`; with all gammas and the margin 0 it is binary
+    cross entropy at every hardness.
+
+    Args:
+      logits: [..., classes] floats; -inf makes a class absent.
+      labels: [..., classes], y in [0, 1]; any real or boolean dtype.
+      hardness: h in [0, 1], e.g. `hardness_schedule(...)(step)`.
+      gamma_hc: At least 0; above 3.591 the easy loss is not monotone, as in `cyclical_focal_loss`.
+      gamma_pos: At least 0.
+      gamma_neg: At least 0.
+      margin: In [0, 1): a negative label with p below it costs nothing.
+
+    Returns:
+      [...] losses.
+
+    Raises:
+      ValueError: Labels of another shape, or a plain number outside its range.
+
+    Source: a reading of ours, which mixes the weights of arXiv 2009.14119 and 2202.08978 by the
+    rule of the latter; that paper has a loss of single labels.
+    """
+    _checks.number("hardness", hardness, minimum=0, maximum=1)
+    for name, gamma in dict(gamma_hc=gamma_hc, gamma_pos=gamma_pos, gamma_neg=gamma_neg).items():
+        _checks.number(name, gamma, minimum=0)
+    warn_above_ceiling(gamma_hc)
+    focus = _Focus(hardness, gamma_hc, gamma_pos, gamma_neg)
+    return _multilabel_loss(logits, labels, focus, margin)
 
 
 def warn_above_ceiling(gamma_hc: ArrayLike) -> None:
@@ -340,14 +374,30 @@ def _names_present_class(z, labels):
     return in_range & (_softmax.at(z, labels) != -jnp.inf)
 
 
-def _beyond_margin(log_p, log_rest, gamma, margin):
-    """-p_m^gamma log(1 - p_m) of p_m = max(p - margin, 0)."""
+def _multilabel_loss(logits, labels, focus, margin):
+    _checks.number("margin", margin, minimum=0, maximum=0.999)
+    logits = _as_float(logits)
+    labels = jnp.asarray(labels, logits.dtype)
+    if labels.shape != logits.shape:
+        raise ValueError(f"`labels` must have shape {logits.shape}, got {labels.shape}.")
+    _check_one_an_example(logits, *focus, margin)
+    present = logits != -jnp.inf
+    focus = _Focus(*map(_softmax.per_class, focus))
+    log_p, log_rest = _softmax.log_p_and_rest(jnp.where(present, logits, 0))
+    positive = -focus.of_label(log_p, log_rest) * log_p
+    negative = _beyond_margin(log_p, log_rest, focus, _softmax.per_class(margin))
+    losses = labels * positive + (1 - labels) * negative
+    return jnp.where(present, losses, 0).sum(-1).astype(logits.dtype)
+
+
+def _beyond_margin(log_p, log_rest, focus, margin):
+    """-w(p_m) log(1 - p_m) of p_m = max(p - margin, 0), and 0 at p_m = 0."""
     beyond = jnp.exp(log_p) > margin
     log_p, log_rest = jnp.where(beyond, log_p, 0), jnp.where(beyond, log_rest, -1)
     below = margin * jnp.exp(jnp.minimum(-log_p, 80))  # margin / p; the bound matters at margin 0
     log_p_m = log_p + jnp.log1p(-jnp.minimum(below, 1 - jnp.finfo(log_p.dtype).eps))
     log_rest_m = jnp.logaddexp(log_rest, jnp.log(jnp.asarray(margin, log_p.dtype)))
-    return jnp.where(beyond, -_power(log_p_m, gamma) * log_rest_m, 0)
+    return jnp.where(beyond, -focus.of_others(log_p_m) * log_rest_m, 0)
 
 
 def _power(log_base, exponent):

@@ -69,7 +69,7 @@ def add_decayed_weights(
     def decay(updates, params, value):
         return _map(lambda u, p: u + value * p, updates, _required(params))
 
-    transform = _scheduled(AddDecayedWeightsState, weight_decay, decay)
+    transform = scheduled(AddDecayedWeightsState, weight_decay, decay)
     return transform if mask is None else optax.masked(transform, mask)
 
 
@@ -91,7 +91,7 @@ def clip(max_delta: optax.ScalarOrSchedule) -> optax.GradientTransformation:
     def clip_entries(updates, _, value):
         return _map(lambda u: jnp.clip(u, -value, value), updates)
 
-    return _scheduled(ClipState, max_delta, clip_entries)
+    return scheduled(ClipState, max_delta, clip_entries)
 
 
 def clip_by_global_norm(max_norm: optax.ScalarOrSchedule) -> optax.GradientTransformation:
@@ -119,7 +119,7 @@ def clip_by_global_norm(max_norm: optax.ScalarOrSchedule) -> optax.GradientTrans
         scale = jnp.where(is_within, 1, max_norm / jnp.where(is_within, 1, norm))
         return _map(lambda u: u * scale, updates)
 
-    return _scheduled(ClipByGlobalNormState, max_norm, rescale)
+    return scheduled(ClipByGlobalNormState, max_norm, rescale)
 
 
 def adaptive_grad_clip(
@@ -148,7 +148,7 @@ def adaptive_grad_clip(
         clipped, _ = upstream.update(wide, optax.EmptyState(), wide_params)
         return optax.tree.cast_like(clipped, updates)
 
-    return _scheduled(AdaptiveGradClipState, clipping, clip_units)
+    return scheduled(AdaptiveGradClipState, clipping, clip_units)
 
 
 def accumulate_gradients(
@@ -205,14 +205,15 @@ def current_values(opt_state: optax.OptState) -> dict[str, jax.Array]:
     """
     found = [
         (name, path, value)
-        for state_type, name in _LOGGED.items()
+        for state_type, name in LOGGED.items()
         for path, value in optax.tree.get_all_with_path(opt_state, name, _is_field_of(state_type))
     ]
     repeats = Counter(name for name, _, _ in found)
     return {name if repeats[name] == 1 else _joined(path): value for name, path, value in found}
 
 
-_LOGGED: dict[type, str] = {
+# What `current_values` looks for; other files add states of theirs.
+LOGGED: dict[type, str] = {
     AddDecayedWeightsState: "weight_decay",
     ClipState: "max_delta",
     ClipByGlobalNormState: "max_norm",
@@ -221,11 +222,12 @@ _LOGGED: dict[type, str] = {
 }
 
 
-def _scheduled(state_type, value, rule) -> optax.GradientTransformation:
+def scheduled(state_type, value, rule, *, maximum=jnp.inf) -> optax.GradientTransformation:
     """The transformation `rule(updates, params, value in force) -> updates`."""
     if not callable(value):
         is_threshold = state_type is not AddDecayedWeightsState  # an infinite one never clips
-        _checks.number(_LOGGED[state_type], value, minimum=0, finite=not is_threshold)
+        limits = {"minimum": 0, "maximum": maximum}
+        _checks.number(LOGGED[state_type], value, **limits, finite=not is_threshold)
     value_at = as_schedule(value)
 
     def state(count, value):

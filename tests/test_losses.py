@@ -79,17 +79,19 @@ def loss_by_hand(
     return -(smoothed * (y * of_label + (1 - y) * of_others) * log_p).sum(-1)
 
 
-def multilabel_by_hand(logits, labels, *, gamma_pos=1.0, gamma_neg=4.0, margin=0.05):
+def multilabel_by_hand(
+    logits, labels, *, hardness=1.0, gamma_hc=0.0, gamma_pos=1.0, gamma_neg=4.0, margin=0.05
+):
     """In terms of p where p_m is above 0; 1 - p_m is margin + (1 - p)."""
-    knobs = gamma_pos, gamma_neg, margin
-    pos, neg, margin = (np.asarray(knob)[..., None] for knob in knobs)
+    knobs = hardness, gamma_hc, gamma_pos, gamma_neg, margin
+    h, hc, pos, neg, margin = (np.asarray(knob)[..., None] for knob in knobs)
     log_p, log_rest = log_sigmoid(logits), log_sigmoid(-logits)
     p, rest = np.exp(log_p), np.exp(log_rest)
     costs = p.real > margin.real
     p_m = np.where(costs, p - margin, 1)
     log_rest_m = np.where(margin == 0, log_rest, np.log(np.where(margin == 0, 1, margin + rest)))
-    positive = -np.exp(pos * log_rest) * log_p
-    negative = np.where(costs, -np.exp(neg * np.log(p_m)) * log_rest_m, 0)
+    positive = -(h * np.exp(pos * log_rest) + (1 - h) * (1 + p) ** hc) * log_p
+    negative = np.where(costs, -(h * np.exp(neg * np.log(p_m)) + 1 - h) * log_rest_m, 0)
     return (labels * positive + (1 - labels) * negative).sum(-1)
 
 
@@ -734,6 +736,45 @@ def test_the_multilabel_formula(dtype, tolerance):
     assert_close(actual, multilabel_expected(logits, labels, knobs), tolerance)
     del slopes["margin"]  # has none at 0
     assert_finite(slopes)
+
+
+@both_dtypes
+def test_the_cyclical_multilabel_formula(dtype, tolerance):
+    logits, labels, knobs = multilabel_case()
+    rng = np.random.default_rng(5)
+    more = {
+        "hardness": rng.choice([0, 0.3, 0.5, 1], len(logits)),
+        "gamma_hc": rng.choice([0, 1, 3], len(logits)),
+    }
+    knobs |= {name: values.astype(np.float32) for name, values in more.items()}
+
+    def loss(logits, labels, *, hardness, **knobs):
+        return cj.cyclical_multilabel_loss(logits, labels, hardness, **knobs)
+
+    *actual, slopes = evaluated(loss, logits, labels, **knobs, dtype=dtype, by_knobs=True)
+    assert_close(actual, multilabel_expected(logits, labels, knobs), tolerance)
+    del slopes["margin"]  # has none at 0
+    assert_finite(slopes)
+
+
+def test_the_ends_of_the_cyclical_multilabel_loss():
+    logits, labels, _ = multilabel_case()
+    hard = cj.cyclical_multilabel_loss(logits, labels, 1.0)
+    np.testing.assert_array_equal(hard, cj.asymmetric_multilabel_loss(logits, labels))
+    zeros = dict(gamma_hc=0.0, gamma_pos=0.0, gamma_neg=0.0, margin=0.0)
+    expected = optax.sigmoid_binary_cross_entropy(jnp.asarray(logits), labels).sum(-1)
+    for hardness in (0.0, 0.4, 1.0):
+        plain = cj.cyclical_multilabel_loss(logits, labels, hardness, **zeros)
+        np.testing.assert_allclose(plain, expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize("name, value", [("hardness", 1.5), ("gamma_hc", -1), ("margin", 1)])
+def test_knobs_of_the_cyclical_multilabel_loss_are_checked(name, value):
+    knobs = {"hardness": 0.5, name: value}
+    with pytest.raises(ValueError, match=f"`{name}` must be .*, got {value}"):
+        cj.cyclical_multilabel_loss(LOGITS, LOGITS, knobs.pop("hardness"), **knobs)
+    with pytest.warns(UserWarning, match="the easy loss is not monotone"):
+        cj.cyclical_multilabel_loss(LOGITS, LOGITS, 0.5, gamma_hc=4.0)
 
 
 @pytest.mark.parametrize("dtype", [bool, np.int8, np.uint8, np.int32, np.float32, jnp.bfloat16])

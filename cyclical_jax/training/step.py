@@ -18,7 +18,8 @@ from cyclical_jax.training.state import TrainState, Variables
 from cyclical_jax.transforms import AccumulateGradientsState, current_values
 
 # image, label, index (the position of the example in its dataset), where it is padded mask (0 is
-# padding), where examples have one weight, and whatever the techniques in use add.
+# padding), where examples have one weight, and whatever the techniques in use add. Mask and weight
+# are [batch], or as labels of more axes are: of pixels, of the words of a sequence.
 Batch = dict[str, jax.Array]
 Values = dict[str, jax.Array]  # knob -> its value at this update
 Metrics = dict[str, jax.Array]
@@ -93,7 +94,9 @@ def make_train_step(
 
         def loss_of(logits, terms):
             losses = _weighted_sum(terms, state.step, logits, batch, values)
-            return average(losses * batch.get("weight", 1))
+            if "weight" in batch:
+                losses = losses * _as_wide(batch["weight"], losses)
+            return average(losses)
 
         logits, backward, model_state = jax.vjp(forward, state.params, has_aux=True)
         loss, slopes = jax.value_and_grad(loss_of)(logits, terms)
@@ -129,9 +132,18 @@ def _averager(batch, mean_over_devices) -> Callable[[jax.Array], jax.Array]:
     """Of [batch] values to this device's share of their mean over all examples of all devices."""
     if "mask" not in batch:
         return jnp.mean
-    mask = batch["mask"]
-    count = mean_over_devices(mask.sum())
-    return lambda values: jnp.where(mask > 0, values, 0).sum() / count
+
+    def average(values):
+        mask = _as_wide(batch["mask"], values)
+        return jnp.where(mask > 0, values, 0).sum() / mean_over_devices(mask.sum())
+
+    return average
+
+
+def _as_wide(values, like) -> jax.Array:
+    """`values` of examples, for all that `like` has of each."""
+    axes = tuple(range(jnp.ndim(values), like.ndim))
+    return jnp.broadcast_to(jnp.expand_dims(values, axes), like.shape)
 
 
 def _num_examples(batch, axis_name) -> jax.Array:
@@ -142,7 +154,7 @@ def _num_examples(batch, axis_name) -> jax.Array:
 
 def _is_correct(logits, labels) -> jax.Array:
     """Of labels that are indices, or of the likeliest class of those that are probabilities."""
-    indices = labels if labels.ndim == 1 else labels.argmax(-1)
+    indices = labels if labels.ndim < logits.ndim else labels.argmax(-1)
     return (logits.argmax(-1) == indices).astype(jnp.float32)
 
 

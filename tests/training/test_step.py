@@ -650,3 +650,53 @@ def test_a_batch_that_is_not_finite_spoils_what_does_not_skip_it():
     for leaf in jax.tree.leaves((state.params, state.model_state, state.ema)):
         assert np.isnan(leaf).any()
     assert (state.step, state.micro_step, state.skipped) == (STEPS, STEPS, 0)
+
+
+# ---- a loss for each pixel
+
+PIXELS = Model(  # the same linear layer at every pixel
+    init=lambda key, images: (jax.random.normal(key, (images.shape[-1], CLASSES)), {}),
+    apply=lambda params, state, images, *, train, key: (images @ params, state),
+)
+
+
+def dense_batch():
+    rng = np.random.default_rng(4)
+    return {
+        "image": rng.normal(size=(BATCH, 3, 4, 2)).astype(np.float32),
+        "label": rng.integers(0, CLASSES, (BATCH, 3, 4)).astype(np.int32),
+    }
+
+
+def flat(batch):
+    return {name: array.reshape(-1, *array.shape[3:]) for name, array in batch.items()}
+
+
+@pytest.mark.parametrize("axis_name", [None, AXIS])
+@pytest.mark.parametrize("mask", [None, "examples", "pixels"])
+def test_logits_of_more_axes_are_as_many_examples(mask, axis_name):
+    """Of sequences or pixels: the step on [batch, h, w] is that on [batch h w]."""
+    batch, rng = dense_batch(), np.random.default_rng(5)
+    if mask == "examples":
+        batch["mask"] = (np.arange(BATCH) % 5 > 0).astype(np.float32)
+    if mask == "pixels":
+        batch["mask"] = rng.integers(0, 2, (BATCH, 3, 4)).astype(np.float32)
+    batch["weight"] = rng.uniform(0.5, 2, BATCH).astype(np.float32)
+    wide = {
+        name: np.broadcast_to(array.reshape(array.shape + (1,) * (3 - array.ndim)), (BATCH, 3, 4))
+        for name, array in batch.items()
+        if name in ("mask", "weight")
+    }
+    image = batch["image"]
+    state = init_state(PIXELS, optax.sgd(1.0), image[:1], seed=0)
+    options = dict(model=PIXELS, optimizer=optax.sgd(1.0), terms=[LossTerm(focal)], knobs=KNOBS)
+    single = jax.jit(make_train_step(**options))
+    expected, row = single(state, flat(batch | wide))
+    if axis_name:
+        step = on_all_devices(make_train_step(**options, axis_name=axis_name), in_axes=(None, 0))
+        found, metrics = step(place(state), share(batch))
+    else:
+        found, metrics = single(state, batch)
+    np.testing.assert_allclose(found.params, expected.params, rtol=1e-5, atol=1e-6)
+    for name in ("loss", "accuracy", "grad_norm"):
+        np.testing.assert_allclose(metrics[name], row[name], rtol=1e-5)

@@ -1,0 +1,83 @@
+"""Easy examples first: weights of examples by their difficulty, whose preference may cycle."""
+
+import jax
+import jax.numpy as jnp
+from jax.typing import ArrayLike
+
+from cyclical_jax import _checks
+
+_MOST = 100.0
+
+
+def difficulty_ranks(difficulty: jax.Array) -> jax.Array:
+    """The place of each example among all, from 0, the easiest, to 1, the hardest.
+
+    Args:
+      difficulty: [n], such as losses by an earlier model; what is not finite is hardest.
+
+    Returns:
+      [n] ranks, float32; equal difficulties have the mean of their places. 1/2 of a single one.
+    """
+    values = jnp.asarray(difficulty, jnp.float32)
+    values = jnp.where(jnp.isfinite(values), values, jnp.inf)
+    ordered = jnp.sort(values)
+    below, up_to = (jnp.searchsorted(ordered, values, side=side) for side in ("left", "right"))
+    return (below + up_to - 1) / (2 * max(1, len(values) - 1)) if len(values) > 1 else below + 0.5
+
+
+def sample_weights(ranks: jax.Array, preference: ArrayLike) -> jax.Array:
+    """Weights c exp(-c r) / (1 - exp(-c)) of the rank r, with the preference c for easy examples.
+
+    Their mean over uniform ranks is 1. At c = 0 all are 1; where c < 0 the hard ones weigh more.
+
+    Args:
+      ranks: [...] in [0, 1], as of `difficulty_ranks`.
+      preference: c, a scalar in [-100, 100], which may be traced.
+
+    Returns:
+      [...] weights, float32.
+
+    Raises:
+      ValueError: A plain preference is out of its range.
+
+    Source: a reading of ours of arXiv 2202.08835: c goes from 4, say, at the easy ends, to 0, or
+    below, at the peak. Curricula are those of Bengio et al. 2009.
+    """
+    _checks.number("preference", preference, minimum=-_MOST, maximum=_MOST)
+    c = jnp.asarray(preference, jnp.float32)
+    ranks = jnp.asarray(ranks, jnp.float32)
+    # By symmetry of a positive c alone, so that no exponential is large.
+    size, places = jnp.abs(c), jnp.where(c < 0, 1 - ranks, ranks)
+    is_small = size < 1e-3
+    safe = jnp.where(is_small, 1.0, size)
+    weights = safe * jnp.exp(-safe * places) / -jnp.expm1(-safe)
+    near_uniform = 1 + size * (0.5 - places)  # to c^2 / 12
+    return jnp.where(is_small, near_uniform, weights)
+
+
+def update_difficulty(
+    difficulty: jax.Array, index: jax.Array, losses: jax.Array, *, decay: ArrayLike = 0.9
+) -> jax.Array:
+    """The running average of each example's loss, after a batch.
+
+    Args:
+      difficulty: [n] averages so far.
+      index: [batch] positions of the batch's examples; of one that is there several times the
+        losses are averaged.
+      losses: [batch].
+      decay: In [0, 1], the weight of the average so far.
+
+    Returns:
+      [n] averages.
+
+    Raises:
+      ValueError: A plain decay is out of its range.
+    """
+    _checks.number("decay", decay, minimum=0, maximum=1)
+    number = len(difficulty)
+    sums, counts = (
+        jax.ops.segment_sum(jnp.broadcast_to(part, index.shape), index, number)
+        for part in (losses, jnp.float32(1))
+    )
+    new = decay * difficulty + (1 - decay) * sums / jnp.maximum(counts, 1)
+    return jnp.where(counts > 0, new, difficulty).astype(difficulty.dtype)

@@ -1,0 +1,48 @@
+"""A teacher's soft labels, whose weight and temperature may cycle."""
+
+import jax
+import jax.numpy as jnp
+from jax.typing import ArrayLike
+
+from cyclical_jax import _checks
+from cyclical_jax.losses import softmax_cross_entropy
+
+
+def distillation_loss(
+    logits: jax.Array, teacher_logits: jax.Array, *, temperature: ArrayLike = 1.0
+) -> jax.Array:
+    """T^2 KL(softmax(teacher / T) || softmax(logits / T)).
+
+    The square keeps the size of the gradient as the temperature T changes. No gradient reaches the
+    teacher. Beside the loss of the labels, with a weight w:
+
+        (1 - w) * softmax_cross_entropy(logits, labels) + w * distillation_loss(logits, teacher)
+
+    Args:
+      logits: [..., classes] floats of the model that learns.
+      teacher_logits: [..., classes] floats; a class masked by -inf has no part in it, and must be
+        masked in `logits` too, or it only loses.
+      temperature: T, above 0; a scalar or one number an example, [...]; may be traced.
+
+    Returns:
+      [...] losses, float32, 0 where the two distributions are equal.
+
+    Raises:
+      ValueError: The shapes differ, or a plain number is out of its range.
+
+    Source: Hinton et al., arXiv 1503.02531. That a teacher who leads (w high) is the easy end is a
+    reading of ours; arXiv 2202.08835 names knowledge distillation in its abstract.
+    """
+    _checks.number("temperature", temperature, above=0)
+    if jnp.shape(logits) != jnp.shape(teacher_logits):
+        raise ValueError(
+            f"`teacher_logits` must have the shape of `logits`, {jnp.shape(logits)}, got "
+            f"{jnp.shape(teacher_logits)}."
+        )
+    teacher = jax.lax.stop_gradient(jnp.asarray(teacher_logits))
+    teacher = teacher.astype(jnp.promote_types(teacher.dtype, jnp.float32))
+    scale = jnp.asarray(temperature, jnp.float32)
+    p = jax.nn.softmax(teacher / (scale[..., None] if scale.ndim else scale))
+    cross_entropy = softmax_cross_entropy(logits, p, temperature=temperature)
+    entropy = softmax_cross_entropy(teacher, p, temperature=temperature)
+    return scale**2 * (cross_entropy - jax.lax.stop_gradient(entropy))

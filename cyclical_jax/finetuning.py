@@ -1,0 +1,77 @@
+"""Fine-tuning of a share of the network, which may cycle: from its head down to its first layer."""
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from cyclical_jax.transforms import LOGGED, scheduled
+
+Layers = Any | Callable[[optax.Params], Any]
+
+
+class ScaleByLayerState(NamedTuple):
+    count: Any  # (), int32: updates so far
+    share: jax.Array  # (), float32: used in the last update
+
+
+LOGGED[ScaleByLayerState] = "share"
+
+
+def scale_by_layer(share: optax.ScalarOrSchedule, layers: Layers) -> optax.GradientTransformation:
+    """Multiplies the updates of layer i by clip(share L - (i - 1), 0, 1); those of the head by 1.
+
+    L is the largest layer. Share 0 trains the head alone, 1 all layers, and between them they thaw
+    one after the other from the head down. It stands last in a chain, so that neither momentum nor
+    decay moves a frozen layer.
+
+    Args:
+      share: In [0, 1]; a number or a schedule.
+      layers: Whole numbers in a tree like that of the parameters, or a function from parameters to
+        it: 0 is the head, and larger numbers are nearer to the input. See `layers_by_name`.
+
+    Returns:
+      The transformation; its state holds `share`.
+
+    Raises:
+      ValueError: A plain share is out of its range.
+
+    Source: a reading of ours of arXiv 2202.08835, which names pretraining in its abstract: the head
+    at the easy ends, the whole network at the peak. Gradual unfreezing is Howard & Ruder's, arXiv
+    1801.06146.
+    """
+
+    def thaw(updates, params, share):
+        numbers = layers(params) if callable(layers) else layers
+        deepest = max(jax.tree.leaves(numbers))
+
+        def scaled(update, layer):
+            if update is None or layer == 0:
+                return update
+            factor = jnp.clip(share * deepest - (layer - 1), 0, 1)
+            # Not 0 times an update that is not finite.
+            return jnp.where(factor > 0, factor * update, 0).astype(update.dtype)
+
+        return jax.tree.map(scaled, updates, numbers, is_leaf=lambda leaf: leaf is None)
+
+    return scheduled(ScaleByLayerState, share, thaw, maximum=1)
+
+
+def layers_by_name(params: optax.Params, names: Sequence[str]) -> Any:
+    """The layer of each parameter, for `scale_by_layer`.
+
+    Args:
+      params: A dict of them, or of dicts.
+      names: Its keys from the head to the input: the first is layer 0.
+
+    Raises:
+      ValueError: A key is missing from the names, or a name from the keys.
+    """
+    if set(names) != set(params) or len(set(names)) != len(names):
+        raise ValueError(f"`names` must be {sorted(params)} in some order, got {list(names)}.")
+    return {
+        name: jax.tree.map(lambda _, layer=layer: layer, params[name])
+        for layer, name in enumerate(names)
+    }

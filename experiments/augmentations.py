@@ -1,0 +1,62 @@
+"""Draws what each augmentation does to a photograph, at strengths from 0 to 1.
+
+python -m experiments.augmentations --output=docs/augmentations.jpg
+"""
+
+from pathlib import Path
+
+import jax
+import numpy as np
+import PIL.Image
+from absl import flags
+from matplotlib.figure import Figure
+from sklearn.datasets import load_sample_image
+
+from cyclical_jax.augment import NAMES, augment
+from cyclical_jax.training.logs import WorkdirError
+from experiments import command_line
+
+_OUTPUT = flags.DEFINE_string("output", "docs/augmentations.jpg", "Where the picture is written.")
+
+STRENGTHS = (0.0, 0.25, 0.5, 0.75, 1.0)
+_SIDE = 96
+_SEED = 3  # the same draw at every strength
+
+
+def photographs() -> np.ndarray:
+    """uint8 [2, side, side, 3]: the one that is drawn, and the one that is mixed into it."""
+    squares = [
+        PIL.Image.fromarray(load_sample_image(name)).crop(box).resize((_SIDE, _SIDE))
+        for name, box in {"flower.jpg": (130, 0, 557, 427), "china.jpg": (100, 0, 527, 427)}.items()
+    ]
+    return np.stack([np.asarray(square) for square in squares])
+
+
+def picture() -> Figure:
+    """A row an operation, a column a strength."""
+    figure = Figure(figsize=(1.3 * len(STRENGTHS), 1.25 * len(NAMES)), layout="constrained")
+    grid = figure.subplots(len(NAMES), len(STRENGTHS))
+    batch = {"image": photographs(), "label": np.array([0, 1])}
+    for name, row in zip(NAMES, grid, strict=True):
+        transform = jax.jit(augment([name], num_classes=2))
+        for strength, axes in zip(STRENGTHS, row, strict=True):
+            axes.imshow(transform(batch, jax.random.key(_SEED), strength)["image"][0])
+            axes.set(xticks=[], yticks=[])
+        row[0].set_ylabel(name)
+    for strength, axes in zip(STRENGTHS, grid[0], strict=True):
+        axes.set_title(f"{strength:g}")
+    return figure
+
+
+def main():
+    path = Path(_OUTPUT.value)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        picture().savefig(path, dpi=80)
+    except OSError as error:
+        raise WorkdirError(f"--output {path} cannot be written: {error.strerror}.") from error
+    print(path)
+
+
+if __name__ == "__main__":
+    command_line.run(main)

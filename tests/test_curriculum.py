@@ -1,0 +1,76 @@
+"""Ranks against SciPy's, weights against their formula and their mean."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import scipy.stats
+
+from cyclical_jax.curriculum import difficulty_ranks, sample_weights, update_difficulty
+
+
+@pytest.mark.parametrize("number", [2, 3, 50])
+def test_ranks_are_scipys_from_0_to_1(number):
+    losses = np.random.default_rng(number).integers(0, 20, number).astype(np.float32)  # with ties
+    expected = (scipy.stats.rankdata(losses) - 1) / (number - 1)
+    np.testing.assert_allclose(jax.jit(difficulty_ranks)(losses), expected, atol=1e-6)
+
+
+def test_what_is_not_finite_is_hardest_and_one_alone_is_in_the_middle():
+    ranks = difficulty_ranks(jnp.array([1.0, jnp.nan, 0.0, jnp.inf, 2.0]))
+    np.testing.assert_allclose(ranks, [0.25, 0.875, 0, 0.875, 0.5])
+    np.testing.assert_array_equal(difficulty_ranks(jnp.array([3.0])), [0.5])
+
+
+@pytest.mark.parametrize("c", [-100.0, -4.0, -0.5, 0.01, 1.0, 4.0, 30.0, 100.0])
+def test_weights_follow_the_formula(c):
+    ranks = np.linspace(0, 1, 11)
+    expected = c * np.exp(-c * ranks) / (1 - np.exp(-c))
+    np.testing.assert_allclose(sample_weights(ranks, c), expected, rtol=2e-4, atol=1e-30)
+
+
+@pytest.mark.parametrize("c", [-20.0, -2.0, -1e-4, 0.0, 5e-4, 0.0015, 3.0, 40.0])
+def test_their_mean_over_uniform_ranks_is_1(c):
+    ranks = (np.arange(20_000) + 0.5) / 20_000
+    assert float(sample_weights(ranks, c).mean()) == pytest.approx(1, abs=1e-4)
+
+
+def test_no_preference_is_exactly_uniform():
+    np.testing.assert_array_equal(sample_weights(np.linspace(0, 1, 9), 0.0), np.ones(9))
+
+
+def test_easy_ones_come_first_and_hard_ones_with_a_negative_preference():
+    ranks = np.linspace(0, 1, 9)
+    assert (np.diff(sample_weights(ranks, 2.0)) < 0).all()
+    np.testing.assert_allclose(
+        sample_weights(ranks, -2.0), sample_weights(ranks, 2.0)[::-1], rtol=1e-6
+    )
+
+
+@pytest.mark.parametrize("c", [-100.0, -1e-3, 0.0, 1e-3, 100.0])
+def test_the_slope_in_the_preference_is_finite(c):
+    ranks = jnp.linspace(0, 1, 5)
+    slopes = jax.jacobian(lambda c: sample_weights(ranks, c))(jnp.float32(c))
+    assert np.isfinite(slopes).all()
+
+
+def test_a_preference_is_limited():
+    with pytest.raises(ValueError, match="`preference` must be at least -100 and at most 100"):
+        sample_weights(np.ones(3), 101)
+
+
+def test_the_running_average_is_of_each_examples_own_losses():
+    rng, expected = np.random.default_rng(0), np.full(10, 2.0)
+    found = jnp.asarray(expected, jnp.float32)
+    update = jax.jit(lambda *args: update_difficulty(*args, decay=0.8))
+    for _ in range(20):
+        index, losses = rng.integers(0, 10, 6), rng.uniform(0, 5, 6)
+        found = update(found, index, jnp.asarray(losses, jnp.float32))
+        for example in set(index):
+            expected[example] = 0.8 * expected[example] + 0.2 * losses[index == example].mean()
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
+
+
+def test_a_decay_is_a_share():
+    with pytest.raises(ValueError, match="`decay` must be at least 0 and at most 1, got 2"):
+        update_difficulty(jnp.zeros(3), jnp.array([0]), jnp.ones(1), decay=2)
