@@ -22,7 +22,7 @@ def pseudo_labels(logits: jax.Array, threshold: ArrayLike) -> jax.Array:
       ValueError: A plain threshold is out of its range.
     """
     _checks.number("threshold", threshold, minimum=0, maximum=1)
-    p = jax.nn.softmax(jax.lax.stop_gradient(jnp.asarray(logits)).astype(jnp.float32))
+    p = jax.nn.softmax(jnp.asarray(logits).astype(jnp.float32))
     return jnp.where(p.max(-1) >= threshold, p.argmax(-1), -1).astype(jnp.int32)
 
 

@@ -110,6 +110,12 @@ def test_crops_differ_between_epochs_and_seeds():
         assert len({image.tobytes() for image in [*images, *other[index]]}) == 6
 
 
+def test_examples_of_a_batch_differ_in_their_crops():
+    same = stream([EXAMPLES[3]] * NUM_EXAMPLES)
+    images = [image.tobytes() for batch in batches(same, stop=3) for image in batch["image"]]
+    assert len(set(images)) == NUM_EXAMPLES
+
+
 def test_what_is_evaluated_is_always_the_same():
     for images in by_index(batches(stream(augmented=False))).values():
         assert len({image.tobytes() for image in images}) == 1

@@ -199,7 +199,17 @@ def structures(draw):
     }.items():
         put(config, key, draw(st.sampled_from(words)))
     put(
-        config, *draw(st.sampled_from([("accumulate", 1), ("accumulate", 3), ("remainder", "pad")]))
+        config,
+        *draw(
+            st.sampled_from(
+                [
+                    ("accumulate", 1),
+                    ("accumulate", 3),
+                    ("accumulate", {"easy": 3, "hard": 1}),
+                    ("remainder", "pad"),
+                ]
+            )
+        ),
     )
     if config["model"]["name"] == "patch_dense":
         config["model"] |= draw(st.sampled_from([{}, {"patch_size": 4, "channels": 2}]))
@@ -217,6 +227,7 @@ def runs(draw, config):
         {"easy": ends, "hard": ends}, optional={"factor": st.sampled_from([1, 2.0, 3.5])}
     )
     knobs = [key for key, field in FIELDS.items() if "cyclical(" in field.type]
+    knobs.remove("accumulate")  # part of the structure
     knobs = [key for key in knobs if read_by(config, key) and value_at(config, key) is not None]
     config["seed"] = draw(st.integers(0, 9))
     for key in draw(st.lists(st.sampled_from(knobs), max_size=3, unique=True)):
@@ -251,7 +262,7 @@ def techniques_of(config: dict, recipe: Recipe, dataset: data.Dataset) -> list[s
     structure = recipe.structure
     names = [structure.model, structure.optimizer, structure.loss, structure.on_nonfinite]
     names += [loop.way_of(recipe, dataset), structure.remainder, config["model"]["dtype"]]
-    names += ["accumulate"] * (structure.accumulate > 1)
+    names += ["accumulate"] * (max(structure.accumulate.knob[:2]) > 1)
     names += ["batch_norm"] * config["model"]["batch_norm"]
     cycling = [name for name, knob in recipe.numbers.items() if knob.easy != knob.hard]
     return names + ["cycle"] * bool(cycling) + list(recipe.numbers)

@@ -53,7 +53,7 @@ def transcribed(total_steps, easy, hard, factor=2, num_cycles=1, scale="linear",
 
 
 @pytest.mark.parametrize("cycle", CYCLES, ids=str)
-@pytest.mark.parametrize("total_steps", [5, 14, 37])
+@pytest.mark.parametrize("total_steps", [5, 37])
 def test_windows_of_updates_follow_the_formula(cycle, total_steps):
     windows = listed(windows_of_updates(schedule_of(**cycle), total_steps))
     expected = transcribed(total_steps, **cycle)
@@ -64,7 +64,7 @@ def test_windows_of_updates_follow_the_formula(cycle, total_steps):
 
 
 @pytest.mark.parametrize("cycle", CYCLES, ids=str)
-@pytest.mark.parametrize("micro_steps", [4, 5, 9, 30, 100])
+@pytest.mark.parametrize("micro_steps", [4, 9, 100])
 def test_as_many_updates_as_take_all_micro_steps(cycle, micro_steps):
     least = cycle.get("num_cycles", 1) + 1
     minimum = min(cycle["easy"], cycle["hard"])
@@ -168,18 +168,20 @@ def test_an_update_is_by_the_mean_gradient_of_its_window():
     term = assembly.make_loss_term(run.structure)
     schedules = assembly.make_schedules(run.structure, run.numbers, timetable)
     params = loop.begin(run, dataset(), seed=2).state.params
+
+    @jax.jit
+    @jax.grad
+    def gradient(params, batch, update):
+        logits, _ = model.apply(params, {}, batch["image"], train=True)
+        values = {name: schedule(update) for name, schedule in schedules.items()}
+        return term.loss(logits, batch, values).mean()
+
     index = shuffled(40, BATCH, seed=2, start=0, stop=sum(sizes), remainder="drop")["index"]
     starts = itertools.accumulate(sizes, initial=0)
     for update, (start, size) in enumerate(zip(starts, sizes, strict=False)):
         chosen = {"index": np.concatenate(index[start : start + size])}
         batch = take_batch(dataset().train, chosen)
-        values = {name: schedule(update) for name, schedule in schedules.items()}
-
-        def loss(params, batch=batch, values=values):
-            logits, _ = model.apply(params, {}, batch["image"], train=True)
-            return term.loss(logits, batch, values).mean()
-
-        updates = jax.tree.map(lambda grad: -0.1 * grad, jax.grad(loss)(params))
+        updates = jax.tree.map(lambda grad: -0.1 * grad, gradient(params, batch, update))
         params = optax.apply_updates(params, updates)
     jax.tree.map(
         lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6), state.params, params

@@ -95,14 +95,14 @@ def test_any_number_of_workers_makes_the_same_run(remainder):
 
 
 def test_a_run_that_was_stopped_goes_on_as_if_it_had_not_been(tmp_path):
-    run, rows = recipe(), []
+    run, rows = recipe(log_every="7 steps", validate_every="9 steps"), []
     with Checkpoints(tmp_path / "checkpoints") as checkpoints:
         asked = itertools.count()
-        keeper = Keeper(checkpoints, is_stopping=lambda: next(asked) == 3)
+        keeper = Keeper(checkpoints, is_stopping=lambda: next(asked) == 0)
         with pytest.raises(StoppedError):
             loop.train(run, dataset(), seed=5, report=rows.append, keeper=keeper, num_workers=1)
         start = checkpoints.restore(loop.begin(run, dataset(), seed=5))
-    assert 0 < int(start.state.micro_step) < 9
+    assert int(start.state.micro_step) == 1 and int(start.totals.num_examples) == 12
     whole_state, whole_rows = train(run)
     state, rest = train(run, start=start)
     assert_same((state, rest), (whole_state, whole_rows[len(rows) :]))
