@@ -49,6 +49,7 @@ benchmarks: $(INSTALLED) $(PEERS)
 	$(RUN) -m benchmarks.population
 	$(RUN) -m benchmarks.checkpoints
 	$(RUN) -m benchmarks.image_feed
+	$(RUN) -m benchmarks.augment
 	$(RUN) -m benchmarks.accuracy
 
 $(INSTALLED): requirements.txt pyproject.toml

@@ -2,7 +2,7 @@
 
 Every device trains members of its own: one at a time, or a chunk of them at once by `vmap`, which
 pays where a small model leaves most of an accelerator idle. A member is the run that `loop.train`
-makes on one device: bit for bit without `vmap` and convolutions, to rounding with them.
+makes on one device: bit for bit without `vmap`, convolutions and accumulation, else to rounding.
 """
 
 import dataclasses
@@ -24,7 +24,7 @@ from cyclical_jax.training.durations import Timetable
 from cyclical_jax.training.evaluation import Scores, evaluation_batches, make_batch_sums, scores
 from cyclical_jax.training.images import take_examples
 from cyclical_jax.training.loop import NonFiniteError, Row
-from cyclical_jax.training.recipe import Numbers, Recipe, RecipeError, Structure
+from cyclical_jax.training.recipe import Knob, Numbers, Recipe, RecipeError, Structure
 from cyclical_jax.training.state import TrainState, Variables
 from cyclical_jax.training.totals import Totals, no_totals
 from cyclical_jax.training.ways import MOST_MICRO_STEPS, fill, make_program, way_of
@@ -83,11 +83,17 @@ class Population:
           Their outcomes in order, as soon as they are there.
 
         Raises:
-          RecipeError: A recipe is not of this population.
+          RecipeError: A recipe is not of this population, or a split has no examples.
         """
         for recipe in recipes:
             if not is_alike(recipe, self._recipe):
                 raise RecipeError("The recipes of a population differ in numbers and seed alone.")
+        for split in splits:
+            if not len(getattr(self._dataset, split)["label"]):
+                raise RecipeError(
+                    f"there is no {split} split of {self._recipe.dataset} to judge by where "
+                    f"train_on is {self._recipe.train_on!r}."
+                )
         for start in range(0, len(recipes), self.size):
             group = recipes[start : start + self.size]
             yield from self._finish(
@@ -132,7 +138,9 @@ class Population:
 
     def seconds_a_member(self) -> float:
         """Seconds to train one, compiled and with all devices at work, told by a short start."""
-        numbers, seeds = [self._recipe.numbers] * self.size, list(range(self.size))
+        # Whatever the recipe's own numbers do: a member that diverges would end the measurement.
+        harmless = self._recipe.numbers | {"learning_rate": Knob(1e-9, 1e-9, 2.0)}
+        numbers, seeds = [harmless] * self.size, list(range(self.size))
         states = self.train(numbers, seeds, stop=1).states
         if len(self._dataset.validation["label"]):
             self.evaluate(states, "validation")  # compiled now, as it will be

@@ -634,3 +634,25 @@ def test_the_best_chunk_is_the_fastest_that_can_be_filled(
 def test_on_a_cpu_the_chunk_is_one_unmeasured(monkeypatch):
     monkeypatch.delattr(population, "Population")
     assert population.best_chunk(recipe(), dataset(), num_members=1000) == 1
+
+
+def test_a_split_without_examples_is_told_before_training(monkeypatch):
+    population = Population(recipe(), dataset(num_validation=0))
+    monkeypatch.setattr(population, "train", pytest.fail)
+    with pytest.raises(RecipeError, match="there is no validation split of digits to judge by"):
+        next(population.outcomes([recipe()], ["validation"]))
+
+
+def test_time_is_measured_by_members_that_do_not_diverge(monkeypatch):
+    """One that does ends early, and would be told as fast."""
+    population, rates = Population(recipe(optimizer__learning_rate=1e30), dataset()), set()
+    train = population.train
+
+    def recorded(numbers, seeds, **options):
+        rates.update(each["learning_rate"].easy for each in numbers)
+        trained = train(numbers, seeds, **options)
+        assert trained.errors == [None] * population.size
+        return trained
+
+    monkeypatch.setattr(population, "train", recorded)
+    assert population.seconds_a_member() > 0 and rates == {1e-9}
