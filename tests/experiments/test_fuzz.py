@@ -298,7 +298,7 @@ def test_a_random_config_trains_or_says_why_not(dataset, fast_compilation, capsy
     outcomes, ran = Counter(), Counter()
 
     @hypothesis.settings(
-        settings, max_examples=48, phases=[hypothesis.Phase.generate], report_multiple_bugs=False
+        settings, max_examples=64, phases=[hypothesis.Phase.generate], report_multiple_bugs=False
     )
     @hypothesis.given(configs=structures().flatmap(lambda config: st.tuples(*[runs(config)] * 5)))
     def check(configs):
