@@ -169,9 +169,10 @@ def read_by(config: dict, key: str) -> bool:
 
 
 @st.composite
-def structures(draw):
+def structures(draw, loss):
     """Small configs that are right: what decides the compiled program, and lengths."""
     config = default_config().to_dict()
+    config["loss"]["name"] = loss
     for key, words in {
         "model.name": SMALL_MODELS,
         "model.hidden_sizes": [(4,), ()],
@@ -186,7 +187,6 @@ def structures(draw):
         "optimizer.max_norm": [None, 1.0],
         "optimizer.max_delta": [None, None, 0.1],
         "optimizer.clipping": [None, None, 0.1],
-        "loss.name": list(LOSS_KNOBS),
         "loss.gradient_norm": [None, "cross_entropy"],
         "loop": [None, "resident", "stepwise", "streamed"],
         "ema_decay": [None, 0.9],
@@ -297,13 +297,20 @@ def fast_compilation():
 def test_a_random_config_trains_or_says_why_not(dataset, fast_compilation, capsys):
     outcomes, ran = Counter(), Counter()
 
-    @hypothesis.settings(
-        settings, max_examples=64, phases=[hypothesis.Phase.generate], report_multiple_bugs=False
-    )
-    @hypothesis.given(configs=structures().flatmap(lambda config: st.tuples(*[runs(config)] * 5)))
-    def check(configs):
-        for config in configs:
-            check_run(config)
+    def check(loss, seed):
+        @hypothesis.seed(seed)
+        @hypothesis.settings(
+            settings,
+            max_examples=10,
+            phases=[hypothesis.Phase.generate],
+            report_multiple_bugs=False,
+        )
+        @hypothesis.given(structures(loss).flatmap(lambda config: st.tuples(*[runs(config)] * 5)))
+        def check_configs(configs):
+            for config in configs:
+                check_run(config)
+
+        check_configs()
 
     def check_run(config):
         rows, num_train = [], len(dataset.train["label"])
@@ -327,8 +334,9 @@ def test_a_random_config_trains_or_says_why_not(dataset, fast_compilation, capsy
             assert int(state.step) + (config["on_nonfinite"] == "skip") * steps >= steps
             assert rows[-1]["step"] == int(state.step) and math.isfinite(rows[-1]["val_loss"])
 
-    check()
+    for seed, loss in enumerate(LOSS_KNOBS):
+        check(loss, seed)
     with capsys.disabled():  # pytest would not show it
         print(f"\n{dict(outcomes)}; of those that ran: {dict(ran.most_common())}")
-    assert outcomes["ran"] > 0.3 * outcomes.total() and outcomes.total() >= 200
+    assert outcomes["ran"] > 0.3 * outcomes.total() and outcomes.total() >= 150
     assert ran.keys() >= ALL_TECHNIQUES

@@ -53,7 +53,10 @@ def random_like(tree, seed):
     return jax.tree_util.tree_map_with_path(draw, tree)
 
 
-@pytest.mark.parametrize("name, size", [("resnet20_cifar", 16), ("tresnet_m", 32)])
+@pytest.mark.parametrize(
+    "name, size",
+    [("resnet20_cifar", 16), pytest.param("tresnet_m", 32, marks=pytest.mark.slow)],
+)
 def test_a_bfloat16_network_is_near_the_float32_one_and_its_logits_are_float32(name, size):
     model, (params, state) = variables_of(name, size)
     params, state = random_like(params, 0), random_like(state, 1)
@@ -212,7 +215,9 @@ def test_the_rates_grow_in_a_line():
     assert list(skip_rates(0.5, 4)) == [0.125, 0.25, 0.375, 0.5]
 
 
-@pytest.mark.parametrize("name", ["resnet20_cifar", "tresnet_m"])
+@pytest.mark.parametrize(
+    "name", ["resnet20_cifar", pytest.param("tresnet_m", marks=pytest.mark.slow)]
+)
 def test_a_published_network_takes_a_traced_rate(name):
     model, (params, state) = variables_of(name, 32)
     params, state = random_like(params, 0), random_like(state, 1)

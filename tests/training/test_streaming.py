@@ -86,7 +86,7 @@ def assert_same(one, other):
     assert one[1] == other[1]
 
 
-@pytest.mark.parametrize("remainder", ["drop", "pad"])
+@pytest.mark.parametrize("remainder", ["drop", pytest.param("pad", marks=pytest.mark.slow)])
 def test_any_number_of_workers_makes_the_same_run(remainder):
     run = recipe(remainder=remainder)
     state, rows = alone = train(run)
