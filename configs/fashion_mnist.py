@@ -17,6 +17,16 @@ from cyclical_jax.training.recipe import cyclical
 # Both train on all 60,000 images: nothing is chosen by them any more.
 _FINAL = default.CYCLICAL_FOCAL | {"train_on": "train+validation"}
 
+_FEW_LABELS = {"subset": "balanced 250", "duration": "4000 steps", "batch_size": 50}
+_FINETUNING = {
+    "subset": "balanced 1000",
+    "finetuning.start": "runs/fashion_mnist_pretraining",
+    "finetuning.new_head": True,
+    "duration": "20 epochs",
+    "batch_size": 50,
+    "optimizer.learning_rate": 0.01,
+}
+
 VARIANTS = default.with_all(
     {
         "weight_decay": {"optimizer.weight_decay": cyclical(easy=1e-4, hard=1e-3)},
@@ -31,6 +41,20 @@ VARIANTS = default.with_all(
         "augment.strength": cyclical(easy=0, hard=1),
     },
     "dropout": {"model.dropout": cyclical(easy=0, hard=0.3)},
+    "semisupervised": _FEW_LABELS
+    | {"semisupervised.unlabelled_weight": cyclical(easy=0, hard=1)}
+    | {"semisupervised.threshold": 0.95},
+    "distillation": {
+        "distillation.teacher": "runs/fashion_mnist",
+        "distillation.teacher_weight": cyclical(easy=0.9, hard=0.1),
+    },
+    "curriculum": {
+        "curriculum.scorer": "runs/fashion_mnist",
+        "curriculum.preference": cyclical(easy=4, hard=0),
+    },
+    "pretraining": {"subset": "long_tailed 5000 100"},
+    "finetuning": _FINETUNING | {"finetuning.share": cyclical(easy=0, hard=1)},
+    "class_weights": {"subset": "long_tailed 5000 100", "loss.class_weights": "balanced"},
     "quick": _FINAL
     | {
         "duration": "12 epochs",

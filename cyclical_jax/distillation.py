@@ -1,11 +1,35 @@
 """A teacher's soft labels, whose weight and temperature may cycle."""
 
+from collections.abc import Callable
+from typing import Any
+
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.typing import ArrayLike
 
 from cyclical_jax import _checks
 from cyclical_jax.losses import softmax_cross_entropy
+
+
+def teacher_logits(
+    apply: Callable[[Any, Any], jax.Array], variables: Any, images: Any, *, batch_size: int = 1024
+) -> np.ndarray:
+    """The logits of a whole set, once for all epochs; of images that do not change.
+
+    Args:
+      apply: (variables, images) -> [batch, classes], of any library.
+      variables: Of the teacher.
+      images: [n, ...].
+      batch_size: Images at once.
+
+    Returns:
+      [n, classes] float32, on the host.
+    """
+    compiled = jax.jit(apply)
+    starts = range(0, len(images), batch_size)
+    parts = [compiled(variables, images[start : start + batch_size]) for start in starts]
+    return np.concatenate([np.asarray(part, np.float32) for part in parts])
 
 
 def distillation_loss(

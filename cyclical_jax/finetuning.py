@@ -59,19 +59,22 @@ def scale_by_layer(share: optax.ScalarOrSchedule, layers: Layers) -> optax.Gradi
     return scheduled(ScaleByLayerState, share, thaw, maximum=1)
 
 
-def layers_by_name(params: optax.Params, names: Sequence[str]) -> Any:
+def layers_by_name(params: optax.Params, names: Sequence[str | Sequence[str]]) -> Any:
     """The layer of each parameter, for `scale_by_layer`.
 
     Args:
       params: A dict of them, or of dicts.
-      names: Its keys from the head to the input: the first is layer 0.
+      names: Its keys from the head to the input: the first is layer 0. Several keys of one layer,
+        such as a product and its normalisation, stand together: `["Dense_1", ["Dense_0", "Norm"]]`.
 
     Raises:
       ValueError: A key is missing from the names, or a name from the keys.
     """
-    if set(names) != set(params) or len(set(names)) != len(names):
+    together = [[name] if isinstance(name, str) else list(name) for name in names]
+    layer_of = {name: layer for layer, keys in enumerate(together) for name in keys}
+    if set(layer_of) != set(params) or len(layer_of) != sum(map(len, together)):
         raise ValueError(f"`names` must be {sorted(params)} in some order, got {list(names)}.")
     return {
-        name: jax.tree.map(lambda _, layer=layer: layer, params[name])
-        for layer, name in enumerate(names)
+        name: jax.tree.map(lambda _, name=name: layer_of[name], param)
+        for name, param in params.items()
     }

@@ -17,7 +17,8 @@ import cyclical_jax
 from cyclical_jax import data
 from cyclical_jax.training.logs import WorkdirError
 from cyclical_jax.training.population import Outcome, Population, best_chunk
-from cyclical_jax.training.recipe import Recipe
+from cyclical_jax.training.pretrained import prepare
+from cyclical_jax.training.recipe import Recipe, source
 from experiments.environment import library_versions
 
 RUNS = "runs.jsonl"
@@ -123,9 +124,10 @@ class Lab:
     def _population(self, family: str, members: Mapping[str, Recipe]) -> Population:
         if family not in self._populations:
             first = next(iter(members.values()))
-            dataset = load(first)
-            chunk = self._chunk or best_chunk(first, dataset, num_members=len(members))
-            self._populations[family] = Population(first, dataset, chunk=chunk)
+            dataset, earlier = prepare(first, load(first))
+            options = {"num_members": len(members), "earlier": earlier}
+            chunk = self._chunk or best_chunk(first, dataset, **options)
+            self._populations[family] = Population(first, dataset, earlier=earlier, chunk=chunk)
         return self._populations[family]
 
 
@@ -140,13 +142,12 @@ def families(recipes: Mapping[str, Recipe]) -> dict[str, dict[str, Recipe]]:
 
 def load(recipe: Recipe) -> data.Dataset:
     """The dataset of a recipe; the last few are remembered."""
-    return _load(recipe.dataset, recipe.data_dir, recipe.train_on, recipe.subset, recipe.image_size)
+    return _load(recipe.dataset, tuple(source(recipe).items()))
 
 
 @functools.lru_cache(maxsize=2)
-def _load(name, data_dir, train_on, subset, image_size):
-    options = {"train_on": train_on, "subset": subset, "image_size": image_size}
-    return data.load(name, data_dir=data_dir, **options)
+def _load(name, options):
+    return data.load(name, **dict(options))
 
 
 def run_key(recipe: Recipe, splits: Sequence[str]) -> str:

@@ -24,10 +24,11 @@ from absl import flags
 from ml_collections import ConfigDict, config_flags
 
 from cyclical_jax.training import evaluation, logs, loop
-from cyclical_jax.training.checkpoints import Checkpoints
+from cyclical_jax.training.checkpoints import CHECKPOINTS, Checkpoints
 from cyclical_jax.training.devices import is_first_process
 from cyclical_jax.training.keeper import Keeper
 from cyclical_jax.training.logs import WorkdirError
+from cyclical_jax.training.pretrained import prepare
 from cyclical_jax.training.recipe import Recipe, describe, load_dataset, parse
 from experiments import command_line
 from experiments.environment import record_start
@@ -66,13 +67,14 @@ def run(
         logs.require_tensorboard()
     dataset = load_dataset(recipe)
     loop.plan(recipe, dataset)
+    dataset, earlier = prepare(recipe, dataset)
     with logs.opened_workdir(workdir, config.to_dict()):
         if result := logs.read_result(workdir):
             return result
-        with Checkpoints(workdir / logs.CHECKPOINTS, keep=keep) as checkpoints:
+        with Checkpoints(workdir / CHECKPOINTS, keep=keep) as checkpoints:
             keeper = Keeper(checkpoints, every=save_every, is_stopping=is_stopping)
             options = {"tensorboard": tensorboard, "num_workers": num_workers}
-            state, rows = _train(recipe, dataset, workdir, checkpoints, keeper, **options)
+            state, rows = _train(recipe, dataset, earlier, workdir, checkpoints, keeper, **options)
         arguments = recipe.structure, dataset.num_classes, state, dataset.test
         test = evaluation.evaluate(*arguments, num_workers=num_workers)
         loop.check_finite("test_loss", test["loss"], int(state.step))
@@ -86,9 +88,9 @@ def run(
     return result
 
 
-def _train(recipe, dataset, workdir, checkpoints, keeper, *, tensorboard, num_workers):
+def _train(recipe, dataset, earlier, workdir, checkpoints, keeper, *, tensorboard, num_workers):
     """Trains from the newest checkpoint, or from the start, which is saved: a full disk shows."""
-    start = loop.begin(recipe, dataset, seed=recipe.seed)
+    start = loop.begin(recipe, dataset, seed=recipe.seed, earlier=earlier)
     if restored := checkpoints.restore(start):
         start = restored
     else:
@@ -106,6 +108,7 @@ def _train(recipe, dataset, workdir, checkpoints, keeper, *, tensorboard, num_wo
             seed=recipe.seed,
             report=log.row,
             progress=log.progress,
+            earlier=earlier,
             start=start,
             keeper=keeper,
             num_workers=num_workers,

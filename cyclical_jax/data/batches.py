@@ -6,6 +6,7 @@ from collections.abc import Callable
 import numpy as np
 
 Selection = dict[str, np.ndarray]  # index [batches, batch_size], and mask where some is padding
+_OTHER_SEEDS = 2**64  # beyond every seed of a run
 Select = Callable[..., Selection]  # of keywords start and stop: the numbers of batches
 
 
@@ -48,6 +49,29 @@ def shuffled(
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
+def with_unlabelled(
+    labelled: Select, num_unlabelled: int, batch_size: int, *, seed: int, start: int, stop: int
+) -> Selection:
+    """A selection of `labelled` and, as "unlabelled_index", one of examples without labels.
+
+    Args:
+      labelled: Selects those with labels.
+      num_unlabelled: Length of the others' own epoch.
+      batch_size: Of the others, [stop - start, batch_size].
+      seed: Of their permutations, which are not those of `labelled`.
+      start, stop: Numbers of batches, of both.
+    """
+    others = shuffled(
+        num_unlabelled,
+        batch_size,
+        seed=seed + _OTHER_SEEDS,
+        start=start,
+        stop=stop,
+        remainder="drop",
+    )
+    return labelled(start=start, stop=stop) | {"unlabelled_index": others["index"]}
+
+
 def part_of(selection: Selection, number: int, count: int) -> Selection:
     """Part `number` of `count` equal ones of every batch."""
     return {name: np.split(array, count, axis=-1)[number] for name, array in selection.items()}
@@ -64,7 +88,7 @@ def rows(selection: Selection) -> list[Selection]:
     return [{name: array[row] for name, array in selection.items()} for row in numbers]
 
 
-@functools.lru_cache(maxsize=2)
+@functools.lru_cache(maxsize=4)
 def _epoch(num_examples, batch_size, seed, epoch, remainder) -> Selection:
     order = np.random.default_rng((seed, epoch)).permutation(num_examples)
     if remainder == "pad":

@@ -90,13 +90,15 @@ DIGITS_SPLITS = {
 DIGITS_SEED = 0  # not the run's seed: all runs share the three splits
 
 ARRAYS = ("image", "label")  # of a split
+UNLABELLED = "unlabelled"  # of the training split, where it is asked for: images without labels
 
 
 class Dataset(NamedTuple):
     """A dataset in memory, or one that is read batch by batch.
 
     Each split is `{"image": uint8 [n, height, width, channels], "label": int32 [n]}`, with labels
-    in 0 .. num_classes - 1, or a `Stream`.
+    in 0 .. num_classes - 1, or a `Stream`. The training split may hold more: `"unlabelled"`, uint8
+    [any number, height, width, channels], and what techniques add to examples, [n, ...].
     """
 
     train: Split
@@ -116,6 +118,7 @@ def load(
     train_on: str = TRAIN_ON[0],
     subset: str | None = None,
     image_size: int | None = None,
+    unlabelled: bool = False,
 ) -> Dataset:
     """Loads a dataset into memory, or opens ImageNet: the same examples in the same order always.
 
@@ -132,21 +135,30 @@ def load(
         validation split's examples too, and that split none.
       subset: which of the examples to train on are kept, as `parse_subset` reads it; None is all.
       image_size: of a side of "imagenet2012"'s images, which differ in theirs; None elsewhere.
+      unlabelled: whether `train["unlabelled"]` are the images that the subset leaves out.
 
     Raises:
       ValueError: an argument is not one of these, or the subset has what the examples to train on
-        have not.
+        have not, or leaves nothing out.
       DatasetNotFoundError: the dataset is not in `data_dir`, or cannot be used.
       ImportError: scikit-learn (for digits) or TFDS is not installed.
     """
     num_train(name, train_on=train_on, subset=subset)  # too few are told before they are loaded
     check_image_size(name, image_size)
     chosen = None if subset is None else parse_subset(subset)
+    if unlabelled:
+        check_unlabelled(name, train_on, subset)
     if image_size is not None:
         return _open_streams(name, data_dir, train_on, chosen, image_size)
     dataset = _load_digits() if name == "digits" else _load_tfds(name, data_dir)
     dataset = dataset if train_on == "train" else _with_validation(dataset)
-    return dataset if chosen is None else _reduced(dataset, chosen, name, data_dir)
+    if chosen is None:
+        return dataset
+    indices = _indices(dataset, chosen, name, data_dir)
+    train = {key: array[indices] for key, array in dataset.train.items()}
+    if unlabelled:
+        train[UNLABELLED] = np.delete(dataset.train["image"], indices, axis=0)
+    return dataset._replace(train=train)
 
 
 def check_image_size(name: str, image_size: int | None) -> None:
@@ -160,6 +172,21 @@ def check_image_size(name: str, image_size: int | None) -> None:
         raise ValueError(f"The images of {name!r} differ in size: set `image_size`, to 224 say.")
     else:
         _checks.whole_number("image_size", image_size, minimum=1, maximum=4096)
+
+
+def check_unlabelled(name: str, train_on: str, subset: str | None) -> None:
+    """Raises ValueError unless a subset of a dataset in memory leaves examples out."""
+    if name not in RESIDENT_DATASETS:
+        raise ValueError(f"unlabelled images are kept in memory: of {name!r} there are none.")
+    if subset is None:
+        raise ValueError("unlabelled images are those that `subset` leaves out, got None.")
+    if num_unlabelled(name, train_on=train_on, subset=subset) == 0:
+        raise ValueError(f"unlabelled images are what `subset` leaves out: {subset!r}, nothing.")
+
+
+def num_unlabelled(name: str, *, train_on: str, subset: str) -> int:
+    """How many examples the subset leaves out."""
+    return num_train(name, train_on=train_on) - num_train(name, train_on=train_on, subset=subset)
 
 
 def num_examples(split: Split) -> int:
@@ -189,7 +216,7 @@ def num_train(name: str, *, train_on: str = TRAIN_ON[0], subset: str | None = No
     chosen = parse_subset(subset)
     if isinstance(chosen, index_files.Positions):
         index_files.refuse_outside(chosen, available)
-    total = subset_size(chosen, _num_classes(name))
+    total = subset_size(chosen, num_classes(name))
     if total > available:
         raise ValueError(
             f"`subset` {subset!r} has {total} examples, but {name} has {available} to train on."
@@ -206,7 +233,8 @@ def _train_sizes(name: str) -> dict[str, int]:
     return dict(zip(TRAIN_ON, sizes, strict=True))
 
 
-def _num_classes(name: str) -> int:
+def num_classes(name: str) -> int:
+    """Of a dataset, without loading it."""
     return 10 if name == "digits" else TFDS_DATASETS[name].num_classes
 
 
@@ -291,13 +319,14 @@ def _with_validation(dataset: Dataset) -> Dataset:
     return dataset._replace(train=both, validation=none)
 
 
-def _reduced(dataset: Dataset, subset: AnySubset, name: str, data_dir: PathLike | None) -> Dataset:
+def _indices(
+    dataset: Dataset, subset: AnySubset, name: str, data_dir: PathLike | None
+) -> np.ndarray:
     labels, names = dataset.train["label"], None
     if isinstance(subset, index_files.Names) and name in TFDS_DATASETS:
         has_names = TFDS_DATASETS[name].file_name is not None
         names = _known(name, data_dir)["name"] if has_names else None
-    indices = subset_indices(subset, labels, dataset.num_classes, names=names)
-    return dataset._replace(train={key: array[indices] for key, array in dataset.train.items()})
+    return subset_indices(subset, labels, dataset.num_classes, names=names)
 
 
 def data_source(

@@ -46,11 +46,12 @@ def parse_subset(text: Any) -> AnySubset:
     """Reads what says which examples are trained on.
 
     Args:
-      text: A name of `SUBSETS`; or "long_tailed N F", as in `long_tailed_quotas`; or the path of an
-        index file in .txt or .csv. Such a file holds either whole numbers between commas or white
-        space, positions in the split that is trained on, from 0, as TFDS orders it; or a line an
-        example, whose first word is a file name, and whose second, if any, its label. The folders
-        of a name are ignored; the rest is TFDS's `file_name` of ImageNet, its `id` of CIFAR.
+      text: A name of `SUBSETS`; or "balanced N", N examples in equal parts of all classes; or
+        "long_tailed N F", as in `long_tailed_quotas`; or the path of an index file in .txt or .csv.
+        Such a file holds either whole numbers between commas or white space, positions in the split
+        that is trained on, from 0, as TFDS orders it; or a line an example, whose first word is a
+        file name, and whose second, if any, its label. The folders of a name are ignored; the rest
+        is TFDS's `file_name` of ImageNet, its `id` of CIFAR.
 
     Raises:
       ValueError: `text` is none of these, or its file cannot be used.
@@ -58,6 +59,8 @@ def parse_subset(text: Any) -> AnySubset:
     words = text.split() if isinstance(text, str) else []
     if words and text in SUBSETS:
         return SUBSETS[text]
+    if words[:1] == ["balanced"]:
+        return _parse_balanced(text, words[1:])
     if words[:1] == ["long_tailed"]:
         return _parse_long_tailed(text, words[1:])
     if words and text.endswith(index_files.SUFFIXES):
@@ -65,10 +68,19 @@ def parse_subset(text: Any) -> AnySubset:
     nearest = difflib.get_close_matches(str(text), SUBSETS, n=1)
     hint = f" Did you mean {nearest[0]!r}?" if nearest else ""
     raise ValueError(
-        f"`subset` must be one of {', '.join(map(repr, SUBSETS))}, or 'long_tailed N F', say "
-        "'long_tailed 5000 100', or the path of an index file in .txt or .csv, say "
-        f"'ImageNet_LT_train.txt', got {text!r}.{hint}"
+        f"`subset` must be one of {', '.join(map(repr, SUBSETS))}, or 'balanced N', say "
+        "'balanced 250', or 'long_tailed N F', say 'long_tailed 5000 100', or the path of an index "
+        f"file in .txt or .csv, say 'ImageNet_LT_train.txt', got {text!r}.{hint}"
     )
+
+
+def _parse_balanced(text: str, words: Sequence[str]) -> Subset:
+    if len(words) != 1 or not words[0].isdecimal() or int(words[0]) < 1:
+        raise ValueError(
+            "`subset` 'balanced N' is of N examples, a whole number, at least 1, in equal parts of "
+            f"all classes, got {text!r}."
+        )
+    return Subset(int(words[0]), ratio=1)
 
 
 def _parse_long_tailed(text: str, words: Sequence[str]) -> LongTailed:

@@ -3,19 +3,27 @@
 The numbers may be traced: everything here is built inside the compiled program.
 """
 
-from collections.abc import Mapping
+import functools
+from collections.abc import Mapping, Sequence
 
 import jax
+import jax.numpy as jnp
 import optax
 
 from cyclical_jax import transforms
 from cyclical_jax.augment import augment
-from cyclical_jax.models import Model, make_model
+from cyclical_jax.curriculum import sample_weights
+from cyclical_jax.data import UNLABELLED
+from cyclical_jax.distillation import distillation_loss
+from cyclical_jax.finetuning import layers_by_name, scale_by_layer
 from cyclical_jax.schedules import cyclical_schedule
+from cyclical_jax.semisupervised import pseudo_label_loss
 from cyclical_jax.training.accumulation import windows_schedule
 from cyclical_jax.training.durations import Timetable
 from cyclical_jax.training.fields import LOSS_KNOBS, LOSSES, MODEL_KNOBS, OPTIMIZER_OPTIONS
 from cyclical_jax.training.learning_rate import scheduled_rate
+from cyclical_jax.training.networks import assemble_model, layers
+from cyclical_jax.training.pretrained import RANK, TEACHER, Trained
 from cyclical_jax.training.recipe import Numbers, Structure
 from cyclical_jax.training.step import (
     Batch,
@@ -27,12 +35,7 @@ from cyclical_jax.training.step import (
 )
 
 Schedules = Mapping[str, optax.Schedule]
-
-
-def assemble_model(structure: Structure, num_classes: int, axis_name: str | None) -> Model:
-    """The model, whose BatchNorm averages over `axis_name`."""
-    options = dict(structure.model_options)
-    return make_model(structure.model, num_classes=num_classes, axis_name=axis_name, **options)
+WEAK, STRONG = "weak", "strong"  # views of the unlabelled images
 
 
 def make_schedules(structure: Structure, numbers: Numbers, timetable: Timetable) -> Schedules:
@@ -55,12 +58,16 @@ def make_schedules(structure: Structure, numbers: Numbers, timetable: Timetable)
 
 
 def make_optimizer(
-    structure: Structure, schedules: Schedules, timetable: Timetable
+    structure: Structure,
+    schedules: Schedules,
+    timetable: Timetable,
+    layers: Sequence[Sequence[str]] = (),
 ) -> optax.GradientTransformation:
-    """The chain: clip the gradient, precondition it, decay the weights, scale by the rate.
+    """The chain: clip the gradient, precondition it, decay the weights, scale by the rate, thaw.
 
     As in SGD and AdamW of Optax, the decay is multiplied by the learning rate. Biases and the
-    parameters of normalisation layers do not decay.
+    parameters of normalisation layers do not decay. `layers` are those of `pretrained.layers`,
+    where a share of them learns.
     """
     clips = {
         "max_norm": transforms.clip_by_global_norm,
@@ -77,7 +84,34 @@ def make_optimizer(
         trace = optax.inject_hyperparams(optax.trace, static_args="nesterov")
         chain.append(trace(decay=schedules["momentum"], nesterov=structure.nesterov))
     chain.append(optax.scale_by_learning_rate(schedules["learning_rate"]))
+    if "share" in schedules:
+        by_name = functools.partial(layers_by_name, names=layers)
+        chain.append(scale_by_layer(schedules["share"], by_name))
     return _accumulating(optax.chain(*chain), timetable)
+
+
+def make_loss_terms(structure: Structure, schedules: Schedules) -> list[LossTerm]:
+    """The loss of the labels, a teacher's, and that of the examples without labels."""
+    terms = [make_loss_term(structure)]
+    if "teacher_weight" in schedules:
+        weight = schedules["teacher_weight"]
+        labels = terms[0]._replace(weight=lambda count: 1 - weight(count))
+        terms = [labels, LossTerm(_loss_of_teacher, weight)]
+    if "unlabelled_weight" in schedules:
+        weight = schedules["unlabelled_weight"]
+        terms.append(LossTerm(_loss_of_unlabelled, weight, views=(STRONG, WEAK)))
+    return terms
+
+
+def _loss_of_teacher(logits: jax.Array, batch: Batch, values: Values) -> jax.Array:
+    temperature = values["teacher_temperature"]
+    return distillation_loss(logits, batch[TEACHER], temperature=temperature)
+
+
+def _loss_of_unlabelled(
+    strong: jax.Array, weak: jax.Array, batch: Batch, values: Values
+) -> jax.Array:
+    return pseudo_label_loss(strong, weak, values["threshold"])
 
 
 def make_loss_term(structure: Structure) -> LossTerm:
@@ -93,13 +127,42 @@ def make_loss_term(structure: Structure) -> LossTerm:
 
 
 def make_batch_transforms(
-    structure: Structure, schedules: Schedules, num_classes: int
+    structure: Structure,
+    schedules: Schedules,
+    num_classes: int,
+    teacher: Trained | None = None,
 ) -> list[BatchTransform]:
-    """The augmentation, where there is some."""
-    if not structure.augmentation:
-        return []
-    transform = augment(structure.augmentation, num_classes=num_classes)
-    return [BatchTransform(transform, schedules["strength"])]
+    """What is done to a batch first; the teacher sees the images that the model sees."""
+    transforms = []
+    if structure.augmentation:
+        transform = augment(structure.augmentation, num_classes=num_classes)
+        transforms.append(BatchTransform(transform, schedules["strength"]))
+    if structure.unlabelled_batch_size:
+        transforms += [_view(WEAK, structure.weak), _view(STRONG, structure.strong)]
+    if teacher is not None:
+        transforms.append(BatchTransform(lambda batch, *_: _with_teacher(batch, teacher)))
+    if "preference" in schedules:
+        transforms.append(BatchTransform(_with_curriculum, schedules["preference"]))
+    return transforms
+
+
+def _view(name: str, operations: Sequence[str]) -> BatchTransform:
+    """The unlabelled images, changed in full strength, as another entry of the batch."""
+    change = augment(operations)
+
+    def transform(batch, key, strength):
+        return batch | {name: change({"image": batch[UNLABELLED]}, key, strength)["image"]}
+
+    return BatchTransform(transform)
+
+
+def _with_teacher(batch: Batch, teacher: Trained) -> Batch:
+    return batch | {TEACHER: jax.lax.stop_gradient(teacher.logits(batch["image"]))}
+
+
+def _with_curriculum(batch: Batch, key: jax.Array, preference: jax.Array) -> Batch:
+    weights = sample_weights(batch[RANK], preference)
+    return batch | {"weight": weights * batch.get("weight", jnp.float32(1))}
 
 
 def make_norm_terms(structure: Structure) -> list[LossTerm]:
@@ -121,14 +184,21 @@ def assemble_train_step(
     timetable: Timetable,
     num_classes: int,
     axis_name: str | None,
+    teacher: Trained | None = None,
+    image_shape: tuple[int, ...] | None = None,
 ) -> TrainStep:
-    """The train step of a run."""
+    """The train step of a run.
+
+    `teacher` is asked at every step, if it is there; `image_shape`, with a batch axis, is needed
+    where a share of the layers learns.
+    """
     schedules = make_schedules(structure, numbers, timetable)
+    names = layers(structure, image_shape) if image_shape and "share" in schedules else ()
     return make_train_step(
         assemble_model(structure, num_classes, axis_name),
-        make_optimizer(structure, schedules, timetable),
-        [make_loss_term(structure)],
-        make_batch_transforms(structure, schedules, num_classes),
+        make_optimizer(structure, schedules, timetable, names),
+        make_loss_terms(structure, schedules),
+        make_batch_transforms(structure, schedules, num_classes, teacher),
         norm_terms=make_norm_terms(structure),
         knobs=schedules,
         model_knobs=[name for name in MODEL_KNOBS if name in schedules],

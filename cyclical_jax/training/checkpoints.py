@@ -7,7 +7,7 @@ import logging
 import math
 import shutil
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,9 +17,10 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from cyclical_jax.training.devices import is_first_process, wait_for_all
-from cyclical_jax.training.state import TrainState
+from cyclical_jax.training.state import TrainState, Variables
 from cyclical_jax.training.totals import Totals
 
+CONFIG, CHECKPOINTS = "config.json", "checkpoints"  # where a workdir has them
 _ABOUT = "about"  # the item beside the state: digest, seconds, validation accuracy
 _VAL_ACCURACY = "val_accuracy"
 _LONGEST_REASON = 200  # characters of what Orbax says
@@ -47,18 +48,23 @@ class Checkpoints:
     The newest `keep` are kept and, of all that were saved, the one with the best validation
     accuracy. They are Orbax's: "state" holds every leaf by its path, "about" a digest of them.
     With several processes all of them call everything, and share the directory; the first writes.
+    Where `read_only`, nothing there is changed: the run that it belongs to may go on.
 
     Raises:
-      CheckpointError: The directory cannot be made.
+      CheckpointError: The directory cannot be made, or, to be read, is not there.
     """
 
-    def __init__(self, directory: Path, *, keep: int = 2):
+    def __init__(self, directory: Path, *, keep: int = 2, read_only: bool = False):
+        if read_only and not directory.is_dir():
+            raise CheckpointError(f"there is no {directory}.")
         self._directory = directory.resolve()
         self._accuracies: dict[int, float] = {}
+        self._read_only = read_only
         options = ocp.CheckpointManagerOptions(
-            preservation_policy=_NewestAndBest(keep, self._accuracy),
-            cleanup_tmp_directories=True,
+            preservation_policy=None if read_only else _NewestAndBest(keep, self._accuracy),
+            cleanup_tmp_directories=not read_only,
             save_root_metadata=False,
+            read_only=read_only,
         )
         with self._errors_told():
             self._manager = ocp.CheckpointManager(self._directory, options=options)
@@ -118,10 +124,23 @@ class Checkpoints:
         Raises:
           CheckpointError: All are damaged, or the newest is of another structure than `like`.
         """
+        newest = self._newest()
+        if newest is None:
+            return None
+        micro_step, arrays, about = newest
+        return self._rebuilt(micro_step, like, arrays, about["seconds"])
+
+    def arrays(self) -> _Arrays | None:
+        """Those of the checkpoint that `restore` reads, by the paths of their leaves."""
+        newest = self._newest()
+        return None if newest is None else newest[1]
+
+    def _newest(self) -> tuple[int, _Arrays, dict[str, Any]] | None:
+        """The newest that is undamaged."""
         steps = sorted(self._manager.all_steps(), reverse=True)
         for micro_step in steps:
             try:
-                arrays, about = self._read(micro_step)
+                return micro_step, *self._read(micro_step)
             except Exception as error:  # whatever a damaged file may lead to
                 _logger.warning(
                     "checkpoint %s is damaged (%s); the one before it is used",
@@ -129,8 +148,6 @@ class Checkpoints:
                     str(error).strip().partition("\n")[0][:_LONGEST_REASON],
                 )
                 self._set_aside(micro_step)
-                continue
-            return self._rebuilt(micro_step, like, arrays, about["seconds"])
         if steps:
             raise CheckpointError(f"no checkpoint in {self._directory} can be read.")
         return None
@@ -172,21 +189,19 @@ class Checkpoints:
     def _rebuilt(
         self, micro_step: int, like: Snapshot, arrays: _Arrays, seconds: float
     ) -> Snapshot:
-        expected = {name: (a.shape, a.dtype) for name, a in _arrays(like).items()}
-        found = {name: (a.shape, a.dtype) for name, a in arrays.items()}
-        for name in sorted(expected.keys() | found.keys()):
-            if expected.get(name) != found.get(name):
-                raise CheckpointError(
-                    f"checkpoint {self._directory / str(micro_step)} does not fit this run: {name} "
-                    f"is {_shown(found.get(name))} there, {_shown(expected.get(name))} here; it "
-                    "was written by other versions of the code or its libraries."
-                )
+        if misfit := _misfit(_arrays(like), arrays):
+            raise CheckpointError(
+                f"checkpoint {self._directory / str(micro_step)} does not fit this run: {misfit}; "
+                "it was written by other versions of the code or its libraries."
+            )
         state, totals = jax.tree_util.tree_map_with_path(
             lambda path, leaf: _as_leaf(arrays[_name(path)], leaf), (like.state, like.totals)
         )
         return Snapshot(state, totals, seconds)
 
     def _set_aside(self, micro_step: int) -> None:
+        if self._read_only:
+            return
         wait_for_all("read")
         if is_first_process():
             path = self._directory / str(micro_step)
@@ -218,6 +233,44 @@ class _NewestAndBest:
         best = max(steps, key=lambda step: (self._accuracy(step), step), default=None)
         kept = {*sorted(steps)[-self._num_newest :], best}
         return [step in kept for step in steps]
+
+
+def read_variables(directory: Path, like: Variables, *, without: Sequence[str] = ()) -> Variables:
+    """The variables of the newest undamaged checkpoint; those averaged, where they are.
+
+    Args:
+      directory: Of the checkpoints of a run, which may be training still.
+      like: Of the same structure and shapes.
+      without: Parts of the parameters that are not in `like`.
+
+    Raises:
+      CheckpointError: There is none, or it has others than `like`; a line.
+    """
+    with Checkpoints(directory, read_only=True) as checkpoints:
+        arrays = checkpoints.arrays()
+    if arrays is None:
+        raise CheckpointError(f"there is no checkpoint in {directory}.")
+    whose = "0.ema." if any(name.startswith("0.ema.") for name in arrays) else "0."
+    parts = tuple(f"{whose}{part}." for part in Variables._fields)
+    out = tuple(f"{whose}params.{name}." for name in without)
+    found = {
+        name.removeprefix(whose): array
+        for name, array in arrays.items()
+        if name.startswith(parts) and not name.startswith(out)
+    }
+    wanted = {_name(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(like)}
+    if misfit := _misfit(wanted, found):
+        raise CheckpointError(f"what is in {directory} does not fit: {misfit}.")
+    return jax.tree_util.tree_map_with_path(lambda path, _: found[_name(path)], like)
+
+
+def _misfit(wanted: Mapping[str, Any], found: Mapping[str, Any]) -> str | None:
+    """The first array of another shape or dtype, or of one of both alone."""
+    for name in sorted(wanted.keys() | found.keys()):
+        there, here = (_kind(arrays.get(name)) for arrays in (found, wanted))
+        if there != here:
+            return f"{name} is {there} there, {here} here"
+    return None
 
 
 def _arrays(snapshot: Snapshot) -> _Arrays:
@@ -252,5 +305,5 @@ def _digest(arrays: _Arrays) -> str:
     return digest.hexdigest()
 
 
-def _shown(kind: tuple[tuple[int, ...], np.dtype] | None) -> str:
-    return "absent" if kind is None else f"{kind[1]}{list(kind[0])}"
+def _kind(array: Any) -> str:
+    return "absent" if array is None else f"{array.dtype}{list(array.shape)}"

@@ -13,9 +13,9 @@ from cyclical_jax import data
 from cyclical_jax.data.batches import Select, in_order
 from cyclical_jax.data.sources import Split
 from cyclical_jax.losses import softmax_cross_entropy
-from cyclical_jax.training.assembly import assemble_model
 from cyclical_jax.training.devices import AXIS, Throttle, on_all_devices
 from cyclical_jax.training.images import as_batch, sent_batches
+from cyclical_jax.training.networks import assemble_model
 from cyclical_jax.training.recipe import Structure
 from cyclical_jax.training.state import TrainState, Variables
 

@@ -38,6 +38,7 @@ class Limits(TypedDict, total=False):
 
 
 _FLOAT32_TINY, _FLOAT32_MAX = map(float, (np.finfo("f4").tiny, np.finfo("f4").max))
+BALANCED = "balanced"  # weights of classes in inverse proportion to their examples
 _FACTOR: Limits = {"minimum": 1, "maximum": 1e9}
 
 
@@ -111,6 +112,17 @@ def _names(allowed: tuple[str, ...], meaning: str) -> Field:
         return tuple(value)
 
     return Field((), check, f"tuple of {', '.join(allowed)}", meaning)
+
+
+def _class_weights(meaning: str) -> Field:
+    def check(key, value):
+        if value == BALANCED:
+            return value
+        if not isinstance(value, tuple | list) or not value:
+            raise ValueError(f"{key} must be 'balanced' or a tuple of numbers, got {value!r}.")
+        return tuple(_number(1.0, "", minimum=0).check(key, weight) for weight in value)
+
+    return Field(None, check, "'balanced', or tuple of numbers, at least 0", meaning)
 
 
 def _subset(meaning: str) -> Field:
@@ -375,6 +387,9 @@ FIELDS: dict[str, Field] = {
             "cycle of the learning rate would",
         )
     ),
+    "loss.class_weights": _or_none(
+        _class_weights("of the examples' losses, one a class; 'balanced' is n / (classes n_class)")
+    ),
     "loss.gamma": _knob(2.0, "of the focal loss", minimum=0),
     "loss.hardness": _knob(
         {"easy": 0.0, "hard": 1.0}, "mixes the confident and the focal loss", minimum=0, maximum=1
@@ -382,5 +397,53 @@ FIELDS: dict[str, Field] = {
     "loss.gamma_hc": _knob(3.0, "of the confident loss; up to 3.591 it is monotone", minimum=0),
     "loss.gamma_pos": _knob(2.0, "focal, of the label", minimum=0),
     "loss.gamma_neg": _knob(2.0, "focal, of the other classes", minimum=0),
+    "semisupervised.unlabelled_weight": _or_none(
+        _knob(None, "of the loss of the examples that subset leaves out", minimum=0)
+    ),
+    "semisupervised.threshold": _knob(
+        0.95, "probability from which a prediction counts as a label", minimum=0, maximum=1
+    ),
+    "semisupervised.batch_size": _whole(
+        128, "unlabelled examples a micro step, over all devices", minimum=1
+    ),
+    "semisupervised.weak": _names(
+        tuple(augment.OPERATIONS), "what is done to the view that is predicted from"
+    )._replace(default=("crop", "flip")),
+    "semisupervised.strong": _names(
+        tuple(augment.OPERATIONS), "what is done to the view that learns the prediction"
+    )._replace(default=("crop", "flip", "mix", "erase")),
+    "distillation.teacher": _or_none(
+        _text(None, "workdir of the run whose soft labels are learned")
+    ),
+    "distillation.teacher_weight": _knob(
+        {"easy": 1.0, "hard": 0.0},
+        "of the teacher's loss; that of the labels gets the rest",
+        minimum=0,
+        maximum=1,
+    ),
+    "distillation.teacher_temperature": _knob(
+        2.0, "divides the logits of both, in the teacher's loss", above=0
+    ),
+    "curriculum.scorer": _or_none(
+        _text(None, "workdir of the run whose loss says how difficult an example is")
+    ),
+    "curriculum.preference": _knob(
+        {"easy": 4.0, "hard": 0.0},
+        "for easy examples: weights c exp(-c r) / (1 - exp(-c)) of their rank r",
+        minimum=-100,
+        maximum=100,
+    ),
+    "finetuning.start": _or_none(_text(None, "workdir of the run whose parameters are the first")),
+    "finetuning.new_head": _flag(False, "the last layer's parameters are drawn anew"),
+    "finetuning.share": _or_none(
+        _knob(None, "of the layers that learn, from the head down", minimum=0, maximum=1)
+    ),
+}
+# {section: its key that is None where the section is off}; the others are read where it is on.
+SWITCHES = {
+    "semisupervised": "unlabelled_weight",
+    "distillation": "teacher",
+    "curriculum": "scorer",
+    "finetuning": "start",
 }
 SECTIONS = tuple(dict.fromkeys(key.split(".")[0] for key in FIELDS if "." in key))

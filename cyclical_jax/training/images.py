@@ -10,14 +10,15 @@ import jax.numpy as jnp
 
 from cyclical_jax.data.batches import Select, rows, select_part
 from cyclical_jax.data.feed import prefetched
-from cyclical_jax.data.sources import Split
+from cyclical_jax.data.sources import UNLABELLED, Split
 from cyclical_jax.data.streams import Stream
 from cyclical_jax.training.devices import share
 
 
 def as_batch(examples: dict[str, Any]) -> dict[str, jax.Array]:
     """`examples` with their bytes as floats in [-1, 1]."""
-    return examples | {"image": examples["image"].astype(jnp.float32) / 127.5 - 1}
+    images = {name: examples[name] for name in ("image", UNLABELLED) if name in examples}
+    return examples | {name: of.astype(jnp.float32) / 127.5 - 1 for name, of in images.items()}
 
 
 def sent_batches(
@@ -45,14 +46,18 @@ def sent_batches(
 
 
 def _send_batch(split: dict[str, Any], selection: dict[str, Any]) -> dict[str, jax.Array]:
-    examples = {name: array[selection["index"]] for name, array in split.items()}
-    return share(examples | selection)
+    return share(take_examples(split, selection))
 
 
 def take_examples(split: dict[str, Any], selection: dict[str, Any]) -> dict[str, jax.Array]:
-    """The examples at `selection["index"]`, as bytes; with `selection`'s mask, if any."""
-    index = selection["index"]
-    return {"image": split["image"][index], "label": split["label"][index], **selection}
+    """All that `split` has of the examples at `selection["index"]`, as bytes.
+
+    With the images without labels at `selection["unlabelled_index"]`, and all of the selection.
+    """
+    index_of = {UNLABELLED: f"{UNLABELLED}_index"}
+    indices = {name: selection.get(index_of.get(name, "index")) for name in split}
+    taken = {name: split[name][index] for name, index in indices.items() if index is not None}
+    return taken | selection
 
 
 def take_batch(split: dict[str, Any], selection: dict[str, Any]) -> dict[str, jax.Array]:

@@ -13,14 +13,13 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, ProgressColumn, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
+from cyclical_jax.training.checkpoints import CHECKPOINTS, CONFIG
 from cyclical_jax.training.devices import is_first_process
 from cyclical_jax.training.durations import Timetable
 from cyclical_jax.training.loop import Row
 
-CONFIG = "config.json"
 METRICS = "metrics.jsonl"
 RESULT = "result.json"
-CHECKPOINTS = "checkpoints"
 TENSORBOARD = "tensorboard"
 
 

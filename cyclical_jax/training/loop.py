@@ -13,9 +13,11 @@ import numpy as np
 import optax
 
 from cyclical_jax import data
-from cyclical_jax.data.batches import Select, Selection, shuffled
+from cyclical_jax.data import UNLABELLED
+from cyclical_jax.data.batches import Select, Selection, shuffled, with_unlabelled
 from cyclical_jax.data.sources import Dataset, Split
 from cyclical_jax.data.streams import Stream
+from cyclical_jax.models import Model
 from cyclical_jax.training import assembly
 from cyclical_jax.training.checkpoints import Snapshot
 from cyclical_jax.training.devices import check_equal, place
@@ -23,12 +25,15 @@ from cyclical_jax.training.durations import Timetable
 from cyclical_jax.training.evaluation import Scores, evaluate
 from cyclical_jax.training.images import sent_batches
 from cyclical_jax.training.keeper import Keeper
+from cyclical_jax.training.networks import assemble_model, layers
+from cyclical_jax.training.pretrained import Earlier, check_prepared
 from cyclical_jax.training.recipe import Numbers, Recipe, RecipeError, Structure, uneven_batch
-from cyclical_jax.training.state import TrainState, init_state
+from cyclical_jax.training.state import TrainState, Variables, init_state
 from cyclical_jax.training.totals import Totals, no_totals
 from cyclical_jax.training.ways import MOST_MICRO_STEPS, make_advance, way_of
 
 Row = dict[str, Any]  # what is logged of an interval
+_NOTHING = Earlier()
 _CALL_SECONDS = 5.0  # a call that lasts no longer can be stopped in time, and shows progress
 
 
@@ -43,6 +48,7 @@ def train(
     seed: int,
     report: Callable[[Row], None],
     progress: Callable[[int], None] = lambda micro_step: None,
+    earlier: Earlier = _NOTHING,
     start: Snapshot | None = None,
     keeper: Keeper | None = None,
     num_workers: int = 0,
@@ -57,6 +63,8 @@ def train(
         over the interval); every knob at its last update; skipped, where batches may be;
         images_per_second over the interval and seconds so far, both without compilation and
         validation; val_loss and val_accuracy, where it is their turn and there is such a split.
+      earlier: What the recipe takes of earlier runs, as `pretrained.prepare` returns it beside the
+        dataset.
       progress: Called with the number of micro steps done after each call.
       start: Where a run of the same recipe, dataset and seed was; None is `begin`. On a CPU its end
         is that of a run without a stop, bit for bit.
@@ -67,22 +75,25 @@ def train(
       The state after the last update.
 
     Raises:
-      RecipeError: As in `plan`.
+      RecipeError: As in `plan`, or the dataset is not prepared.
       NonFiniteError: Loss or gradient is not finite, and the recipe does not skip it, or skips more
         than half of all batches; or validation loss or parameters are not.
       StoppedError, CheckpointError: As in `Keeper.keep`.
     """
     structure, timetable = recipe.structure, plan(recipe, dataset)
+    check_prepared(recipe, dataset, earlier)
     numbers = place(jax.tree.map(jnp.float32, recipe.numbers))
-    start, keeper = start or begin(recipe, dataset, seed=seed), keeper or Keeper()
+    start = start or begin(recipe, dataset, seed=seed, earlier=earlier)
+    keeper = keeper or Keeper()
     check_equal(start.state.params, "the parameters at the start")
     state, totals = place((start.state, start.totals))
     zeros = place(no_totals(state, recipe.numbers))
-    select = make_select(structure, data.num_examples(dataset.train), seed)
+    select = select_of(structure, dataset, seed)
     timer, done, scores = Timer(start.seconds), int(state.micro_step), None
     workers = {"seed": seed, "num_workers": num_workers}
     sent = sent_batches(dataset.train, select, start=done, stop=timetable.micro_steps, **workers)
-    advance = make_advance(way_of(recipe, dataset), structure, timetable, numbers, dataset, sent)
+    way, teacher = way_of(recipe, dataset), place(earlier.teacher)
+    advance = make_advance(way, structure, timetable, numbers, dataset, sent, teacher)
     with contextlib.closing(sent):
         while done < timetable.micro_steps:
             stop = min(timetable.next_row(done), keeper.next_stop(timetable, done))
@@ -136,7 +147,7 @@ def _misfits(recipe: Recipe, dataset: Dataset, num_devices: int) -> Iterator[str
     yield from uneven_batch(structure.batch_size, num_devices)
     for name in ("train", "validation", "test"):
         yield from _nameless_labels(recipe.dataset, name, getattr(dataset, name), dataset)
-    model = assembly.assemble_model(structure, dataset.num_classes, axis_name=None)
+    model = assemble_model(structure, dataset.num_classes, axis_name=None)
     try:
         jax.eval_shape(lambda: model.init(jax.random.key(0), jnp.zeros(shape_of_images(dataset))))
     except ValueError as error:
@@ -191,20 +202,26 @@ def _check_skipped(timetable: Timetable, micro_step: int, skipped: int) -> None:
 # ---- the start
 
 
-def begin(recipe: Recipe, dataset: Dataset, *, seed: int) -> Snapshot:
+def begin(recipe: Recipe, dataset: Dataset, *, seed: int, earlier: Earlier = _NOTHING) -> Snapshot:
     """Where a run starts: nothing done yet."""
     timetable, numbers = plan(recipe, dataset), jax.tree.map(jnp.float32, recipe.numbers)
-    state = initial_state(recipe.structure, timetable, numbers, dataset, seed)
+    start = earlier.start
+    state = initial_state(recipe.structure, timetable, numbers, dataset, seed, start)
     return Snapshot(state, no_totals(state, recipe.numbers), 0.0)
 
 
 def initial_state(
-    structure: Structure, timetable: Timetable, numbers: Numbers, dataset: Dataset, seed: int
+    structure: Structure,
+    timetable: Timetable,
+    numbers: Numbers,
+    dataset: Dataset,
+    seed: int,
+    start: Variables | None = None,
 ) -> TrainState:
     """The state before the first update, by one compiled call."""
     shape = shape_of_images(dataset)
     lengths = timetable.lengths
-    return _initial_state(structure, lengths, dataset.num_classes, shape, numbers, seed)
+    return _initial_state(structure, lengths, dataset.num_classes, shape, numbers, seed, start)
 
 
 def make_initial_state(
@@ -214,12 +231,27 @@ def make_initial_state(
     image_shape: tuple[int, ...],
     numbers: Numbers,
     seed: int | jax.Array,
+    start: Variables | None = None,
 ) -> TrainState:
-    """The state before the first update; numbers and seed may be traced."""
+    """The state before the first update; numbers and seed, and variables, may be traced.
+
+    All variables are those of `start`, but for parameters that it has not, of a new head.
+    """
     schedules = assembly.make_schedules(structure, numbers, timetable)
-    optimizer = assembly.make_optimizer(structure, schedules, timetable)
-    model = assembly.assemble_model(structure, num_classes, axis_name=None)
+    names = layers(structure, image_shape) if "share" in schedules else ()
+    optimizer = assembly.make_optimizer(structure, schedules, timetable, names)
+    model = assemble_model(structure, num_classes, axis_name=None)
+    if start is not None:
+        model = _starting_from(model, start)
     return init_state(model, optimizer, jnp.zeros(image_shape), seed, ema="ema_decay" in schedules)
+
+
+def _starting_from(model: Model, start: Variables) -> Model:
+    def init(key, images):
+        params, _ = model.init(key, images)
+        return {**params, **start.params}, start.model_state
+
+    return model._replace(init=init)
 
 
 _initial_state = jax.jit(make_initial_state, static_argnums=(0, 1, 2, 3))
@@ -230,11 +262,23 @@ def shape_of_images(dataset: Dataset) -> tuple[int, ...]:
     return (1, *data.image_shape(dataset.train))
 
 
-def make_select(structure: Structure, num_train: int, seed: int) -> Select:
+def select_of(structure: Structure, dataset: Dataset, seed: int) -> Select:
+    """As `make_select`, for the examples of a dataset."""
+    num_train, num_unlabelled = data.num_examples(dataset.train), 0
+    if structure.unlabelled_batch_size:
+        num_unlabelled = len(dataset.train[UNLABELLED])
+    return make_select(structure, num_train, seed, num_unlabelled)
+
+
+def make_select(structure: Structure, num_train: int, seed: int, num_unlabelled: int = 0) -> Select:
     """The function that selects the batches of the micro steps from `start` up to `stop`."""
-    return functools.partial(
+    labelled = functools.partial(
         shuffled, num_train, structure.batch_size, seed=seed, remainder=structure.remainder
     )
+    if not num_unlabelled:
+        return labelled
+    size = structure.unlabelled_batch_size
+    return functools.partial(with_unlabelled, labelled, num_unlabelled, size, seed=seed)
 
 
 # ---- time, and the rows of the log

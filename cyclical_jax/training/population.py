@@ -24,6 +24,7 @@ from cyclical_jax.training.durations import Timetable
 from cyclical_jax.training.evaluation import Scores, evaluation_batches, make_batch_sums, scores
 from cyclical_jax.training.images import take_examples
 from cyclical_jax.training.loop import NonFiniteError, Row
+from cyclical_jax.training.pretrained import Earlier, check_prepared
 from cyclical_jax.training.recipe import Knob, Numbers, Recipe, RecipeError, Structure
 from cyclical_jax.training.state import TrainState, Variables
 from cyclical_jax.training.totals import Totals, no_totals
@@ -55,13 +56,18 @@ class Population:
     Args:
       recipe: Its own numbers and seed are not used.
       dataset: Of all members.
+      earlier: As in `loop.train`.
       chunk: Members that a device trains at once, by `vmap`; 1 for one after the other.
 
     Raises:
       RecipeError: As in `loop.plan`, for one device; or the data would have to be streamed.
     """
 
-    def __init__(self, recipe: Recipe, dataset: Dataset, *, chunk: int = 1):
+    def __init__(
+        self, recipe: Recipe, dataset: Dataset, *, earlier: Earlier | None = None, chunk: int = 1
+    ):
+        earlier = earlier or Earlier()
+        check_prepared(recipe, dataset, earlier)
         self.timetable = loop.plan(recipe, dataset, num_devices=1)
         self.size = chunk * jax.local_device_count()  # members that `train` takes at most
         self._recipe, self._structure, self._dataset = recipe, recipe.structure, dataset
@@ -75,6 +81,7 @@ class Population:
             chunk,
         )
         self._splits: dict[str, Arrays] = {}
+        self._start, self._teacher = place(earlier.start), place(earlier.teacher)
 
     def outcomes(self, recipes: Sequence[Recipe], splits: Sequence[str] = ()) -> Iterator[Outcome]:
         """Trains the recipes, each with its own numbers and seed, and evaluates them on `splits`.
@@ -113,9 +120,8 @@ class Population:
         shared = share(
             jax.tree.map(lambda *leaves: np.array(leaves, np.float32), *self._filled(numbers))
         )
-        states, zeros = self._programs.initialise(
-            shared, share(np.array(self._filled(seeds), np.uint32))
-        )
+        own_seeds = share(np.array(self._filled(seeds), np.uint32))
+        states, zeros = self._programs.initialise(shared, own_seeds, self._start)
         trained = Trained(states, [[] for _ in seeds], [None for _ in seeds])
         totals, done = zeros, 0
         while done < stop and None in trained.errors:
@@ -158,15 +164,14 @@ class Population:
     def _advance(self, states, totals, numbers, seeds, start, stop):
         began = time.perf_counter()
         selections = [self._select(seed, start, stop) for seed in self._filled(seeds)]
-        inputs = numbers, self._split("train")
+        inputs = (numbers, self._teacher), self._split("train")
         advance = {"resident": self._at_once, "stepwise": self._one_by_one}[self._way]
         states, totals = jax.block_until_ready(advance(states, totals, inputs, selections))
         self._timer.add(time.perf_counter() - began, selections[0])
         return states, totals
 
     def _select(self, seed: int, start: int, stop: int) -> Selection:
-        num_train = len(self._dataset.train["label"])
-        return loop.make_select(self._structure, num_train, seed)(start=start, stop=stop)
+        return loop.select_of(self._structure, self._dataset, seed)(start=start, stop=stop)
 
     def _at_once(self, states, totals, inputs, selections):
         capacity = min(self.timetable.longest_interval, MOST_MICRO_STEPS)
@@ -233,7 +238,9 @@ def is_alike(recipe: Recipe, other: Recipe) -> bool:
     return dataclasses.replace(recipe, numbers=other.numbers, seed=other.seed) == other
 
 
-def best_chunk(recipe: Recipe, dataset: Dataset, *, num_members: int) -> int:
+def best_chunk(
+    recipe: Recipe, dataset: Dataset, *, num_members: int, earlier: Earlier | None = None
+) -> int:
     """The chunk with the least measured time a member, of those that `num_members` can fill.
 
     On a CPU it is 1, unmeasured: there `vmap` makes tiny members at most 1.8 times as fast and
@@ -244,7 +251,8 @@ def best_chunk(recipe: Recipe, dataset: Dataset, *, num_members: int) -> int:
     most, seconds = -(-num_members // jax.local_device_count()), {}
     for chunk in (chunk for chunk in _CHUNKS if chunk <= max(1, most)):
         try:
-            seconds[chunk] = Population(recipe, dataset, chunk=chunk).seconds_a_member()
+            tried = Population(recipe, dataset, earlier=earlier, chunk=chunk)
+            seconds[chunk] = tried.seconds_a_member()
         except jax.errors.JaxRuntimeError:  # it does not fit in memory
             break
     return min(seconds, key=seconds.__getitem__, default=1)
@@ -285,8 +293,8 @@ def _stacked(selections: Sequence[Selection]) -> Selection:
 class _Programs(NamedTuple):
     """Each on all devices, of arguments whose leaves are [devices, chunk, ...] or shared by all."""
 
-    initialise: Callable[..., tuple[TrainState, Totals]]  # (numbers, seeds)
-    advance: Callable[..., tuple[TrainState, Totals]]  # (states, (totals, numbers, split, ...))
+    initialise: Callable[..., tuple[TrainState, Totals]]  # (numbers, seeds, first variables)
+    advance: Callable[..., tuple[TrainState, Totals]]  # (states, (totals, given, split, ...))
     batch_sums: Callable[..., Any]  # (variables, (split, selection))
 
 
@@ -301,9 +309,9 @@ def _compiled(
 ) -> _Programs:
     of_batch = make_batch_sums(structure, num_classes)
 
-    def initialise(numbers, seed):
+    def initialise(numbers, seed, start):
         state = loop.make_initial_state(
-            structure, timetable, num_classes, image_shape, numbers, seed
+            structure, timetable, num_classes, image_shape, numbers, seed, start
         )
         return state, no_totals(state, numbers)
 
@@ -313,8 +321,8 @@ def _compiled(
     advance = make_program(way, structure, timetable, num_classes, axis_name=None)
     batches = {"resident": (0, None), "stepwise": 0}[way]
     return _Programs(
-        _of_members(initialise, (0, 0), chunk),
-        _of_members(advance, (0, (0, 0, None, batches)), chunk, donate=True),
+        _of_members(initialise, (0, 0, None), chunk),
+        _of_members(advance, (0, (0, (0, None), None, batches)), chunk, donate=True),
         _of_members(batch_sums, (0, None), chunk),
     )
 

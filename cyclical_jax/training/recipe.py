@@ -17,7 +17,14 @@ import optax
 from ml_collections import ConfigDict
 
 from cyclical_jax import data
-from cyclical_jax.data import RESIDENT_DATASETS, check_image_size, num_train
+from cyclical_jax.data import (
+    RESIDENT_DATASETS,
+    check_image_size,
+    check_unlabelled,
+    num_classes,
+    num_train,
+    num_unlabelled,
+)
 from cyclical_jax.losses import warn_above_ceiling
 from cyclical_jax.schedules import Scale, Shape, cyclical_schedule
 from cyclical_jax.training.accumulation import (
@@ -27,7 +34,15 @@ from cyclical_jax.training.accumulation import (
     windows_of_updates,
 )
 from cyclical_jax.training.durations import Duration, Timetable, Units
-from cyclical_jax.training.fields import FIELDS, MODEL_KNOBS, OPTIONS, SECTIONS, Cycle
+from cyclical_jax.training.fields import (
+    BALANCED,
+    FIELDS,
+    MODEL_KNOBS,
+    OPTIONS,
+    SECTIONS,
+    SWITCHES,
+    Cycle,
+)
 
 _MOST_WINDOWS = 10**7
 
@@ -87,6 +102,10 @@ class Structure:
     num_restarts: int
     loss: str
     augmentation: tuple[str, ...]
+    weak: tuple[str, ...]  # operations on the unlabelled images; () where there are none
+    strong: tuple[str, ...]
+    unlabelled_batch_size: int  # a micro step, over all devices; 0 where there are none
+    new_head: bool
     gradient_norm: str | None  # the loss whose gradient's norm the gradient gets
     curves: tuple[tuple[str, Curve], ...]
     num_cycles: int
@@ -105,6 +124,10 @@ class Recipe:
     train_on: str
     subset: str | None
     image_size: int | None
+    class_weights: str | tuple[float, ...] | None
+    teacher: str | None  # workdirs of earlier runs
+    scorer: str | None
+    start: str | None
     seed: int
     duration: Duration
     log_every: Duration
@@ -141,13 +164,14 @@ def load_dataset(recipe: Recipe) -> data.Dataset:
     Raises:
       DatasetNotFoundError, ImportError: As in `data.load`.
     """
-    return data.load(
-        recipe.dataset,
-        data_dir=recipe.data_dir,
-        train_on=recipe.train_on,
-        subset=recipe.subset,
-        image_size=recipe.image_size,
-    )
+    return data.load(recipe.dataset, **source(recipe))
+
+
+def source(recipe: Recipe) -> dict[str, Any]:
+    """The options of `data.load` for its dataset."""
+    names = "data_dir", "train_on", "subset", "image_size"
+    own = {name: getattr(recipe, name) for name in names}
+    return own | {"unlabelled": recipe.structure.unlabelled_batch_size > 0}
 
 
 def cyclical(
@@ -312,13 +336,47 @@ def _contradictions(checked, num_devices: int) -> Iterator[str]:
                 "optimizer.num_restarts must be set where optimizer.learning_rate_schedule is "
                 f"'warm_restarts', and there alone, got {number} and {schedule!r}."
             )
+    if checked.get("semisupervised.unlabelled_weight") is not None:
+        yield from _without_unlabelled(checked, num_devices)
+    if checked.get("curriculum.scorer") is not None and "dataset" in checked:
+        yield from _not_in_memory("curriculum.scorer", checked["dataset"])
+    if checked.get("loss.class_weights") is not None and "dataset" in checked:
+        yield from _misweighted(checked["loss.class_weights"], checked["dataset"])
     yield from _unread(checked)
 
 
-def uneven_batch(batch_size: int, num_devices: int) -> Iterator[str]:
+def uneven_batch(batch_size: int, num_devices: int, *, key: str = "batch_size") -> Iterator[str]:
     """The problem of a batch that the devices cannot share, if it is one."""
     if batch_size % num_devices:
-        yield f"batch_size must be a multiple of the {num_devices} devices, got {batch_size}."
+        yield f"{key} must be a multiple of the {num_devices} devices, got {batch_size}."
+
+
+def _without_unlabelled(checked, num_devices: int) -> Iterator[str]:
+    key = "semisupervised.batch_size"
+    batch_size = checked.get(key, 1)
+    yield from uneven_batch(batch_size, num_devices, key=key)
+    if not checked.keys() >= {"dataset", "train_on", "subset"}:
+        return
+    name, train_on, subset = (checked[key] for key in ("dataset", "train_on", "subset"))
+    try:
+        check_unlabelled(name, train_on, subset)
+        number = num_unlabelled(name, train_on=train_on, subset=subset)
+        if batch_size > number:
+            yield f"{key} {batch_size} is more than the {number} unlabelled examples."
+    except ValueError as error:
+        yield f"semisupervised.unlabelled_weight is set, but {str(error).replace('`', '')}"
+
+
+def _not_in_memory(key: str, dataset: str) -> Iterator[str]:
+    if dataset not in RESIDENT_DATASETS:
+        yield f"{key} is for datasets that fit in memory; leave it None for {dataset!r}."
+
+
+def _misweighted(weights: str | tuple[float, ...], dataset: str) -> Iterator[str]:
+    yield from _not_in_memory("loss.class_weights", dataset)
+    number = num_classes(dataset)
+    if weights != BALANCED and len(weights) != number:
+        yield f"loss.class_weights must have {number} numbers for {dataset!r}, got {len(weights)}."
 
 
 def _unfilled_subset(dataset: str, train_on: str, subset: str | None) -> Iterator[str]:
@@ -341,14 +399,24 @@ def _unstreamed(dataset: str, image_size: int | None, loop: str | None) -> Itera
 def _unread(checked) -> Iterator[str]:
     """An option of what was not chosen would be ignored without a word."""
     for key, value in checked.items():
-        choice, readers = _readers(key)
-        if not readers or choice not in checked or checked[choice] in readers:
+        if value == FIELDS[key].check(key, FIELDS[key].default):
             continue
-        if value != FIELDS[key].check(key, FIELDS[key].default):
+        default = f"leave it at {_shown(FIELDS[key].default)}"
+        switch = _switch(key)
+        if switch and checked.get(switch, True) is None:
+            yield f"{key} is read where {switch} is set, not None; {default}."
+        choice, readers = _readers(key)
+        if readers and choice in checked and checked[choice] not in readers:
             yield (
                 f"{key} is read where {choice} is {' or '.join(map(repr, readers))}, not "
-                f"{checked[choice]!r}; leave it at {_shown(FIELDS[key].default)}."
+                f"{checked[choice]!r}; {default}."
             )
+
+
+def _switch(key: str) -> str | None:
+    """The key that has to be set for `key` to be read."""
+    section = key.split(".")[0]
+    return f"{section}.{SWITCHES[section]}" if section in SWITCHES else None
 
 
 def _readers(key: str) -> tuple[str, list[str]]:
@@ -420,6 +488,7 @@ def _assemble(checked) -> Recipe:
     curves = {name: Curve(c.shape or shape, c.scale) for name, c in knobs.items()}
     accumulate = _accumulation(numbers.pop("accumulate"), curves.pop("accumulate"))
     model = checked["model.name"]
+    is_semisupervised = checked["semisupervised.unlabelled_weight"] is not None
     structure = Structure(
         model=model,
         model_options=tuple(
@@ -433,6 +502,10 @@ def _assemble(checked) -> Recipe:
         num_restarts=checked["optimizer.num_restarts"] or 0,
         loss=checked["loss.name"],
         augmentation=checked["augment.operations"],
+        weak=checked["semisupervised.weak"] if is_semisupervised else (),
+        strong=checked["semisupervised.strong"] if is_semisupervised else (),
+        unlabelled_batch_size=checked["semisupervised.batch_size"] if is_semisupervised else 0,
+        new_head=checked["finetuning.new_head"],
         gradient_norm=checked["loss.gradient_norm"],
         curves=tuple(curves.items()),
         num_cycles=checked["cycle.num_cycles"],
@@ -442,8 +515,18 @@ def _assemble(checked) -> Recipe:
         on_nonfinite=checked["on_nonfinite"],
     )
     names = {field.name for field in fields(Recipe)} & checked.keys()
-    own = {key: checked[key] for key in names} | {"warmup": checked["optimizer.warmup"]}
+    own = {key: checked[key] for key in names}
+    own |= {key.split(".")[-1]: checked[key] for key in _OF_THE_RECIPE}
     return Recipe(**own, structure=structure, numbers=numbers)
+
+
+_OF_THE_RECIPE = (
+    "optimizer.warmup",
+    "loss.class_weights",
+    "distillation.teacher",
+    "curriculum.scorer",
+    "finetuning.start",
+)
 
 
 def _accumulation(knob: Knob, curve: Curve) -> Accumulation:
@@ -456,6 +539,7 @@ def _accumulation(knob: Knob, curve: Curve) -> Accumulation:
 def _read(checked) -> Iterator[tuple[str, Any]]:
     """The values that the choices made do read."""
     for key, value in checked.items():
-        choice, readers = _readers(key)
-        if not readers or checked[choice] in readers:
+        switch, (choice, readers) = _switch(key), _readers(key)
+        is_on = switch is None or checked[switch] is not None
+        if is_on and (not readers or checked[choice] in readers):
             yield key, value

@@ -5,6 +5,7 @@ A technique is a batch transform, a loss term, or a part of the optimizer chain;
     transforms in their order -> one forward pass -> weighted sum of the terms -> pmean -> optimizer
 """
 
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -18,14 +19,16 @@ from cyclical_jax.training.state import TrainState, Variables
 from cyclical_jax.transforms import AccumulateGradientsState, current_values
 
 # image, label, index (the position of the example in its dataset), where it is padded mask (0 is
-# padding), where examples have one weight, and whatever the techniques in use add. Mask and weight
-# are [batch], or as labels of more axes are: of pixels, of the words of a sequence.
+# padding), where examples have one weight, and whatever the techniques in use add: unlabelled
+# (images), other views of images, teacher (logits), rank. Mask and weight are [batch], or as labels
+# of more axes are: of pixels, of the words of a sequence.
 Batch = dict[str, jax.Array]
 Values = dict[str, jax.Array]  # knob -> its value at this update
 Metrics = dict[str, jax.Array]
 TrainStep = Callable[[TrainState, Batch], tuple[TrainState, Metrics]]
 
 MEASURED = ("loss", "accuracy", "grad_norm")
+LABELLED = "image"  # the view that labels, mask and weight belong to
 
 
 class BatchTransform(NamedTuple):
@@ -36,10 +39,11 @@ class BatchTransform(NamedTuple):
 
 
 class LossTerm(NamedTuple):
-    """One summand of the loss."""
+    """One summand of the loss: a mean over examples."""
 
-    loss: Callable[[jax.Array, Batch, Values], jax.Array]  # (logits, batch, values) -> [batch]
+    loss: Callable[..., jax.Array]  # (logits of each view ..., batch, values) -> [examples]
     weight: optax.ScalarOrSchedule = 1.0
+    views: tuple[str, ...] = (LABELLED,)  # entries of the batch whose logits it takes
 
 
 def make_train_step(
@@ -61,7 +65,8 @@ def make_train_step(
       model: Its two functions; the model's own axis, for BatchNorm, must be `axis_name` too.
       optimizer: Gradients -> updates; its schedules count updates by themselves. Accumulation must
         be outermost in it.
-      terms: The loss is the mean of their weighted sum over the examples that are no padding.
+      terms: The loss is their weighted sum. Each is a mean over its examples; of the labelled ones
+        over those that are no padding. All views that they name go through the model together.
       transforms: Applied to the batch in this order, each with a random key of its own.
       norm_terms: Where there are some, the gradient g of `terms` gets the norm of the gradient c of
         these, of the same forward pass, and keeps its direction: `g ||c|| / ||g||`, 0 where g is.
@@ -81,6 +86,9 @@ def make_train_step(
       value in force of each knob and of each of this library's transformations in the optimizer.
     """
 
+    named = (view for term in (*terms, *norm_terms) for view in term.views)
+    views = tuple(dict.fromkeys((LABELLED, *named)))
+
     def mean_over_devices(tree):
         return jax.lax.pmean(tree, axis_name) if axis_name else tree
 
@@ -89,22 +97,31 @@ def make_train_step(
 
         def forward(params):
             rates = {name: values[name] for name in model_knobs}
+            images, sizes = _joined([batch[view] for view in views])
             variables = params, state.model_state
-            return model.apply(*variables, batch["image"], train=True, key=key, **rates)
+            logits, model_state = model.apply(*variables, images, train=True, key=key, **rates)
+            return dict(zip(views, _parted(logits, sizes), strict=True)), model_state
 
-        def loss_of(logits, terms):
-            losses = _weighted_sum(terms, state.step, logits, batch, values)
+        def mean_of(term, outputs):
+            losses = term.loss(*[outputs[view] for view in term.views], batch, values)
+            losses = as_schedule(term.weight)(state.step) * losses
+            if LABELLED not in term.views:
+                return jnp.mean(losses)
             if "weight" in batch:
                 losses = losses * _as_wide(batch["weight"], losses)
             return average(losses)
 
-        logits, backward, model_state = jax.vjp(forward, state.params, has_aux=True)
-        loss, slopes = jax.value_and_grad(loss_of)(logits, terms)
+        def loss_of(outputs, terms):
+            return sum(mean_of(term, outputs) for term in terms)
+
+        outputs, backward, model_state = jax.vjp(forward, state.params, has_aux=True)
+        loss, slopes = jax.value_and_grad(loss_of)(outputs, terms)
         (grads,) = backward(slopes)
-        metrics = {"loss": loss, "accuracy": average(_is_correct(logits, batch["label"]))}
+        is_correct = _is_correct(outputs[LABELLED], batch["label"])
+        metrics = {"loss": loss, "accuracy": average(is_correct)}
         metrics, grads = mean_over_devices((metrics, grads))
         if norm_terms:
-            (reference,) = backward(jax.grad(loss_of)(logits, norm_terms))
+            (reference,) = backward(jax.grad(loss_of)(outputs, norm_terms))
             grads = _with_norm_of(grads, mean_over_devices(reference))
         metrics |= {"grad_norm": optax.tree.norm(grads)}
         # Equal on all devices already if the model knows its axis; else they would part.
@@ -126,6 +143,18 @@ def make_train_step(
         return new, current_values(new.opt_state) | metrics | values
 
     return train_step
+
+
+def _joined(images: Sequence[jax.Array]) -> tuple[jax.Array, list[int]]:
+    """Images of several views as one batch, and how many there are of each."""
+    joined = jnp.concatenate(images) if len(images) > 1 else images[0]
+    return joined, [len(of_view) for of_view in images]
+
+
+def _parted(logits: jax.Array, sizes: Sequence[int]) -> list[jax.Array]:
+    if len(sizes) == 1:
+        return [logits]
+    return jnp.split(logits, list(itertools.accumulate(sizes))[:-1])
 
 
 def _averager(batch, mean_over_devices) -> Callable[[jax.Array], jax.Array]:
@@ -156,12 +185,6 @@ def _is_correct(logits, labels) -> jax.Array:
     """Of labels that are indices, or of the likeliest class of those that are probabilities."""
     indices = labels if labels.ndim < logits.ndim else labels.argmax(-1)
     return (logits.argmax(-1) == indices).astype(jnp.float32)
-
-
-def _weighted_sum(terms, step, logits, batch, values) -> jax.Array:
-    """[batch] sums of the weighted terms."""
-    losses = [as_schedule(weight)(step) * loss(logits, batch, values) for loss, weight in terms]
-    return sum(losses)
 
 
 def _with_norm_of(grads, reference):

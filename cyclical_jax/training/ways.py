@@ -32,6 +32,7 @@ from cyclical_jax.training.devices import (
 )
 from cyclical_jax.training.durations import Timetable
 from cyclical_jax.training.images import as_batch, take_batch
+from cyclical_jax.training.pretrained import Trained
 from cyclical_jax.training.recipe import Numbers, Recipe, Structure
 from cyclical_jax.training.state import TrainState
 from cyclical_jax.training.totals import Totals, add
@@ -51,8 +52,8 @@ def way_of(recipe: Recipe, dataset: Dataset) -> str:
     if recipe.structure.model in CONVOLUTIONAL and jax.default_backend() == "cpu":
         return "stepwise"
     memory = jax.local_devices()[0].memory_stats() or {}  # a CPU has none
-    fits = dataset.train["image"].nbytes < memory.get("bytes_limit", math.inf) / 2
-    return "resident" if fits else "streamed"
+    needed = sum(array.nbytes for array in dataset.train.values())
+    return "resident" if needed < memory.get("bytes_limit", math.inf) / 2 else "streamed"
 
 
 def make_advance(
@@ -62,19 +63,24 @@ def make_advance(
     numbers: Numbers,
     dataset: Dataset,
     sent: Iterator[Any],
+    teacher: Trained | None = None,
 ) -> Advance:
     """The function that trains on the batches it is given, which `sent` has for "streamed"."""
+    given = numbers, teacher
     program = compiled(way, structure, timetable.lengths, dataset.num_classes)
     if way == "resident":
-        return _resident(program, timetable, numbers, place(dataset.train))
+        return _resident(program, timetable, given, place(dataset.train))
     if way == "stepwise":
-        return _one_by_one(program, _send, (numbers, place(dataset.train)))
-    return _one_by_one(program, lambda selection: _next(sent, selection), (numbers,))
+        return _one_by_one(program, _send, (given, place(dataset.train)))
+    return _one_by_one(program, lambda selection: _next(sent, selection), (given,))
 
 
 @functools.lru_cache(maxsize=32)
 def compiled(way: str, structure: Structure, timetable: Timetable, num_classes: int):
-    """The program of a way, (state, (totals, numbers, ...)) -> (state, totals), on all devices."""
+    """The program of a way, (state, (totals, given, ...)) -> (state, totals), on all devices.
+
+    `given` are the numbers, and the teacher that is asked at every step, or None.
+    """
     axis_name = AXIS if jax.device_count() > 1 else None
     program = make_program(way, structure, timetable, num_classes, axis_name)
     axes = {
@@ -90,42 +96,48 @@ def make_program(
 ) -> Callable[[TrainState, Any], tuple[TrainState, Totals]]:
     """What one device does of it; schedules and optimizer are built inside, of traced numbers."""
 
-    def one(numbers, carry, batch):
-        state, totals = carry
+    def one(given, carry, batch):
+        (state, totals), (numbers, teacher) = carry, given
         step = assembly.assemble_train_step(
-            structure, numbers, timetable=timetable, num_classes=num_classes, axis_name=axis_name
+            structure,
+            numbers,
+            timetable=timetable,
+            num_classes=num_classes,
+            axis_name=axis_name,
+            teacher=teacher,
+            image_shape=(1, *batch["image"].shape[1:]),
         )
         new_state, metrics = step(state, batch)
         return new_state, add(totals, metrics, state.step)
 
     def resident(state, inputs):
-        totals, numbers, split, (selection, count) = inputs
+        totals, given, split, (selection, count) = inputs
 
         def body(position, carry):
             row = jax.tree.map(lambda array: array[position], selection)
-            return one(numbers, carry, take_batch(split, row))
+            return one(given, carry, take_batch(split, row))
 
         return jax.lax.fori_loop(0, count, body, (state, totals))
 
     def stepwise(state, inputs):
-        totals, numbers, split, selection = inputs
-        return one(numbers, (state, totals), take_batch(split, selection))
+        totals, given, split, selection = inputs
+        return one(given, (state, totals), take_batch(split, selection))
 
     def streamed(state, inputs):
-        totals, numbers, examples = inputs
-        return one(numbers, (state, totals), as_batch(examples))
+        totals, given, examples = inputs
+        return one(given, (state, totals), as_batch(examples))
 
     return {"resident": resident, "stepwise": stepwise, "streamed": streamed}[way]
 
 
-def _resident(program, timetable: Timetable, numbers: Numbers, split: Arrays) -> Advance:
+def _resident(program, timetable: Timetable, given: Any, split: Arrays) -> Advance:
     capacity = min(timetable.longest_interval, MOST_MICRO_STEPS)
 
     def advance(state, totals, selection):
         count = len(selection["index"])
         filled = fill(own_part(selection), capacity)
         shares = jax.tree.map(lambda array: split_over_devices(array, axis=1), filled)
-        return program(state, (totals, numbers, split, (shares, np.int32(count))))
+        return program(state, (totals, given, split, (shares, np.int32(count))))
 
     return advance
 
