@@ -57,7 +57,7 @@ for index in range({_COMPILED}):
         program = make_program(*args)
         def run(state, inputs):
             totals, _, *rest = inputs
-            return program(state, (totals, own.numbers, *rest))
+            return program(state, (totals, (own.numbers, None), *rest))
         return run
     ways.make_program = with_constants
     state = loop.train(own, dataset, seed=own.seed, report=lambda row: None)

@@ -64,7 +64,7 @@ class Checkpoints:
             preservation_policy=None if read_only else _NewestAndBest(keep, self._accuracy),
             cleanup_tmp_directories=not read_only,
             save_root_metadata=False,
-            read_only=read_only,
+            create=not read_only,
         )
         with self._errors_told():
             self._manager = ocp.CheckpointManager(self._directory, options=options)

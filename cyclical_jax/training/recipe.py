@@ -298,7 +298,7 @@ def _misnamed(values) -> Iterator[str]:
 def _nearest(key: str) -> list[str]:
     """The valid keys and sections that look like it, or else all of its section."""
     section, _, word = key.rpartition(".")
-    everywhere = {valid.rpartition(".")[2]: valid for valid in FIELDS}
+    everywhere = {valid.rpartition(".")[2]: valid for valid in reversed(FIELDS)}
     own = {
         valid.rpartition(".")[2]: valid for valid in FIELDS if valid.rpartition(".")[0] == section
     }

@@ -193,16 +193,28 @@ def test_a_path_is_read(tmp_path, suffix):
 
 
 @pytest.mark.parametrize("wrong", ["4k_62", "5k", "", " ", 4000, None, ["4k"], "subset.npy"])
-def test_anything_else_is_told_the_three_forms(wrong):
+def test_anything_else_is_told_the_forms(wrong):
     with pytest.raises(ValueError) as error:
         parse_subset(wrong)
     hint = " Did you mean '4k_6_2'?" if wrong == "4k_62" else ""
     assert str(error.value).startswith(
-        "`subset` must be one of '4k', '4k_5_3', '4k_6_2', 'first_4k', or 'long_tailed N F', say "
-        "'long_tailed 5000 100', or the path of an index file in .txt or .csv, say "
-        f"'ImageNet_LT_train.txt', got {wrong!r}."
+        "`subset` must be one of '4k', '4k_5_3', '4k_6_2', 'first_4k', or 'balanced N', say "
+        "'balanced 250', or 'long_tailed N F', say 'long_tailed 5000 100', or the path of an index "
+        f"file in .txt or .csv, say 'ImageNet_LT_train.txt', got {wrong!r}."
     )
     assert hint in str(error.value)
+
+
+@pytest.mark.parametrize("wrong", ["balanced", "balanced 0", "balanced 2.5", "balanced 1 2"])
+def test_a_balanced_subset_needs_a_whole_number(wrong):
+    with pytest.raises(ValueError, match=r"'balanced N' is of N examples, .*, got 'balanced"):
+        parse_subset(wrong)
+
+
+def test_a_balanced_subset_has_equal_parts():
+    labels = np.arange(90) % 3
+    indices = subset_indices(parse_subset("balanced 31"), labels, 3)
+    assert np.bincount(labels[indices]).tolist() == [11, 10, 10]
 
 
 # ---- the table

@@ -91,7 +91,7 @@ def _leaves(value):
 def test_a_word_names_one_knob():
     """The recipe's knobs have no section."""
     knobs = [key.split(".")[-1] for key, field in FIELDS.items() if "cyclical(" in field.type]
-    assert len(knobs) == len(set(knobs)) == 21
+    assert len(knobs) == len(set(knobs)) == 27
 
 
 def test_the_options_of_a_choice_are_keys_of_its_section():
@@ -103,5 +103,6 @@ def test_the_options_of_a_choice_are_keys_of_its_section():
 
 
 def test_the_sections_are_those_of_the_keys():
-    assert SECTIONS == ("augment", "cycle", "model", "optimizer", "loss")
+    own = "semisupervised", "distillation", "curriculum", "finetuning"
+    assert SECTIONS == ("augment", "cycle", "model", "optimizer", "loss", *own)
     assert all(re.fullmatch(r"(\w+\.)?\w+", key) for key in FIELDS)

@@ -238,7 +238,7 @@ def test_the_program_does_not_hold_the_data_and_gives_up_the_old_state():
     selection = {"index": np.zeros((2, 3, BATCH // 2), np.int32)}
     totals = loop.no_totals(state, run.numbers)
     program = ways.compiled("resident", run.structure, timetable, CLASSES)
-    inputs = (totals, run.numbers, large.train, (selection, np.int32(3)))
+    inputs = (totals, (run.numbers, None), large.train, (selection, np.int32(3)))
     text = program.lower(state, inputs).as_text()
     assert len(text) < 1_000_000
     assert text.count("tf.aliasing_output") == len(jax.tree.leaves(state))
@@ -594,8 +594,8 @@ def a_device(limit):
         (dict(model__name="cnn"), "gpu", 10**9, "resident"),
         (dict(model__name="cnn", loop="resident"), "cpu", None, "resident"),
         (dict(loop="stepwise"), "gpu", 10**9, "stepwise"),
-        ({}, "gpu", 2 * TRAIN * 9 + 2, "resident"),
-        ({}, "gpu", 2 * TRAIN * 9, "streamed"),
+        ({}, "gpu", 2 * TRAIN * (9 + 4) + 2, "resident"),
+        ({}, "gpu", 2 * TRAIN * (9 + 4), "streamed"),
         (dict(loop="resident"), "gpu", 1, "resident"),
     ],
 )

@@ -593,7 +593,7 @@ def measured(monkeypatch):
         tried = []
 
         class Timed:
-            def __init__(self, recipe, dataset, *, chunk):
+            def __init__(self, recipe, dataset, *, earlier, chunk):
                 tried.append(chunk)
 
             def seconds_a_member(self):

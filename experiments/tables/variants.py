@@ -1,0 +1,85 @@
+"""Each technique as its variant of configs/fashion_mnist.py has it, beside its control.
+
+Nothing is tuned. Three arms need runs that come before:
+
+    python -m experiments.train --config=configs/fashion_mnist.py --workdir=runs/fashion_mnist
+    python -m experiments.train --config=configs/fashion_mnist.py:pretraining \
+        --workdir=runs/fashion_mnist_pretraining
+
+A control is the variant with the knob held at the mean of its cycle, or else without the technique.
+"""
+
+from configs.fashion_mnist import VARIANTS
+from experiments.arms import Arm, Budget, Table
+
+_4K = {"subset": "balanced 4000"}
+_TAUGHT = ("model.hidden_sizes",)
+_FEW = ("subset", "duration", "batch_size", "log_every", "validate_every")
+
+
+def _held(variant: str, **changes) -> dict:
+    """A variant with other values, `section__key=value`."""
+    return VARIANTS[variant] | {key.replace("__", "."): value for key, value in changes.items()}
+
+
+def _only(variant: str, keys: tuple[str, ...]) -> dict:
+    return {key: VARIANTS[variant][key] for key in keys}
+
+
+_ONES_OF_PLAIN = ("weight_decay", "clipping", "temperature", "focal", "all")
+_RATES = ("learning_rate", "one_cycle", "warm_restarts")
+
+TABLE = Table(
+    about="Each technique as its variant of the config has it, beside its control; nothing is "
+    "tuned.",
+    common={"log_every": "500 steps", "validate_every": "500 steps"},
+    arms={
+        "plain": Arm(),
+        **{name: Arm(VARIANTS[name], control="plain") for name in (*_ONES_OF_PLAIN, *_RATES)},
+        "batch size, constant": Arm(_held("batch_size", accumulate=2)),
+        "batch_size": Arm(VARIANTS["batch_size"], control="batch size, constant"),
+        "augmentation, constant": Arm(_held("augmentation", augment__strength=0.5)),
+        "augmentation": Arm(VARIANTS["augmentation"], control="augmentation, constant"),
+        "dropout, constant": Arm(_held("dropout", model__dropout=0.15)),
+        "dropout": Arm(VARIANTS["dropout"], control="dropout, constant"),
+        "label smoothing, constant": Arm(_held("label_smoothing", loss__label_smoothing=0.05)),
+        "label_smoothing": Arm(VARIANTS["label_smoothing"], control="label smoothing, constant"),
+        "moving average, constant": Arm(_held("moving_average", ema_decay=0.95)),
+        "moving_average": Arm(VARIANTS["moving_average"], control="moving average, constant"),
+        "small network": Arm(_only("distillation", _TAUGHT)),
+        "taught, constant": Arm(
+            _held("distillation", distillation__teacher_weight=0.5), control="small network"
+        ),
+        "distillation": Arm(VARIANTS["distillation"], control="taught, constant"),
+        "curriculum, constant": Arm(
+            _held("curriculum", curriculum__preference=2.0), control="plain"
+        ),
+        "curriculum": Arm(VARIANTS["curriculum"], control="curriculum, constant"),
+        "long tail": Arm(_only("class_weights", ("subset",))),
+        "class_weights": Arm(VARIANTS["class_weights"], control="long tail"),
+        "1,000 labels": Arm(
+            _held("finetuning", finetuning__start=None, finetuning__new_head=False)
+            | {"finetuning.share": None}
+        ),
+        "fine-tuned, all layers": Arm(
+            _held("finetuning", finetuning__share=None), control="1,000 labels"
+        ),
+        "finetuning": Arm(VARIANTS["finetuning"], control="fine-tuned, all layers"),
+        "250 labels": Arm(_only("semisupervised", _FEW)),
+        "250 labels and others, constant": Arm(
+            _held("semisupervised", semisupervised__unlabelled_weight=0.5), control="250 labels"
+        ),
+        "semisupervised": Arm(
+            VARIANTS["semisupervised"], control="250 labels and others, constant"
+        ),
+        "4,000 labels": Arm(_only("semisupervised", _FEW) | _4K),
+        "4,000 labels and others, constant": Arm(
+            _held("semisupervised", semisupervised__unlabelled_weight=0.5) | _4K,
+            control="4,000 labels",
+        ),
+        "semisupervised, 4,000": Arm(
+            VARIANTS["semisupervised"] | _4K, control="4,000 labels and others, constant"
+        ),
+    },
+    budgets={"fashion_mnist": Budget(num_seeds=5)},
+)

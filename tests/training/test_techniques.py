@@ -1,0 +1,613 @@
+"""What techniques add to a run: each alone against NumPy, all of them at once, and none of them."""
+
+import functools
+import json
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy.special import log_softmax, softmax
+
+from configs import default
+from cyclical_jax import data
+from cyclical_jax.data.batches import part_of
+from cyclical_jax.training import assembly, loop, networks, pretrained, ways
+from cyclical_jax.training.accumulation import uniform_windows
+from cyclical_jax.training.checkpoints import CHECKPOINTS, CONFIG, Checkpoints
+from cyclical_jax.training.durations import Timetable
+from cyclical_jax.training.images import as_batch
+from cyclical_jax.training.keeper import Keeper, StoppedError
+from cyclical_jax.training.population import Population
+from cyclical_jax.training.pretrained import Earlier, prepare
+from cyclical_jax.training.recipe import RecipeError, cyclical, parse, put
+from cyclical_jax.training.state import init_state
+from cyclical_jax.training.step import make_train_step
+
+CLASSES, STEPS = 10, 5
+
+
+def config_of(**changes):
+    config = default.get_config()
+    small = dict(batch_size=12, duration="3 epochs", model__hidden_sizes=(6,), subset="balanced 60")
+    for key, value in (small | changes).items():
+        put(config, key.replace("__", "."), value)
+    return config
+
+
+def recipe(**changes):
+    return parse(config_of(**changes), num_devices=2)
+
+
+@functools.cache
+def digits(unlabelled=True, number=60):
+    """Few of them: the first of each class, and some of the others."""
+    dataset = data.load("digits", subset=f"balanced {number}", unlabelled=True)
+    train = dict(dataset.train)
+    train["unlabelled"] = train["unlabelled"][:100]
+    if not unlabelled:
+        del train["unlabelled"]
+    few = {name: array[:30] for name, array in dataset.validation.items()}
+    return dataset._replace(train=train, validation=few)
+
+
+def train(run, dataset, seed=0, **options):
+    rows = []
+    state = loop.train(run, dataset, seed=seed, report=rows.append, **options)
+    return jax.device_get(state._replace(key=0)), rows
+
+
+def assert_same(one, other):
+    jax.tree.map(np.testing.assert_array_equal, one, other)
+
+
+@pytest.fixture(scope="module")
+def earlier_runs(tmp_path_factory):
+    """{name: workdir} of a run with a moving average, one without, and one of other widths."""
+    root = tmp_path_factory.mktemp("earlier")
+    kinds = {
+        "averaged": dict(ema_decay=0.5, model__batch_norm=True),
+        "plain": dict(model__batch_norm=True),
+        "wide": dict(model__hidden_sizes=(9,)),
+    }
+    for seed, (name, changes) in enumerate(kinds.items()):
+        config = config_of(duration="2 epochs", **changes)
+        (root / name).mkdir()
+        (root / name / CONFIG).write_text(json.dumps(config.to_dict()))
+        with Checkpoints(root / name / CHECKPOINTS) as checkpoints:
+            train(parse(config), digits(), seed, keeper=Keeper(checkpoints, every=1e9))
+    return {name: str(root / name) for name in kinds}
+
+
+# ---- the step, against NumPy
+
+
+def step_and_state(changes, **options):
+    """The step of a network without hidden layers on a dataset's batch, by the recipe."""
+    run = recipe(model__hidden_sizes=(), optimizer__weight_decay=None, **changes)
+    table, structure = Timetable(uniform_windows(STEPS, 1), 5, 5, 5), run.structure
+    shape = (1, 8, 8, 1)
+    step = assembly.assemble_train_step(
+        structure,
+        run.numbers,
+        timetable=table,
+        num_classes=CLASSES,
+        axis_name=None,
+        image_shape=shape,
+        **options,
+    )
+    state = loop.make_initial_state(structure, table, CLASSES, shape, run.numbers, 3)
+    return step, state._replace(step=jnp.int32(1))  # a quarter of the way: hardness 1/2
+
+
+def logits_of(state, images):
+    (layer,) = jax.device_get(state.params).values()
+    return images.reshape(len(images), -1) @ layer["kernel"] + layer["bias"]
+
+
+@pytest.fixture
+def batch():
+    rng = np.random.default_rng(0)
+    return {
+        "image": rng.normal(size=(6, 8, 8, 1)).astype(np.float32),
+        "label": rng.integers(0, CLASSES, 6).astype(np.int32),
+        "index": np.arange(6, dtype=np.int32),
+    }
+
+
+def cross_entropies(logits, labels):
+    return -log_softmax(logits, axis=-1)[np.arange(len(labels)), labels]
+
+
+def test_labels_and_confident_predictions_make_the_loss(batch):
+    step, state = step_and_state(
+        dict(
+            semisupervised__unlabelled_weight=cyclical(0, 3),
+            semisupervised__threshold=cyclical(0.0, 0.8),
+            semisupervised__weak=(),
+            semisupervised__strong=("flip",),
+        )
+    )
+    unlabelled = np.random.default_rng(1).normal(size=(10, 8, 8, 1)).astype(np.float32)
+    batch |= {"unlabelled": unlabelled, "mask": np.array([1, 1, 0, 1, 1, 0], np.float32)}
+    _, metrics = jax.jit(step)(state, batch)
+    predicted, mirrored = (
+        logits_of(state, images) for images in (unlabelled, unlabelled[:, :, ::-1])
+    )
+    is_taken = softmax(predicted, axis=-1).max(-1) >= 0.4
+    assert 0 < is_taken.sum() < 10
+    labelled = cross_entropies(logits_of(state, batch["image"]), batch["label"])
+    labelled = (labelled * batch["mask"]).sum() / 4
+
+    # Which are mirrored is drawn: the loss lies among those of all combinations.
+    each = [is_taken * cross_entropies(v, predicted.argmax(-1)) for v in (predicted, mirrored)]
+    low, high = (labelled + 1.5 * f(*each).mean() for f in (np.minimum, np.maximum))
+    assert low < metrics["loss"] < high
+    assert metrics["unlabelled_weight"] == 1.5 and metrics["threshold"] == pytest.approx(0.4)
+    assert metrics["num_examples"] == 4
+
+
+def test_without_operations_the_views_are_the_images(batch):
+    changes = dict(semisupervised__unlabelled_weight=2.0, semisupervised__threshold=0.0)
+    step, state = step_and_state(changes | dict(semisupervised__weak=(), semisupervised__strong=()))
+    unlabelled = np.random.default_rng(1).normal(size=(10, 8, 8, 1)).astype(np.float32)
+    new, metrics = step(state, batch | {"unlabelled": unlabelled})
+    predicted = logits_of(state, unlabelled)
+    labelled = cross_entropies(logits_of(state, batch["image"]), batch["label"]).mean()
+    expected = labelled + 2 * cross_entropies(predicted, predicted.argmax(-1)).mean()
+    np.testing.assert_allclose(metrics["loss"], expected, rtol=1e-5)
+
+
+def test_a_teacher_leads_and_falls_silent(batch):
+    step, state = step_and_state(
+        dict(
+            distillation__teacher="there",
+            distillation__teacher_weight=cyclical(0.9, 0.3),
+            distillation__teacher_temperature=cyclical(1, 5),
+        )
+    )
+    teacher = np.random.default_rng(1).normal(size=(6, CLASSES)).astype(np.float32)
+    _, metrics = step(state, batch | {"teacher": teacher})
+    logits, t = logits_of(state, batch["image"]), 3.0
+    p = softmax(teacher / t, axis=-1)
+    divergence = t**2 * (p * (np.log(p) - log_softmax(logits / t, axis=-1))).sum(-1)
+    expected = 0.4 * cross_entropies(logits, batch["label"]) + 0.6 * divergence
+    np.testing.assert_allclose(metrics["loss"], expected.mean(), rtol=1e-5)
+
+
+def test_a_teacher_that_is_asked_sees_the_changed_images(batch, earlier_runs):
+    changes = dict(
+        distillation__teacher="there",
+        distillation__teacher_weight=1.0,
+        distillation__teacher_temperature=1.0,
+        augment__operations=("flip",),
+        augment__strength=1.0,
+        seed=1,
+    )
+    teacher = pretrained._read_trained("distillation.teacher", earlier_runs["plain"], digits())
+    step, state = step_and_state(changes, teacher=teacher)
+    batch["image"] = np.clip(batch["image"], -1, 1)
+    _, metrics = jax.jit(step)(state, batch)
+    losses = []
+    for images in (batch["image"], batch["image"][:, :, ::-1]):
+        p = softmax(np.asarray(teacher.logits(images)), axis=-1)
+        losses.append((p * (np.log(p) - log_softmax(logits_of(state, images), axis=-1))).sum(-1))
+    combinations = [
+        np.where([(number >> bit) & 1 for bit in range(6)], *losses).mean() for number in range(64)
+    ]
+    assert np.abs(np.array(combinations) - metrics["loss"]).min() < 1e-5
+
+
+def test_weights_follow_ranks_and_classes(batch):
+    step, state = step_and_state(
+        dict(curriculum__scorer="there", curriculum__preference=cyclical(4, -2))
+    )
+    batch |= {
+        "rank": np.linspace(0, 1, 6, dtype=np.float32),
+        "weight": np.float32([1, 2, 1, 3, 0, 1]),
+    }
+    _, metrics = step(state, batch)
+    losses = cross_entropies(logits_of(state, batch["image"]), batch["label"])
+    easy_first = np.exp(-batch["rank"]) / (1 - np.exp(-1))
+    expected = (losses * easy_first * batch["weight"]).mean()
+    np.testing.assert_allclose(metrics["loss"], expected, rtol=1e-5)
+
+
+# ---- what earlier runs give
+
+
+def test_the_variables_are_those_that_the_run_was_judged_by(earlier_runs):
+    with Checkpoints(Path(earlier_runs["averaged"], CHECKPOINTS)) as checkpoints:
+        arrays = checkpoints.arrays()
+    teacher = pretrained._read_trained("curriculum.scorer", earlier_runs["averaged"], digits())
+    of_average, of_last = (arrays[f"0.{w}params.Dense_0.kernel"] for w in ("ema.", ""))
+    assert np.abs(of_average - of_last).max() > 1e-4
+    np.testing.assert_array_equal(teacher.variables.params["Dense_0"]["kernel"], of_average)
+
+
+def test_logits_are_made_once_where_images_do_not_change(earlier_runs):
+    own = dict(distillation__teacher=earlier_runs["plain"])
+    dataset, earlier = prepare(recipe(**own), digits())
+    assert earlier == Earlier()
+    teacher = pretrained._read_trained("distillation.teacher", earlier_runs["plain"], digits())
+    images = as_batch({"image": digits().train["image"]})["image"]
+    np.testing.assert_allclose(
+        dataset.train["teacher"], teacher.logits(images), rtol=1e-4, atol=1e-5
+    )
+    changing = own | dict(augment__operations=("crop",), augment__strength=1.0)
+    dataset, earlier = prepare(recipe(**changing), digits())
+    assert "teacher" not in dataset.train
+    assert_same(earlier.teacher.variables, teacher.variables)
+
+
+def test_ranks_are_of_the_losses_of_the_earlier_run(earlier_runs):
+    run = recipe(curriculum__scorer=earlier_runs["wide"], loss__class_weights=[1.0] * 9 + [5.0])
+    dataset, _ = prepare(run, digits())
+    scorer = pretrained._read_trained("curriculum.scorer", earlier_runs["wide"], digits())
+    images, labels = as_batch({"image": digits().train["image"]})["image"], digits().train["label"]
+    losses = cross_entropies(np.asarray(scorer.logits(images)), labels)
+    np.testing.assert_array_equal(np.argsort(dataset.train["rank"]), np.argsort(losses))
+    np.testing.assert_array_equal(dataset.train["weight"], np.where(labels == 9, 5, 1))
+
+
+def test_balanced_weights_give_each_class_the_same_sum():
+    dataset = digits(unlabelled=False)
+    imbalanced = dataset._replace(train={name: a[:17] for name, a in dataset.train.items()})
+    prepared, _ = prepare(recipe(loss__class_weights="balanced"), imbalanced)
+    labels, weights = (prepared.train[name] for name in ("label", "weight"))
+    sums = np.bincount(labels, weights, minlength=CLASSES)
+    there = np.bincount(labels, minlength=CLASSES) > 0
+    np.testing.assert_allclose(sums[there], 1.7, rtol=1e-6)
+
+
+def test_a_run_starts_from_another_with_its_own_head_or_a_new_one(earlier_runs):
+    own = dict(finetuning__start=earlier_runs["plain"], model__batch_norm=True)
+    path = Path(earlier_runs["plain"], CHECKPOINTS)
+    starts = {}
+    for new_head in (False, True):
+        run = recipe(**own, finetuning__new_head=new_head)
+        dataset, earlier = prepare(run, digits())
+        starts[new_head] = loop.begin(run, dataset, seed=5, earlier=earlier).state
+    with Checkpoints(path, read_only=True) as checkpoints:
+        arrays = checkpoints.arrays()
+    for state in starts.values():
+        np.testing.assert_array_equal(
+            state.params["Dense_0"]["kernel"], arrays["0.params.Dense_0.kernel"]
+        )
+        mean = state.model_state["batch_stats"]["BatchNorm_0"]["mean"]
+        np.testing.assert_array_equal(mean, arrays["0.model_state.batch_stats.BatchNorm_0.mean"])
+    kept, new = (starts[new_head].params["Dense_1"]["kernel"] for new_head in (False, True))
+    fresh = loop.begin(recipe(model__batch_norm=True), digits(), seed=5).state.params["Dense_1"]
+    np.testing.assert_array_equal(kept, arrays["0.params.Dense_1.kernel"])
+    np.testing.assert_array_equal(new, fresh["kernel"])
+
+
+def test_the_head_learns_first_and_last(earlier_runs):
+    own = dict(finetuning__start=earlier_runs["plain"], model__batch_norm=True)
+    run = recipe(**own, finetuning__share=cyclical(0, 1), duration="5 steps", log_every="1 step")
+    dataset, earlier = prepare(run, digits())
+    start = loop.begin(run, dataset, seed=0, earlier=earlier)
+    state, rows = train(run, dataset, earlier=earlier)
+    assert [row["share"] for row in rows] == [0, 0.5, 1, 0.5, 0]
+    one_update, _ = train(recipe(**own, finetuning__share=0.0), dataset, earlier=earlier)
+    for name in ("Dense_0", "BatchNorm_0"):
+        assert_same(one_update.params[name], jax.device_get(start.state.params[name]))
+
+    def has_learnt(state, name):
+        return not np.array_equal(state.params[name]["kernel"], start.state.params[name]["kernel"])
+
+    assert has_learnt(state, "Dense_1") and has_learnt(one_update, "Dense_1")
+    assert has_learnt(state, "Dense_0")
+
+
+@pytest.mark.parametrize(
+    "model, options, head, deepest",
+    [
+        (
+            "mlp",
+            dict(hidden_sizes=(5, 4), batch_norm=True),
+            ("Dense_2",),
+            ("Dense_0", "BatchNorm_0"),
+        ),
+        ("cnn", dict(widths=(2, 3), batch_norm=True), ("Dense_1",), ("Conv_0", "BatchNorm_0")),
+        ("resnet20_cifar", {}, ("Dense_0",), ("ConvNorm_0",)),
+        ("tresnet_m", {}, ("Dense_36",), ("ConvNorm_0",)),
+    ],
+)
+def test_layers_go_from_the_head_to_the_input(model, options, head, deepest):
+    changes = {f"model__{name}": value for name, value in options.items()}
+    structure = recipe(model__name=model, **{"model__hidden_sizes": (64,)} | changes).structure
+    found = networks.layers(structure, (1, 32, 32, 3))
+    assert found[0] == head and found[-1] == deepest
+    shape = jnp.zeros((1, 32, 32, 3))
+    init = networks.assemble_model(structure, 3, None).init
+    params, _ = jax.eval_shape(lambda: init(jax.random.key(0), shape))
+    assert sorted(name for layer in found for name in layer) == sorted(params)
+
+
+@pytest.mark.parametrize("key", ["distillation.teacher", "curriculum.scorer", "finetuning.start"])
+@pytest.mark.parametrize("flaw", ["nowhere", "no checkpoint", "wide", "other classes"])
+def test_what_does_not_fit_is_one_line_with_the_key(key, flaw, earlier_runs, tmp_path):
+    workdir = tmp_path / "run"
+    if flaw == "no checkpoint":
+        workdir.mkdir()
+        (workdir / CONFIG).write_text(Path(earlier_runs["plain"], CONFIG).read_text())
+    elif flaw != "nowhere":
+        workdir = Path(earlier_runs["wide"])
+    dataset = digits()
+    if flaw == "other classes":
+        dataset = dataset._replace(num_classes=11)
+    run = recipe(**{key.replace(".", "__"): str(workdir)})
+    if flaw == "wide" and key != "finetuning.start":
+        prepare(run, dataset)  # another network may teach
+        return
+    with pytest.raises(RecipeError) as caught:
+        prepare(run, dataset)
+    message = str(caught.value)
+    assert message.startswith(key) and "\n" not in message and str(workdir) in message
+    words = {
+        "nowhere": "no run" if key != "finetuning.start" else "there is no",
+        "no checkpoint": "there is no",
+        "wide": r"params.Dense_0.bias is float32[9] there, float32[6] here",
+        "other classes": "must tell 11 classes apart" if key != "finetuning.start" else "Dense_0",
+    }
+    assert words[flaw] in message
+
+
+def test_what_was_not_prepared_is_told_before_training(earlier_runs):
+    run = recipe(
+        distillation__teacher=earlier_runs["plain"],
+        curriculum__scorer=earlier_runs["plain"],
+        finetuning__start=earlier_runs["plain"],
+        loss__class_weights="balanced",
+        semisupervised__unlabelled_weight=1.0,
+    )
+    with pytest.raises(RecipeError) as caught:
+        train(run, digits(unlabelled=False))
+    for name in ("teacher", "scorer", "start", "class_weights", "unlabelled_weight"):
+        assert f".{name} " in str(caught.value)
+    with pytest.raises(RecipeError, match="prepare"):
+        Population(run, digits(unlabelled=False))
+
+
+def test_reading_a_run_changes_nothing_of_it(earlier_runs):
+    directory = Path(earlier_runs["plain"], CHECKPOINTS)
+    (directory / "999.orbax-checkpoint-tmp").mkdir()
+    newest = max(directory.glob("[0-9]*[0-9]"), key=lambda path: path.stat().st_mtime)
+    try:
+        before = sorted(path for path in directory.rglob("*"))
+        _, earlier = prepare(
+            recipe(finetuning__start=earlier_runs["plain"], model__batch_norm=True), digits()
+        )
+        assert sorted(path for path in directory.rglob("*")) == before
+    finally:
+        (directory / "999.orbax-checkpoint-tmp").rmdir()
+    assert newest.is_dir()
+
+
+# ---- all at once
+
+LABELLED = dict(
+    semisupervised__unlabelled_weight=cyclical(0, 1),
+    semisupervised__threshold=cyclical(0.9, 0.2),
+    semisupervised__batch_size=8,
+    semisupervised__strong=("flip", "erase"),
+)
+
+
+def everything(runs):
+    return LABELLED | dict(
+        distillation__teacher=runs["wide"],
+        distillation__teacher_weight=cyclical(0.9, 0.1),
+        distillation__teacher_temperature=cyclical(1, 4),
+        curriculum__scorer=runs["wide"],
+        curriculum__preference=cyclical(4, -1),
+        finetuning__start=runs["plain"],
+        finetuning__share=cyclical(0, 1),
+        finetuning__new_head=True,
+        loss__class_weights="balanced",
+        loss__name="cyclical_focal",
+        loss__temperature=cyclical(0.5, 2.0),
+        loss__label_smoothing=cyclical(0, 0.1),
+        augment__operations=("crop", "flip", "brightness", "cutmix"),
+        augment__strength=cyclical(0, 1),
+        accumulate=cyclical(3, 1),
+        ema_decay=cyclical(0.5, 0.9),
+        model__batch_norm=True,
+        model__dropout=cyclical(0, 0.3),
+        optimizer__weight_decay=cyclical(1e-4, 1e-2, scale="log"),
+        optimizer__max_norm=cyclical(0.5, 2.0),
+        optimizer__max_delta=cyclical(0.5, 2.0),
+        optimizer__clipping=cyclical(0.1, 0.5),
+        optimizer__learning_rate=cyclical(0.01, 0.05),
+        optimizer__learning_rate_schedule="one_cycle",
+        optimizer__warmup="1 step",
+    )
+
+
+def test_all_techniques_run_together_again_and_nothing_recompiles(
+    earlier_runs, monkeypatch, count_compilations
+):
+    run = recipe(**everything(earlier_runs))
+    dataset, earlier = prepare(run, digits())
+    state, rows = train(run, dataset, seed=1, earlier=earlier)
+    assert len(rows) == 3 and all(np.isfinite(row["loss"]) for row in rows)
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(state))
+    assert {"share", "preference", "threshold", "teacher_weight", "strength"} <= rows[0].keys()
+    monkeypatch.setattr(ways, "compiled", functools.cache(ways.compiled.__wrapped__))
+    with count_compilations() as compilations:
+        again, rows_again = train(run, dataset, seed=1, earlier=earlier)
+    assert len(compilations) == 1  # the program itself, which was forgotten
+    assert_same(again, state)
+    assert [row["loss"] for row in rows_again] == [row["loss"] for row in rows]
+    other = recipe(**everything(earlier_runs) | dict(curriculum__preference=cyclical(2, -2)))
+    with count_compilations() as compilations:
+        train(other, dataset, seed=2, earlier=earlier)
+    assert not compilations
+
+
+@pytest.mark.parametrize("way", ["stepwise", "streamed"])
+def test_examples_without_labels_are_the_same_in_every_way(way):
+    (state, _), (other, _) = (
+        train(recipe(**LABELLED, loop=of, duration="2 epochs"), digits())
+        for of in ("resident", way)
+    )
+    assert_same(other, state)
+
+
+def test_a_run_with_unlabelled_examples_goes_on_as_if_not_stopped(tmp_path):
+    run = recipe(**LABELLED)
+    state, _ = train(run, digits(), seed=4)
+    calls = []
+
+    def is_stopping():
+        calls.append(None)
+        return len(calls) == 3  # within an epoch of either
+
+    with Checkpoints(tmp_path / "checkpoints") as checkpoints:
+        with pytest.raises(StoppedError):
+            train(run, digits(), seed=4, keeper=Keeper(checkpoints, is_stopping=is_stopping))
+        start = checkpoints.restore(loop.begin(run, digits(), seed=4))
+        assert 0 < int(start.state.micro_step) < 15
+        resumed, _ = train(run, digits(), seed=4, start=start)
+    assert_same(resumed, state)
+
+
+def test_unlabelled_batches_have_epochs_of_their_own():
+    structure = recipe(**LABELLED).structure
+    select = loop.select_of(structure, digits(), seed=0)
+    found = select(start=0, stop=24)
+    assert found["index"].shape == (24, 12) and found["unlabelled_index"].shape == (24, 8)
+    for epoch in (found["unlabelled_index"][:12], found["unlabelled_index"][12:]):
+        assert len(np.unique(epoch)) == 96  # 12 batches of 8 of 100
+    assert not np.array_equal(found["unlabelled_index"][:12], found["unlabelled_index"][12:])
+    later = select(start=7, stop=15)
+    np.testing.assert_array_equal(later["unlabelled_index"], found["unlabelled_index"][7:15])
+    halves = [part_of(found, number, 2)["unlabelled_index"] for number in (0, 1)]
+    np.testing.assert_array_equal(np.concatenate(halves, axis=1), found["unlabelled_index"])
+
+
+@pytest.mark.parametrize("technique", ["unlabelled", "start and teacher"])
+def test_a_member_of_a_population_is_the_run_on_one_device(technique, earlier_runs):
+    changes = {
+        "unlabelled": LABELLED,
+        "start and teacher": dict(
+            finetuning__start=earlier_runs["plain"],
+            finetuning__share=cyclical(0, 1),
+            model__batch_norm=True,
+            distillation__teacher=earlier_runs["wide"],
+            augment__operations=("flip",),
+            augment__strength=0.5,
+        ),
+    }[technique]
+    some = [recipe(**changes, seed=seed, duration="1 epoch") for seed in (1, 2)]
+    dataset, earlier = prepare(some[0], digits())
+    population = Population(some[0], dataset, earlier=earlier)
+    found = [outcome.rows[-1] for outcome in population.outcomes(some, ["validation"])]
+    structure, table = some[0].structure, population.timetable
+    program = jax.jit(ways.make_program("resident", structure, table, CLASSES, None))
+    for run, row in zip(some, found, strict=True):
+        numbers = jax.tree.map(jnp.float32, run.numbers)
+        start = loop.begin(run, dataset, seed=run.seed, earlier=earlier)
+        selection = loop.select_of(run.structure, dataset, run.seed)(start=0, stop=5)
+        inputs = start.totals, (numbers, earlier.teacher), dataset.train, (selection, 5)
+        state, totals = program(start.state, inputs)
+        np.testing.assert_allclose(row["loss"], totals.means["loss"], rtol=1e-5)
+
+
+# ---- none
+
+
+def test_what_is_not_used_leaves_nothing_in_the_program(batch):
+    run = recipe(model__batch_norm=True)
+    structure, table = run.structure, Timetable(uniform_windows(STEPS, 1), 5, 5, 5)
+    schedules = assembly.make_schedules(structure, run.numbers, table)
+    by_hand = make_train_step(
+        networks.assemble_model(structure, CLASSES, None),
+        assembly.make_optimizer(structure, schedules, table),
+        [assembly.make_loss_term(structure)],
+        knobs={name: schedules[name] for name in ("learning_rate", "weight_decay", "momentum")}
+        | {name: schedules[name] for name in ("temperature", "label_smoothing")},
+    )
+    optimizer = assembly.make_optimizer(structure, schedules, table)
+    model = networks.assemble_model(structure, CLASSES, None)
+    state = init_state(model, optimizer, batch["image"], 0)
+    assembled = assembly.assemble_train_step(
+        structure,
+        run.numbers,
+        timetable=table,
+        num_classes=CLASSES,
+        axis_name=None,
+        teacher=None,
+        image_shape=(1, 8, 8, 1),
+    )
+    texts = [jax.jit(step).lower(state, batch).compile().as_text() for step in (by_hand, assembled)]
+    assert texts[0] == texts[1]
+
+
+# ---- what cannot be run
+
+
+@pytest.mark.parametrize(
+    "changes, line",
+    [
+        (
+            dict(subset=None, semisupervised__unlabelled_weight=1.0),
+            "semisupervised.unlabelled_weight is set, but unlabelled images are those that subset "
+            "leaves out, got None.",
+        ),
+        (
+            dict(semisupervised__unlabelled_weight=1.0, semisupervised__batch_size=1200),
+            "semisupervised.batch_size 1200 is more than the 1137 unlabelled examples.",
+        ),
+        (
+            dict(semisupervised__unlabelled_weight=1.0, semisupervised__batch_size=9),
+            "semisupervised.batch_size must be a multiple of the 2 devices, got 9.",
+        ),
+        (
+            dict(semisupervised__unlabelled_weight=1.0, semisupervised__threshold=1.5),
+            "semisupervised.threshold must be at least 0 and at most 1, got 1.5.",
+        ),
+        (
+            dict(semisupervised__threshold=0.5),
+            "semisupervised.threshold is read where semisupervised.unlabelled_weight is set, not "
+            "None; leave it at 0.95.",
+        ),
+        (
+            dict(distillation__teacher_weight=0.5),
+            "distillation.teacher_weight is read where distillation.teacher is set, not None; "
+            "leave it at cyclical(easy=1.0, hard=0.0).",
+        ),
+        (
+            dict(finetuning__share=0.5),
+            "finetuning.share is read where finetuning.start is set, not None; leave it at None.",
+        ),
+        (
+            dict(curriculum__preference=1.0),
+            "curriculum.preference is read where curriculum.scorer is set, not None; leave it at "
+            "cyclical(easy=4.0, hard=0.0).",
+        ),
+        (
+            dict(loss__class_weights=(1.0, 2.0)),
+            "loss.class_weights must have 10 numbers for 'digits', got 2.",
+        ),
+        (
+            dict(loss__class_weights="equal"),
+            "loss.class_weights must be 'balanced' or a tuple of numbers, got 'equal'.",
+        ),
+        (
+            dict(distillation__teacher=3),
+            "distillation.teacher must be a string, got 3.",
+        ),
+        (
+            dict(dataset="imagenet2012", image_size=32, subset=None, curriculum__scorer="runs/a"),
+            "curriculum.scorer is for datasets that fit in memory; leave it None for "
+            "'imagenet2012'.",
+        ),
+    ],
+)
+def test_what_cannot_be_run_is_one_line(changes, line):
+    with pytest.raises(RecipeError) as caught:
+        recipe(**changes)
+    assert str(caught.value) == line
