@@ -50,6 +50,7 @@ benchmarks: $(INSTALLED) $(PEERS)
 	$(RUN) -m benchmarks.checkpoints
 	$(RUN) -m benchmarks.image_feed
 	$(RUN) -m benchmarks.augment
+	$(RUN) -m benchmarks.techniques
 	$(RUN) -m benchmarks.accuracy
 
 $(INSTALLED): requirements.txt pyproject.toml

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from cyclical_jax.data import Dataset, num_examples
+from cyclical_jax.data import Dataset
 from cyclical_jax.training import assembly, loop, ways
 from cyclical_jax.training.devices import place
 from cyclical_jax.training.images import sent_batches, take_batch
@@ -68,4 +68,4 @@ def jitted_epoch(config: ConfigDict, dataset: Dataset) -> Callable[[], None]:
 
 
 def _select(structure, dataset):
-    return loop.make_select(structure, num_examples(dataset.train), 0)
+    return loop.select_of(structure, dataset, seed=0)

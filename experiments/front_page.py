@@ -1,4 +1,4 @@
-"""Writes the tables of README.md and docs/results.md anew, from the JSON of docs/results.
+"""Writes the tables of README.md and of docs anew, from the JSON of docs/results.
 
 python -m experiments.front_page
 """
@@ -16,9 +16,9 @@ def pages() -> dict[Path, str]:
     """Each page as it should be; a test compares them with what is there."""
     found = records()
     written = {ROOT / "README.md": {"techniques": front_table([found["techniques"]])}}
-    written[ROOT / "docs" / "results.md"] = {
-        name: front_table([record]) for name, record in found.items()
-    }
+    tables = {name: front_table([record]) for name, record in found.items()}
+    written[ROOT / "docs" / "techniques.md"] = {"variants": tables.pop("variants")}
+    written[ROOT / "docs" / "results.md"] = tables
     return {page: _rewritten(page.read_text(), tables) for page, tables in written.items()}
 
 

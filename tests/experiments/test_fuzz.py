@@ -14,7 +14,8 @@ from ml_collections import ConfigDict
 
 from cyclical_jax import data
 from cyclical_jax.training import loop
-from cyclical_jax.training.fields import FIELDS, LOSS_KNOBS, OPTIONS, SECTIONS, Cycle
+from cyclical_jax.training.fields import FIELDS, LOSS_KNOBS, OPTIONS, SECTIONS, SWITCHES, Cycle
+from cyclical_jax.training.pretrained import prepare
 from cyclical_jax.training.recipe import Recipe, RecipeError, default_config, parse
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*`gamma_hc`:UserWarning")
@@ -163,6 +164,8 @@ def test_any_config_is_a_recipe_or_lines_that_name_a_key(junk):
 def read_by(config: dict, key: str) -> bool:
     """Whether the choices made so far read the key."""
     section, _, name = key.rpartition(".")
+    if section in SWITCHES and config[section][SWITCHES[section]] is None:
+        return False
     options = OPTIONS.get(f"{section}.name", {})
     optional = {option for names in options.values() for option in names}
     return name not in optional or name in options[config[section]["name"]]
@@ -188,6 +191,8 @@ def structures(draw, loss):
         "optimizer.max_delta": [None, None, 0.1],
         "optimizer.clipping": [None, None, 0.1],
         "loss.gradient_norm": [None, "cross_entropy"],
+        "loss.class_weights": [None, "balanced"],
+        "semisupervised.unlabelled_weight": [None, None, 1.0],
         "loop": [None, "resident", "stepwise", "streamed"],
         "ema_decay": [None, 0.9],
         "on_nonfinite": ["stop", "skip"],
@@ -198,6 +203,9 @@ def structures(draw, loss):
         "cycle.shape": ["linear", "cosine", "rex"],
     }.items():
         put(config, key, draw(st.sampled_from(words)))
+    if config["semisupervised"]["unlabelled_weight"] is not None:
+        config["subset"] = "balanced 40"
+        config["semisupervised"] |= {"batch_size": 6, "weak": (), "strong": ("flip",)}
     put(
         config,
         *draw(
@@ -250,6 +258,7 @@ def dataset():
         {name: array[:size] for name, array in split.items()}
         for split, size in ((digits.train, 41), (digits.validation, 11))
     )
+    train["unlabelled"] = digits.train["image"][41:70]
     return digits._replace(train=train, validation=validation)
 
 
@@ -263,6 +272,7 @@ def techniques_of(config: dict, recipe: Recipe, dataset: data.Dataset) -> list[s
     names = [structure.model, structure.optimizer, structure.loss, structure.on_nonfinite]
     names += [loop.way_of(recipe, dataset), structure.remainder, config["model"]["dtype"]]
     names += ["accumulate"] * (max(structure.accumulate.knob[:2]) > 1)
+    names += ["class_weights"] * (recipe.class_weights is not None)
     names += ["batch_norm"] * config["model"]["batch_norm"]
     cycling = [name for name, knob in recipe.numbers.items() if knob.easy != knob.hard]
     return names + ["cycle"] * bool(cycling) + list(recipe.numbers)
@@ -281,6 +291,7 @@ ALL_TECHNIQUES = {
 }
 ALL_TECHNIQUES |= {"resident", "stepwise", "streamed", "float32", "bfloat16", "batch_norm", "cycle"}
 ALL_TECHNIQUES |= {"ema_decay", "max_norm", "max_delta", "clipping", "momentum", "b1", "hardness"}
+ALL_TECHNIQUES |= {"unlabelled_weight", "threshold", "class_weights"}
 
 
 @pytest.fixture
@@ -319,7 +330,8 @@ def test_a_random_config_trains_or_says_why_not(dataset, fast_compilation, capsy
             if not is_small(recipe, num_train):
                 outcomes["too long to run"] += 1
                 return
-            state = loop.train(recipe, dataset, seed=recipe.seed, report=rows.append)
+            prepared, _ = prepare(recipe, dataset)
+            state = loop.train(recipe, prepared, seed=recipe.seed, report=rows.append)
         except RecipeError as error:
             outcomes["refused"] += 1
             assert all(line.strip() for line in str(error).split("\n"))

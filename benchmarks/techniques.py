@@ -1,0 +1,83 @@
+"""What each technique costs: an epoch with it over the plain one, on the same batches.
+
+    python -m benchmarks.techniques
+
+All cores, a batch of 128 of 28 x 28, the MLP of configs/fashion_mnist.py and a small CNN; beside
+it, for the techniques that take examples without labels, 128 of these. A technique that is not used
+costs nothing: the compiled program is the same, which tests/training/test_techniques.py compares.
+"""
+
+import jax
+import numpy as np
+
+from benchmarks import interleaved, runs
+from configs import fashion_mnist
+from cyclical_jax.training.recipe import cyclical, put
+
+STEPS, BATCH = 20, 128
+_HALF = cyclical(easy=0.5, hard=1.0)
+TECHNIQUES = {
+    "weight decay": {"optimizer.weight_decay": cyclical(1e-4, 1e-3)},
+    "clipping": {"optimizer.max_norm": cyclical(0.5, 2.0)},
+    "temperature": {"loss.temperature": cyclical(0.5, 2.0)},
+    "cyclical focal loss": {"loss.name": "cyclical_focal", "loss.label_smoothing": 0.1},
+    "batch size: accumulation": {"accumulate": cyclical(4, 1)},
+    "augmentation: crop, flip": {
+        "augment.operations": ("crop", "flip"),
+        "augment.strength": _HALF,
+    },
+    "augmentation: RandAugment's": {"augment.operations": ("mix",), "augment.strength": _HALF},
+    "dropout": {"model.dropout": cyclical(0.1, 0.3)},
+    "moving average": {"ema_decay": cyclical(0.9, 0.999)},
+    "distillation": {"distillation.teacher": "given"},
+    "curriculum": {"curriculum.scorer": "given"},
+    "class weights": {"loss.class_weights": "balanced"},
+    "fine-tuning": {"finetuning.start": "given", "finetuning.share": cyclical(0, 1)},
+    "without labels": {
+        "subset": "balanced 4000",
+        "semisupervised.unlabelled_weight": cyclical(0, 1),
+        "semisupervised.weak": ("flip",),
+        "semisupervised.strong": ("flip", "crop", "erase"),
+    },
+}
+
+
+def main():
+    print(f"jax {jax.__version__}, {jax.devices()[0].device_kind}, batch {BATCH} of 28 x 28")
+    dataset = _dataset()
+    for model, way in {"mlp": "resident", "cnn": "stepwise"}.items():
+        changes = {"plain": {}, **TECHNIQUES}
+        epochs = {
+            name: runs.epoch(_config(model, of), dataset, way) for name, of in changes.items()
+        }
+        seconds = interleaved.time_interleaved(epochs, rounds=7, round_seconds=0.1)
+        plain = interleaved.median_microseconds(seconds, "plain") / STEPS
+        print(f"\n{model}: the plain step takes {plain:.0f} us")
+        for name in TECHNIQUES:
+            print(f"{name:>28} {interleaved.ratio(seconds, name, 'plain'):>6.2f}x", flush=True)
+
+
+def _config(model, changes):
+    config = fashion_mnist.get_config()
+    config.batch_size = BATCH
+    config.model.name = model
+    for key, value in changes.items():
+        put(config, key, value)
+    return config
+
+
+def _dataset():
+    """With all that techniques add to examples."""
+    dataset, rng = runs.random_dataset(BATCH * STEPS, side=28), np.random.default_rng(1)
+    number = len(dataset.train["label"])
+    added = {
+        "teacher": rng.normal(size=(number, 10)).astype(np.float32),
+        "rank": rng.uniform(size=number).astype(np.float32),
+        "weight": np.ones(number, np.float32),
+        "unlabelled": dataset.train["image"],
+    }
+    return dataset._replace(train=dataset.train | added)
+
+
+if __name__ == "__main__":
+    main()
