@@ -4,8 +4,8 @@ python -m experiments.prepare_data --dataset=fashion_mnist
 python -m experiments.train --config=configs/fashion_mnist.py --workdir=runs/fashion_mnist
 
 After a colon, as in configs/fashion_mnist.py:all, the variant. With an MLP: weight_decay, clipping,
-temperature and focal cycle one technique each, all cycles the four at once. batch_size,
-augmentation, dropout, label_smoothing, moving_average and learning_rate cycle one more each;
+temperature and focal cycle one technique each, all cycles the four at once. batch_size, one_batch
+(the same, as larger batches), augmentation, dropout, label_smoothing, moving_average and learning_rate cycle one more each;
 one_cycle and warm_restarts are other schedules of the rate. semisupervised has 250 labels, and all
 other images without; class_weights a long tail. distillation and curriculum take the run in
 runs/fashion_mnist, as the first command above makes it, finetuning the one of the variant
@@ -48,6 +48,11 @@ VARIANTS = default.with_all(
     }
 ) | {
     "batch_size": {"accumulate": cyclical(easy=4, hard=1), "batch_size": 128},
+    "one_batch": {
+        "accumulate": cyclical(easy=4, hard=1),
+        "accumulate_as": "one_batch",
+        "batch_size": 128,
+    },
     "augmentation": {
         "augment.operations": ("crop", "flip", "erase"),
         "augment.strength": cyclical(easy=0, hard=1),

@@ -56,6 +56,16 @@ def windows_of_micro_steps(
     return _run_lengths(_shortened(_every(schedule_of, updates, most), micro_steps))
 
 
+def powers_of_two(schedule_of: ScheduleOf) -> ScheduleOf:
+    """The same, rounded to the nearest power of two on the log scale."""
+
+    def rounded(total_steps):
+        schedule = schedule_of(total_steps)
+        return lambda count: 2 ** jnp.round(jnp.log2(schedule(count)))
+
+    return rounded
+
+
 def windows_schedule(windows: Windows) -> optax.Schedule:
     """Micro steps of the update `count`, int32."""
     counts, sizes = (np.array(part, np.int32) for part in zip(*windows, strict=True))

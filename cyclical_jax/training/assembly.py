@@ -186,11 +186,12 @@ def assemble_train_step(
     axis_name: str | None,
     teacher: Trained | None = None,
     image_shape: tuple[int, ...] | None = None,
+    micro_steps: int = 1,
 ) -> TrainStep:
     """The train step of a run.
 
     `teacher` is asked at every step, if it is there; `image_shape`, with a batch axis, is needed
-    where a share of the layers learns.
+    where a share of the layers learns; a batch counts as `micro_steps`.
     """
     schedules = make_schedules(structure, numbers, timetable)
     names = layers(structure, image_shape) if image_shape and "share" in schedules else ()
@@ -204,12 +205,13 @@ def assemble_train_step(
         model_knobs=[name for name in MODEL_KNOBS if name in schedules],
         ema_decay=schedules.get("ema_decay"),
         skip_nonfinite=structure.on_nonfinite == "skip",
+        micro_steps=micro_steps,
         axis_name=axis_name,
     )
 
 
 def _accumulating(optimizer, timetable: Timetable) -> optax.GradientTransformation:
-    if all(size == 1 for _, size in timetable.windows):
+    if timetable.as_one_batch or all(size == 1 for _, size in timetable.windows):
         return optimizer
     return transforms.accumulate_gradients(optimizer, windows_schedule(timetable.windows))
 

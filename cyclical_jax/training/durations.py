@@ -5,6 +5,7 @@ A micro step is one batch; one or several of them make a step, which is an optim
 
 import math
 import re
+from collections.abc import Iterator
 from typing import NamedTuple
 
 from cyclical_jax.training.accumulation import Windows
@@ -42,6 +43,7 @@ class Timetable(NamedTuple):
     log_every: int
     validate_every: int
     warmup_steps: int = 0  # updates in which the learning rate grows from 0
+    as_one_batch: bool = False  # the micro steps of an update are one, which nothing can divide
 
     @property
     def micro_steps(self) -> int:
@@ -67,22 +69,72 @@ class Timetable(NamedTuple):
         """The first micro step after `micro_step` at which a row is written."""
         intervals = (self.log_every, self.validate_every)
         rows = [(micro_step // interval + 1) * interval for interval in intervals]
-        return min(*rows, self.micro_steps)
+        return self.next_stop(min(*rows, self.micro_steps))
 
     def next_epoch(self, micro_step: int) -> int:
         """The first micro step after `micro_step` at which an epoch has ended, or the run."""
         epoch = micro_step // self.micro_steps_per_epoch + 1
-        return min(epoch * self.micro_steps_per_epoch, self.micro_steps)
+        return self.next_stop(min(epoch * self.micro_steps_per_epoch, self.micro_steps))
+
+    def is_row(self, micro_step: int) -> bool:
+        """Whether a row is written there, at the end of a call."""
+        return self.next_row(self._before(micro_step)) == micro_step
+
+    def is_epoch(self, micro_step: int) -> bool:
+        """Whether an epoch has ended in what was trained last, or the run."""
+        return self.next_epoch(self._before(micro_step)) == micro_step
+
+    def next_stop(self, micro_step: int) -> int:
+        """Where a call can end: there, or at the end of its update where that is one batch."""
+        if not self.as_one_batch:
+            return micro_step
+        start, size = self._window_of(micro_step)
+        return start + size
+
+    def parts(self, start: int, stop: int) -> Iterator[tuple[int, int]]:
+        """(batches in a row, micro steps of each) from `start` to `stop`, where calls can end."""
+        if not self.as_one_batch:
+            yield stop - start, 1
+            return
+        end = 0
+        for count, size in self.windows:
+            first, end = end, end + count * size
+            within = min(end, stop) - max(first, start)
+            if within > 0:
+                yield within // size, size
+
+    def _before(self, micro_step: int) -> int:
+        """Where what ends at `micro_step` began."""
+        return self._window_of(micro_step)[0] if self.as_one_batch else micro_step - 1
+
+    def _window_of(self, micro_step: int) -> tuple[int, int]:
+        """The start of the update that has `micro_step` as one of its ends, and its size."""
+        end = 0
+        for count, size in self.windows:
+            first, end = end, end + count * size
+            if micro_step <= end:
+                break
+        return first + (micro_step - first - 1) // size * size, size
 
     def num_rows(self, micro_step: int) -> int:
         """How many rows have been written by `micro_step`, with the one that is written there."""
+        if self.as_one_batch:
+            return self._count_rows(micro_step)
         log, validate = self.log_every, self.validate_every
         both = micro_step // math.lcm(log, validate)
         is_extra = micro_step == self.micro_steps and micro_step % log and micro_step % validate
         return micro_step // log + micro_step // validate - both + bool(is_extra)
 
+    def _count_rows(self, micro_step: int) -> int:
+        row = count = 0
+        while row < micro_step and (row := self.next_row(row)) <= micro_step:
+            count += 1
+        return count
+
     def validates_at(self, micro_step: int) -> bool:
-        return micro_step % self.validate_every == 0 or micro_step == self.micro_steps
+        """Whether the row at `micro_step` has the validation split's scores."""
+        intervals = (m // self.validate_every for m in (self._before(micro_step), micro_step))
+        return len({*intervals}) == 2 or micro_step == self.micro_steps
 
     def epoch(self, micro_step: int) -> float:
         """Epochs that have passed; a whole number where they are whole."""

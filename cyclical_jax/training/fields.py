@@ -280,6 +280,12 @@ FIELDS: dict[str, Field] = {
     "accumulate": _whole_knob(
         1, "micro steps whose gradients make one update: a cyclical batch size", minimum=1
     ),
+    "accumulate_as": _one_of(
+        "micro_steps",
+        ("micro_steps", "one_batch"),
+        "one_batch computes the micro steps of an update at once, a larger batch; where accumulate "
+        "cycles its values are then rounded to powers of 2, each compiled once",
+    ),
     "remainder": _one_of(
         "drop", ("drop", "pad"), "the examples of an epoch that do not fill a batch"
     ),

@@ -53,8 +53,7 @@ class Keeper:
         if self._checkpoints is None:
             return
         self._checkpoints.check()
-        is_end_of_epoch = done == timetable.next_epoch(done - 1)
-        if self._is_stopping or (self._is_due() and is_end_of_epoch):
+        if self._is_stopping or (self._is_due() and timetable.is_epoch(done)):
             self._checkpoints.save(snapshot, val_accuracy)
             self._saved_at, self._since = time.monotonic(), 0.0
         if self._is_stopping:

@@ -97,7 +97,7 @@ def train(
     with contextlib.closing(sent):
         while done < timetable.micro_steps:
             stop = min(timetable.next_row(done), keeper.next_stop(timetable, done))
-            stop = min(stop, done + timer.micro_steps_a_call)
+            stop = timetable.next_stop(min(stop, done + timer.micro_steps_a_call))
             began = time.perf_counter()
             selection = select(start=done, stop=stop)
             state, totals = jax.block_until_ready(advance(state, totals, selection))
@@ -105,7 +105,7 @@ def train(
             done, scores = stop, None
             progress(done)
             check_totals(structure, recipe.numbers, timetable, totals)
-            if done == timetable.next_row(done - 1):
+            if timetable.is_row(done):
                 if timetable.validates_at(done):
                     scores = _validate(recipe, dataset, state, num_workers)
                 _report(recipe, timetable, done, state, totals, timer, scores, report)
@@ -145,6 +145,8 @@ def _misfits(recipe: Recipe, dataset: Dataset, num_devices: int) -> Iterator[str
     """What of a recipe does not fit the devices or the data, a line each."""
     structure = recipe.structure
     yield from uneven_batch(structure.batch_size, num_devices)
+    if structure.as_one_batch and way_of(recipe, dataset) == "streamed":
+        yield "accumulate_as must be 'micro_steps' where the data does not rest on the devices."
     for name in ("train", "validation", "test"):
         yield from _nameless_labels(recipe.dataset, name, getattr(dataset, name), dataset)
     model = assemble_model(structure, dataset.num_classes, axis_name=None)

@@ -28,7 +28,7 @@ from cyclical_jax.training.pretrained import Earlier, check_prepared
 from cyclical_jax.training.recipe import Knob, Numbers, Recipe, RecipeError, Structure
 from cyclical_jax.training.state import TrainState, Variables
 from cyclical_jax.training.totals import Totals, no_totals
-from cyclical_jax.training.ways import MOST_MICRO_STEPS, fill, make_program, way_of
+from cyclical_jax.training.ways import MOST_MICRO_STEPS, fill, joined, make_program, way_of
 
 _CHUNKS = (1, 4, 16, 64, 256)  # what `best_chunk` tries
 _MEASURED_SECONDS = 0.3
@@ -125,9 +125,9 @@ class Population:
         trained = Trained(states, [[] for _ in seeds], [None for _ in seeds])
         totals, done = zeros, 0
         while done < stop and None in trained.errors:
-            start, done = done, min(self._next_stop(done), stop)
+            start, done = done, min(self._next_stop(done), self.timetable.next_stop(stop))
             states, totals = self._advance(states, totals, shared, seeds, start, done)
-            if done == self.timetable.next_row(done - 1):
+            if self.timetable.is_row(done):
                 self._report(done, states, totals, trained, numbers)
                 totals = zeros
         return trained._replace(states=states)
@@ -159,31 +159,37 @@ class Population:
         return seconds * self.timetable.micro_steps / stop / self.size
 
     def _next_stop(self, done: int) -> int:
-        return min(self.timetable.next_row(done), done + self._timer.micro_steps_a_call)
+        most = done + self._timer.micro_steps_a_call
+        return self.timetable.next_stop(min(self.timetable.next_row(done), most))
 
     def _advance(self, states, totals, numbers, seeds, start, stop):
         began = time.perf_counter()
         selections = [self._select(seed, start, stop) for seed in self._filled(seeds)]
         inputs = (numbers, self._teacher), self._split("train")
         advance = {"resident": self._at_once, "stepwise": self._one_by_one}[self._way]
-        states, totals = jax.block_until_ready(advance(states, totals, inputs, selections))
+        of_members = (joined(selection, self.timetable, start) for selection in selections)
+        for parts in zip(*of_members, strict=True):
+            (size, *_), batches = zip(*parts, strict=True)
+            program = self._programs.advance(size)
+            states, totals = advance(program, states, totals, inputs, batches)
+        jax.block_until_ready(totals)
         self._timer.add(time.perf_counter() - began, selections[0])
         return states, totals
 
     def _select(self, seed: int, start: int, stop: int) -> Selection:
         return loop.select_of(self._structure, self._dataset, seed)(start=start, stop=stop)
 
-    def _at_once(self, states, totals, inputs, selections):
+    def _at_once(self, program, states, totals, inputs, selections):
         capacity = min(self.timetable.longest_interval, MOST_MICRO_STEPS)
         count = np.int32(len(selections[0]["index"]))
         filled = _stacked([fill(selection, capacity) for selection in selections])
-        return self._programs.advance(states, (totals, *inputs, (share(filled), count)))
+        return program(states, (totals, *inputs, (share(filled), count)))
 
-    def _one_by_one(self, states, totals, inputs, selections):
+    def _one_by_one(self, program, states, totals, inputs, selections):
         throttle = Throttle()
         for of_members in zip(*map(rows, selections), strict=True):
             batch = share(_stacked(of_members))
-            states, totals = self._programs.advance(states, (totals, *inputs, batch))
+            states, totals = program(states, (totals, *inputs, batch))
             throttle(totals)
         return states, totals
 
@@ -294,7 +300,8 @@ class _Programs(NamedTuple):
     """Each on all devices, of arguments whose leaves are [devices, chunk, ...] or shared by all."""
 
     initialise: Callable[..., tuple[TrainState, Totals]]  # (numbers, seeds, first variables)
-    advance: Callable[..., tuple[TrainState, Totals]]  # (states, (totals, given, split, ...))
+    # micro steps of a batch -> a program of (states, (totals, given, split, ...))
+    advance: Callable[[int], Callable[..., tuple[TrainState, Totals]]]
     batch_sums: Callable[..., Any]  # (variables, (split, selection))
 
 
@@ -318,11 +325,16 @@ def _compiled(
     def batch_sums(variables: Variables, inputs):
         return of_batch(variables, take_examples(*inputs))
 
-    advance = make_program(way, structure, timetable, num_classes, axis_name=None)
     batches = {"resident": (0, None), "stepwise": 0}[way]
+
+    @functools.cache
+    def advance(micro_steps):
+        program = make_program(way, structure, timetable, num_classes, None, micro_steps)
+        return _of_members(program, (0, (0, (0, None), None, batches)), chunk, donate=True)
+
     return _Programs(
         _of_members(initialise, (0, 0, None), chunk),
-        _of_members(advance, (0, (0, (0, None), None, batches)), chunk, donate=True),
+        advance,
         _of_members(batch_sums, (0, None), chunk),
     )
 

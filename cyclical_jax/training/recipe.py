@@ -9,6 +9,7 @@ in `fields.py`.
 """
 
 import difflib
+import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, fields
 from typing import Any, NamedTuple
@@ -29,6 +30,7 @@ from cyclical_jax.losses import warn_above_ceiling
 from cyclical_jax.schedules import Scale, Shape, cyclical_schedule
 from cyclical_jax.training.accumulation import (
     Windows,
+    powers_of_two,
     uniform_windows,
     windows_of_micro_steps,
     windows_of_updates,
@@ -111,6 +113,7 @@ class Structure:
     num_cycles: int
     batch_size: int  # examples a micro step, over all devices
     accumulate: Accumulation
+    as_one_batch: bool
     remainder: str
     on_nonfinite: str
 
@@ -146,7 +149,8 @@ class Recipe:
         structure = self.structure
         epoch = _micro_steps_per_epoch(structure, num_train)
         units = Units(structure.batch_size, epoch)
-        timetable = Timetable(_windows(structure, self.duration, units, num_train), epoch, 1, 1)
+        windows = _windows(structure, self.duration, units, num_train)
+        timetable = Timetable(windows, epoch, 1, 1, as_one_batch=structure.as_one_batch)
         _check_updates(structure.num_cycles, timetable.total_steps, num_train)
         mean = timetable.micro_steps / timetable.total_steps
         log, validate = (
@@ -317,6 +321,11 @@ def _contradictions(checked, num_devices: int) -> Iterator[str]:
     accumulate = checked.get("accumulate", Cycle(1, 1))
     if checked.get("remainder") == "pad" and max(accumulate.easy, accumulate.hard) > 1:
         yield "remainder must be 'drop' where accumulate is above 1: a part would weigh as a whole."
+    if checked.get("accumulate_as") == "one_batch":
+        if max(accumulate.easy, accumulate.hard) == 1:
+            yield "accumulate_as is 'one_batch', but accumulate is 1: there is nothing to join."
+        if checked.get("loop") == "streamed":
+            yield "accumulate_as must be 'micro_steps' where loop is 'streamed'."
     if {"dataset", "train_on", "subset"} <= checked.keys():
         yield from _unfilled_subset(checked["dataset"], checked["train_on"], checked["subset"])
     if {"dataset", "image_size", "loop"} <= checked.keys():
@@ -440,15 +449,18 @@ def _micro_steps_per_epoch(structure: Structure, num_train: int) -> int:
 def _windows(structure: Structure, duration: Duration, units: Units, num_train: int) -> Windows:
     """The micro steps of each update of a run."""
     every, num_cycles = structure.accumulate, structure.num_cycles
+    schedule_of, least = every.schedule_of(num_cycles), every.least
+    if structure.as_one_batch and not every.is_constant:
+        schedule_of, least = powers_of_two(schedule_of), 2 ** int(math.log2(least))
     micro_steps = duration.in_micro_steps(units, every.least)
     _check_micro_steps(micro_steps, every.is_constant, num_train)
     if every.is_constant:
         return uniform_windows(micro_steps, every.least)
     if duration.unit == "steps":
         _check_updates(num_cycles, int(duration.amount), num_train)
-        return windows_of_updates(every.schedule_of(num_cycles), int(duration.amount))
-    ends = {"least": num_cycles + 1, "minimum": every.least}
-    return windows_of_micro_steps(every.schedule_of(num_cycles), micro_steps, **ends)
+        return windows_of_updates(schedule_of, int(duration.amount))
+    ends = {"least": num_cycles + 1, "minimum": least}
+    return windows_of_micro_steps(schedule_of, micro_steps, **ends)
 
 
 def _check_micro_steps(micro_steps: int, is_constant: bool, num_train: int) -> None:
@@ -511,6 +523,7 @@ def _assemble(checked) -> Recipe:
         num_cycles=checked["cycle.num_cycles"],
         batch_size=checked["batch_size"],
         accumulate=accumulate,
+        as_one_batch=checked["accumulate_as"] == "one_batch",
         remainder=checked["remainder"],
         on_nonfinite=checked["on_nonfinite"],
     )

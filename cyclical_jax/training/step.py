@@ -57,6 +57,7 @@ def make_train_step(
     model_knobs: Sequence[str] = (),
     ema_decay: optax.ScalarOrSchedule | None = None,
     skip_nonfinite: bool = False,
+    micro_steps: int = 1,
     axis_name: str | None = None,
 ) -> TrainStep:
     """The train step `(state, batch) -> (state, metrics)`.
@@ -79,6 +80,7 @@ def make_train_step(
         that it soon forgets the initial parameters.
       skip_nonfinite: Whether a batch whose loss, gradient or new parameters are not finite changes
         nothing but `micro_step` and `skipped`: its update does not count, for any schedule.
+      micro_steps: How many a batch counts as.
       axis_name: Mapped axis over which gradients and metrics are averaged; None for one device.
 
     Returns:
@@ -134,6 +136,7 @@ def make_train_step(
             batch = transform(batch, key, as_schedule(strength)(state.step))
         grads, model_state, metrics = gradients(state, batch, values, model_key)
         new = _updated(state, optimizer, grads, model_state)
+        new = new._replace(micro_step=state.micro_step + micro_steps)
         if ema_decay is not None:
             new = new._replace(ema=_moving_average(state, new, as_schedule(ema_decay)(state.step)))
         if skip_nonfinite:
@@ -204,7 +207,6 @@ def _updated(state, optimizer, grads, model_state) -> TrainState:
         model_state=model_state,
         opt_state=opt_state,
         step=_updates_so_far(opt_state, otherwise=state.step + 1),
-        micro_step=state.micro_step + 1,
     )
 
 

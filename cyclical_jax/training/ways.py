@@ -67,22 +67,51 @@ def make_advance(
 ) -> Advance:
     """The function that trains on the batches it is given, which `sent` has for "streamed"."""
     given = numbers, teacher
-    program = compiled(way, structure, timetable.lengths, dataset.num_classes)
-    if way == "resident":
-        return _resident(program, timetable, given, place(dataset.train))
-    if way == "stepwise":
-        return _one_by_one(program, _send, (given, place(dataset.train)))
-    return _one_by_one(program, lambda selection: _next(sent, selection), (given,))
+
+    def of_size(micro_steps: int) -> Advance:
+        program = compiled(way, structure, timetable.lengths, dataset.num_classes, micro_steps)
+        if way == "resident":
+            return _resident(program, timetable, given, split)
+        if way == "stepwise":
+            return _one_by_one(program, _send, (given, split))
+        return _one_by_one(program, lambda selection: _next(sent, selection), (given,))
+
+    split: Any = None if way == "streamed" else place(dataset.train)
+    return _in_parts(of_size, timetable) if timetable.as_one_batch else of_size(1)
+
+
+def _in_parts(of_size: Callable[[int], Advance], timetable: Timetable) -> Advance:
+    """A call for each size of batch that is next in the timetable."""
+
+    def advance(state, totals, selection):
+        for size, part in joined(selection, timetable, int(state.micro_step)):
+            state, totals = of_size(size)(state, totals, part)
+        return state, totals
+
+    return advance
+
+
+def joined(
+    selection: Selection, timetable: Timetable, start: int
+) -> Iterator[tuple[int, Selection]]:
+    """(micro steps of a batch, batches of that size), of the micro steps from `start` on."""
+    done, total = 0, len(selection["index"])
+    for count, size in timetable.parts(start, start + total):
+        part = {name: array[done : done + count * size] for name, array in selection.items()}
+        yield size, {name: array.reshape(count, -1) for name, array in part.items()}
+        done += count * size
 
 
 @functools.lru_cache(maxsize=32)
-def compiled(way: str, structure: Structure, timetable: Timetable, num_classes: int):
+def compiled(
+    way: str, structure: Structure, timetable: Timetable, num_classes: int, micro_steps: int = 1
+):
     """The program of a way, (state, (totals, given, ...)) -> (state, totals), on all devices.
 
     `given` are the numbers, and the teacher that is asked at every step, or None.
     """
     axis_name = AXIS if jax.device_count() > 1 else None
-    program = make_program(way, structure, timetable, num_classes, axis_name)
+    program = make_program(way, structure, timetable, num_classes, axis_name, micro_steps)
     axes = {
         "resident": (None, None, None, (0, None)),
         "stepwise": (None, None, None, 0),
@@ -92,7 +121,12 @@ def compiled(way: str, structure: Structure, timetable: Timetable, num_classes: 
 
 
 def make_program(
-    way: str, structure: Structure, timetable: Timetable, num_classes: int, axis_name: str | None
+    way: str,
+    structure: Structure,
+    timetable: Timetable,
+    num_classes: int,
+    axis_name: str | None,
+    micro_steps: int = 1,
 ) -> Callable[[TrainState, Any], tuple[TrainState, Totals]]:
     """What one device does of it; schedules and optimizer are built inside, of traced numbers."""
 
@@ -106,6 +140,7 @@ def make_program(
             axis_name=axis_name,
             teacher=teacher,
             image_shape=(1, *batch["image"].shape[1:]),
+            micro_steps=micro_steps,
         )
         new_state, metrics = step(state, batch)
         return new_state, add(totals, metrics, state.step)

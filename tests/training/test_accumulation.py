@@ -1,5 +1,7 @@
 """Windows against a search through every number of updates; and runs that take them."""
 
+import dataclasses
+import functools
 import itertools
 
 import jax
@@ -11,15 +13,19 @@ import pytest
 from configs import default
 from cyclical_jax import cyclical_schedule, data
 from cyclical_jax.data.batches import shuffled
-from cyclical_jax.training import assembly, loop
+from cyclical_jax.training import assembly, loop, ways
 from cyclical_jax.training.accumulation import (
+    powers_of_two,
     uniform_windows,
     windows_of_micro_steps,
     windows_of_updates,
     windows_schedule,
 )
+from cyclical_jax.training.checkpoints import Checkpoints
 from cyclical_jax.training.images import take_batch
-from cyclical_jax.training.recipe import RecipeError, cyclical, parse
+from cyclical_jax.training.keeper import Keeper, StoppedError
+from cyclical_jax.training.population import Population
+from cyclical_jax.training.recipe import Accumulation, RecipeError, cyclical, parse
 
 CYCLES = [
     dict(easy=8, hard=1),
@@ -228,3 +234,91 @@ def test_a_length_that_cannot_be_is_one_line(changes, line):
     with pytest.raises(RecipeError) as error:
         recipe(**changes).timetable(40)
     assert line in str(error.value) and "\n" not in str(error.value)
+
+
+# ---- an update as one batch
+
+
+def one_batch(**changes):
+    cycle = dict(accumulate=cyclical(4, 1), duration="20 epochs", log_every="11 examples")
+    return recipe(**cycle | changes, accumulate_as="one_batch")
+
+
+def trained(run, **options):
+    rows = []
+    state = loop.train(run, dataset(), seed=2, report=rows.append, **options)
+    times = {"images_per_second", "seconds", "every"}
+    return state, [{k: v for k, v in row.items() if k not in times} for row in rows]
+
+
+@pytest.mark.parametrize("way", ["resident", "stepwise"])
+def test_one_batch_is_the_update_by_its_parts(way, monkeypatch):
+    """Of the same windows, for a model that knows no other examples of its batch."""
+    run = one_batch(
+        accumulate=cyclical(8, 1), loop=way, model__hidden_sizes=(4,), optimizer__momentum=0.9
+    )
+    sizes = {size for _, size in run.timetable(40).windows}
+    assert {8, 4, 2, 1} <= sizes and len(sizes) <= 6
+    state, rows = trained(run)
+    schedule_of = Accumulation.schedule_of
+    monkeypatch.setattr(
+        Accumulation, "schedule_of", lambda *args: powers_of_two(schedule_of(*args))
+    )
+    in_parts = recipe(
+        accumulate=cyclical(8, 1),
+        duration="20 epochs",
+        model__hidden_sizes=(4,),
+        optimizer__momentum=0.9,
+    )
+    assert in_parts.timetable(40).windows == run.timetable(40).windows
+    expected, _ = trained(in_parts)
+    assert (state.step, state.micro_step) == (expected.step, expected.micro_step)
+    close = functools.partial(np.testing.assert_allclose, rtol=2e-4, atol=1e-5)
+    jax.tree.map(close, state.params, expected.params)
+    ends = list(itertools.accumulate(listed(run.timetable(40).windows)))
+    assert [row["step"] for row in rows] == sorted({row["step"] for row in rows})
+    assert {row["epoch"] for row in rows} <= {end / 10 for end in ends}
+    assert rows[-1]["epoch"] == 20 and rows[-1]["hardness"] == 0
+
+
+def test_each_size_is_compiled_once(monkeypatch, count_compilations):
+    run = one_batch()
+    trained(run)
+    monkeypatch.setattr(ways, "compiled", functools.cache(ways.compiled.__wrapped__))
+    with count_compilations() as compilations:
+        trained(run)
+    assert len(compilations) == len({size for _, size in run.timetable(40).windows})
+
+
+def test_one_batch_goes_on_after_a_stop_and_is_a_member_of_a_population(tmp_path):
+    run = one_batch(model__batch_norm=True, model__hidden_sizes=(3,), validate_every="4 epochs")
+    (state, rows), calls = trained(run), []
+
+    def is_stopping():
+        calls.append(None)
+        return len(calls) == 4
+
+    with Checkpoints(tmp_path / "checkpoints") as checkpoints:
+        with pytest.raises(StoppedError):
+            trained(run, keeper=Keeper(checkpoints, is_stopping=is_stopping))
+        start = checkpoints.restore(loop.begin(run, dataset(), seed=2))
+        done = int(start.state.micro_step)
+        resumed, later = trained(run, start=start)
+    assert 0 < done < 200
+    jax.tree.map(np.testing.assert_array_equal, resumed.params, state.params)
+    assert rows[run.timetable(40).num_rows(done) :] == later
+    (outcome,) = Population(run, dataset()).outcomes([dataclasses.replace(run, seed=2)])
+    assert [row["step"] for row in outcome.rows] == [row["step"] for row in rows]
+    np.testing.assert_allclose(outcome.rows[-1]["loss"], rows[-1]["loss"], rtol=1e-3)
+
+
+@pytest.mark.parametrize(
+    "changes, line",
+    [
+        (dict(accumulate=1), "there is nothing to join"),
+        (dict(loop="streamed"), "must be 'micro_steps' where loop is 'streamed'"),
+    ],
+)
+def test_what_cannot_be_one_batch_is_one_line(changes, line):
+    with pytest.raises(RecipeError, match=f"^accumulate_as .*{line}.$"):
+        one_batch(**changes)

@@ -1,5 +1,6 @@
 """Durations against a walk over all micro steps."""
 
+import itertools
 from fractions import Fraction
 
 import pytest
@@ -72,7 +73,7 @@ TIMETABLES = [
 
 @pytest.mark.parametrize("accumulate, timetable", TIMETABLES, ids=str)
 def test_a_timetable_is_what_a_walk_over_all_micro_steps_finds(accumulate, timetable):
-    _, per_epoch, log_every, validate_every, _ = timetable
+    _, per_epoch, log_every, validate_every, *_ = timetable
     length = timetable.micro_steps
     rows, validations, updates, window = [], [], 0, 0
     for done in range(1, length + 1):
@@ -99,6 +100,34 @@ def test_a_timetable_is_what_a_walk_over_all_micro_steps_finds(accumulate, timet
     assert timetable.total_steps == updates
     gaps = [row - before for before, row in zip([0, *rows], rows, strict=False)]
     assert timetable.longest_interval == max(gaps)
+
+
+@pytest.mark.parametrize("intervals", [(1, 1), (4, 6), (6, 4), (3, 50), (50, 7), (100, 100)])
+@pytest.mark.parametrize("windows", [((3, 4), (5, 1), (2, 8), (1, 3)), ((40, 1),), ((2, 16),)])
+def test_where_an_update_is_one_batch_all_ends_are_ends_of_updates(windows, intervals):
+    timetable = Timetable(windows, 7, *intervals, as_one_batch=True)
+    sizes = [size for count, size in windows for _ in range(count)]
+    ends, length = list(itertools.accumulate(sizes)), sum(sizes)
+    spans = list(zip([0, *ends], ends, strict=False))
+
+    def reached(interval):  # at the end of the update in which a multiple of it is passed
+        multiples = {*range(interval, length, interval), length}
+        return [end for start, end in spans if multiples & {*range(start + 1, end + 1)}]
+
+    log_every, validate_every = intervals
+    validations, epochs = reached(validate_every), reached(7)
+    rows = sorted({*reached(log_every), *validations})
+    assert [end for end in ends if timetable.is_row(end)] == rows
+    assert [end for end in ends if timetable.validates_at(end)] == validations
+    assert [end for end in ends if timetable.is_epoch(end)] == epochs
+    for start in [0, *ends[:-1]]:
+        assert timetable.next_row(start) == min(row for row in rows if row > start)
+        assert timetable.num_rows(start) == sum(row <= start for row in rows)
+    for micro_step in range(1, length + 1):
+        assert timetable.next_stop(micro_step) == min(end for end in ends if end >= micro_step)
+    for start, stop in itertools.combinations([0, *ends], 2):
+        parts = [size for count, size in timetable.parts(start, stop) for _ in range(count)]
+        assert parts == [end - first for first, end in spans if start <= first and end <= stop]
 
 
 def test_an_epoch_that_is_not_whole_is_written_with_six_digits():

@@ -195,6 +195,7 @@ def test_every_part_of_the_recipe_is_what_the_config_says():
         strong=(),
         unlabelled_batch_size=0,
         new_head=False,
+        as_one_batch=False,
         gradient_norm="cross_entropy",
         num_cycles=2,
         batch_size=100,
