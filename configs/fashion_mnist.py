@@ -5,11 +5,12 @@ python -m experiments.train --config=configs/fashion_mnist.py --workdir=runs/fas
 
 After a colon, as in configs/fashion_mnist.py:all, the variant. With an MLP: weight_decay, clipping,
 temperature and focal cycle one technique each, all cycles the four at once. batch_size, one_batch
-(the same, as larger batches), augmentation, dropout, label_smoothing, moving_average and learning_rate cycle one more each;
-one_cycle and warm_restarts are other schedules of the rate. semisupervised has 250 labels, and all
-other images without; class_weights a long tail. distillation and curriculum take the run in
-runs/fashion_mnist, as the first command above makes it, finetuning the one of the variant
-pretraining in runs/fashion_mnist_pretraining. docs/techniques.md has what came of each.
+(the same, as larger batches), augmentation, dropout, label_smoothing, moving_average and
+learning_rate cycle one more each; one_cycle and warm_restarts are other schedules of the rate.
+semisupervised has 250 labels, and all other images without; class_weights a long tail. distillation
+and curriculum take the run in runs/fashion_mnist, as the command above makes it, finetuning the one
+of the variant pretraining in runs/fashion_mnist_pretraining. docs/techniques.md has what came of
+each.
 
 Two have the cyclical focal loss and are for accuracy a second on a CPU: quick, an MLP with a
 cyclical learning rate, 90 % of the test images in about 6 s on 2 cores; patches, a PatchDense, 91 %
