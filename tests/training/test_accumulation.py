@@ -254,9 +254,9 @@ def trained(run, **options):
 @pytest.mark.parametrize("way", ["resident", "stepwise"])
 def test_one_batch_is_the_update_by_its_parts(way, monkeypatch):
     """Of the same windows, for a model that knows no other examples of its batch."""
-    run = one_batch(
-        accumulate=cyclical(8, 1), loop=way, model__hidden_sizes=(4,), optimizer__momentum=0.9
-    )
+    model = dict(model__hidden_sizes=(4,), optimizer__momentum=0.9)
+    long_calls = dict(log_every="7 epochs", validate_every="9 epochs")  # of several sizes
+    run = one_batch(accumulate=cyclical(8, 1), loop=way, **model, **long_calls)
     sizes = {size for _, size in run.timetable(40).windows}
     assert {8, 4, 2, 1} <= sizes and len(sizes) <= 6
     state, rows = trained(run)
@@ -264,12 +264,7 @@ def test_one_batch_is_the_update_by_its_parts(way, monkeypatch):
     monkeypatch.setattr(
         Accumulation, "schedule_of", lambda *args: powers_of_two(schedule_of(*args))
     )
-    in_parts = recipe(
-        accumulate=cyclical(8, 1),
-        duration="20 epochs",
-        model__hidden_sizes=(4,),
-        optimizer__momentum=0.9,
-    )
+    in_parts = recipe(accumulate=cyclical(8, 1), duration="20 epochs", **model)
     assert in_parts.timetable(40).windows == run.timetable(40).windows
     expected, _ = trained(in_parts)
     assert (state.step, state.micro_step) == (expected.step, expected.micro_step)

@@ -14,7 +14,7 @@ import pytest
 
 from cyclical_jax.training import checkpoints as checkpoints_module
 from cyclical_jax.training.checkpoints import CheckpointError, Checkpoints, Snapshot
-from cyclical_jax.training.state import TrainState
+from cyclical_jax.training.state import TrainState, Variables
 from cyclical_jax.training.totals import Totals
 
 
@@ -232,3 +232,19 @@ def test_a_directory_that_cannot_be_made_is_told(tmp_path):
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(CheckpointError, match="file/checkpoints cannot be written: "):
         Checkpoints(tmp_path / "file" / "checkpoints")
+
+
+def test_variables_are_read_from_the_newest_that_is_whole_and_nothing_is_moved(directory, caplog):
+    saved(directory, 4, 20)
+    for path in files_of(directory, 20):
+        truncate(path)
+    before = sorted(directory.rglob("*"))
+    like = Variables(START.state.params, START.state.model_state)
+    found = checkpoints_module.read_variables(directory, like)
+    assert_same(found, Variables(snapshot(4, 4.1).state.params, snapshot(4, 4.1).state.model_state))
+    assert "20 is damaged" in caplog.text
+    assert sorted(directory.rglob("*")) == before
+    (directory / "20").rename(directory.parent / "elsewhere")
+    (directory / "4").rename(directory.parent / "elsewhere too")
+    with pytest.raises(CheckpointError, match="there is no checkpoint in"):
+        checkpoints_module.read_variables(directory, like)

@@ -1,6 +1,7 @@
 """What techniques add to a run: each alone against NumPy, all of them at once, and none of them."""
 
 import functools
+import itertools
 import json
 from pathlib import Path
 
@@ -124,27 +125,28 @@ def test_labels_and_confident_predictions_make_the_loss(batch):
     step, state = step_and_state(
         dict(
             semisupervised__unlabelled_weight=cyclical(0, 3),
-            semisupervised__threshold=cyclical(0.0, 0.8),
+            semisupervised__threshold=cyclical(0.0, 0.375),
             semisupervised__weak=(),
             semisupervised__strong=("flip",),
         )
     )
-    unlabelled = np.random.default_rng(1).normal(size=(10, 8, 8, 1)).astype(np.float32)
+    unlabelled = np.random.default_rng(1).uniform(-1, 1, (10, 8, 8, 1)).astype(np.float32)
     batch |= {"unlabelled": unlabelled, "mask": np.array([1, 1, 0, 1, 1, 0], np.float32)}
     _, metrics = jax.jit(step)(state, batch)
     predicted, mirrored = (
         logits_of(state, images) for images in (unlabelled, unlabelled[:, :, ::-1])
     )
-    is_taken = softmax(predicted, axis=-1).max(-1) >= 0.4
+    is_taken = softmax(predicted, axis=-1).max(-1) >= 0.1875
     assert 0 < is_taken.sum() < 10
     labelled = cross_entropies(logits_of(state, batch["image"]), batch["label"])
     labelled = (labelled * batch["mask"]).sum() / 4
 
-    # Which are mirrored is drawn: the loss lies among those of all combinations.
+    # Which are mirrored is drawn: the loss is that of some combination.
     each = [is_taken * cross_entropies(v, predicted.argmax(-1)) for v in (predicted, mirrored)]
-    low, high = (labelled + 1.5 * f(*each).mean() for f in (np.minimum, np.maximum))
-    assert low < metrics["loss"] < high
-    assert metrics["unlabelled_weight"] == 1.5 and metrics["threshold"] == pytest.approx(0.4)
+    is_mirrored = np.array(list(itertools.product([False, True], repeat=10)))
+    combinations = labelled + 1.5 * np.where(is_mirrored, each[1], each[0]).mean(-1)
+    assert np.abs(combinations - metrics["loss"]).min() < 1e-6
+    assert metrics["unlabelled_weight"] == 1.5 and metrics["threshold"] == 0.1875
     assert metrics["num_examples"] == 4
 
 
@@ -474,6 +476,17 @@ def test_a_run_with_unlabelled_examples_goes_on_as_if_not_stopped(tmp_path):
     assert_same(resumed, state)
 
 
+def test_unlabelled_are_all_the_others():
+    everything = data.load("digits").train["image"]
+    train = data.load("digits", subset="balanced 60", unlabelled=True).train
+    assert len(train["image"]) == 60 and len(train["unlabelled"]) == 1137
+    both = np.concatenate([train["image"], train["unlabelled"]]).reshape(1197, -1)
+    np.testing.assert_array_equal(np.sort(both, 0), np.sort(everything.reshape(1197, -1), 0))
+    assert "unlabelled" not in data.load("digits", subset="balanced 60").train
+    with pytest.raises(ValueError, match="unlabelled images are those that `subset` leaves out"):
+        data.load("digits", unlabelled=True)
+
+
 def test_unlabelled_batches_have_epochs_of_their_own():
     structure = recipe(**LABELLED).structure
     select = loop.select_of(structure, digits(), seed=0)
@@ -482,6 +495,9 @@ def test_unlabelled_batches_have_epochs_of_their_own():
     for epoch in (found["unlabelled_index"][:12], found["unlabelled_index"][12:]):
         assert len(np.unique(epoch)) == 96  # 12 batches of 8 of 100
     assert not np.array_equal(found["unlabelled_index"][:12], found["unlabelled_index"][12:])
+    as_many = digits()._replace(train={name: array[:60] for name, array in digits().train.items()})
+    own = loop.select_of(structure, as_many, seed=0)(start=0, stop=5)
+    assert not np.array_equal(own["index"].ravel()[:40], own["unlabelled_index"].ravel())
     later = select(start=7, stop=15)
     np.testing.assert_array_equal(later["unlabelled_index"], found["unlabelled_index"][7:15])
     halves = [part_of(found, number, 2)["unlabelled_index"] for number in (0, 1)]
