@@ -92,7 +92,7 @@ def test_bytes_are_the_rounded_floats(name):
     as_floats = jax.jit(lambda x: apply(name, x, 0.7, limits=(0.0, 255.0)))(x.astype(np.float32))
     difference = np.asarray(run(name, x, 0.7), int) - np.round(as_floats)
     # Compiled otherwise, a half may round to the other side.
-    assert np.abs(difference).max() <= 1 and (difference == 0).mean() > 0.999
+    assert np.abs(difference).max() <= 1 and (difference == 0).mean() > 0.99
 
 
 @pytest.mark.parametrize("name", au.OPERATIONS)
