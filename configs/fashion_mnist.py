@@ -23,14 +23,13 @@ from cyclical_jax.training.recipe import cyclical
 # Both train on all 60,000 images: nothing is chosen by them any more.
 _FINAL = default.CYCLICAL_FOCAL | {"train_on": "train+validation"}
 
-_FEW_LABELS = {
+FEW_LABELS = {
     "subset": "balanced 250",
     "duration": "4000 steps",
     "log_every": "200 steps",
     "validate_every": "200 steps",
     "batch_size": 50,
 }
-_RATE = {"optimizer.learning_rate_schedule": None}
 _FINETUNING = {
     "subset": "balanced 1000",
     "finetuning.start": "runs/fashion_mnist_pretraining",
@@ -61,13 +60,16 @@ VARIANTS = default.with_all(
     "dropout": {"model.dropout": cyclical(easy=0, hard=0.3)},
     "label_smoothing": {"loss.label_smoothing": cyclical(easy=0, hard=0.1)},
     "moving_average": {"ema_decay": cyclical(easy=0.9, hard=0.999)},
-    "learning_rate": _RATE | {"optimizer.learning_rate": cyclical(easy=0.005, hard=0.2)},
+    "learning_rate": {
+        "optimizer.learning_rate": cyclical(easy=0.005, hard=0.2),
+        "optimizer.learning_rate_schedule": None,
+    },
     "one_cycle": {"optimizer.learning_rate_schedule": "one_cycle"},
     "warm_restarts": {
         "optimizer.learning_rate_schedule": "warm_restarts",
         "optimizer.num_restarts": 2,
     },
-    "semisupervised": _FEW_LABELS
+    "semisupervised": FEW_LABELS
     | {
         "semisupervised.unlabelled_weight": cyclical(easy=0, hard=1),
         "semisupervised.weak": ("flip",),

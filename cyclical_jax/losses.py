@@ -177,11 +177,8 @@ def cyclical_focal_loss(
       ['0.2728', '2.7617']
       ['0.0000', '0.9635']
     """
-    _checks.number("hardness", hardness, minimum=0, maximum=1)
-    for name, gamma in dict(gamma_hc=gamma_hc, gamma_pos=gamma_pos, gamma_neg=gamma_neg).items():
-        _checks.number(name, gamma, minimum=0)
-    warn_above_ceiling(gamma_hc)
-    focus = _Focus(hardness, gamma_hc, gamma_pos, gamma_neg)
+    focus = _cyclical_focus(hardness, gamma_hc, gamma_pos, gamma_neg)
+    warn_above_ceiling(gamma_hc)  # here: it names the line of the caller
     return _softmax_loss(logits, labels, focus, temperature, label_smoothing)
 
 
@@ -257,11 +254,8 @@ def cyclical_multilabel_loss(
     Source: a reading of ours, which mixes the weights of arXiv 2009.14119 and 2202.08978 by the
     rule of the latter; that paper has a loss of single labels.
     """
-    _checks.number("hardness", hardness, minimum=0, maximum=1)
-    for name, gamma in dict(gamma_hc=gamma_hc, gamma_pos=gamma_pos, gamma_neg=gamma_neg).items():
-        _checks.number(name, gamma, minimum=0)
-    warn_above_ceiling(gamma_hc)
-    focus = _Focus(hardness, gamma_hc, gamma_pos, gamma_neg)
+    focus = _cyclical_focus(hardness, gamma_hc, gamma_pos, gamma_neg)
+    warn_above_ceiling(gamma_hc)  # here: it names the line of the caller
     return _multilabel_loss(logits, labels, focus, margin)
 
 
@@ -372,6 +366,14 @@ def _divided(logits, temperature):
 def _names_present_class(z, labels):
     in_range = (labels >= 0) & (labels < z.shape[-1])
     return in_range & (_softmax.at(z, labels) != -jnp.inf)
+
+
+def _cyclical_focus(hardness, gamma_hc, gamma_pos, gamma_neg) -> _Focus:
+    """The weights of a cyclical loss, of numbers that are checked."""
+    _checks.number("hardness", hardness, minimum=0, maximum=1)
+    for name, gamma in dict(gamma_hc=gamma_hc, gamma_pos=gamma_pos, gamma_neg=gamma_neg).items():
+        _checks.number(name, gamma, minimum=0)
+    return _Focus(hardness, gamma_hc, gamma_pos, gamma_neg)
 
 
 def _multilabel_loss(logits, labels, focus, margin):

@@ -265,22 +265,19 @@ def shape_of_images(dataset: Dataset) -> tuple[int, ...]:
 
 
 def select_of(structure: Structure, dataset: Dataset, seed: int) -> Select:
-    """As `make_select`, for the examples of a dataset."""
-    num_train, num_unlabelled = data.num_examples(dataset.train), 0
-    if structure.unlabelled_batch_size:
-        num_unlabelled = len(dataset.train[UNLABELLED])
-    return make_select(structure, num_train, seed, num_unlabelled)
-
-
-def make_select(structure: Structure, num_train: int, seed: int, num_unlabelled: int = 0) -> Select:
     """The function that selects the batches of the micro steps from `start` up to `stop`."""
     labelled = functools.partial(
-        shuffled, num_train, structure.batch_size, seed=seed, remainder=structure.remainder
+        shuffled,
+        data.num_examples(dataset.train),
+        structure.batch_size,
+        seed=seed,
+        remainder=structure.remainder,
     )
-    if not num_unlabelled:
-        return labelled
     size = structure.unlabelled_batch_size
-    return functools.partial(with_unlabelled, labelled, num_unlabelled, size, seed=seed)
+    if not size:
+        return labelled
+    number = len(dataset.train[UNLABELLED])
+    return functools.partial(with_unlabelled, labelled, number, size, seed=seed)
 
 
 # ---- time, and the rows of the log

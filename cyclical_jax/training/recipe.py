@@ -318,6 +318,23 @@ def _nearest(key: str) -> list[str]:
 def _contradictions(checked, num_devices: int) -> Iterator[str]:
     """What is wrong between values that are right by themselves."""
     yield from uneven_batch(checked.get("batch_size", 0), num_devices)
+    yield from _misaccumulated(checked)
+    if {"dataset", "train_on", "subset"} <= checked.keys():
+        yield from _unfilled_subset(checked["dataset"], checked["train_on"], checked["subset"])
+    if {"dataset", "image_size", "loop"} <= checked.keys():
+        yield from _unstreamed(checked["dataset"], checked["image_size"], checked["loop"])
+    yield from _half_augmented(checked)
+    yield from _misrestarted(checked)
+    if checked.get("semisupervised.unlabelled_weight") is not None:
+        yield from _without_unlabelled(checked, num_devices)
+    if checked.get("curriculum.scorer") is not None and "dataset" in checked:
+        yield from _not_in_memory("curriculum.scorer", checked["dataset"])
+    if checked.get("loss.class_weights") is not None and "dataset" in checked:
+        yield from _misweighted(checked["loss.class_weights"], checked["dataset"])
+    yield from _unread(checked)
+
+
+def _misaccumulated(checked) -> Iterator[str]:
     accumulate = checked.get("accumulate", Cycle(1, 1))
     if checked.get("remainder") == "pad" and max(accumulate.easy, accumulate.hard) > 1:
         yield "remainder must be 'drop' where accumulate is above 1: a part would weigh as a whole."
@@ -326,10 +343,9 @@ def _contradictions(checked, num_devices: int) -> Iterator[str]:
             yield "accumulate_as is 'one_batch', but accumulate is 1: there is nothing to join."
         if checked.get("loop") == "streamed":
             yield "accumulate_as must be 'micro_steps' where loop is 'streamed'."
-    if {"dataset", "train_on", "subset"} <= checked.keys():
-        yield from _unfilled_subset(checked["dataset"], checked["train_on"], checked["subset"])
-    if {"dataset", "image_size", "loop"} <= checked.keys():
-        yield from _unstreamed(checked["dataset"], checked["image_size"], checked["loop"])
+
+
+def _half_augmented(checked) -> Iterator[str]:
     augmenting = "augment.operations", "augment.strength"
     if checked.keys() >= {*augmenting}:
         operations, strength = (checked[key] for key in augmenting)
@@ -337,6 +353,9 @@ def _contradictions(checked, num_devices: int) -> Iterator[str]:
             yield f"augment.operations is {operations}, but augment.strength is None: set both."
         if strength is not None and not operations:
             yield "augment.strength is set, but augment.operations is (): set both."
+
+
+def _misrestarted(checked) -> Iterator[str]:
     restarting = "optimizer.learning_rate_schedule", "optimizer.num_restarts"
     if checked.keys() >= {*restarting}:
         schedule, number = (checked[key] for key in restarting)
@@ -345,13 +364,6 @@ def _contradictions(checked, num_devices: int) -> Iterator[str]:
                 "optimizer.num_restarts must be set where optimizer.learning_rate_schedule is "
                 f"'warm_restarts', and there alone, got {number} and {schedule!r}."
             )
-    if checked.get("semisupervised.unlabelled_weight") is not None:
-        yield from _without_unlabelled(checked, num_devices)
-    if checked.get("curriculum.scorer") is not None and "dataset" in checked:
-        yield from _not_in_memory("curriculum.scorer", checked["dataset"])
-    if checked.get("loss.class_weights") is not None and "dataset" in checked:
-        yield from _misweighted(checked["loss.class_weights"], checked["dataset"])
-    yield from _unread(checked)
 
 
 def uneven_batch(batch_size: int, num_devices: int, *, key: str = "batch_size") -> Iterator[str]:

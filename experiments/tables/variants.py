@@ -9,12 +9,10 @@ Nothing is tuned. Three arms need runs that come before:
 A control is the variant with the knob held at the mean of its cycle, or else without the technique.
 """
 
-from configs.fashion_mnist import VARIANTS
+from configs.fashion_mnist import FEW_LABELS, VARIANTS
 from experiments.arms import Arm, Budget, Table
 
 _4K = {"subset": "balanced 4000"}
-_TAUGHT = ("model.hidden_sizes",)
-_FEW = ("subset", "duration", "batch_size", "log_every", "validate_every")
 
 
 def _held(variant: str, **changes) -> dict:
@@ -22,8 +20,8 @@ def _held(variant: str, **changes) -> dict:
     return VARIANTS[variant] | {key.replace("__", "."): value for key, value in changes.items()}
 
 
-def _only(variant: str, keys: tuple[str, ...]) -> dict:
-    return {key: VARIANTS[variant][key] for key in keys}
+def _only(variant: str, key: str) -> dict:
+    return {key: VARIANTS[variant][key]}
 
 
 _ONES_OF_PLAIN = ("weight_decay", "clipping", "temperature", "focal", "all")
@@ -46,7 +44,7 @@ TABLE = Table(
         "label_smoothing": Arm(VARIANTS["label_smoothing"], control="label smoothing, constant"),
         "moving average, constant": Arm(_held("moving_average", ema_decay=0.95)),
         "moving_average": Arm(VARIANTS["moving_average"], control="moving average, constant"),
-        "small network": Arm(_only("distillation", _TAUGHT)),
+        "small network": Arm(_only("distillation", "model.hidden_sizes")),
         "taught, constant": Arm(
             _held("distillation", distillation__teacher_weight=0.5), control="small network"
         ),
@@ -55,24 +53,28 @@ TABLE = Table(
             _held("curriculum", curriculum__preference=2.0), control="plain"
         ),
         "curriculum": Arm(VARIANTS["curriculum"], control="curriculum, constant"),
-        "long tail": Arm(_only("class_weights", ("subset",))),
+        "long tail": Arm(_only("class_weights", "subset")),
         "class_weights": Arm(VARIANTS["class_weights"], control="long tail"),
         "1,000 labels": Arm(
-            _held("finetuning", finetuning__start=None, finetuning__new_head=False)
-            | {"finetuning.share": None}
+            _held(
+                "finetuning",
+                finetuning__start=None,
+                finetuning__new_head=False,
+                finetuning__share=None,
+            )
         ),
         "fine-tuned, all layers": Arm(
             _held("finetuning", finetuning__share=None), control="1,000 labels"
         ),
         "finetuning": Arm(VARIANTS["finetuning"], control="fine-tuned, all layers"),
-        "250 labels": Arm(_only("semisupervised", _FEW)),
+        "250 labels": Arm(FEW_LABELS),
         "250 labels and others, constant": Arm(
             _held("semisupervised", semisupervised__unlabelled_weight=0.5), control="250 labels"
         ),
         "semisupervised": Arm(
             VARIANTS["semisupervised"], control="250 labels and others, constant"
         ),
-        "4,000 labels": Arm(_only("semisupervised", _FEW) | _4K),
+        "4,000 labels": Arm(FEW_LABELS | _4K),
         "4,000 labels and others, constant": Arm(
             _held("semisupervised", semisupervised__unlabelled_weight=0.5) | _4K,
             control="4,000 labels",

@@ -26,7 +26,7 @@ from cyclical_jax.training.recipe import RecipeError, cyclical, parse, put
 from cyclical_jax.training.state import init_state
 from cyclical_jax.training.step import make_train_step
 
-CLASSES, STEPS = 10, 5
+CLASSES, STEPS, SHAPE = 10, 5, (1, 8, 8, 1)
 
 
 def config_of(**changes):
@@ -84,21 +84,24 @@ def earlier_runs(tmp_path_factory):
 # ---- the step, against NumPy
 
 
-def step_and_state(changes, **options):
-    """The step of a network without hidden layers on a dataset's batch, by the recipe."""
-    run = recipe(model__hidden_sizes=(), optimizer__weight_decay=None, **changes)
-    table, structure = Timetable(uniform_windows(STEPS, 1), 5, 5, 5), run.structure
-    shape = (1, 8, 8, 1)
-    step = assembly.assemble_train_step(
-        structure,
+def assembled(run, table, **options):
+    return assembly.assemble_train_step(
+        run.structure,
         run.numbers,
         timetable=table,
         num_classes=CLASSES,
         axis_name=None,
-        image_shape=shape,
+        image_shape=SHAPE,
         **options,
     )
-    state = loop.make_initial_state(structure, table, CLASSES, shape, run.numbers, 3)
+
+
+def step_and_state(changes, **options):
+    """The step of a network without hidden layers on a dataset's batch, by the recipe."""
+    run = recipe(model__hidden_sizes=(), optimizer__weight_decay=None, **changes)
+    table, structure = Timetable(uniform_windows(STEPS, 1), 5, 5, 5), run.structure
+    step = assembled(run, table, **options)
+    state = loop.make_initial_state(structure, table, CLASSES, SHAPE, run.numbers, 3)
     return step, state._replace(step=jnp.int32(1))  # a quarter of the way: hardness 1/2
 
 
@@ -549,16 +552,8 @@ def test_what_is_not_used_leaves_nothing_in_the_program(batch):
     optimizer = assembly.make_optimizer(structure, schedules, table)
     model = networks.assemble_model(structure, CLASSES, None)
     state = init_state(model, optimizer, batch["image"], 0)
-    assembled = assembly.assemble_train_step(
-        structure,
-        run.numbers,
-        timetable=table,
-        num_classes=CLASSES,
-        axis_name=None,
-        teacher=None,
-        image_shape=(1, 8, 8, 1),
-    )
-    texts = [jax.jit(step).lower(state, batch).compile().as_text() for step in (by_hand, assembled)]
+    own = assembled(run, table)
+    texts = [jax.jit(step).lower(state, batch).compile().as_text() for step in (by_hand, own)]
     assert texts[0] == texts[1]
 
 
