@@ -66,7 +66,7 @@ def make_optimizer(
     """The chain: clip the gradient, precondition it, decay the weights, scale by the rate, thaw.
 
     As in SGD and AdamW of Optax, the decay is multiplied by the learning rate. Biases and the
-    parameters of normalisation layers do not decay. `layers` are those of `pretrained.layers`,
+    parameters of normalisation layers do not decay. `layers` are those of `networks.layers`,
     where a share of them learns.
     """
     clips = {
