@@ -47,7 +47,7 @@ def main(_):
 def _accuracy_and_seconds(recipe, dataset, seed):
     rows: list[loop.Row] = []
     state = loop.train(recipe, dataset, seed=seed, report=rows.append)
-    test = evaluation.evaluate(recipe.structure, dataset.num_classes, state, dataset.test)
+    test = evaluation.evaluate(recipe.structure, dataset.num_classes, state.evaluated, dataset.test)
     return test["accuracy"], rows[-1]["seconds"]
 
 

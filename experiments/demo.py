@@ -50,7 +50,9 @@ def run_variant(variant: str, dataset: data.Dataset, seeds: Sequence[int]) -> Ru
     for seed in seeds:
         rows: list[loop.Row] = []
         state = loop.train(recipe, dataset, seed=seed, report=rows.append)
-        test = evaluation.evaluate(recipe.structure, dataset.num_classes, state, dataset.test)
+        test = evaluation.evaluate(
+            recipe.structure, dataset.num_classes, state.evaluated, dataset.test
+        )
         runs.rows.append(rows)
         runs.test_accuracy.append(test["accuracy"])
         print(f"{variant:<13} seed {seed}: test accuracy {test['accuracy']:.2%}", flush=True)

@@ -15,6 +15,7 @@ from rich.progress import MofNCompleteColumn, Progress, TimeElapsedColumn, TimeR
 
 import cyclical_jax
 from cyclical_jax import data
+from cyclical_jax.training.inputs import identities
 from cyclical_jax.training.logs import WorkdirError
 from cyclical_jax.training.population import Outcome, Population, best_chunk
 from cyclical_jax.training.pretrained import prepare
@@ -153,7 +154,7 @@ def _load(name, options):
 def run_key(recipe: Recipe, splits: Sequence[str]) -> str:
     """What tells a run from others: all that its outcome depends on, but for the version."""
     parts = dataclasses.asdict(recipe) | dict.fromkeys(_NO_PART_OF_A_RUN)
-    text = json.dumps([parts, sorted(splits)], sort_keys=True)
+    text = json.dumps([parts, sorted(splits), identities(recipe)], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 

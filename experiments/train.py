@@ -26,7 +26,8 @@ from ml_collections import ConfigDict, config_flags
 from cyclical_jax.training import evaluation, logs, loop
 from cyclical_jax.training.checkpoints import CHECKPOINTS, Checkpoints
 from cyclical_jax.training.devices import is_first_process
-from cyclical_jax.training.keeper import Keeper
+from cyclical_jax.training.inputs import identities
+from cyclical_jax.training.keeper import Keeper, StoppedError
 from cyclical_jax.training.logs import WorkdirError
 from cyclical_jax.training.pretrained import prepare
 from cyclical_jax.training.recipe import Recipe, describe, load_dataset, parse
@@ -67,16 +68,16 @@ def run(
         logs.require_tensorboard()
     dataset = load_dataset(recipe)
     loop.plan(recipe, dataset)
+    inputs = identities(recipe)
     dataset, earlier = prepare(recipe, dataset)
-    with logs.opened_workdir(workdir, config.to_dict()):
+    with logs.opened_workdir(workdir, config.to_dict(), inputs):
         if result := logs.read_result(workdir):
             return result
         with Checkpoints(workdir / CHECKPOINTS, keep=keep) as checkpoints:
             keeper = Keeper(checkpoints, every=save_every, is_stopping=is_stopping)
             options = {"tensorboard": tensorboard, "num_workers": num_workers}
             state, rows = _train(recipe, dataset, earlier, workdir, checkpoints, keeper, **options)
-        arguments = recipe.structure, dataset.num_classes, state, dataset.test
-        test = evaluation.evaluate(*arguments, num_workers=num_workers)
+            test = _test(recipe, dataset, state, keeper, num_workers)
         loop.check_finite("test_loss", test["loss"], int(state.step))
         result = {f"test_{name}": value for name, value in test.items()}
         result |= _best_validation(rows) | {
@@ -98,10 +99,12 @@ def _train(recipe, dataset, earlier, workdir, checkpoints, keeper, *, tensorboar
         checkpoints.wait()
     _tell_where(workdir, start)
     timetable = loop.plan(recipe, dataset)
-    done = int(start.state.micro_step)
-    with logs.run_log(
-        workdir, timetable, recipe.structure.batch_size, tensorboard=tensorboard, start=done
-    ) as log:
+    log_options = {
+        "tensorboard": tensorboard,
+        "start": int(start.state.micro_step),
+        "is_to_come": loop.has_row_to_come(timetable, start),
+    }
+    with logs.run_log(workdir, timetable, recipe.structure.batch_size, **log_options) as log:
         state = loop.train(
             recipe,
             dataset,
@@ -114,6 +117,17 @@ def _train(recipe, dataset, earlier, workdir, checkpoints, keeper, *, tensorboar
             num_workers=num_workers,
         )
     return state, log.rows
+
+
+def _test(recipe, dataset, state, keeper, num_workers) -> evaluation.Scores:
+    """The scores of the test split, of a run that has ended and is saved."""
+
+    def end_if_asked():
+        if keeper.is_asked():
+            raise StoppedError("stopped within the test; all updates are saved")
+
+    arguments = recipe.structure, dataset.num_classes, state.evaluated, dataset.test
+    return evaluation.evaluate(*arguments, num_workers=num_workers, after_batch=end_if_asked)
 
 
 def _tell_where(workdir: Path, start) -> None:
@@ -173,7 +187,8 @@ def _summary(result: dict[str, Any], workdir: Path) -> str:
         f"test accuracy {result['test_accuracy']:.2%}, loss {result['test_loss']:.4f}, on "
         f"{result['test_num_examples']:,} examples after {result['steps']:,} updates\n"
         f"{validation}"
-        f"{result['training_seconds']:.2f} s of training, {result['seconds']:.1f} s in all\n"
+        f"{result['training_seconds']:.2f} s of training; {result['seconds']:.1f} s since the run "
+        "was started last\n"
         f"{workdir}: {', '.join(sorted(path.name for path in workdir.iterdir()))}"
     )
 

@@ -6,6 +6,7 @@ TFDS shuffles once, when it prepares a dataset, so ours are other images, chosen
 
 import difflib
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -72,6 +73,13 @@ def parse_subset(text: Any) -> AnySubset:
         "'balanced 250', or 'long_tailed N F', say 'long_tailed 5000 100', or the path of an index "
         f"file in .txt or .csv, say 'ImageNet_LT_train.txt', got {text!r}.{hint}"
     )
+
+
+def index_file_of(subset: str | None) -> Path | None:
+    """The file that a subset is read from, where it is."""
+    if subset is None or isinstance(parse_subset(subset), Subset | LongTailed):
+        return None
+    return Path(subset).expanduser()
 
 
 def _parse_balanced(text: str, words: Sequence[str]) -> Subset:

@@ -135,6 +135,23 @@ class Checkpoints:
         newest = self._newest()
         return None if newest is None else newest[1]
 
+    def best_arrays(self) -> _Arrays:
+        """Those of the checkpoint with the best validation accuracy, of those that were saved.
+
+        Raises:
+          CheckpointError: None was saved with one, or that checkpoint is damaged.
+        """
+        steps = self._manager.all_steps()
+        best = max(steps, key=lambda step: (self._accuracy(step), step), default=None)
+        if best is None or self._accuracy(best) == -math.inf:
+            raise CheckpointError(f"no checkpoint in {self._directory} was validated.")
+        try:
+            return self._read(best)[0]
+        except Exception as error:  # whatever a damaged file may lead to
+            raise CheckpointError(
+                f"checkpoint {self._directory / str(best)} is damaged."
+            ) from error
+
     def _newest(self) -> tuple[int, _Arrays, dict[str, Any]] | None:
         """The newest that is undamaged."""
         steps = sorted(self._manager.all_steps(), reverse=True)
@@ -160,11 +177,9 @@ class Checkpoints:
     def _accuracy(self, micro_step: int) -> float:
         """On validation; that of one which was saved without it, or is damaged, is below any."""
         if micro_step not in self._accuracies:
-            self._accuracies[micro_step] = -math.inf
-            with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
-                about = self._directory / str(micro_step) / _ABOUT / "metadata"
-                accuracy = json.loads(about.read_text())[_VAL_ACCURACY]
-                self._accuracies[micro_step] = float(accuracy)
+            accuracy = _about(self._directory / str(micro_step)).get(_VAL_ACCURACY)
+            known = float(accuracy) if isinstance(accuracy, float | int) else -math.inf
+            self._accuracies[micro_step] = known
         return self._accuracies[micro_step]
 
     def _check_space(self, arrays: _Arrays) -> None:
@@ -235,19 +250,22 @@ class _NewestAndBest:
         return [step in kept for step in steps]
 
 
-def read_variables(directory: Path, like: Variables, *, without: Sequence[str] = ()) -> Variables:
+def read_variables(
+    directory: Path, like: Variables, *, without: Sequence[str] = (), best: bool = False
+) -> Variables:
     """The variables of the newest undamaged checkpoint; those averaged, where they are.
 
     Args:
       directory: Of the checkpoints of a run, which may be training still.
       like: Of the same structure and shapes.
       without: Parts of the parameters that are not in `like`.
+      best: Whether it is the one with the best validation accuracy instead.
 
     Raises:
       CheckpointError: There is none, or it has others than `like`; a line.
     """
     with Checkpoints(directory, read_only=True) as checkpoints:
-        arrays = checkpoints.arrays()
+        arrays = checkpoints.best_arrays() if best else checkpoints.arrays()
     if arrays is None:
         raise CheckpointError(f"there is no checkpoint in {directory}.")
     whose = "0.ema." if any(name.startswith("0.ema.") for name in arrays) else "0."
@@ -262,6 +280,28 @@ def read_variables(directory: Path, like: Variables, *, without: Sequence[str] =
     if misfit := _misfit(wanted, found):
         raise CheckpointError(f"what is in {directory} does not fit: {misfit}.")
     return jax.tree_util.tree_map_with_path(lambda path, _: found[_name(path)], like)
+
+
+def identity(directory: Path) -> str:
+    """Of the newest checkpoint, damaged or not: what tells it from those of other states.
+
+    Raises:
+      CheckpointError: There is none.
+    """
+    steps = [int(path.name) for path in directory.glob("*") if path.name.isdecimal()]
+    if not steps:
+        raise CheckpointError(f"there is no checkpoint in {directory}.")
+    newest = max(steps)
+    return f"checkpoint {newest}, {str(_about(directory / str(newest)).get('digest'))[:16]}"
+
+
+def _about(checkpoint: Path) -> dict[str, Any]:
+    """What stands beside its state; nothing where that is damaged."""
+    try:
+        about = json.loads((checkpoint / _ABOUT / "metadata").read_text())
+    except (OSError, ValueError):
+        return {}
+    return about if isinstance(about, dict) else {}
 
 
 def _misfit(wanted: Mapping[str, Any], found: Mapping[str, Any]) -> str | None:

@@ -17,7 +17,7 @@ from cyclical_jax.training.devices import AXIS, Throttle, on_all_devices
 from cyclical_jax.training.images import as_batch, sent_batches
 from cyclical_jax.training.networks import assemble_model
 from cyclical_jax.training.recipe import Structure
-from cyclical_jax.training.state import TrainState, Variables
+from cyclical_jax.training.state import Variables
 
 Scores = dict[str, float]
 
@@ -37,10 +37,11 @@ class Sums(NamedTuple):
 def evaluate(
     structure: Structure,
     num_classes: int,
-    state: TrainState,
+    variables: Variables,
     split: Split,
     *,
     num_workers: int = 0,
+    after_batch: Callable[[], None] = lambda: None,
 ) -> Scores:
     """Mean cross entropy (temperature 1, no smoothing), accuracy and calibration error of a split.
 
@@ -49,11 +50,12 @@ def evaluate(
     `sum_bins |sum_examples (is right - p)| / num_examples`.
 
     Args:
-      structure: Of the run that `state` belongs to.
+      structure: Of the run that `variables` belong to.
       num_classes: Number of classes.
-      state: Only its variables are read; the moving average of them, where there is one.
+      variables: Such as `TrainState.evaluated`, on all devices.
       split: {"image": uint8 [n, height, width, channels], "label": [n]}, on the host, or a stream.
       num_workers: Processes that read a stream.
+      after_batch: Called after each batch; what it raises ends the evaluation.
 
     Returns:
       {"loss", "accuracy", "calibration_error", "num_examples"}.
@@ -64,8 +66,9 @@ def evaluate(
     sums, throttle = [], Throttle()
     with contextlib.closing(sent) as batches:
         for batch in batches:
-            sums.append(batch_sums(state.evaluated, batch))
+            sums.append(batch_sums(variables, batch))
             throttle(sums[-1])
+            after_batch()
     return scores(jax.device_get(sums))
 
 

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable
+from typing import NoReturn
 
 from cyclical_jax.training.checkpoints import Checkpoints, Snapshot
 from cyclical_jax.training.devices import largest_of_all
@@ -36,8 +37,13 @@ class Keeper:
         """The seconds of the slowest process's call; all processes ask, and decide alike."""
         own = seconds, time.monotonic() - self._saved_at, self._ask()
         seconds, self._since, is_stopping = largest_of_all(own)
-        self._is_stopping = bool(is_stopping)
+        self._is_stopping |= bool(is_stopping)
         return seconds
+
+    def is_asked(self) -> bool:
+        """Whether any process was asked to stop; all of them ask."""
+        self.agree(0.0)
+        return self._is_stopping
 
     def next_stop(self, timetable: Timetable, done: int) -> int:
         """Where the next call has to end, at the latest, for this to be in time."""
@@ -53,18 +59,32 @@ class Keeper:
         if self._checkpoints is None:
             return
         self._checkpoints.check()
-        if self._is_stopping or (self._is_due() and timetable.is_epoch(done)):
+        if self._is_stopping:
+            self._stop(self._checkpoints, snapshot, val_accuracy)
+        if self._is_due() and timetable.is_epoch(done):
             self._checkpoints.save(snapshot, val_accuracy)
             self._saved_at, self._since = time.monotonic(), 0.0
-        if self._is_stopping:
-            self._checkpoints.wait()
-            raise StoppedError(f"stopped after {int(snapshot.state.step)} updates, which are saved")
+
+    def pause(self, snapshot: Snapshot) -> None:
+        """Called within what lasts long and leaves the run where it is, such as a validation.
+
+        Raises:
+          StoppedError: The run was to stop; it is saved.
+          CheckpointError: It cannot be saved.
+        """
+        if self._checkpoints is not None and self.is_asked():
+            self._stop(self._checkpoints, snapshot, None)
 
     def finish(self, snapshot: Snapshot, val_accuracy: float | None) -> None:
         """Saves the end of the run; returns when it is written."""
         if self._checkpoints is not None:
             self._checkpoints.save(snapshot, val_accuracy)
             self._checkpoints.wait()
+
+    def _stop(self, checkpoints: Checkpoints, snapshot: Snapshot, val_accuracy) -> NoReturn:
+        checkpoints.save(snapshot, val_accuracy)
+        checkpoints.wait()
+        raise StoppedError(f"stopped after {int(snapshot.state.step)} updates, which are saved")
 
     def _is_due(self) -> bool:
         return self._checkpoints is not None and self._since >= self._every

@@ -20,6 +20,7 @@ from cyclical_jax.training.loop import Row
 
 METRICS = "metrics.jsonl"
 RESULT = "result.json"
+INPUTS = "inputs.json"
 TENSORBOARD = "tensorboard"
 
 
@@ -32,7 +33,8 @@ class RunLog:
 
     Every row goes to `metrics.jsonl` in the workdir, to TensorBoard's files there if `tensorboard`,
     and is printed as a line; on a terminal below the lines a bar shows what is still to come. Rows
-    of after the micro step `start`, at which the run goes on, are dropped; those before are `rows`.
+    of after the micro step `start`, at which the run goes on, are dropped, and the one that is
+    written there, if that `is_to_come`; those before are `rows`.
 
     Raises:
       WorkdirError: `metrics.jsonl` cannot be written, or does not hold the rows before `start`.
@@ -46,9 +48,10 @@ class RunLog:
         *,
         tensorboard: bool = False,
         start: int = 0,
+        is_to_come: bool = False,
     ):
         self._path = workdir / METRICS
-        self.rows = _keep_rows(self._path, timetable.num_rows(start))
+        self.rows = _keep_rows(self._path, timetable.num_rows(start) - is_to_come)
         purged = self.rows[-1]["step"] + 1 if self.rows else 0
         self._writer = (
             _tensorboard().SummaryWriter(workdir / TENSORBOARD, purge_step=purged)
@@ -122,20 +125,25 @@ def require_tensorboard() -> None:
 
 
 @contextlib.contextmanager
-def opened_workdir(workdir: Path, config: dict[str, Any]) -> Iterator[None]:
+def opened_workdir(
+    workdir: Path, config: dict[str, Any], inputs: dict[str, str] | None = None
+) -> Iterator[None]:
     """Makes `workdir`, with `config.json` in it, or checks that the run there is of this config.
 
-    For as long as the context lasts no other process can open it.
+    So it does with the `inputs`, as of `inputs.identities`, in `inputs.json`. For as long as the
+    context lasts no other process can open it.
 
     Raises:
-      WorkdirError: It holds a run of another config, or one without checkpoints; another process
-        writes to it; or it cannot be written to.
+      WorkdirError: It holds a run of another config or of other inputs, or one without checkpoints;
+        another process writes to it; or it cannot be written to.
     """
     # A config file may hold NumPy's numbers.
     text = json.dumps(config, indent=2, default=lambda number: number.item())
     is_taken = _is_taken(workdir)
     if is_taken:
-        _check_config(workdir, json.loads(text))
+        _check_same(workdir / CONFIG, json.loads(text), "of another config")
+        if inputs:
+            _check_same(workdir / INPUTS, inputs, "of other inputs, which have changed since")
     if not is_first_process():
         yield
         return
@@ -145,6 +153,8 @@ def opened_workdir(workdir: Path, config: dict[str, Any]) -> Iterator[None]:
         if not is_taken:
             with _writing(workdir):
                 _write(workdir / CONFIG, text)
+                if inputs:
+                    _write(workdir / INPUTS, json.dumps(inputs, indent=2))
         yield
 
 
@@ -192,16 +202,16 @@ def _is_taken(workdir: Path) -> bool:
     return False
 
 
-def _check_config(workdir: Path, config: dict[str, Any]) -> None:
-    path = workdir / CONFIG
+def _check_same(path: Path, now: dict[str, Any], what: str) -> None:
+    """Raises WorkdirError, with the differences, unless the run began with what is given `now`."""
     try:
-        lines = config_differences(json.loads(path.read_text()), config)
+        lines = config_differences(json.loads(path.read_text()), now)
     except (OSError, ValueError, AttributeError) as error:
         raise WorkdirError(f"{path} cannot be read: {error}. Choose another --workdir.") from error
     if lines:
         listed = "\n  ".join(lines)
         raise WorkdirError(
-            f"{workdir} holds a run of another config; choose another --workdir:\n  {listed}"
+            f"{path.parent} holds a run {what}; choose another --workdir:\n  {listed}"
         )
 
 

@@ -29,7 +29,7 @@ from cyclical_jax.training.networks import assemble_model, layers
 from cyclical_jax.training.pretrained import Earlier, check_prepared
 from cyclical_jax.training.recipe import Numbers, Recipe, RecipeError, Structure, uneven_batch
 from cyclical_jax.training.state import TrainState, Variables, init_state
-from cyclical_jax.training.totals import Totals, no_totals
+from cyclical_jax.training.totals import Totals, is_empty, no_totals
 from cyclical_jax.training.ways import MOST_MICRO_STEPS, make_advance, way_of
 
 Row = dict[str, Any]  # what is logged of an interval
@@ -95,7 +95,16 @@ def train(
     way, teacher = way_of(recipe, dataset), place(earlier.teacher)
     advance = make_advance(way, structure, timetable, numbers, dataset, sent, teacher)
     with contextlib.closing(sent):
-        while done < timetable.micro_steps:
+        while True:
+            if has_row_to_come(timetable, Snapshot(state, totals, timer.seconds)):
+                pause = functools.partial(keeper.pause, Snapshot(state, totals, timer.seconds))
+                if timetable.validates_at(done):
+                    scores = _validate(recipe, dataset, state, num_workers, pause)
+                _report(recipe, timetable, done, state, totals, timer, scores, report)
+                totals = zeros
+            keeper.keep(Snapshot(state, totals, timer.seconds), timetable, done, _accuracy(scores))
+            if done == timetable.micro_steps:
+                break
             stop = min(timetable.next_row(done), keeper.next_stop(timetable, done))
             stop = timetable.next_stop(min(stop, done + timer.micro_steps_a_call))
             began = time.perf_counter()
@@ -105,12 +114,6 @@ def train(
             done, scores = stop, None
             progress(done)
             check_totals(structure, recipe.numbers, timetable, totals)
-            if timetable.is_row(done):
-                if timetable.validates_at(done):
-                    scores = _validate(recipe, dataset, state, num_workers)
-                _report(recipe, timetable, done, state, totals, timer, scores, report)
-                totals = zeros
-            keeper.keep(Snapshot(state, totals, timer.seconds), timetable, done, _accuracy(scores))
     check_finite("the norm of the parameters", float(_norm(state.params)), int(state.step))
     keeper.finish(Snapshot(state, totals, timer.seconds), _accuracy(scores))
     return state
@@ -210,6 +213,11 @@ def begin(recipe: Recipe, dataset: Dataset, *, seed: int, earlier: Earlier = _NO
     start = earlier.start
     state = initial_state(recipe.structure, timetable, numbers, dataset, seed, start)
     return Snapshot(state, no_totals(state, recipe.numbers), 0.0)
+
+
+def has_row_to_come(timetable: Timetable, snapshot: Snapshot) -> bool:
+    """Whether the interval that has ended there was not reported: it stopped in the validation."""
+    return timetable.is_row(int(snapshot.state.micro_step)) and not is_empty(snapshot.totals)
 
 
 def initial_state(
@@ -314,12 +322,12 @@ class Timer:
         self._row_seconds, self._row_examples = 0.0, 0
 
 
-def _validate(recipe, dataset, state, num_workers) -> Scores | None:
+def _validate(recipe, dataset, state, num_workers, after_batch) -> Scores | None:
     """The scores of the validation split, where there is one."""
     if not data.num_examples(dataset.validation):
         return None
-    arguments = recipe.structure, dataset.num_classes, state, dataset.validation
-    return evaluate(*arguments, num_workers=num_workers)
+    arguments = recipe.structure, dataset.num_classes, state.evaluated, dataset.validation
+    return evaluate(*arguments, num_workers=num_workers, after_batch=after_batch)
 
 
 def _report(recipe, timetable, micro_step, state, totals, timer, scores, report) -> None:

@@ -60,13 +60,13 @@ def prepare(recipe: Recipe, dataset: Dataset) -> tuple[Dataset, Earlier]:
     if recipe.start is not None:
         earlier = earlier._replace(start=_read_start(recipe, dataset))
     if recipe.teacher is not None:
-        teacher = _read_trained("distillation.teacher", recipe.teacher, dataset)
+        teacher = read_trained("distillation.teacher", recipe.teacher, dataset)
         if recipe.structure.augmentation or isinstance(dataset.train, Stream):
             earlier = earlier._replace(teacher=teacher)
         else:
             added[TEACHER] = _logits(teacher, dataset)
     if recipe.scorer is not None:
-        scorer = _read_trained("curriculum.scorer", recipe.scorer, dataset)
+        scorer = read_trained("curriculum.scorer", recipe.scorer, dataset)
         logits = jnp.asarray(_logits(scorer, dataset))
         losses = softmax_cross_entropy(logits, jnp.asarray(dataset.train["label"]))
         added[RANK] = np.asarray(difficulty_ranks(losses))
@@ -104,9 +104,20 @@ def _read_start(recipe: Recipe, dataset: Dataset) -> Variables:
     return _read("finetuning.start", Path(recipe.start or ""), like, without=head)
 
 
-def _read_trained(key: str, workdir: str, dataset: Dataset) -> Trained:
+def read_trained(key: str, workdir: str, dataset: Dataset, *, best: bool = False) -> Trained:
+    """What the run in `workdir` has learned, to be used on `dataset`.
+
+    Args:
+      key: What the user has named it by, for errors.
+      workdir: Of `experiments.train`.
+      dataset: With images of the same size, and as many classes.
+      best: Whether it is the checkpoint with the best validation accuracy, not the newest.
+
+    Raises:
+      RecipeError: There is no such run, or it does not fit; a line.
+    """
     path = Path(workdir)
-    earlier = _read_recipe(key, path)
+    earlier = read_recipe(key, path)
     number = num_classes_of(earlier.dataset)
     if number != dataset.num_classes:
         raise RecipeError(
@@ -114,10 +125,11 @@ def _read_trained(key: str, workdir: str, dataset: Dataset) -> Trained:
             f"{workdir} tells {number}."
         )
     like = _like(earlier.structure, number, (1, *image_shape(dataset.train)), key=key)
-    return Trained(earlier.structure, number, _read(key, path, like))
+    return Trained(earlier.structure, number, _read(key, path, like, best=best))
 
 
-def _read_recipe(key: str, workdir: Path) -> Recipe:
+def read_recipe(key: str, workdir: Path) -> Recipe:
+    """That of the run in `workdir`; `key` and errors as in `read_trained`."""
     config = default_config()  # which has what a config of an earlier version lacks
     try:
         for name, value in json.loads((workdir / CONFIG).read_text()).items():
@@ -143,10 +155,18 @@ def _like(
     return Variables(*init)
 
 
-def _read(key: str, workdir: Path, like: Variables, *, without: tuple[str, ...] = ()) -> Variables:
+def _read(
+    key: str,
+    workdir: Path,
+    like: Variables,
+    *,
+    without: tuple[str, ...] = (),
+    best: bool = False,
+) -> Variables:
     kept = {name: part for name, part in like.params.items() if name not in without}
+    like = like._replace(params=kept)
     try:
-        return read_variables(workdir / CHECKPOINTS, like._replace(params=kept), without=without)
+        return read_variables(workdir / CHECKPOINTS, like, without=without, best=best)
     except CheckpointError as error:
         raise RecipeError(f"{key}: {error}") from error
 

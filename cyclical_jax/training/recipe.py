@@ -140,6 +140,16 @@ class Recipe:
     structure: Structure
     numbers: Numbers
 
+    @property
+    def earlier_runs(self) -> dict[str, str]:
+        """{key: workdir} of the runs that it takes something of."""
+        named = {
+            "distillation.teacher": self.teacher,
+            "curriculum.scorer": self.scorer,
+            "finetuning.start": self.start,
+        }
+        return {key: workdir for key, workdir in named.items() if workdir is not None}
+
     def timetable(self, num_train: int) -> Timetable:
         """Its durations in micro steps, for `num_train` training examples.
 

@@ -32,6 +32,11 @@ def no_totals(state: TrainState, knobs: Iterable[str]) -> Totals:
     )
 
 
+def is_empty(totals: Totals) -> bool:
+    """Whether no micro step has been added: each has examples, or is not finite."""
+    return not (int(totals.num_examples) or int(totals.nonfinite["step"]) >= 0)
+
+
 def add(totals: Totals, metrics: Metrics, step: jax.Array) -> Totals:
     """`totals` and one more micro step.
 

@@ -78,7 +78,8 @@ def test_a_run_leaves_its_metrics_config_and_result(train, tmp_path, cache):
     assert test == line
     percent = f"{best['val_accuracy']:.2%}"
     assert validation == f"best validation accuracy {percent}, after {best['epoch']} epochs"
-    assert re.fullmatch(r"\d+\.\d\d s of training, \d+\.\d s in all", seconds)
+    words = r"\d+\.\d\d s of training; \d+\.\d s since the run was started last"
+    assert re.fullmatch(words, seconds)
     names = "checkpoints, config.json, environment.json, metrics.jsonl, result.json"
     assert files == f"{workdir}: {names}"
     assert process.stdout.splitlines()[2:] == train(*arguments).stdout.splitlines()

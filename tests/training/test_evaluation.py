@@ -86,7 +86,7 @@ def calibration_error_by_hand(confidence, is_right):
 def test_every_example_counts_once(state, monkeypatch, num_examples, batch_size):
     monkeypatch.setattr(evaluation, "_BATCH_SIZE", batch_size)
     data = split(num_examples)
-    scores = evaluate(structure(), CLASSES, place(state), data)
+    scores = evaluate(structure(), CLASSES, place(state.evaluated), data)
     assert scores == pytest.approx(by_hand(state.ema, data), rel=1e-5)
     assert [type(score) for score in scores.values()] == [float, float, float, int]
 
@@ -94,7 +94,7 @@ def test_every_example_counts_once(state, monkeypatch, num_examples, batch_size)
 def test_without_an_average_the_parameters_are_evaluated(state):
     data = split(24)
     expected = by_hand(Variables(state.params, state.model_state), data)
-    scores = evaluate(structure(), CLASSES, place(state._replace(ema=None)), data)
+    scores = evaluate(structure(), CLASSES, place(state._replace(ema=None).evaluated), data)
     assert scores == pytest.approx(expected, rel=1e-5)
     assert abs(expected["loss"] - by_hand(state.ema, data)["loss"]) > 0.01
 
@@ -189,7 +189,7 @@ def test_batches_are_bounded_and_compile_once(state, monkeypatch, count_compilat
     monkeypatch.setattr(evaluation, "_BATCH_SIZE", 8)
     seen, shared = [], images.share
     monkeypatch.setattr(images, "share", lambda tree: seen.append(tree) or shared(tree))
-    placed = place(state)
+    placed = place(state.evaluated)
     evaluate(structure(), CLASSES, placed, split(39))
     with count_compilations() as compilations:
         scores = evaluate(structure(), CLASSES, placed, split(64))
@@ -201,5 +201,5 @@ def test_batches_are_bounded_and_compile_once(state, monkeypatch, count_compilat
 def test_a_small_split_is_one_batch(state, monkeypatch):
     seen, shared = [], images.share
     monkeypatch.setattr(images, "share", lambda tree: seen.append(tree) or shared(tree))
-    evaluate(structure(), CLASSES, place(state), split(7))
+    evaluate(structure(), CLASSES, place(state.evaluated), split(7))
     assert [len(batch["label"]) for batch in seen] == [8]

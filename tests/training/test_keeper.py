@@ -15,7 +15,7 @@ class Recorder:
     def __init__(self, error=None):
         self.saved, self.waited, self.error = [], 0, error
 
-    def save(self, snapshot, accuracy):
+    def save(self, snapshot, accuracy=None):
         self.saved.append((int(snapshot.state.micro_step), accuracy))
 
     def check(self):
@@ -74,6 +74,17 @@ def test_a_run_that_is_to_stop_is_saved_where_it_is(clock):
     with pytest.raises(StoppedError, match="stopped after 7 updates, which are saved"):
         call(keeper, clock, 1, 7)
     assert recorder.saved == [(7, None)] and recorder.waited == 1
+
+
+def test_a_run_that_is_to_stop_is_saved_within_what_lasts_long(clock):
+    recorder, answers = Recorder(), iter([False, False, True])
+    keeper = Keeper(recorder, every=0, is_stopping=lambda: next(answers))
+    keeper.agree(1.0)
+    keeper.pause(snapshot(10))
+    assert recorder.saved == []
+    with pytest.raises(StoppedError, match="stopped after 10 updates, which are saved"):
+        keeper.pause(snapshot(10))
+    assert recorder.saved == [(10, None)] and recorder.waited == 1
 
 
 def test_a_save_that_failed_ends_the_run_at_the_next_call(clock):

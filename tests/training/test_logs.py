@@ -270,6 +270,22 @@ def test_another_config_is_refused_with_what_is_different(tmp_path):
     assert json.loads((tmp_path / "config.json").read_text())["seed"] == 1
 
 
+def test_other_inputs_are_refused_with_what_is_different(tmp_path):
+    def open_with(inputs):
+        with opened_workdir(tmp_path, {"seed": 1}, inputs):
+            (tmp_path / "checkpoints" / "0").mkdir(parents=True, exist_ok=True)
+
+    open_with({"subset": "content 1", "finetuning.start": "checkpoint 2"})
+    open_with({"subset": "content 1", "finetuning.start": "checkpoint 2"})
+    with pytest.raises(WorkdirError) as error:
+        open_with({"subset": "content 3", "finetuning.start": "checkpoint 2"})
+    assert str(error.value).splitlines() == [
+        f"{tmp_path} holds a run of other inputs, which have changed since; choose another "
+        "--workdir:",
+        "  subset: 'content 1' there, 'content 3' here",
+    ]
+
+
 def test_a_run_of_before_there_were_checkpoints_is_refused_and_left_as_it_is(tmp_path):
     (tmp_path / "metrics.jsonl").write_text("{}\n")
     with pytest.raises(WorkdirError) as error, opened_workdir(tmp_path, {"seed": 2}):

@@ -18,9 +18,11 @@ from configs import default, digits
 from cyclical_jax import data
 from cyclical_jax.data.batches import shuffled
 from cyclical_jax.training import assembly, evaluation, loop, ways
+from cyclical_jax.training.checkpoints import Checkpoints
 from cyclical_jax.training.devices import place
 from cyclical_jax.training.durations import Timetable
 from cyclical_jax.training.images import take_batch
+from cyclical_jax.training.keeper import Keeper, StoppedError
 from cyclical_jax.training.recipe import RecipeError, cyclical, parse
 from cyclical_jax.training.state import TrainState
 
@@ -405,11 +407,44 @@ def test_rows_come_at_every_interval_and_at_the_end():
     assert "skipped" not in rows[0]
 
 
+def test_a_stop_at_any_moment_leaves_no_trace(tmp_path, monkeypatch):
+    """Within a validation, too, whose row is then written by who goes on."""
+    monkeypatch.setattr(evaluation, "_BATCH_SIZE", 4)  # three batches of both devices
+    run, stopped_at = recipe(**EVERYTHING, loop="resident"), set()
+    timetable = loop.plan(run, dataset())
+
+    def stopping_at(number):
+        asked = itertools.count()
+        return lambda: next(asked) == number
+
+    def train_from(start, reported, is_stopping, checkpoints):
+        keeper = Keeper(checkpoints, every=1e9, is_stopping=is_stopping)
+        options = {"seed": 3, "report": reported.append, "start": start, "keeper": keeper}
+        return loop.train(run, dataset(), **options)
+
+    whole, rows = train(run, dataset(), seed=3)
+    for number in itertools.count():
+        reported = []
+        with Checkpoints(tmp_path / str(number)) as checkpoints:
+            try:
+                train_from(None, reported, stopping_at(number), checkpoints)
+                break
+            except StoppedError:
+                start = checkpoints.restore(loop.begin(run, dataset(), seed=3))
+            is_to_come = loop.has_row_to_come(timetable, start)
+            stopped_at.add((int(start.state.micro_step), is_to_come))
+            assert len(reported) == timetable.num_rows(start.state.micro_step) - is_to_come
+            state = train_from(start, reported, lambda: False, checkpoints)
+        assert_same_state(jax.device_get(state._replace(key=0)), whole)
+        assert timeless(reported) == timeless(rows)
+    assert stopped_at >= {(1, False), (4, False), (5, True), (8, False), (10, True), (13, True)}
+
+
 def test_the_moving_average_is_what_is_validated():
     run = recipe(**EVERYTHING, loop="resident")
     state, rows, *_ = everything("resident")
     averaged, last = (
-        evaluation.evaluate(run.structure, CLASSES, place(some), dataset().validation)
+        evaluation.evaluate(run.structure, CLASSES, place(some.evaluated), dataset().validation)
         for some in (state, state._replace(ema=None))
     )
     assert (rows[-1]["val_loss"], rows[-1]["val_accuracy"]) == (

@@ -149,7 +149,9 @@ def single(run, data, splits=SPLITS):
         except loop.NonFiniteError as error:
             return Single(None, Outcome(timeless(rows), {}, str(error)))
         scores = {
-            split: evaluation.evaluate(run.structure, CLASSES, state, getattr(data, split))
+            split: evaluation.evaluate(
+                run.structure, CLASSES, state.evaluated, getattr(data, split)
+            )
             for split in splits
         }
     return Single(on_host(state), Outcome(timeless(rows), scores, None))

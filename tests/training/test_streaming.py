@@ -115,7 +115,7 @@ def test_evaluation_is_that_of_the_cropped_images():
         "label": np.array([e["label"] for e in examples()[53:]], np.int32),
     }
     streamed, resident = (
-        evaluation.evaluate(recipe().structure, CLASSES, state, split)
+        evaluation.evaluate(recipe().structure, CLASSES, state.evaluated, split)
         for split in (dataset().test, cropped)
     )
     assert streamed == resident and streamed["num_examples"] == 7

@@ -190,7 +190,7 @@ def test_a_teacher_that_is_asked_sees_the_changed_images(batch, earlier_runs):
         augment__strength=1.0,
         seed=1,
     )
-    teacher = pretrained._read_trained("distillation.teacher", earlier_runs["plain"], digits())
+    teacher = pretrained.read_trained("distillation.teacher", earlier_runs["plain"], digits())
     step, state = step_and_state(changes, teacher=teacher)
     batch["image"] = np.clip(batch["image"], -1, 1)
     _, metrics = jax.jit(step)(state, batch)
@@ -225,7 +225,7 @@ def test_weights_follow_ranks_and_classes(batch):
 def test_the_variables_are_those_that_the_run_was_judged_by(earlier_runs):
     with Checkpoints(Path(earlier_runs["averaged"], CHECKPOINTS)) as checkpoints:
         arrays = checkpoints.arrays()
-    teacher = pretrained._read_trained("curriculum.scorer", earlier_runs["averaged"], digits())
+    teacher = pretrained.read_trained("curriculum.scorer", earlier_runs["averaged"], digits())
     of_average, of_last = (arrays[f"0.{w}params.Dense_0.kernel"] for w in ("ema.", ""))
     assert np.abs(of_average - of_last).max() > 1e-4
     np.testing.assert_array_equal(teacher.variables.params["Dense_0"]["kernel"], of_average)
@@ -235,7 +235,7 @@ def test_logits_are_made_once_where_images_do_not_change(earlier_runs):
     own = dict(distillation__teacher=earlier_runs["plain"])
     dataset, earlier = prepare(recipe(**own), digits())
     assert earlier == Earlier()
-    teacher = pretrained._read_trained("distillation.teacher", earlier_runs["plain"], digits())
+    teacher = pretrained.read_trained("distillation.teacher", earlier_runs["plain"], digits())
     images = as_batch({"image": digits().train["image"]})["image"]
     np.testing.assert_allclose(
         dataset.train["teacher"], teacher.logits(images), rtol=1e-4, atol=1e-5
@@ -249,7 +249,7 @@ def test_logits_are_made_once_where_images_do_not_change(earlier_runs):
 def test_ranks_are_of_the_losses_of_the_earlier_run(earlier_runs):
     run = recipe(curriculum__scorer=earlier_runs["wide"], loss__class_weights=[1.0] * 9 + [5.0])
     dataset, _ = prepare(run, digits())
-    scorer = pretrained._read_trained("curriculum.scorer", earlier_runs["wide"], digits())
+    scorer = pretrained.read_trained("curriculum.scorer", earlier_runs["wide"], digits())
     images, labels = as_batch({"image": digits().train["image"]})["image"], digits().train["label"]
     losses = cross_entropies(np.asarray(scorer.logits(images)), labels)
     np.testing.assert_array_equal(np.argsort(dataset.train["rank"]), np.argsort(losses))

@@ -1,0 +1,77 @@
+"""Scores of what a run has left behind."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from cyclical_jax.training.recipe import RecipeError
+from experiments import evaluate
+
+ROOT = Path(__file__).parents[2]
+
+
+def call(module, *arguments):
+    command = [sys.executable, "-m", f"experiments.{module}", *arguments]
+    process = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
+    assert process.returncode == 0, process.stderr
+    return process.stdout
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """(workdir, result, rows) of a run that is best on validation before its end."""
+    workdir = tmp_path_factory.mktemp("runs") / "run"
+    call(
+        "train",
+        "--config=configs/digits.py",
+        f"--workdir={workdir}",
+        "--save_every=0",
+        "--config.duration=4 epochs",
+        "--config.ema_decay=0.5",
+        "--config.optimizer.learning_rate=cyclical(0.05, 4, factor=1)",
+        "--config.optimizer.learning_rate_schedule=None",
+    )
+    lines = (workdir / "metrics.jsonl").read_text().splitlines()
+    return workdir, json.loads((workdir / "result.json").read_text()), list(map(json.loads, lines))
+
+
+def test_the_newest_is_the_end_of_the_run(run):
+    workdir, result, rows = run
+    test = evaluate.scores_of(workdir, "test")
+    assert test == pytest.approx({name: result[f"test_{name}"] for name in test}, rel=1e-5)
+    validation = evaluate.scores_of(workdir, "validation")
+    assert validation["loss"] == pytest.approx(rows[-1]["val_loss"], rel=1e-5)
+
+
+def test_the_best_is_that_of_the_validation(run):
+    workdir, result, rows = run
+    best = evaluate.scores_of(workdir, "validation", best=True)
+    assert best["accuracy"] == result["best_val_accuracy"] > rows[-1]["val_accuracy"]
+    of_rows = max(rows, key=lambda row: row["val_accuracy"])["val_loss"]
+    assert best["loss"] == pytest.approx(of_rows, rel=1e-5)
+
+
+def test_what_is_not_there_is_one_line(run, tmp_path):
+    workdir, _, _ = run
+    with pytest.raises(RecipeError, match=f"^--workdir: {tmp_path} has no run that can be used"):
+        evaluate.scores_of(tmp_path, "test")
+    other = tmp_path / "run"
+    other.mkdir()
+    config = json.loads((workdir / "config.json").read_text())
+    (other / "config.json").write_text(json.dumps(config))
+    with pytest.raises(RecipeError, match="^--workdir: there is no .*checkpoints"):
+        evaluate.scores_of(other, "test")
+    (other / "config.json").write_text(json.dumps(config | {"train_on": "train+validation"}))
+    with pytest.raises(RecipeError, match="^--split: .* validation is empty"):
+        evaluate.scores_of(other, "validation")
+
+
+@pytest.mark.slow
+def test_the_command_says_it_in_a_line(run):
+    workdir, result, _ = run
+    (line,) = call("evaluate", f"--workdir={workdir}", "--split=test").splitlines()
+    accuracy = f"newest checkpoint of {workdir}: test accuracy {result['test_accuracy']:.2%}, "
+    assert line.startswith(accuracy) and line.endswith("on 400 examples")

@@ -1,0 +1,60 @@
+"""What lies outside of a recipe: told apart by what is in it, wherever it lies."""
+
+import jax.numpy as jnp
+import pytest
+
+from configs import default
+from cyclical_jax.training.checkpoints import CHECKPOINTS, Checkpoints, Snapshot
+from cyclical_jax.training.inputs import identities
+from cyclical_jax.training.recipe import RecipeError, parse, put
+from cyclical_jax.training.state import TrainState
+from cyclical_jax.training.totals import Totals
+
+
+def recipe(**changes):
+    config = default.get_config()
+    for key, value in changes.items():
+        put(config, key.replace("__", "."), str(value))
+    return parse(config)
+
+
+def save(workdir, micro_step, value):
+    counts = (jnp.int32(micro_step) for _ in range(4))
+    state = TrainState({"w": jnp.float32(value)}, {}, (), None, *counts)
+    totals = Totals(jnp.int32(0), {}, {}, {"step": jnp.int32(-1)})
+    with Checkpoints(workdir / CHECKPOINTS) as checkpoints:
+        checkpoints.save(Snapshot(state, totals, 0.0))
+
+
+def test_a_recipe_of_itself_has_none():
+    assert identities(recipe()) == {}
+    assert identities(recipe(subset="balanced 100")) == {}
+
+
+def test_an_index_file_is_its_content(tmp_path):
+    first, second = tmp_path / "a.txt", tmp_path / "b.txt"
+    first.write_text("0 1 2 3")
+    second.write_text("0 1 2 3")
+    one, other = (identities(recipe(subset=path)) for path in (first, second))
+    assert one == other and one.keys() == {"subset"}
+    second.write_text("0 1 2 4")
+    assert identities(recipe(subset=second)) != one
+
+
+@pytest.mark.parametrize("key", ["distillation.teacher", "curriculum.scorer", "finetuning.start"])
+def test_an_earlier_run_is_its_newest_checkpoint(tmp_path, key):
+    save(tmp_path / "a", 4, 1.0)
+    save(tmp_path / "b", 4, 1.0)
+    one, other = (identities(recipe(**{key.replace(".", "__"): tmp_path / n})) for n in "ab")
+    assert one == other and one.keys() == {key}
+    save(tmp_path / "b", 5, 1.0)
+    assert identities(recipe(**{key.replace(".", "__"): tmp_path / "b"})) != one
+    save(tmp_path / "c", 4, 1.5)
+    assert identities(recipe(**{key.replace(".", "__"): tmp_path / "c"})) != one
+
+
+def test_a_run_that_is_not_there_is_one_line_with_the_key(tmp_path):
+    with pytest.raises(RecipeError) as caught:
+        identities(recipe(distillation__teacher=tmp_path))
+    line = f"distillation.teacher: there is no checkpoint in {tmp_path / CHECKPOINTS}."
+    assert str(caught.value) == line
