@@ -30,7 +30,8 @@ TECHNIQUES = {
     "dropout": {"model.dropout": cyclical(0.1, 0.3)},
     "moving average": {"ema_decay": cyclical(0.9, 0.999)},
     "distillation": {"distillation.teacher": "given"},
-    "curriculum": {"curriculum.scorer": "given"},
+    "curriculum": {"curriculum.name": "earlier_run", "curriculum.scorer": "given"},
+    "curriculum of its own losses": {"curriculum.name": "running_average"},
     "class weights": {"loss.class_weights": "balanced"},
     "fine-tuning": {"finetuning.start": "given", "finetuning.share": cyclical(0, 1)},
     "without labels": {

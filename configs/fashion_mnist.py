@@ -5,9 +5,12 @@ python -m experiments.train --config=configs/fashion_mnist.py --workdir=runs/fas
 
 After a colon, as in configs/fashion_mnist.py:all, the variant. With an MLP: weight_decay, clipping,
 temperature and focal cycle one technique each, all cycles the four at once. batch_size, one_batch
-(the same, as larger batches), augmentation, dropout, label_smoothing, moving_average and
-learning_rate cycle one more each; one_cycle and warm_restarts are other schedules of the rate.
-semisupervised has 250 labels, and all other images without; class_weights a long tail. distillation
+(the same, as larger batches), augmentation, dropout, label_smoothing, moving_average,
+learning_rate, multilabel (each class against all others) and running_curriculum (easy images first,
+by their own losses) cycle one more each; one_cycle and warm_restarts are other schedules of the
+rate.
+semisupervised has 250 labels, and all other images without; class_weights a long tail;
+stochastic_depth a ResNet-20 on 4,000 images. distillation
 and curriculum take the run in runs/fashion_mnist, as the command above makes it, finetuning the one
 of the variant pretraining in runs/fashion_mnist_pretraining. docs/techniques.md has what came of
 each.
@@ -29,6 +32,14 @@ FEW_LABELS = {
     "log_every": "200 steps",
     "validate_every": "200 steps",
     "batch_size": 50,
+}
+RESNET = {
+    "model.name": "resnet20_cifar",
+    "model.hidden_sizes": (64,),  # which it does not read
+    "model.batch_norm": False,
+    "subset": "4k",
+    "batch_size": 128,
+    "duration": "10 epochs",
 }
 _FINETUNING = {
     "subset": "balanced 1000",
@@ -57,7 +68,13 @@ VARIANTS = default.with_all(
         "augment.operations": ("crop", "flip", "erase"),
         "augment.strength": cyclical(easy=0, hard=1),
     },
+    "multilabel": {
+        "loss.name": "cyclical_multilabel",
+        "loss.gamma_pos": 1.0,
+        "loss.gamma_neg": 4.0,
+    },
     "dropout": {"model.dropout": cyclical(easy=0, hard=0.3)},
+    "stochastic_depth": RESNET | {"model.stochastic_depth": cyclical(easy=0, hard=0.2)},
     "label_smoothing": {"loss.label_smoothing": cyclical(easy=0, hard=0.1)},
     "moving_average": {"ema_decay": cyclical(easy=0.9, hard=0.999)},
     "learning_rate": {
@@ -81,7 +98,12 @@ VARIANTS = default.with_all(
         "distillation.teacher_weight": cyclical(easy=0.9, hard=0.1),
     },
     "curriculum": {
+        "curriculum.name": "earlier_run",
         "curriculum.scorer": "runs/fashion_mnist",
+        "curriculum.preference": cyclical(easy=4, hard=0),
+    },
+    "running_curriculum": {
+        "curriculum.name": "running_average",
         "curriculum.preference": cyclical(easy=4, hard=0),
     },
     "pretraining": {"subset": "long_tailed 5000 100"},

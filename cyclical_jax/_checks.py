@@ -18,16 +18,18 @@ def number(
     minimum: float = -np.inf,
     maximum: float = np.inf,
     above: float = -np.inf,
+    below: float = np.inf,
     finite: bool = True,
 ) -> None:
-    """Raises ValueError unless `value` is above `above` and in [`minimum`, `maximum`]."""
+    """Raises ValueError unless `value` is in [`minimum`, `maximum`] and (`above`, `below`)."""
     if isinstance(value, jax.Array):
         return
     values = _real(name, value)
     in_range = (values >= minimum) & (values <= maximum) & (values > above)
+    in_range &= (values < below) | np.isinf(below)
     infinite = finite and not np.isfinite(values).all()
     if infinite or not in_range.all():
-        limits = limits_in_words(minimum=minimum, maximum=maximum, above=above)
+        limits = limits_in_words(minimum=minimum, maximum=maximum, above=above, below=below)
         wanted = " and ".join([*limits, "finite"] if infinite else limits)
         raise ValueError(f"`{name}` must be {wanted}, got {value}.")
 
@@ -60,10 +62,14 @@ def scalar(name: str, value: Any) -> None:
 
 
 def limits_in_words(
-    *, minimum: float = -np.inf, maximum: float = np.inf, above: float = -np.inf
+    *,
+    minimum: float = -np.inf,
+    maximum: float = np.inf,
+    above: float = -np.inf,
+    below: float = np.inf,
 ) -> list[str]:
     """Of `number`, those that there are."""
-    limits = {"at least": minimum, "at most": maximum, "above": above}
+    limits = {"at least": minimum, "at most": maximum, "above": above, "below": below}
     return [f"{word} {limit:g}" for word, limit in limits.items() if np.isfinite(limit)]
 
 

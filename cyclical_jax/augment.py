@@ -9,6 +9,8 @@ to `limits`, the least and the greatest value of a pixel, (0, 255) for bytes.
 
 `mixup` and `cutmix` mix labels too, so that they take and return both.
 
+Floats are expected in (-1, 1) unless `limits` says otherwise: what is outside is cut off.
+
 That weak is easy and strong is hard is a reading of ours: arXiv 2202.08835 names augmentation in
 its abstract. Pixels are moved by slices and gathers of a whole batch; libraries of JAX do one image
 at a time.
@@ -27,23 +29,31 @@ from cyclical_jax import _checks
 Limits = tuple[float, float]
 Batch = dict[str, jax.Array]
 Transform = Callable[[Batch, jax.Array, ArrayLike], Batch]
+Operation = Callable[..., jax.Array]
+Labels = Any  # [batch, classes], or a tree of floats [batch, ...]
 
 _GREY = (0.299, 0.587, 0.114)  # luma of red, green and blue, ITU-R BT.601
 _LIMITS = (-1.0, 1.0)
 
 
 def augment(
-    names: Sequence[str], *, num_classes: int | None = None, limits: Limits = _LIMITS
+    operations: Sequence[str | Operation],
+    *,
+    num_classes: int | None = None,
+    limits: Limits = _LIMITS,
 ) -> Transform:
-    """The operations of those names, one after the other, on a batch.
+    """The operations, one after the other, on a batch.
 
     Args:
-      names: Of `OPERATIONS`, each with its default arguments; or "mixup" and "cutmix".
-      num_classes: For those two, which make class indices probabilities, [batch, classes].
+      operations: Names of `OPERATIONS`, each with its default arguments, "mixup" and "cutmix"; or
+        operations such as `functools.partial(random_crop, most=0.25)`.
+      num_classes: For mixtures, which make class indices probabilities, [batch, classes].
       limits: Of floats; bytes have their own.
 
     Returns:
       `transform(batch, key, strength) -> batch`, of a dict with "image" and, for mixtures, "label".
+      These mix each example's "weight", "rank" and "difficulty" too, where the batch has them, and
+      none of an example whose "mask" is 0. Indices of labels must be those of classes.
 
     Raises:
       ValueError: A name is unknown, or `num_classes` is missing.
@@ -55,23 +65,35 @@ def augment(
       >>> batch["image"].shape, batch["label"].shape
       ((4, 8, 8, 3), (4, 2))
     """
+    names = [operation for operation in operations if isinstance(operation, str)]
     for name in names:
         _checks.one_of("name", name, NAMES)
     if num_classes is None and MIXTURES.keys() & set(names):
         raise ValueError("`num_classes` must be given for mixup and cutmix, got None.")
 
     def transform(batch, key, strength):
-        for name, own_key in zip(names, jax.random.split(key, len(names)), strict=True):
-            if name in MIXTURES:
-                labels = _probabilities(batch["label"], num_classes)
-                mixed = MIXTURES[name](own_key, batch["image"], labels, strength)
-                batch = batch | dict(zip(("image", "label"), mixed, strict=True))
+        keys = jax.random.split(key, len(operations))
+        for operation, own_key in zip(operations, keys, strict=True):
+            if operation in MIXTURES:
+                mixture = MIXTURES[operation]
+                batch = batch | _mixed_batch(mixture, own_key, batch, strength, num_classes)
             else:
-                operation = functools.partial(OPERATIONS[name], limits=limits)
-                batch = batch | {"image": operation(own_key, batch["image"], strength)}
+                change = OPERATIONS[operation] if isinstance(operation, str) else operation
+                image = change(own_key, batch["image"], strength, limits=limits)
+                batch = batch | {"image": image}
         return batch
 
     return transform
+
+
+_OF_EXAMPLES = ("weight", "rank", "difficulty")
+
+
+def _mixed_batch(mixture, key, batch, strength, num_classes) -> Batch:
+    labels = {"label": _probabilities(batch["label"], num_classes)}
+    labels |= {name: batch[name] for name in _OF_EXAMPLES if name in batch}
+    image, labels = mixture(key, batch["image"], labels, strength, mask=batch.get("mask"))
+    return {"image": image, **labels}
 
 
 def _identity_at_zero(operation):
@@ -107,12 +129,12 @@ def random_crop(key, images, strength, *, limits, most: float = 0.125):
     drawn = strength * jax.random.uniform(key, (len(images), 2), minval=-1.0, maxval=1.0)
     # Half a pixel more, so that at s = 1 the farthest moves are as likely as the others.
     moves = jnp.round(drawn * (jnp.array([pads]) + 0.5)).astype(jnp.int32)
+    starts = jnp.clip(jnp.array([pads]) + moves, 0, 2 * jnp.array([pads]))
 
     def crop(image, start):
         return jax.lax.dynamic_slice(image, (start[0], start[1], 0), images.shape[1:])
 
-    # dynamic_slice stays within the padded image where a rounding would leave it.
-    return jax.vmap(crop)(padded, jnp.array([pads]) + moves)
+    return jax.vmap(crop)(padded, starts)
 
 
 @_identity_at_zero
@@ -243,11 +265,13 @@ def random_erase(key, images, strength, *, limits, most: float = 0.5):
 
 
 def _boxes(key, images, sides):
-    """[batch, height, width, 1], true within half of `sides`, [batch, 2], of a random pixel."""
-    size = images.shape[1:3]
+    """[batch, height, width, 1], true within rounded `sides`, [batch, 2], about a random pixel."""
+    size, sides = images.shape[1:3], jnp.round(sides)
     centres = jnp.floor(jax.random.uniform(key, (len(images), 2)) * jnp.array(size)[None])
+    starts = centres - jnp.floor(sides / 2)
     rows, columns = (
-        jnp.abs(jnp.arange(length)[None] - centres[:, axis, None]) < sides[:, axis, None] / 2
+        (jnp.arange(length)[None] >= starts[:, axis, None])
+        & (jnp.arange(length)[None] < (starts + sides)[:, axis, None])
         for axis, length in enumerate(size)
     )
     return (rows[:, :, None] & columns[:, None, :])[..., None]
@@ -277,26 +301,32 @@ def random_mix(key, images, strength, *, limits, number: int = 2):
 def mixup(
     key: jax.Array,
     images: jax.Array,
-    labels: jax.Array,
+    labels: Labels,
     strength: ArrayLike,
     *,
     alpha: float = 0.2,
-) -> tuple[jax.Array, jax.Array]:
+    mask: jax.Array | None = None,
+) -> tuple[jax.Array, Labels]:
     """Each example and a share s b of another one; b = min(B, 1 - B), B of Beta(alpha, alpha).
 
     Args:
       key: What is drawn from; all examples have shares of their own.
       images: [batch, height, width, channels].
-      labels: [batch, classes] probabilities, mixed likewise.
+      labels: [batch, classes] probabilities, or a tree of floats [batch, ...], mixed likewise.
       strength: s.
       alpha: Above 0.
+      mask: [batch]; an example of mask 0 is left out of all mixtures.
 
     Returns:
       Images and labels.
 
+    Raises:
+      ValueError: Images, labels or strength are not of these kinds.
+
     Source: Zhang et al., 1710.09412.
     """
-    share = strength * _smaller_share(key, len(images), alpha)
+    _check_mixture(images, labels, strength)
+    share = strength * _smaller_share(key, len(images), alpha, mask)
     wide = images.astype(jnp.promote_types(images.dtype, jnp.float32))
     mixed = wide + share[:, None, None, None] * (_others(wide) - wide)
     mixed = jnp.round(mixed) if images.dtype == jnp.uint8 else mixed
@@ -308,26 +338,31 @@ def mixup(
 def cutmix(
     key: jax.Array,
     images: jax.Array,
-    labels: jax.Array,
+    labels: Labels,
     strength: ArrayLike,
     *,
     alpha: float = 1.0,
-) -> tuple[jax.Array, jax.Array]:
+    mask: jax.Array | None = None,
+) -> tuple[jax.Array, Labels]:
     """A rectangle of another example, of the area s b of the image; b as in `mixup`.
 
-    Its sides have the image's proportions, its centre is a pixel; of what lies outside nothing is
-    taken, and the label has the share of the pixels that were.
+    Its sides have the image's proportions and are rounded, its centre is a pixel; of what lies
+    outside nothing is taken, and the label has the share of the pixels that were.
 
     Args:
-      key, images, labels, strength, alpha: As in `mixup`.
+      key, images, labels, strength, alpha, mask: As in `mixup`.
 
     Returns:
       Images and labels.
 
+    Raises:
+      ValueError: As in `mixup`.
+
     Source: Yun et al., 1905.04899.
     """
+    _check_mixture(images, labels, strength)
     box_key, share_key = jax.random.split(key)
-    area = strength * _smaller_share(share_key, len(images), alpha)
+    area = strength * _smaller_share(share_key, len(images), alpha, mask)
     sides = jnp.sqrt(area)[:, None] * jnp.array(images.shape[1:3])[None]
     is_other = _boxes(box_key, images, sides)
     share = is_other.mean((1, 2, 3), dtype=jnp.float32)
@@ -335,10 +370,11 @@ def cutmix(
     return _unless_zero(strength, (mixed, _mixed(labels, share)), images, labels)
 
 
-def _smaller_share(key, number, alpha):
+def _smaller_share(key, number, alpha, mask):
     _checks.number("alpha", alpha, above=0)
     drawn = jax.random.beta(key, alpha, alpha, (number,))
-    return jnp.minimum(drawn, 1 - drawn)
+    share = jnp.minimum(drawn, 1 - drawn)
+    return share if mask is None else jnp.where((mask > 0) & (_others(mask) > 0), share, 0)
 
 
 def _others(examples):
@@ -347,12 +383,16 @@ def _others(examples):
 
 
 def _mixed(labels, share):
-    return labels + share[:, None] * (_others(labels) - labels)
+    def mixed(leaf):
+        of_leaf = jnp.expand_dims(share, tuple(range(1, leaf.ndim)))
+        return (leaf + of_leaf * (_others(leaf) - leaf)).astype(leaf.dtype)
+
+    return jax.tree.map(mixed, labels)
 
 
 def _unless_zero(strength, changed, *originals):
     is_on = jnp.asarray(strength) > 0
-    return tuple(jnp.where(is_on, *pair) for pair in zip(changed, originals, strict=True))
+    return jax.tree.map(lambda new, old: jnp.where(is_on, new, old), changed, originals)
 
 
 def _probabilities(labels, num_classes):
@@ -371,6 +411,16 @@ def _check(images: jax.Array, strength: ArrayLike) -> None:
             "`images` must be uint8 or floats of shape [batch, height, width, 1 or 3], got "
             f"{images.dtype} of shape {images.shape}."
         )
+
+
+def _check_mixture(images: jax.Array, labels: Labels, strength: ArrayLike) -> None:
+    _check(images, strength)
+    for leaf in jax.tree.leaves(labels):
+        if not jnp.issubdtype(leaf.dtype, jnp.floating) or leaf.shape[:1] != images.shape[:1]:
+            raise ValueError(
+                f"`labels` must be floats of shape [{len(images)}, ...], such as probabilities, "
+                f"got {leaf.dtype} of shape {leaf.shape}."
+            )
 
 
 OPERATIONS: dict[str, Callable[..., Any]] = {

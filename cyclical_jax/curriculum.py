@@ -10,19 +10,19 @@ _MOST = 100.0
 
 
 def difficulty_ranks(difficulty: jax.Array) -> jax.Array:
-    """The place of each example among all, from 0, the easiest, to 1, the hardest.
+    """The place of each example among all, from the easiest, 1 / 2n, to the hardest, 1 - 1 / 2n.
 
     Args:
       difficulty: [n], such as losses by an earlier model; what is not finite is hardest.
 
     Returns:
-      [n] ranks, float32; equal difficulties have the mean of their places. 1/2 of a single one.
+      [n] ranks, float32, (place + 1/2) / n; equal difficulties have the mean of their places.
     """
     values = jnp.asarray(difficulty, jnp.float32)
     values = jnp.where(jnp.isfinite(values), values, jnp.inf)
     ordered = jnp.sort(values)
     below, up_to = (jnp.searchsorted(ordered, values, side=side) for side in ("left", "right"))
-    return (below + up_to - 1) / (2 * max(1, len(values) - 1)) if len(values) > 1 else below + 0.5
+    return (below + up_to) / (2 * len(values))
 
 
 def sample_weights(ranks: jax.Array, preference: ArrayLike) -> jax.Array:
@@ -40,8 +40,8 @@ def sample_weights(ranks: jax.Array, preference: ArrayLike) -> jax.Array:
     Raises:
       ValueError: A plain preference is out of its range.
 
-    Source: a reading of ours of arXiv 2202.08835: c goes from 4, say, at the easy ends, to 0, or
-    below, at the peak. Curricula are those of Bengio et al. 2009.
+    Source: a reading of ours of arXiv 2202.08835, whose abstract does not name curricula: c goes
+    from 4, say, at the easy ends, to 0, or below, at the peak. Curricula: Bengio et al. 2009.
     """
     _checks.number("preference", preference, minimum=-_MOST, maximum=_MOST)
     c = jnp.asarray(preference, jnp.float32)
@@ -61,9 +61,9 @@ def update_difficulty(
     """The running average of each example's loss, after a batch.
 
     Args:
-      difficulty: [n] averages so far.
+      difficulty: [n] averages so far; one that is not finite starts anew.
       index: [batch] positions of the batch's examples; of one that is there several times the
-        losses are averaged.
+        losses are averaged, and one out of range is left out.
       losses: [batch].
       decay: In [0, 1], the weight of the average so far.
 
@@ -79,5 +79,7 @@ def update_difficulty(
         jax.ops.segment_sum(jnp.broadcast_to(part, index.shape), index, number)
         for part in (losses, jnp.float32(1))
     )
-    new = decay * difficulty + (1 - decay) * sums / jnp.maximum(counts, 1)
+    losses = sums / jnp.maximum(counts, 1)
+    so_far = jnp.where(jnp.isfinite(difficulty), difficulty, losses)
+    new = decay * so_far + (1 - decay) * losses
     return jnp.where(counts > 0, new, difficulty).astype(difficulty.dtype)

@@ -69,4 +69,4 @@ def distillation_loss(
     p = jax.nn.softmax(teacher / (scale[..., None] if scale.ndim else scale))
     cross_entropy = softmax_cross_entropy(logits, p, temperature=temperature)
     entropy = softmax_cross_entropy(teacher, p, temperature=temperature)
-    return scale**2 * (cross_entropy - jax.lax.stop_gradient(entropy))
+    return scale**2 * (cross_entropy - entropy)

@@ -25,7 +25,8 @@ def scale_by_layer(share: optax.ScalarOrSchedule, layers: Layers) -> optax.Gradi
 
     L is the largest layer. Share 0 trains the head alone, 1 all layers, and between them they thaw
     one after the other from the head down. It stands last in a chain, so that neither momentum nor
-    decay moves a frozen layer.
+    decay moves a frozen layer. What is before it sees all layers: a clip of the global norm counts
+    the gradients of those that are frozen, and BatchNorm's statistics are no parameters.
 
     Args:
       share: In [0, 1]; a number or a schedule.

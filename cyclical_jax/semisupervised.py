@@ -37,7 +37,8 @@ def pseudo_label_loss(
 
     Args:
       strong_logits: [..., classes] floats.
-      weak_logits: [..., classes] floats of the same examples; no gradient reaches them.
+      weak_logits: [..., classes] floats of the same examples; no gradient reaches them. From the
+        forward pass of training, as FixMatch has them, they are predicted under its dropout.
       threshold: As in `pseudo_labels`.
       temperature: Of `strong_logits`, as in `softmax_cross_entropy`.
 

@@ -27,6 +27,7 @@ from cyclical_jax.training.recipe import RecipeError, put
 EXPECTED_ERRORS = (
     RecipeError,
     data.DatasetNotFoundError,
+    data.DamagedExampleError,
     WorkdirError,
     CheckpointError,
     NonFiniteError,
@@ -53,7 +54,7 @@ def run(main: Callable[[], None], *, device_a_core: bool = False) -> None:
     """
     logging.set_verbosity(logging.WARNING)
     if device_a_core:
-        jax.config.update("jax_num_cpu_devices", _num_cores())
+        jax.config.update("jax_num_cpu_devices", num_cores())
     use_compilation_cache()
     sys.argv[1:] = _as_set(sys.argv[1:])
 
@@ -68,6 +69,9 @@ def run(main: Callable[[], None], *, device_a_core: bool = False) -> None:
             _end("interrupted", code=130)
         except BrokenPipeError:  # of `| head`, which has read enough
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        except Exception:
+            _leave_others(traceback.format_exc(), code=1)
+            raise
 
     app.run(guarded_main, flags_parser=_parse_flags)
 
@@ -122,8 +126,9 @@ class Stopping:
             signal.signal(*self._previous.popitem())
 
 
-def _num_cores() -> int:
-    if hasattr(os, "sched_getaffinity"):  # Linux: those that this process may use
+def num_cores() -> int:
+    """Those that this process may use."""
+    if hasattr(os, "sched_getaffinity"):  # Linux
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
 
@@ -236,5 +241,15 @@ def _last_line(error: Exception) -> str:
 
 
 def _end(message: str, *, code: int = 2) -> NoReturn:
+    if code == 2:
+        _leave_others(message, code)
     print(message, file=sys.stderr)
     sys.exit(code)
+
+
+def _leave_others(message: str, code: int) -> None:
+    """Ends this process at once, if it is one of several: they wait for it in vain otherwise."""
+    if jax.distributed.is_initialized():
+        print(message, file=sys.stderr, flush=True)
+        sys.stdout.flush()
+        os._exit(code)

@@ -9,6 +9,8 @@ from typing import Any
 
 import jax
 
+from cyclical_jax.training.logs import write_whole
+
 ENVIRONMENT = "environment.json"
 _LIBRARIES = ("jax", "jaxlib", "flax", "optax", "numpy")
 
@@ -52,10 +54,17 @@ def record_start(workdir: Path, step: int) -> list[str]:
       What differs from the start before this one, in words; on it results depend to rounding.
     """
     path = workdir / ENVIRONMENT
-    starts = json.loads(path.read_text()) if path.exists() else []
-    here = _here()
-    path.write_text(json.dumps([*starts, {"step": step} | here], indent=2) + "\n")
+    starts, here = _starts(path), _here()
+    write_whole(path, json.dumps([*starts, {"step": step} | here], indent=2))
     return _differences(starts[-1], here) if starts else []
+
+
+def _starts(path: Path) -> list[dict[str, Any]]:
+    """Those before; none of a file that cannot be read: it is a record, and no run needs it."""
+    try:
+        return list(json.loads(path.read_text()))
+    except (OSError, ValueError, TypeError):
+        return []
 
 
 def _here() -> dict[str, Any]:

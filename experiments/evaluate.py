@@ -7,7 +7,6 @@ validation split; the test split is for what is chosen.
 """
 
 import dataclasses
-import os
 from pathlib import Path
 
 from absl import flags
@@ -64,7 +63,7 @@ if __name__ == "__main__":
         "data_dir": flags.DEFINE_string("data_dir", None, "Where the data is, if it has moved."),
         "num_workers": flags.DEFINE_integer(
             "num_workers",
-            len(os.sched_getaffinity(0)),
+            command_line.num_cores(),
             "Processes that read images which do not fit in memory.",
             lower_bound=0,
         ),

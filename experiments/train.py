@@ -12,7 +12,7 @@ cluster tells each its place (SLURM, TPU pods), or else with --coordinator, --nu
 --process_id.
 """
 
-import os
+import math
 import sys
 import time
 from collections.abc import Callable
@@ -41,11 +41,12 @@ _PRINT_CONFIG = flags.DEFINE_bool("print_config", False, "List all keys of the c
 _SAVE_EVERY = flags.DEFINE_float(
     "save_every", 30.0, "Seconds from a checkpoint to the next, at an epoch's end.", lower_bound=0
 )
+flags.register_validator("save_every", math.isfinite, "must be a number of seconds.")
 _KEEP = flags.DEFINE_integer("keep", 2, "Newest checkpoints kept beside the best.", lower_bound=1)
 
 _NUM_WORKERS = flags.DEFINE_integer(
     "num_workers",
-    len(os.sched_getaffinity(0)),
+    command_line.num_cores(),
     "Processes that read images which do not fit in memory.",
     lower_bound=0,
 )
@@ -74,22 +75,22 @@ def run(
         if result := logs.read_result(workdir):
             return result
         with Checkpoints(workdir / CHECKPOINTS, keep=keep) as checkpoints:
-            keeper = Keeper(checkpoints, every=save_every, is_stopping=is_stopping)
+            keep_as = {"every": save_every, "is_stopping": is_stopping}
             options = {"tensorboard": tensorboard, "num_workers": num_workers}
-            state, rows = _train(recipe, dataset, earlier, workdir, checkpoints, keeper, **options)
-            test = _test(recipe, dataset, state, keeper, num_workers)
+            state, rows = _train(recipe, dataset, earlier, workdir, checkpoints, keep_as, **options)
+            test = _test(recipe, dataset, state, Keeper(checkpoints, **keep_as), num_workers)
         loop.check_finite("test_loss", test["loss"], int(state.step))
         result = {f"test_{name}": value for name, value in test.items()}
         result |= _best_validation(rows) | {
             "steps": int(state.step),
-            "training_seconds": rows[-1]["seconds"],
+            "training_seconds": rows[-1]["seconds"] if rows else None,  # the first process has all
             "seconds": time.perf_counter() - start,
         }
         logs.write_result(workdir, result)
     return result
 
 
-def _train(recipe, dataset, earlier, workdir, checkpoints, keeper, *, tensorboard, num_workers):
+def _train(recipe, dataset, earlier, workdir, checkpoints, keep_as, *, tensorboard, num_workers):
     """Trains from the newest checkpoint, or from the start, which is saved: a full disk shows."""
     start = loop.begin(recipe, dataset, seed=recipe.seed, earlier=earlier)
     if restored := checkpoints.restore(start):
@@ -113,7 +114,7 @@ def _train(recipe, dataset, earlier, workdir, checkpoints, keeper, *, tensorboar
             progress=log.progress,
             earlier=earlier,
             start=start,
-            keeper=keeper,
+            keeper=Keeper(checkpoints, before_save=log.sync, **keep_as),
             num_workers=num_workers,
         )
     return state, log.rows
@@ -189,7 +190,7 @@ def _summary(result: dict[str, Any], workdir: Path) -> str:
         f"{validation}"
         f"{result['training_seconds']:.2f} s of training; {result['seconds']:.1f} s since the run "
         "was started last\n"
-        f"{workdir}: {', '.join(sorted(path.name for path in workdir.iterdir()))}"
+        f"{workdir}: {', '.join(sorted(path.name for path in workdir.glob('[!.]*')))}"
     )
 
 

@@ -10,15 +10,15 @@ from cyclical_jax.curriculum import difficulty_ranks, sample_weights, update_dif
 
 
 @pytest.mark.parametrize("number", [2, 3, 50])
-def test_ranks_are_scipys_from_0_to_1(number):
+def test_ranks_are_scipys(number):
     losses = np.random.default_rng(number).integers(0, 20, number).astype(np.float32)  # with ties
-    expected = (scipy.stats.rankdata(losses) - 1) / (number - 1)
+    expected = (scipy.stats.rankdata(losses) - 0.5) / number
     np.testing.assert_allclose(jax.jit(difficulty_ranks)(losses), expected, atol=1e-6)
 
 
 def test_what_is_not_finite_is_hardest_and_one_alone_is_in_the_middle():
     ranks = difficulty_ranks(jnp.array([1.0, jnp.nan, 0.0, jnp.inf, 2.0]))
-    np.testing.assert_allclose(ranks, [0.25, 0.875, 0, 0.875, 0.5])
+    np.testing.assert_allclose(ranks, [0.3, 0.8, 0.1, 0.8, 0.5], rtol=1e-6)
     np.testing.assert_array_equal(difficulty_ranks(jnp.array([3.0])), [0.5])
 
 
@@ -69,6 +69,19 @@ def test_the_running_average_is_of_each_examples_own_losses():
         for example in set(index):
             expected[example] = 0.8 * expected[example] + 0.2 * losses[index == example].mean()
     np.testing.assert_allclose(found, expected, rtol=1e-5)
+
+
+def test_the_weights_of_a_batch_have_a_mean_near_1():
+    """As over uniform ranks: a preference is no learning rate."""
+    for number in (8, 64):
+        ranks = difficulty_ranks(np.random.default_rng(0).uniform(size=number))
+        assert float(sample_weights(ranks, 4.0).mean()) == pytest.approx(1, abs=0.02)
+
+
+def test_an_average_that_is_not_finite_starts_anew_and_padding_is_left_out():
+    found = jnp.array([jnp.nan, 1.0, 2.0])
+    found = update_difficulty(found, jnp.array([0, 3, 1]), jnp.array([4.0, 9.0, 3.0]), decay=0.5)
+    np.testing.assert_array_equal(found, [4, 2, 2])
 
 
 def test_a_decay_is_a_share():

@@ -40,6 +40,14 @@ def test_the_gradient_is_that_of_the_formula_and_none_reaches_the_teacher():
     assert not of_teacher.any()
 
 
+def test_the_slope_in_the_temperature_is_that_of_the_formula():
+    rng = np.random.default_rng(3)
+    student, teacher = rng.normal(size=(2, 5, 7))
+    slope = jax.grad(lambda t: distillation_loss(student, teacher, temperature=t).sum())(2.0)
+    numeric = (by_hand(student, teacher, 2 + 1e-4) - by_hand(student, teacher, 2 - 1e-4)) / 2e-4
+    assert float(slope) == pytest.approx(numeric.sum(), rel=1e-3)
+
+
 def test_a_high_temperature_matches_logits():
     """Hinton et al., section 2.1: of logits without a mean the gradient is (z - v) / classes."""
     student, teacher = (z - z.mean(-1, keepdims=True) for z in (STUDENT, TEACHER))

@@ -15,6 +15,7 @@ from cyclical_jax.data.sources import num_classes as num_classes
 from cyclical_jax.data.sources import num_examples as num_examples
 from cyclical_jax.data.sources import num_train as num_train
 from cyclical_jax.data.sources import num_unlabelled as num_unlabelled
+from cyclical_jax.data.streams import DamagedExampleError as DamagedExampleError
 from cyclical_jax.data.streams import Stream as Stream
 from cyclical_jax.data.subsets import SUBSETS as SUBSETS
 from cyclical_jax.data.subsets import index_file_of as index_file_of

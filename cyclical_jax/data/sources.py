@@ -97,8 +97,9 @@ class Dataset(NamedTuple):
     """A dataset in memory, or one that is read batch by batch.
 
     Each split is `{"image": uint8 [n, height, width, channels], "label": int32 [n]}`, with labels
-    in 0 .. num_classes - 1, or a `Stream`. The training split may hold more: `"unlabelled"`, uint8
-    [any number, height, width, channels], and what techniques add to examples, [n, ...].
+    in 0 .. num_classes - 1, or float32 [n, num_classes] from 0 to 1; or it is a `Stream`. The
+    training split may hold more: `"unlabelled"`, uint8 [any number, height, width, channels], and
+    what techniques add to examples, [n, ...].
     """
 
     train: Split

@@ -7,6 +7,7 @@ import gc
 import importlib
 import multiprocessing
 import os
+import signal
 import threading
 from collections.abc import Callable, Generator, Sequence
 from typing import Any
@@ -66,7 +67,8 @@ class Stream:
 
         Raises:
           ValueError: A number is negative.
-          RuntimeError: An image is damaged, or a worker died.
+          DamagedExampleError: An image is damaged.
+          RuntimeError: A worker died.
           ImportError: Grain is not installed, and there are to be workers.
         """
         for name, number in {"start": start, "seed": seed, "num_workers": num_workers}.items():
@@ -76,6 +78,10 @@ class Stream:
         if num_workers:
             return _by_workers(make_batch, start, stop, num_workers)
         return (make_batch(number) for number in range(start, stop))
+
+
+class DamagedExampleError(RuntimeError):
+    """An example of a stream cannot be read; a line that says which."""
 
 
 class _BatchMaker:
@@ -109,7 +115,7 @@ class _BatchMaker:
             return self._crop(example["image"], number, index), example["label"]
         except Exception as error:  # Pillow's decoders raise whatever they meet in a damaged file
             reason = " ".join(f"{type(error).__name__}: {error}".split())
-            raise RuntimeError(f"{where} cannot be read: {reason}") from error
+            raise DamagedExampleError(f"{where} cannot be read: {reason}") from error
 
     def _crop(self, encoded: bytes, number: int, index: int) -> np.ndarray:
         if not self._stream.augmented:
@@ -139,20 +145,35 @@ def _by_workers(
 
 def _copied(batches: Any) -> Generator[Batch]:
     """Grain's arrays are shared memory, a file each, for as long as somebody holds on to them."""
+    damaged = None
     try:
         with contextlib.closing(batches):
             for batch in batches:
                 yield {name: np.array(array) for name, array in batch.items()}
+    except RuntimeError as error:  # with what a worker raised as the text of a traceback
+        name = f"{DamagedExampleError.__name__}: "
+        lines = [line for line in str(error).splitlines() if name in line]
+        if not lines:
+            raise
+        damaged = lines[-1].partition(name)[2]
     finally:
         # Its queues are in cycles. Collected at any other time, that may be in the middle of a
         # call of multiprocessing's resource tracker, which then loses count of them (Python 3.12).
         del batches
         gc.collect()
+    if damaged:  # only here, where nothing holds the error, and by it the queues, any more
+        raise DamagedExampleError(damaged)
 
 
 def _end_with_parent(worker: int, num_workers: int) -> None:
-    """Ends this process when its parent dies: nobody else would, and it waits for room for ever."""
+    """Ends this process when its parent does, and only then.
+
+    Nobody else would, and it waits for room for ever. A terminal and a cluster send their signals
+    to workers too, where the parent has a run to save first.
+    """
     del worker, num_workers
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, signal.SIG_IGN)
     parent = multiprocessing.parent_process()
     assert parent  # this is a worker
 

@@ -4,7 +4,7 @@ The numbers may be traced: everything here is built inside the compiled program.
 """
 
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +12,7 @@ import optax
 
 from cyclical_jax import transforms
 from cyclical_jax.augment import augment
-from cyclical_jax.curriculum import sample_weights
+from cyclical_jax.curriculum import difficulty_ranks, sample_weights
 from cyclical_jax.data import UNLABELLED
 from cyclical_jax.distillation import distillation_loss
 from cyclical_jax.finetuning import layers_by_name, scale_by_layer
@@ -20,17 +20,26 @@ from cyclical_jax.schedules import cyclical_schedule
 from cyclical_jax.semisupervised import pseudo_label_loss
 from cyclical_jax.training.accumulation import windows_schedule
 from cyclical_jax.training.durations import Timetable
-from cyclical_jax.training.fields import LOSS_KNOBS, LOSSES, MODEL_KNOBS, OPTIMIZER_OPTIONS
+from cyclical_jax.training.fields import (
+    LOSS_KNOBS,
+    LOSSES,
+    MODEL_KNOBS,
+    MULTILABEL,
+    OPTIMIZER_OPTIONS,
+)
+from cyclical_jax.training.labels import multi_hot
 from cyclical_jax.training.learning_rate import scheduled_rate
 from cyclical_jax.training.networks import assemble_model, layers
 from cyclical_jax.training.pretrained import RANK, TEACHER, Trained
 from cyclical_jax.training.recipe import Numbers, Structure
 from cyclical_jax.training.step import (
+    DIFFICULTY,
     Batch,
     BatchTransform,
     LossTerm,
     TrainStep,
     Values,
+    gathered,
     make_train_step,
 )
 
@@ -117,11 +126,12 @@ def _loss_of_unlabelled(
 def make_loss_term(structure: Structure) -> LossTerm:
     """The loss of the labels, at the knobs' values."""
     loss_function = LOSSES[structure.loss]
-    names = ("temperature", "label_smoothing", *LOSS_KNOBS[structure.loss])
+    is_multilabel = structure.loss in MULTILABEL
 
     def loss(logits: jax.Array, batch: Batch, values: Values) -> jax.Array:
-        knobs = {name: values[name] for name in names}
-        return loss_function(logits, batch["label"], **knobs)
+        knobs = {name: values[name] for name in LOSS_KNOBS[structure.loss]}
+        labels = multi_hot(batch["label"], logits) if is_multilabel else batch["label"]
+        return loss_function(logits, labels, **knobs)
 
     return LossTerm(loss)
 
@@ -130,6 +140,7 @@ def make_batch_transforms(
     structure: Structure,
     schedules: Schedules,
     num_classes: int,
+    axis_name: str | None,
     teacher: Trained | None = None,
 ) -> list[BatchTransform]:
     """What is done to a batch first; the teacher sees the images that the model sees."""
@@ -142,7 +153,9 @@ def make_batch_transforms(
     if teacher is not None:
         transforms.append(BatchTransform(lambda batch, *_: _with_teacher(batch, teacher)))
     if "preference" in schedules:
-        transforms.append(BatchTransform(_with_curriculum, schedules["preference"]))
+        is_running = "average_decay" in schedules
+        weights = functools.partial(_weights_in_batch, axis_name) if is_running else _weights
+        transforms.append(BatchTransform(_weighted_by(weights), schedules["preference"]))
     return transforms
 
 
@@ -157,16 +170,40 @@ def _view(name: str, operations: Sequence[str]) -> BatchTransform:
 
 
 def _with_teacher(batch: Batch, teacher: Trained) -> Batch:
-    return batch | {TEACHER: jax.lax.stop_gradient(teacher.logits(batch["image"]))}
+    return batch | {TEACHER: teacher.logits(batch["image"])}
 
 
-def _with_curriculum(batch: Batch, key: jax.Array, preference: jax.Array) -> Batch:
-    weights = sample_weights(batch[RANK], preference)
-    return batch | {"weight": weights * batch.get("weight", jnp.float32(1))}
+def _weighted_by(weights: Callable[[Batch, jax.Array], jax.Array]):
+    def transform(batch, key, preference):
+        own = batch.get("weight", jnp.float32(1))
+        return batch | {"weight": weights(batch, preference) * own}
+
+    return transform
 
 
-def make_norm_terms(structure: Structure) -> list[LossTerm]:
-    """The plain loss whose gradient's norm the gradient gets, where it gets one."""
+def _weights(batch: Batch, preference: jax.Array) -> jax.Array:
+    """By the place of each example among all."""
+    return sample_weights(batch[RANK], preference)
+
+
+def _weights_in_batch(axis_name: str | None, batch: Batch, preference: jax.Array) -> jax.Array:
+    """By the place of each example in the batch of all devices, with a mean of 1 over it."""
+    own = batch[DIFFICULTY], batch.get("mask", jnp.ones_like(batch[DIFFICULTY]))
+    difficulty, mask = gathered(own, axis_name)
+    weights = sample_weights(difficulty_ranks(difficulty), preference)
+    weights = weights / weights.mean(where=mask > 0)
+    if axis_name is None:
+        return weights
+    start = jax.lax.axis_index(axis_name) * len(own[0])
+    return jax.lax.dynamic_slice_in_dim(weights, start, len(own[0]))
+
+
+def make_norm_terms(structure: Structure, terms: Sequence[LossTerm]) -> list[LossTerm]:
+    """The `terms` with the plain loss of the labels, whose gradient's norm the gradient gets.
+
+    None where it keeps its own. The other terms are in both: what they teach is not rescaled away
+    where the labels are learnt.
+    """
     if structure.gradient_norm is None:
         return []
     loss_function = LOSSES[structure.gradient_norm]
@@ -174,7 +211,8 @@ def make_norm_terms(structure: Structure) -> list[LossTerm]:
     def loss(logits: jax.Array, batch: Batch, values: Values) -> jax.Array:
         return loss_function(logits, batch["label"], label_smoothing=values["label_smoothing"])
 
-    return [LossTerm(loss)]
+    of_labels, *others = terms
+    return [of_labels._replace(loss=loss), *others]
 
 
 def assemble_train_step(
@@ -195,15 +233,17 @@ def assemble_train_step(
     """
     schedules = make_schedules(structure, numbers, timetable)
     names = layers(structure, image_shape) if image_shape and "share" in schedules else ()
+    terms = make_loss_terms(structure, schedules)
     return make_train_step(
         assemble_model(structure, num_classes, axis_name),
         make_optimizer(structure, schedules, timetable, names),
-        make_loss_terms(structure, schedules),
-        make_batch_transforms(structure, schedules, num_classes, teacher),
-        norm_terms=make_norm_terms(structure),
+        terms,
+        make_batch_transforms(structure, schedules, num_classes, axis_name, teacher),
+        norm_terms=make_norm_terms(structure, terms),
         knobs=schedules,
         model_knobs=[name for name in MODEL_KNOBS if name in schedules],
         ema_decay=schedules.get("ema_decay"),
+        difficulty_decay=schedules.get("average_decay"),
         skip_nonfinite=structure.on_nonfinite == "skip",
         micro_steps=micro_steps,
         axis_name=axis_name,

@@ -1,6 +1,7 @@
 """Checkpoints of a run: whole or not there, written in the background, verified when read."""
 
 import contextlib
+import errno
 import hashlib
 import json
 import logging
@@ -16,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 
-from cyclical_jax.training.devices import is_first_process, wait_for_all
+from cyclical_jax.training.devices import is_first_process, largest_of_all, wait_for_all
 from cyclical_jax.training.state import TrainState, Variables
 from cyclical_jax.training.totals import Totals
 
@@ -24,6 +25,15 @@ CONFIG, CHECKPOINTS = "config.json", "checkpoints"  # where a workdir has them
 _ABOUT = "about"  # the item beside the state: digest, seconds, validation accuracy
 _VAL_ACCURACY = "val_accuracy"
 _LONGEST_REASON = 200  # characters of what Orbax says
+_OF_THE_MACHINE = {
+    errno.EIO,
+    errno.ESTALE,
+    errno.EMFILE,
+    errno.ENFILE,
+    errno.ENOMEM,
+    errno.EACCES,
+    errno.EPERM,
+}
 _OVERHEAD = 1_000_000  # bytes of a checkpoint beside its arrays, at most
 
 _logger = logging.getLogger(__name__)
@@ -83,18 +93,24 @@ class Checkpoints:
             self._manager.close()
 
     def save(self, snapshot: Snapshot, val_accuracy: float | None = None) -> None:
-        """Starts to write, unless that micro step is there; returns when it has all in memory.
+        """Starts to write; returns when it has all in memory.
+
+        One of that micro step that is there, of a run that was stopped in its validation, stays,
+        and is told the accuracy.
 
         Raises:
           CheckpointError: This one cannot be written, or the one before it could not.
         """
         micro_step, arrays = int(snapshot.state.micro_step), _arrays(snapshot)
-        if micro_step == self._manager.latest_step():
-            return
-        self._check_space(arrays)
         about = {"digest": _digest(arrays), "seconds": snapshot.seconds}
         about[_VAL_ACCURACY] = val_accuracy
-        self._accuracies[micro_step] = -math.inf if val_accuracy is None else val_accuracy
+        is_there = micro_step == self._manager.latest_step()
+        if not is_there or val_accuracy is not None:
+            self._accuracies[micro_step] = -math.inf if val_accuracy is None else val_accuracy
+        if is_there:
+            self._amend(micro_step, val_accuracy)
+            return
+        self._check_space(arrays)
         with self._errors_told():
             self._manager.save(
                 micro_step,
@@ -102,6 +118,15 @@ class Checkpoints:
                     state=ocp.args.StandardSave(arrays), about=ocp.args.JsonSave(about)
                 ),
             )
+
+    def _amend(self, micro_step: int, val_accuracy: float | None) -> None:
+        path = self._directory / str(micro_step) / _ABOUT / "metadata"
+        about = _about(self._directory / str(micro_step))
+        if val_accuracy is not None and about and is_first_process():
+            temporary = path.with_name(".metadata.new")
+            with self._errors_told():
+                temporary.write_text(json.dumps(about | {_VAL_ACCURACY: val_accuracy}))
+                temporary.replace(path)
 
     def check(self) -> None:
         """Raises CheckpointError if what was being written could not be."""
@@ -154,20 +179,27 @@ class Checkpoints:
 
     def _newest(self) -> tuple[int, _Arrays, dict[str, Any]] | None:
         """The newest that is undamaged."""
-        steps = sorted(self._manager.all_steps(), reverse=True)
-        for micro_step in steps:
+        damaged: dict[int, str] = {}
+        for micro_step in sorted(self._manager.all_steps(), reverse=True):
             try:
-                return micro_step, *self._read(micro_step)
+                found = micro_step, *self._read(micro_step)
             except Exception as error:  # whatever a damaged file may lead to
-                _logger.warning(
-                    "checkpoint %s is damaged (%s); the one before it is used",
-                    self._directory / str(micro_step),
-                    str(error).strip().partition("\n")[0][:_LONGEST_REASON],
-                )
-                self._set_aside(micro_step)
-        if steps:
-            raise CheckpointError(f"no checkpoint in {self._directory} can be read.")
+                if _may_pass(error):
+                    raise CheckpointError(f"{self._directory} cannot be read: {error}.") from error
+                found, damaged[micro_step] = None, _reason(error)
+            if self._agree(found is not None):
+                self._set_aside(damaged)
+                return found
+            damaged.setdefault(micro_step, "in another process")
+        if damaged:  # they stay where they are: what is wrong may pass
+            reasons = "; ".join(f"{step}: {reason}" for step, reason in damaged.items())
+            raise CheckpointError(f"no checkpoint in {self._directory} can be read: {reasons}.")
         return None
+
+    def _agree(self, is_read: bool) -> bool:
+        """Whether all processes have read it, so that all of them begin with the same one."""
+        (failed,) = largest_of_all([not is_read])
+        return not failed
 
     def _on_unraisable(self, unraisable) -> None:
         """Of the arrays beside one that failed TensorStore tells a loop that Orbax has closed."""
@@ -214,16 +246,27 @@ class Checkpoints:
         )
         return Snapshot(state, totals, seconds)
 
-    def _set_aside(self, micro_step: int) -> None:
-        if self._read_only:
+    def _set_aside(self, damaged: Mapping[int, str]) -> None:
+        """Renames them, newer than one that was read, and warns of each."""
+        for micro_step, reason in damaged.items():
+            path = self._directory / str(micro_step)
+            _logger.warning(
+                "checkpoint %s is damaged (%s); the one before it is used", path, reason
+            )
+        if self._read_only or not damaged:
             return
         wait_for_all("read")
         if is_first_process():
-            path = self._directory / str(micro_step)
-            with self._errors_told():
-                path.rename(path.with_name(f"damaged-{micro_step}"))
+            for micro_step in damaged:
+                self._rename(self._directory / str(micro_step))
         wait_for_all("set aside")
         self._manager.reload()
+
+    def _rename(self, path: Path) -> None:
+        aside = path.with_name(f"damaged-{path.name}")
+        with self._errors_told():
+            shutil.rmtree(aside, ignore_errors=True)  # of an earlier time at the same place
+            path.rename(aside)
 
     @contextlib.contextmanager
     def _errors_told(self) -> Iterator[None]:
@@ -233,8 +276,9 @@ class Checkpoints:
         except Exception as error:
             if isinstance(error, CheckpointError):
                 raise
-            reason = str(error).strip().partition("\n")[0][:_LONGEST_REASON]
-            raise CheckpointError(f"{self._directory} cannot be written: {reason}") from error
+            raise CheckpointError(
+                f"{self._directory} cannot be written: {_reason(error)}"
+            ) from error
 
 
 class _NewestAndBest:
@@ -302,6 +346,17 @@ def _about(checkpoint: Path) -> dict[str, Any]:
     except (OSError, ValueError):
         return {}
     return about if isinstance(about, dict) else {}
+
+
+def _may_pass(error: Exception) -> bool:
+    """Whether it is of the machine rather than of what is in a file."""
+    of_machine = isinstance(error, OSError) and error.errno in _OF_THE_MACHINE
+    return of_machine or isinstance(error, MemoryError)
+
+
+def _reason(error: Exception) -> str:
+    """The first line of what Orbax says."""
+    return str(error).strip().partition("\n")[0][:_LONGEST_REASON]
 
 
 def _misfit(wanted: Mapping[str, Any], found: Mapping[str, Any]) -> str | None:

@@ -12,9 +12,11 @@ import numpy as np
 from cyclical_jax import data
 from cyclical_jax.data.batches import Select, in_order
 from cyclical_jax.data.sources import Split
-from cyclical_jax.losses import softmax_cross_entropy
+from cyclical_jax.losses import asymmetric_multilabel_loss, softmax_cross_entropy
 from cyclical_jax.training.devices import AXIS, Throttle, on_all_devices
+from cyclical_jax.training.fields import MULTILABEL
 from cyclical_jax.training.images import as_batch, sent_batches
+from cyclical_jax.training.labels import is_correct, multi_hot
 from cyclical_jax.training.networks import assemble_model
 from cyclical_jax.training.recipe import Structure
 from cyclical_jax.training.state import Variables
@@ -45,6 +47,10 @@ def evaluate(
 ) -> Scores:
     """Mean cross entropy (temperature 1, no smoothing), accuracy and calibration error of a split.
 
+    An example is right if the class with the largest logit is one of its labels. Of a model with a
+    multi-label loss the cross entropy is the binary one, summed over the classes, and probabilities
+    are sigmoids.
+
     The calibration error is the expected one of Guo et al., 1706.04599: examples fall by their
     confidence p, the largest probability, into 15 bins of equal width; it is
     `sum_bins |sum_examples (is right - p)| / num_examples`.
@@ -53,7 +59,8 @@ def evaluate(
       structure: Of the run that `variables` belong to.
       num_classes: Number of classes.
       variables: Such as `TrainState.evaluated`, on all devices.
-      split: {"image": uint8 [n, height, width, channels], "label": [n]}, on the host, or a stream.
+      split: {"image": uint8 [n, height, width, channels], "label": [n] indices or [n, classes]},
+        on the host, or a stream.
       num_workers: Processes that read a stream.
       after_batch: Called after each batch; what it raises ends the evaluation.
 
@@ -83,20 +90,28 @@ def make_batch_sums(
 ) -> Callable[[Variables, dict[str, Any]], Sums]:
     """(variables, examples as bytes, with a mask) -> what they add to the sums."""
     model = assemble_model(structure, num_classes, axis_name=None)
+    is_multilabel = structure.loss in MULTILABEL
+    probabilities = jax.nn.sigmoid if is_multilabel else jax.nn.softmax
+    loss_function = _binary_cross_entropy if is_multilabel else softmax_cross_entropy
 
     def batch_sums(variables, examples):
         mask, label = examples["mask"], examples["label"]
         logits, _ = model.apply(*variables, as_batch(examples)["image"], train=False)
-        correct, confidence = logits.argmax(-1) == label, jax.nn.softmax(logits).max(-1)
+        correct, confidence = is_correct(logits, label), probabilities(logits).max(-1)
         bins = jnp.ceil(confidence * _NUM_BINS).astype(jnp.int32) - 1
         return Sums(
-            loss=(softmax_cross_entropy(logits, label) * mask).sum(),
+            loss=(loss_function(logits, label) * mask).sum(),
             correct=(correct * mask).sum(),
             num_examples=mask.sum(),
             gaps=jax.ops.segment_sum((correct - confidence) * mask, bins, _NUM_BINS),
         )
 
     return batch_sums
+
+
+def _binary_cross_entropy(logits, labels):
+    plain = {"gamma_pos": 0.0, "gamma_neg": 0.0, "margin": 0.0}
+    return asymmetric_multilabel_loss(logits, multi_hot(labels, logits), **plain)
 
 
 def scores(sums: Iterable[Sums]) -> Scores:

@@ -35,6 +35,7 @@ class Limits(TypedDict, total=False):
     minimum: float
     maximum: float
     above: float
+    below: float
 
 
 _FLOAT32_TINY, _FLOAT32_MAX = map(float, (np.finfo("f4").tiny, np.finfo("f4").max))
@@ -163,6 +164,16 @@ def _knob(default: Any, meaning: str, **limits: Unpack[Limits]) -> Field:
     return Field(default, check, words, meaning)
 
 
+def _constant(default: float, meaning: str, **limits: Unpack[Limits]) -> Field:
+    """A number that is an argument of the program as a knob is, but does not cycle."""
+    number = _number(default, meaning, **limits)
+
+    def check(key, value) -> Cycle:
+        return Cycle(*[number.check(key, value)] * 2)
+
+    return number._replace(check=check)
+
+
 def _whole_knob(default: int, meaning: str, *, minimum: int) -> Field:
     """A knob whose ends are whole numbers."""
     knob, whole = (make(default, meaning, minimum=minimum) for make in (_knob, _whole))
@@ -248,11 +259,16 @@ LOSSES: dict[str, Callable[..., jax.Array]] = {
     "focal": losses.focal_loss,
     "asymmetric_focal": losses.asymmetric_focal_loss,
     "cyclical_focal": losses.cyclical_focal_loss,
+    "asymmetric_multilabel": losses.asymmetric_multilabel_loss,
+    "cyclical_multilabel": losses.cyclical_multilabel_loss,
 }
-_OF_EVERY_LOSS = ("logits", "labels", "temperature", "label_smoothing")
+MULTILABEL = ("asymmetric_multilabel", "cyclical_multilabel")  # of a sigmoid of each logit
 LOSS_KNOBS: dict[str, tuple[str, ...]] = {
-    name: tuple(knob for knob in inspect.signature(loss).parameters if knob not in _OF_EVERY_LOSS)
-    for name, loss in LOSSES.items()
+    name: tuple(inspect.signature(loss).parameters)[2:] for name, loss in LOSSES.items()
+}
+_LOSS_OPTIONS = {
+    name: knobs if name in MULTILABEL else (*knobs, "gradient_norm")
+    for name, knobs in LOSS_KNOBS.items()
 }
 # Attributes of a model that are knobs; the others decide its program.
 MODEL_KNOBS = ("dropout", "stochastic_depth")
@@ -260,10 +276,15 @@ OPTIMIZER_OPTIONS: dict[str, tuple[str, ...]] = {
     "sgd": ("momentum", "nesterov"),
     "adamw": ("b1", "b2", "eps"),
 }
+CURRICULA: dict[str, tuple[str, ...]] = {
+    "earlier_run": ("scorer",),
+    "running_average": ("average_decay",),
+}
 OPTIONS: dict[str, Mapping[str, tuple[str, ...]]] = {
     "model.name": MODEL_OPTIONS,
     "optimizer.name": OPTIMIZER_OPTIONS,
-    "loss.name": LOSS_KNOBS,
+    "loss.name": _LOSS_OPTIONS,
+    "curriculum.name": CURRICULA,
 }
 
 FIELDS: dict[str, Field] = {
@@ -378,11 +399,18 @@ FIELDS: dict[str, Field] = {
     ),
     "optimizer.momentum": _knob(0.9, "of sgd", minimum=0, maximum=1),
     "optimizer.nesterov": _flag(True, "Nesterov's momentum, of sgd"),
-    "optimizer.b1": _knob(0.9, "decay of the mean of the gradient, of adamw", minimum=0, maximum=1),
-    "optimizer.b2": _knob(0.999, "decay of the mean of its square, of adamw", minimum=0, maximum=1),
+    # Adam corrects its averages for their start by the decay in force: a cycle would not cancel.
+    "optimizer.b1": _constant(
+        0.9, "decay of the mean of the gradient, of adamw", minimum=0, below=1
+    ),
+    "optimizer.b2": _constant(
+        0.999, "decay of the mean of its square, of adamw", minimum=0, below=1
+    ),
     "optimizer.eps": _knob(1e-8, "keeps adamw from dividing by zero", above=0),
     "loss.name": _one_of("cross_entropy", tuple(LOSS_KNOBS), "see cyclical_jax/losses.py"),
-    "loss.temperature": _knob(1.0, "divides the logits in training; evaluation has 1", above=0),
+    "loss.temperature": _knob(
+        1.0, "divides the logits in the loss of the labels; all else has 1", above=0
+    ),
     "loss.label_smoothing": _knob(0.0, "share of the label given to all", minimum=0, maximum=1),
     "loss.gradient_norm": _or_none(
         _one_of(
@@ -394,7 +422,10 @@ FIELDS: dict[str, Field] = {
         )
     ),
     "loss.class_weights": _or_none(
-        _class_weights("of the examples' losses, one a class; 'balanced' is n / (classes n_class)")
+        _class_weights(
+            "of the examples' losses, one a class, not normalised: 2 for all doubles the gradient; "
+            "'balanced' is n / (classes n_class)"
+        )
     ),
     "loss.gamma": _knob(2.0, "of the focal loss", minimum=0),
     "loss.hardness": _knob(
@@ -403,6 +434,12 @@ FIELDS: dict[str, Field] = {
     "loss.gamma_hc": _knob(3.0, "of the confident loss; up to 3.591 it is monotone", minimum=0),
     "loss.gamma_pos": _knob(2.0, "focal, of the label", minimum=0),
     "loss.gamma_neg": _knob(2.0, "focal, of the other classes", minimum=0),
+    "loss.margin": _knob(
+        0.05,
+        "probability below which a class that is no label costs nothing",
+        minimum=0,
+        maximum=0.999,
+    ),
     "semisupervised.unlabelled_weight": _or_none(
         _knob(None, "of the loss of the examples that subset leaves out", minimum=0)
     ),
@@ -430,8 +467,22 @@ FIELDS: dict[str, Field] = {
     "distillation.teacher_temperature": _knob(
         2.0, "divides the logits of both, in the teacher's loss", above=0
     ),
+    "curriculum.name": _or_none(
+        _one_of(
+            None,
+            tuple(CURRICULA),
+            "whose loss says how difficult an example is: that of a run in scorer, among all "
+            "examples; or this run's own, averaged, among those of the batch",
+        )
+    ),
     "curriculum.scorer": _or_none(
         _text(None, "workdir of the run whose loss says how difficult an example is")
+    ),
+    "curriculum.average_decay": _knob(
+        0.9,
+        "of the running average of an example's loss, each time it is seen",
+        minimum=0,
+        maximum=1,
     ),
     "curriculum.preference": _knob(
         {"easy": 4.0, "hard": 0.0},
@@ -442,14 +493,19 @@ FIELDS: dict[str, Field] = {
     "finetuning.start": _or_none(_text(None, "workdir of the run whose parameters are the first")),
     "finetuning.new_head": _flag(False, "the last layer's parameters are drawn anew"),
     "finetuning.share": _or_none(
-        _knob(None, "of the layers that learn, from the head down", minimum=0, maximum=1)
+        _knob(
+            None,
+            "of the layers that learn, from the head down; BatchNorm's statistics move in all",
+            minimum=0,
+            maximum=1,
+        )
     ),
 }
 # {section: its key that is None where the section is off}; the others are read where it is on.
 SWITCHES = {
     "semisupervised": "unlabelled_weight",
     "distillation": "teacher",
-    "curriculum": "scorer",
+    "curriculum": "name",
     "finetuning": "start",
 }
 SECTIONS = tuple(dict.fromkeys(key.split(".")[0] for key in FIELDS if "." in key))

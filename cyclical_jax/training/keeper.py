@@ -19,6 +19,7 @@ class Keeper:
     Args:
       checkpoints: Where to; None keeps nothing.
       every: Seconds, at least 0, which is every epoch.
+      before_save: Called first, to make sure of what a checkpoint counts on, such as rows of a log.
       is_stopping: Asked after each call of the compiled program, from the first on; at its first
         True, of any process, the run is saved and ends.
     """
@@ -28,9 +29,11 @@ class Keeper:
         checkpoints: Checkpoints | None = None,
         *,
         every: float = 30.0,
+        before_save: Callable[[], None] = lambda: None,
         is_stopping: Callable[[], bool] = lambda: False,
     ):
         self._checkpoints, self._every, self._ask = checkpoints, every, is_stopping
+        self._before_save = before_save
         self._saved_at, self._since, self._is_stopping = time.monotonic(), 0.0, False
 
     def agree(self, seconds: float) -> float:
@@ -62,6 +65,7 @@ class Keeper:
         if self._is_stopping:
             self._stop(self._checkpoints, snapshot, val_accuracy)
         if self._is_due() and timetable.is_epoch(done):
+            self._before_save()
             self._checkpoints.save(snapshot, val_accuracy)
             self._saved_at, self._since = time.monotonic(), 0.0
 
@@ -78,10 +82,12 @@ class Keeper:
     def finish(self, snapshot: Snapshot, val_accuracy: float | None) -> None:
         """Saves the end of the run; returns when it is written."""
         if self._checkpoints is not None:
+            self._before_save()
             self._checkpoints.save(snapshot, val_accuracy)
             self._checkpoints.wait()
 
     def _stop(self, checkpoints: Checkpoints, snapshot: Snapshot, val_accuracy) -> NoReturn:
+        self._before_save()
         checkpoints.save(snapshot, val_accuracy)
         checkpoints.wait()
         raise StoppedError(f"stopped after {int(snapshot.state.step)} updates, which are saved")

@@ -4,6 +4,8 @@ import contextlib
 import fcntl
 import importlib
 import json
+import logging
+import operator
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,11 +18,15 @@ from rich.text import Text
 from cyclical_jax.training.checkpoints import CHECKPOINTS, CONFIG
 from cyclical_jax.training.devices import is_first_process
 from cyclical_jax.training.durations import Timetable
+from cyclical_jax.training.fields import FIELDS, SECTIONS
 from cyclical_jax.training.loop import Row
 
 METRICS = "metrics.jsonl"
 RESULT = "result.json"
 INPUTS = "inputs.json"
+LOCK = ".lock"
+
+_logger = logging.getLogger(__name__)
 TENSORBOARD = "tensorboard"
 
 
@@ -70,9 +76,15 @@ class RunLog:
 
     def __exit__(self, *error):
         self._bar.stop()
-        self._metrics.close()
+        with contextlib.suppress(OSError):  # a row that could not be written: told already
+            self._metrics.close()
         if self._writer:
             self._writer.close()
+
+    def sync(self) -> None:
+        """Returns when the rows are on the disk, where a power failure leaves them."""
+        with _writing(self._path):
+            os.fsync(self._metrics.fileno())
 
     def progress(self, micro_step: int) -> None:
         """Moves the bar."""
@@ -84,6 +96,7 @@ class RunLog:
         with _writing(self._path):
             self._metrics.write(json.dumps(row, allow_nan=False) + "\n")
         if self._writer:
+            _check_writer(self._writer, self._path.parent / TENSORBOARD)
             for name, value in row.items():
                 if name != "step" and value is not None:
                     self._writer.add_scalar(_tag(name), value, row["step"])
@@ -105,6 +118,9 @@ class SilentLog:
 
     def __exit__(self, *error):
         pass
+
+    def sync(self) -> None:
+        """As in `RunLog`."""
 
     def progress(self, micro_step: int) -> None:
         """As in `RunLog`."""
@@ -142,8 +158,9 @@ def opened_workdir(
     is_taken = _is_taken(workdir)
     if is_taken:
         _check_same(workdir / CONFIG, json.loads(text), "of another config")
-        if inputs:
-            _check_same(workdir / INPUTS, inputs, "of other inputs, which have changed since")
+        if (workdir / INPUTS).exists():
+            what = "of other inputs, which have changed since"
+            _check_same(workdir / INPUTS, inputs or {}, what)
     if not is_first_process():
         yield
         return
@@ -151,23 +168,31 @@ def opened_workdir(
         workdir.mkdir(parents=True, exist_ok=True)
     with _locked(workdir):
         if not is_taken:
-            with _writing(workdir):
-                _write(workdir / CONFIG, text)
-                if inputs:
-                    _write(workdir / INPUTS, json.dumps(inputs, indent=2))
+            write_whole(workdir / CONFIG, text)
+        if inputs and not (workdir / INPUTS).exists():
+            write_whole(workdir / INPUTS, json.dumps(inputs, indent=2))
         yield
 
 
 def config_differences(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> list[str]:
-    """What differs between two configs, a line each; where the data lies is no difference."""
+    """What differs between two configs, a line each; where the data lies is no difference.
+
+    A key that `old` lacks, which an earlier version wrote, stands at its default.
+    """
     lines = []
     for name in sorted(old.keys() | new.keys()):
-        there, here = old.get(name), new.get(name)
+        default = {} if name in SECTIONS else _default(f"{prefix}{name}")
+        there, here = old.get(name, default), new.get(name)
         if isinstance(there, dict) and isinstance(here, dict):
             lines += config_differences(there, here, f"{prefix}{name}.")
         elif there != here and name != "data_dir":
             lines.append(f"{prefix}{name}: {there!r} there, {here!r} here")
     return lines
+
+
+def _default(key: str) -> Any:
+    """As JSON has it; None of what is no key."""
+    return json.loads(json.dumps(FIELDS[key].default)) if key in FIELDS else None
 
 
 def read_result(workdir: Path) -> dict[str, Any] | None:
@@ -180,15 +205,15 @@ def write_result(workdir: Path, result: dict[str, Any]) -> None:
     """Writes `result.json`, what is known when training has ended; in the first process."""
     if not is_first_process():
         return
-    with _writing(workdir / RESULT):
-        _write(workdir / RESULT, json.dumps(result, indent=2, allow_nan=False))
+    write_whole(workdir / RESULT, json.dumps(result, indent=2, allow_nan=False))
 
 
-def _write(path: Path, text: str) -> None:
-    """The whole file, or none."""
+def write_whole(path: Path, text: str) -> None:
+    """The whole file, or none; raises WorkdirError if it cannot be written."""
     temporary = path.with_name(f".{path.name}.new")
-    temporary.write_text(text + "\n")
-    temporary.replace(path)
+    with _writing(path):
+        temporary.write_text(text + "\n")
+        temporary.replace(path)
 
 
 def _is_taken(workdir: Path) -> bool:
@@ -225,19 +250,24 @@ def _keep_rows(path: Path, number: int) -> list[Row]:
     if dropped:
         with _writing(path), path.open("r+b") as file:
             file.truncate(sum(map(len, kept)))
-    return [json.loads(line) for line in kept]
+    try:
+        return [json.loads(line) for line in kept]
+    except ValueError as error:  # after a power failure, say
+        raise WorkdirError(f"{path} is damaged before the checkpoint: {error}.") from error
 
 
 @contextlib.contextmanager
 def _locked(workdir: Path) -> Iterator[None]:
-    descriptor = os.open(workdir, os.O_RDONLY)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    with _writing(workdir / LOCK):
+        file = (workdir / LOCK).open("a")  # NFS locks nothing but a file that may be written
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise WorkdirError(f"another process trains in {workdir}; wait for it.") from error
+        except OSError as error:
+            _logger.warning("%s cannot be locked (%s): see to it yourself", workdir, error.strerror)
         yield
-    except BlockingIOError as error:
-        raise WorkdirError(f"another process trains in {workdir}; wait for it.") from error
-    finally:
-        os.close(descriptor)
 
 
 @contextlib.contextmanager
@@ -281,6 +311,16 @@ def _tensorboard() -> Any:
             f"TensorBoard's files need tensorboardX ({error}): "
             "pip install 'cyclical-jax[tensorboard]'."
         ) from error
+
+
+def _check_writer(writer: Any, path: Path) -> None:
+    """Its thread ends at a full disk without a word, and then ten rows later the queue is full."""
+    try:
+        thread = operator.attrgetter("file_writer.event_writer._worker")(writer)
+    except AttributeError:  # of a version that has it elsewhere
+        return
+    if not thread.is_alive():
+        raise WorkdirError(f"{path} cannot be written: TensorBoard's writer has ended.")
 
 
 def _tag(name: str) -> str:

@@ -30,7 +30,7 @@ from cyclical_jax.training.pretrained import Earlier, check_prepared
 from cyclical_jax.training.recipe import Numbers, Recipe, RecipeError, Structure, uneven_batch
 from cyclical_jax.training.state import TrainState, Variables, init_state
 from cyclical_jax.training.totals import Totals, is_empty, no_totals
-from cyclical_jax.training.ways import MOST_MICRO_STEPS, make_advance, way_of
+from cyclical_jax.training.ways import MOST_MICRO_STEPS, make_advance, num_programs, way_of
 
 Row = dict[str, Any]  # what is logged of an interval
 _NOTHING = Earlier()
@@ -89,14 +89,16 @@ def train(
     state, totals = place((start.state, start.totals))
     zeros = place(no_totals(state, recipe.numbers))
     select = select_of(structure, dataset, seed)
-    timer, done, scores = Timer(start.seconds), int(state.micro_step), None
+    way, teacher = way_of(recipe, dataset), place(earlier.teacher)
+    timer = Timer(start.seconds, growth=2 if way == "streamed" else 8)
+    done, is_row_due = int(state.micro_step), has_row_to_come(timetable, start)
     workers = {"seed": seed, "num_workers": num_workers}
     sent = sent_batches(dataset.train, select, start=done, stop=timetable.micro_steps, **workers)
-    way, teacher = way_of(recipe, dataset), place(earlier.teacher)
     advance = make_advance(way, structure, timetable, numbers, dataset, sent, teacher)
     with contextlib.closing(sent):
         while True:
-            if has_row_to_come(timetable, Snapshot(state, totals, timer.seconds)):
+            scores = None
+            if is_row_due:
                 pause = functools.partial(keeper.pause, Snapshot(state, totals, timer.seconds))
                 if timetable.validates_at(done):
                     scores = _validate(recipe, dataset, state, num_workers, pause)
@@ -107,11 +109,12 @@ def train(
                 break
             stop = min(timetable.next_row(done), keeper.next_stop(timetable, done))
             stop = timetable.next_stop(min(stop, done + timer.micro_steps_a_call))
-            began = time.perf_counter()
+            began, programs = time.perf_counter(), num_programs()
             selection = select(start=done, stop=stop)
             state, totals = jax.block_until_ready(advance(state, totals, selection))
-            timer.add(keeper.agree(time.perf_counter() - began), selection)
-            done, scores = stop, None
+            seconds = keeper.agree(time.perf_counter() - began)
+            timer.add(seconds, selection, is_compiling=num_programs() > programs)
+            done, is_row_due = stop, timetable.is_row(stop)
             progress(done)
             check_totals(structure, recipe.numbers, timetable, totals)
     check_finite("the norm of the parameters", float(_norm(state.params)), int(state.step))
@@ -163,11 +166,25 @@ def _nameless_labels(source: str, name: str, split: Split, dataset: Dataset) -> 
     """Labels in memory that are no class; those of a stream TFDS has checked."""
     if isinstance(split, Stream) or not len(split["label"]):
         return
-    lowest, highest = split["label"].min(), split["label"].max()
+    labels = split["label"]
+    if labels.ndim == 2:
+        yield from _misshapen_labels(source, name, labels, dataset.num_classes)
+        return
+    lowest, highest = labels.min(), labels.max()
     if lowest < 0 or highest >= dataset.num_classes:
         yield (
             f"{name} labels of {source} must be 0 to {dataset.num_classes - 1}, "
             f"got {lowest} to {highest}."
+        )
+
+
+def _misshapen_labels(source: str, name: str, labels: np.ndarray, classes: int) -> Iterator[str]:
+    """Those that are a number a class."""
+    is_float, width = labels.dtype.kind == "f", labels.shape[1]
+    if not (is_float and width == classes and 0 <= labels.min() and labels.max() <= 1):
+        yield (
+            f"{name} labels of {source} must be floats of shape [examples, {classes}] from 0 to 1, "
+            f"got {labels.dtype} of shape {list(labels.shape)}."
         )
 
 
@@ -230,8 +247,9 @@ def initial_state(
 ) -> TrainState:
     """The state before the first update, by one compiled call."""
     shape = shape_of_images(dataset)
-    lengths = timetable.lengths
-    return _initial_state(structure, lengths, dataset.num_classes, shape, numbers, seed, start)
+    number = data.num_examples(dataset.train)
+    known = structure, timetable.lengths, dataset.num_classes, shape, number
+    return _initial_state(*known, numbers, seed, start)
 
 
 def make_initial_state(
@@ -239,6 +257,7 @@ def make_initial_state(
     timetable: Timetable,
     num_classes: int,
     image_shape: tuple[int, ...],
+    num_train: int,
     numbers: Numbers,
     seed: int | jax.Array,
     start: Variables | None = None,
@@ -253,7 +272,11 @@ def make_initial_state(
     model = assemble_model(structure, num_classes, axis_name=None)
     if start is not None:
         model = _starting_from(model, start)
-    return init_state(model, optimizer, jnp.zeros(image_shape), seed, ema="ema_decay" in schedules)
+    # What a network without a preference for any class loses, until an example is met.
+    even = jnp.full([num_train], jnp.log(num_classes)) if "average_decay" in schedules else None
+    has_average = "ema_decay" in schedules
+    images = jnp.zeros(image_shape)
+    return init_state(model, optimizer, images, seed, ema=has_average, difficulty=even)
 
 
 def _starting_from(model: Model, start: Variables) -> Model:
@@ -264,7 +287,7 @@ def _starting_from(model: Model, start: Variables) -> Model:
     return model._replace(init=init)
 
 
-_initial_state = jax.jit(make_initial_state, static_argnums=(0, 1, 2, 3))
+_initial_state = jax.jit(make_initial_state, static_argnums=(0, 1, 2, 3, 4))
 
 
 def shape_of_images(dataset: Dataset) -> tuple[int, ...]:
@@ -292,21 +315,26 @@ def select_of(structure: Structure, dataset: Dataset, seed: int) -> Select:
 
 
 class Timer:
-    """Seconds of training, and how many micro steps the next call may have."""
+    """Seconds of training, and how many micro steps the next call may have.
 
-    def __init__(self, seconds: float = 0.0):
+    At most `growth` times as many as the last one: less where what was made ahead of the first
+    calls may make them fast.
+    """
+
+    def __init__(self, seconds: float = 0.0, *, growth: int = 8):
         self.seconds = seconds
+        self._growth = growth
         self.micro_steps_a_call = 1
         self._is_compiled = False
         self._start_row()
 
-    def add(self, seconds: float, selection: Selection) -> None:
-        """Counts a call, unless it is the first, which is of one micro step and compiles."""
+    def add(self, seconds: float, selection: Selection, *, is_compiling: bool = False) -> None:
+        """Counts a call, unless it is the first, which is of one micro step, or compiles."""
         micro_steps = len(selection["index"])
         limit = int(_CALL_SECONDS / seconds * micro_steps)
-        most = min(8 * self.micro_steps_a_call, limit, MOST_MICRO_STEPS)
+        most = min(self._growth * self.micro_steps_a_call, limit, MOST_MICRO_STEPS)
         self.micro_steps_a_call = max(1, most)
-        if self._is_compiled:
+        if self._is_compiled and not is_compiling:
             self.seconds += seconds
             self._row_seconds += seconds
             self._row_examples += int(selection.get("mask", selection["index"] >= 0).sum())

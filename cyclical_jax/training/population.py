@@ -78,6 +78,7 @@ class Population:
             self.timetable.lengths,
             dataset.num_classes,
             loop.shape_of_images(dataset),
+            len(dataset.train["label"]),
             chunk,
         )
         self._splits: dict[str, Arrays] = {}
@@ -312,13 +313,14 @@ def _compiled(
     timetable: Timetable,
     num_classes: int,
     image_shape: tuple[int, ...],
+    num_train: int,
     chunk: int,
 ) -> _Programs:
     of_batch = make_batch_sums(structure, num_classes)
 
     def initialise(numbers, seed, start):
         state = loop.make_initial_state(
-            structure, timetable, num_classes, image_shape, numbers, seed, start
+            structure, timetable, num_classes, image_shape, num_train, numbers, seed, start
         )
         return state, no_totals(state, numbers)
 

@@ -40,6 +40,7 @@ from cyclical_jax.training.fields import (
     BALANCED,
     FIELDS,
     MODEL_KNOBS,
+    MULTILABEL,
     OPTIONS,
     SECTIONS,
     SWITCHES,
@@ -337,8 +338,8 @@ def _contradictions(checked, num_devices: int) -> Iterator[str]:
     yield from _misrestarted(checked)
     if checked.get("semisupervised.unlabelled_weight") is not None:
         yield from _without_unlabelled(checked, num_devices)
-    if checked.get("curriculum.scorer") is not None and "dataset" in checked:
-        yield from _not_in_memory("curriculum.scorer", checked["dataset"])
+    yield from _unscored(checked)
+    yield from _without_softmax(checked)
     if checked.get("loss.class_weights") is not None and "dataset" in checked:
         yield from _misweighted(checked["loss.class_weights"], checked["dataset"])
     yield from _unread(checked)
@@ -398,6 +399,22 @@ def _without_unlabelled(checked, num_devices: int) -> Iterator[str]:
         yield f"semisupervised.unlabelled_weight is set, but {str(error).replace('`', '')}"
 
 
+def _without_softmax(checked) -> Iterator[str]:
+    """What takes the logits for those of one distribution, beside a loss that does not."""
+    if checked.get("loss.name") in MULTILABEL:
+        for key in ("distillation.teacher", "curriculum.name", "semisupervised.unlabelled_weight"):
+            if checked.get(key) is not None:
+                yield f"{key} must be None where loss.name is {checked['loss.name']!r}."
+
+
+def _unscored(checked) -> Iterator[str]:
+    name, scorer = checked.get("curriculum.name"), checked.get("curriculum.scorer")
+    if name == "earlier_run" and scorer is None:
+        yield "curriculum.scorer must be a run's workdir where curriculum.name is 'earlier_run'."
+    if scorer is not None and "dataset" in checked:
+        yield from _not_in_memory("curriculum.scorer", checked["dataset"])
+
+
 def _not_in_memory(key: str, dataset: str) -> Iterator[str]:
     if dataset not in RESIDENT_DATASETS:
         yield f"{key} is for datasets that fit in memory; leave it None for {dataset!r}."
@@ -433,15 +450,14 @@ def _unread(checked) -> Iterator[str]:
         if value == FIELDS[key].check(key, FIELDS[key].default):
             continue
         default = f"leave it at {_shown(FIELDS[key].default)}"
-        switch = _switch(key)
-        if switch and checked.get(switch, True) is None:
-            yield f"{key} is read where {switch} is set, not None; {default}."
-        choice, readers = _readers(key)
+        switch, (choice, readers) = _switch(key), _readers(key)
         if readers and choice in checked and checked[choice] not in readers:
             yield (
                 f"{key} is read where {choice} is {' or '.join(map(repr, readers))}, not "
                 f"{checked[choice]!r}; {default}."
             )
+        elif switch and checked.get(switch, True) is None:
+            yield f"{key} is read where {switch} is set, not None; {default}."
 
 
 def _switch(key: str) -> str | None:

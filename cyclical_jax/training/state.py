@@ -27,6 +27,8 @@ class TrainState(NamedTuple):
     micro_step: jax.Array  # (), int32: batches; randomness counts these
     skipped: jax.Array  # (), int32: batches that were not finite and left no trace
     key: jax.Array  # (), a random key of the run; never changes
+    # [examples], float32: running averages of their losses; None where nothing asks for them
+    difficulty: jax.Array | None = None
 
     @property
     def evaluated(self) -> Variables:
@@ -41,6 +43,7 @@ def init_state(
     seed: int | jax.Array,
     *,
     ema: bool = False,
+    difficulty: jax.Array | None = None,
 ) -> TrainState:
     """The state before the first update.
 
@@ -50,6 +53,7 @@ def init_state(
       image: [batch, height, width, channels], for its shape.
       seed: Of the initial parameters and of all randomness in training.
       ema: Whether a moving average of the variables is kept.
+      difficulty: [examples], what the running averages of their losses start at; None keeps none.
     """
     init_key, key = jax.random.split(jax.random.key(seed))
     variables = Variables(*model.init(init_key, image))
@@ -57,4 +61,5 @@ def init_state(
     average = jax.tree.map(jnp.copy, variables) if ema else None
     step, micro_step, skipped = (jnp.zeros([], jnp.int32) for _ in range(3))
     opt_state = optimizer.init(variables.params)
-    return TrainState(*variables, opt_state, average, step, micro_step, skipped, key)
+    counts = step, micro_step, skipped
+    return TrainState(*variables, opt_state, average, *counts, key, difficulty)

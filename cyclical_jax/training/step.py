@@ -13,15 +13,19 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from cyclical_jax.curriculum import update_difficulty
+from cyclical_jax.losses import softmax_cross_entropy
 from cyclical_jax.models import Model
 from cyclical_jax.schedules import as_schedule
+from cyclical_jax.training.labels import is_correct
 from cyclical_jax.training.state import TrainState, Variables
 from cyclical_jax.transforms import AccumulateGradientsState, current_values
 
 # image, label, index (the position of the example in its dataset), where it is padded mask (0 is
-# padding), where examples have one weight, and whatever the techniques in use add: unlabelled
-# (images), other views of images, teacher (logits), rank. Mask and weight are [batch], or as labels
-# of more axes are: of pixels, of the words of a sequence.
+# padding, all else counts as one), where examples have one weight, and whatever the techniques in
+# use add: unlabelled (images), other views of images, teacher (logits), rank. Mask and weight are
+# [batch], or as labels of more axes are: of pixels, of the words of a sequence. A label of -1 costs
+# nothing, but counts, in the mean and as wrong; a mask leaves it out.
 Batch = dict[str, jax.Array]
 Values = dict[str, jax.Array]  # knob -> its value at this update
 Metrics = dict[str, jax.Array]
@@ -29,6 +33,7 @@ TrainStep = Callable[[TrainState, Batch], tuple[TrainState, Metrics]]
 
 MEASURED = ("loss", "accuracy", "grad_norm")
 LABELLED = "image"  # the view that labels, mask and weight belong to
+DIFFICULTY = "difficulty"  # of the examples of a batch: their running averages so far
 
 
 class BatchTransform(NamedTuple):
@@ -56,6 +61,7 @@ def make_train_step(
     knobs: Mapping[str, optax.Schedule],
     model_knobs: Sequence[str] = (),
     ema_decay: optax.ScalarOrSchedule | None = None,
+    difficulty_decay: optax.ScalarOrSchedule | None = None,
     skip_nonfinite: bool = False,
     micro_steps: int = 1,
     axis_name: str | None = None,
@@ -78,6 +84,9 @@ def make_train_step(
       ema_decay: Of the average that `init_state(..., ema=True)` started: at an update
         `average = d average + (1 - d) variables`, d = min(ema_decay, (1 + step) / (10 + step)), so
         that it soon forgets the initial parameters.
+      difficulty_decay: Of the running averages that `init_state(..., difficulty=...)` started: at a
+        micro step those of its examples become `d average + (1 - d) loss`, of the cross entropy at
+        temperature 1. Before it, the batch has them as `DIFFICULTY`.
       skip_nonfinite: Whether a batch whose loss, gradient or new parameters are not finite changes
         nothing but `micro_step` and `skipped`: its update does not count, for any schedule.
       micro_steps: How many a batch counts as.
@@ -119,26 +128,33 @@ def make_train_step(
         outputs, backward, model_state = jax.vjp(forward, state.params, has_aux=True)
         loss, slopes = jax.value_and_grad(loss_of)(outputs, terms)
         (grads,) = backward(slopes)
-        is_correct = _is_correct(outputs[LABELLED], batch["label"])
-        metrics = {"loss": loss, "accuracy": average(is_correct)}
+        accuracy = average(is_correct(outputs[LABELLED], batch["label"]))
+        metrics = {"loss": loss, "accuracy": accuracy}
         metrics, grads = mean_over_devices((metrics, grads))
         if norm_terms:
             (reference,) = backward(jax.grad(loss_of)(outputs, norm_terms))
             grads = _with_norm_of(grads, mean_over_devices(reference))
         metrics |= {"grad_norm": optax.tree.norm(grads)}
         # Equal on all devices already if the model knows its axis; else they would part.
-        return grads, _map_floats(mean_over_devices, model_state), metrics
+        model_state = _map_floats(mean_over_devices, model_state)
+        return grads, model_state, metrics, outputs[LABELLED]
 
     def train_step(state, batch):
         values = {name: schedule(state.step) for name, schedule in knobs.items()}
         *transform_keys, model_key = _keys(state, len(transforms) + 1, axis_name)
+        if difficulty_decay is not None:
+            batch = batch | {DIFFICULTY: state.difficulty[batch["index"]]}
         for (transform, strength), key in zip(transforms, transform_keys, strict=True):
             batch = transform(batch, key, as_schedule(strength)(state.step))
-        grads, model_state, metrics = gradients(state, batch, values, model_key)
+        grads, model_state, metrics, logits = gradients(state, batch, values, model_key)
         new = _updated(state, optimizer, grads, model_state)
         new = new._replace(micro_step=state.micro_step + micro_steps)
         if ema_decay is not None:
             new = new._replace(ema=_moving_average(state, new, as_schedule(ema_decay)(state.step)))
+        if difficulty_decay is not None:
+            decay = as_schedule(difficulty_decay)(state.step)
+            seen = gathered(_difficulties(batch, logits, len(state.difficulty)), axis_name)
+            new = new._replace(difficulty=update_difficulty(state.difficulty, *seen, decay=decay))
         if skip_nonfinite:
             new = _unless_nonfinite(state, new, metrics)
         metrics["num_examples"] = _num_examples(batch, axis_name)
@@ -166,8 +182,9 @@ def _averager(batch, mean_over_devices) -> Callable[[jax.Array], jax.Array]:
         return jnp.mean
 
     def average(values):
-        mask = _as_wide(batch["mask"], values)
-        return jnp.where(mask > 0, values, 0).sum() / mean_over_devices(mask.sum())
+        is_real = _as_wide(batch["mask"], values) > 0
+        count = mean_over_devices(is_real.sum(dtype=values.dtype))
+        return jnp.where(is_real, values, 0).sum() / jnp.where(count > 0, count, 1)
 
     return average
 
@@ -182,12 +199,6 @@ def _num_examples(batch, axis_name) -> jax.Array:
     counts = batch["mask"] > 0 if "mask" in batch else jnp.ones(len(batch["image"]), bool)
     count = counts.sum(dtype=jnp.int32)
     return jax.lax.psum(count, axis_name) if axis_name else count
-
-
-def _is_correct(logits, labels) -> jax.Array:
-    """Of labels that are indices, or of the likeliest class of those that are probabilities."""
-    indices = labels if labels.ndim < logits.ndim else labels.argmax(-1)
-    return (logits.argmax(-1) == indices).astype(jnp.float32)
 
 
 def _with_norm_of(grads, reference):
@@ -230,6 +241,22 @@ def _moving_average(old: TrainState, new: TrainState, decay: jax.Array) -> Any:
         return jnp.where(is_update, value, old_average)  # a count, say, or a random key
 
     return jax.tree.map(average, Variables(new.params, new.model_state), old.ema)
+
+
+def _difficulties(batch, logits, number: int) -> tuple[jax.Array, jax.Array]:
+    """Positions of a batch's examples, `number` where one is padding, and their losses."""
+    losses = softmax_cross_entropy(logits, batch["label"])
+    losses = losses.mean(tuple(range(1, losses.ndim)))
+    index = batch["index"]
+    if "mask" in batch:
+        mask = batch["mask"]
+        index = jnp.where((mask > 0).any(tuple(range(1, mask.ndim))), index, number)
+    return index, losses
+
+
+def gathered(tree: Any, axis_name: str | None) -> Any:
+    """Leaves [batch, ...] of this device, those of all devices one after the other."""
+    return jax.lax.all_gather(tree, axis_name, tiled=True) if axis_name else tree
 
 
 def _map_floats(function, tree):

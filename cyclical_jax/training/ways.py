@@ -120,6 +120,11 @@ def compiled(
     return on_all_devices(program, in_axes=(None, axes), donate=True)
 
 
+def num_programs() -> int:
+    """How many there are so far; each is compiled in its first call."""
+    return compiled.cache_info().misses
+
+
 def make_program(
     way: str,
     structure: Structure,

@@ -19,7 +19,7 @@ from sklearn.datasets import load_sample_images
 
 from cyclical_jax.data import crops
 from cyclical_jax.data.batches import in_order, select_part, shuffled
-from cyclical_jax.data.streams import Stream
+from cyclical_jax.data.streams import DamagedExampleError, Stream
 
 SIZE, NUM_EXAMPLES, BATCH = 32, 12, 4
 PHOTOS = [PIL.Image.fromarray(image) for image in load_sample_images().images]
@@ -153,10 +153,10 @@ def damaged(position, image):
 )
 def test_a_damaged_image_is_named_in_one_line(num_workers, image, reason):
     select = functools.partial(in_order, NUM_EXAMPLES - 1, BATCH)
-    with pytest.raises(RuntimeError) as error:
+    with pytest.raises(DamagedExampleError) as error:
         batches(damaged(7, image), select, stop=3, num_workers=num_workers)
-    (line,) = [line for line in str(error.value).splitlines() if "example" in line]
-    assert "example 7 of train of here, 7.JPEG, cannot be read: " in line
+    (line,) = str(error.value).splitlines()
+    assert line.startswith("example 7 of train of here, 7.JPEG, cannot be read: ")
     assert reason in line
 
 
@@ -236,6 +236,19 @@ def test_a_worker_that_dies_is_an_error_and_no_wait_for_ever():
     with pytest.raises(RuntimeError):
         list(iterator)
     assert ends(second.pid)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_to_all_is_for_the_parent_alone(number):
+    """A terminal and a cluster send it to the whole group; the run has to be saved first."""
+    before = set(multiprocessing.active_children())
+    iterator = stream().batches(SELECT, start=0, stop=30, seed=1, num_workers=2)
+    first = next(iterator), next(iterator)  # one of each worker, which has begun then
+    workers = [child.pid for child in set(multiprocessing.active_children()) - before]
+    for pid in workers:
+        os.kill(pid, number)
+    assert_same([*first, *iterator], batches(stop=30))
+    assert all(map(ends, workers))
 
 
 PARENT = """

@@ -14,7 +14,15 @@ from ml_collections import ConfigDict
 
 from cyclical_jax import data
 from cyclical_jax.training import loop
-from cyclical_jax.training.fields import FIELDS, LOSS_KNOBS, OPTIONS, SECTIONS, SWITCHES, Cycle
+from cyclical_jax.training.fields import (
+    FIELDS,
+    LOSS_KNOBS,
+    MULTILABEL,
+    OPTIONS,
+    SECTIONS,
+    SWITCHES,
+    Cycle,
+)
 from cyclical_jax.training.pretrained import prepare
 from cyclical_jax.training.recipe import Recipe, RecipeError, default_config, parse
 
@@ -155,7 +163,7 @@ def test_any_config_is_a_recipe_or_lines_that_name_a_key(junk):
             seen["recipe"] += 1
 
     check()
-    assert seen["recipe"] > 20 and seen["refused"] > 100, seen
+    assert seen["recipe"] > 15 and seen["refused"] > 100, seen
 
 
 # ---- configs that run
@@ -203,6 +211,10 @@ def structures(draw, loss):
         "cycle.shape": ["linear", "cosine", "rex"],
     }.items():
         put(config, key, draw(st.sampled_from(words)))
+    if loss in MULTILABEL:
+        config["loss"]["gradient_norm"] = config["semisupervised"]["unlabelled_weight"] = None
+    else:
+        put(config, "curriculum.name", draw(st.sampled_from([None, "running_average"])))
     if config["semisupervised"]["unlabelled_weight"] is not None:
         config["subset"] = "balanced 40"
         config["semisupervised"] |= {"batch_size": 6, "weak": (), "strong": ("flip",)}
@@ -291,7 +303,7 @@ ALL_TECHNIQUES = {
 }
 ALL_TECHNIQUES |= {"resident", "stepwise", "streamed", "float32", "bfloat16", "batch_norm", "cycle"}
 ALL_TECHNIQUES |= {"ema_decay", "max_norm", "max_delta", "clipping", "momentum", "b1", "hardness"}
-ALL_TECHNIQUES |= {"unlabelled_weight", "threshold", "class_weights"}
+ALL_TECHNIQUES |= {"unlabelled_weight", "threshold", "class_weights", "average_decay"}
 
 
 @pytest.fixture
@@ -312,7 +324,7 @@ def test_a_random_config_trains_or_says_why_not(dataset, fast_compilation, capsy
         @hypothesis.seed(seed)
         @hypothesis.settings(
             settings,
-            max_examples=10,
+            max_examples=5,
             phases=[hypothesis.Phase.generate],
             report_multiple_bugs=False,
         )
@@ -350,5 +362,5 @@ def test_a_random_config_trains_or_says_why_not(dataset, fast_compilation, capsy
         check(loss, seed)
     with capsys.disabled():  # pytest would not show it
         print(f"\n{dict(outcomes)}; of those that ran: {dict(ran.most_common())}")
-    assert outcomes["ran"] > 0.3 * outcomes.total() and outcomes.total() >= 150
+    assert outcomes["ran"] > 0.3 * outcomes.total() and outcomes.total() >= 100
     assert ran.keys() >= ALL_TECHNIQUES

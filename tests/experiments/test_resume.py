@@ -1,6 +1,7 @@
 """Runs that are killed, stopped, moved and changed, as a user would, by the command itself."""
 
 import contextlib
+import fcntl
 import json
 import os
 import random
@@ -263,6 +264,54 @@ def test_a_signal_to_one_of_two_processes_stops_both(start, tmp_path):
     for process in processes:
         _, err = finish(process, 143)
         assert "stopped after " in err
+
+
+@pytest.mark.slow
+def test_what_ends_one_of_two_processes_ends_both(start, tmp_path):
+    """Here that somebody else trains there, which the first process alone finds out."""
+    with (tmp_path / ".lock").open("a") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        began = time.monotonic()
+        first, second = start_two(start, tmp_path, config=SHORT)
+        _, err = finish(first, 2)
+        assert err.splitlines()[-1] == f"another process trains in {tmp_path}; wait for it."
+        second.communicate(timeout=120)
+    assert second.returncode != 0 and time.monotonic() - began < 100
+
+
+@pytest.mark.slow
+def test_two_processes_that_were_stopped_before_the_test_end_alike(start, tmp_path):
+    for process in start_two(start, tmp_path, config=SHORT):
+        finish(process)
+    result = json.loads((tmp_path / "result.json").read_text())
+    (tmp_path / "result.json").unlink()
+    for process in start_two(start, tmp_path, config=SHORT):
+        finish(process)
+    again = json.loads((tmp_path / "result.json").read_text())
+    assert without_times(again) == without_times(result)
+
+
+def test_a_record_of_starts_that_was_torn_stops_nothing(start, tmp_path):
+    finish(start(tmp_path, config=SHORT))
+    (tmp_path / "result.json").unlink()
+    (tmp_path / "environment.json").write_text("")
+    finish(start(tmp_path, config=SHORT))
+    (last,) = json.loads((tmp_path / "environment.json").read_text())
+    assert last["step"] > 0
+
+
+def test_an_index_file_that_has_changed_is_refused(start, tmp_path):
+    listed = tmp_path / "some.txt"
+    listed.write_text(" ".join(map(str, range(400))))
+    arguments = f"--config.subset={listed}", "--config.batch_size=20"
+    finish(start(tmp_path / "run", *arguments, config=SHORT))
+    listed.write_text(" ".join(map(str, range(1, 401))))
+    _, err = finish(start(tmp_path / "run", *arguments, config=SHORT), 2)
+    first, second = err.splitlines()
+    assert first.endswith(
+        "holds a run of other inputs, which have changed since; choose another --workdir:"
+    )
+    assert second.startswith("  subset: 'content ")
 
 
 def test_half_a_place_among_processes_is_refused(start, tmp_path):

@@ -163,30 +163,6 @@ def test_a_momentum_that_cycles_is_that_of_the_update(nesterov):
         np.testing.assert_allclose(params, expected, rtol=1e-5, atol=1e-7)
 
 
-def test_a_decay_of_adam_that_cycles_is_that_of_the_update():
-    b1 = [0.2, 0.5, 0.8, 0.5, 0.2]
-    grads = np.random.default_rng(1).normal(size=(5, 3)).astype(np.float32)
-    optimizer = optimizer_of(
-        {
-            "optimizer.name": "adamw",
-            "optimizer.b1": cyclical(0.2, 0.8),
-            "optimizer.b2": 0.9,
-            "optimizer.weight_decay": None,
-        },
-        timetable(5),
-    )
-    update, params = jax.jit(optimizer.update), jnp.zeros(3)
-    state = optimizer.init(params)
-    expected, mean, square = np.zeros(3), np.zeros(3), np.zeros(3)
-    for count, (grad, b) in enumerate(zip(grads, b1, strict=True), start=1):
-        updates, state = update(grad, state, params)
-        params = optax.apply_updates(params, updates)
-        mean = b * mean + (1 - b) * grad
-        square = 0.9 * square + 0.1 * grad**2
-        expected = expected - 0.1 * mean / (1 - b**count) / np.sqrt(square / (1 - 0.9**count))
-        np.testing.assert_allclose(params, expected, rtol=1e-4, atol=1e-6)
-
-
 @pytest.mark.parametrize(
     "micro_steps, windows, rates",
     [(10, (4, 4, 2), (0.1, 0.4, 0.1)), (8, (4, 4), (0.1, 0.1)), (9, (4, 4, 1), (0.1, 0.4, 0.1))],

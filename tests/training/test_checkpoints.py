@@ -1,6 +1,7 @@
 """Checkpoints: what is restored equals what was saved, and nothing else is believed."""
 
 import builtins
+import errno
 import json
 import os
 import pickle
@@ -168,9 +169,66 @@ def test_where_all_are_damaged_no_run_is_started_anew(directory):
     saved(directory, 4, 6)
     for micro_step in (4, 6):
         truncate(directory / str(micro_step) / "about" / "metadata")
-    with pytest.raises(CheckpointError) as error:
+    for _ in range(2):  # the second time, too
+        with pytest.raises(CheckpointError) as error:
+            restored(directory)
+        assert str(error.value).startswith(f"no checkpoint in {directory} can be read: 6: ")
+        assert sorted(os.listdir(directory)) == ["4", "6"]
+
+
+def test_what_may_pass_is_no_damage(directory, monkeypatch):
+    saved(directory, 4, 6)
+
+    def fail(self, micro_step):
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(Checkpoints, "_read", fail)
+    with pytest.raises(CheckpointError, match="cannot be read: .*Input/output error"):
         restored(directory)
-    assert str(error.value) == f"no checkpoint in {directory} can be read."
+    monkeypatch.undo()
+    assert_same(restored(directory), snapshot(6, 6.1))
+
+
+def test_what_one_process_cannot_read_none_begins_with(directory, monkeypatch, caplog):
+    saved(directory, 4, 6)
+    answers = iter([(1.0,), (0.0,)])  # another process failed to read the newest
+    monkeypatch.setattr(checkpoints_module, "largest_of_all", lambda values: next(answers))
+    assert_same(restored(directory), snapshot(4, 4.1))
+    assert "6 is damaged (in another process)" in caplog.text
+    assert sorted(os.listdir(directory)) == ["4", "damaged-6"]
+
+
+def test_damage_at_the_same_place_again_is_set_aside_again(directory):
+    saved(directory, 4)
+    for _ in range(2):
+        saved(directory, 6)
+        truncate(directory / "6" / "about" / "metadata")
+        assert int(restored(directory).state.micro_step) == 4
+    assert sorted(os.listdir(directory)) == ["4", "damaged-6"]
+
+
+def test_one_that_was_saved_within_its_validation_is_told_the_accuracy(directory):
+    saved(directory, 4, 6, accuracies=[0.8, None])
+    saved(directory, 6, 8, 9, accuracies=[0.9, 0.7, 0.6], keep=2)
+    assert sorted(os.listdir(directory)) == ["6", "8", "9"]
+    assert_same(restored(directory), snapshot(9, 9.1))
+    with Checkpoints(directory, read_only=True) as checkpoints:
+        best = checkpoints.best_arrays()
+    np.testing.assert_array_equal(best["0.params.dense.kernel"], np.full((2, 3), 6.1, np.float32))
+
+
+def test_the_best_is_of_those_that_were_validated_and_are_whole(directory):
+    saved(directory, 4, 6)
+    with Checkpoints(directory, read_only=True) as checkpoints:
+        with pytest.raises(CheckpointError, match="was validated"):
+            checkpoints.best_arrays()
+    saved(directory, 8, 9, accuracies=[0.9, 0.8])
+    for path in files_of(directory, 8):
+        if "state" in path.parts:
+            truncate(path)
+    with Checkpoints(directory, read_only=True) as checkpoints:
+        with pytest.raises(CheckpointError, match="8 is damaged"):
+            checkpoints.best_arrays()
 
 
 def test_a_checkpoint_of_another_model_is_refused(directory):

@@ -18,10 +18,12 @@ from cyclical_jax.training.durations import Timetable
 from cyclical_jax.training.logs import (
     RunLog,
     WorkdirError,
+    config_differences,
     opened_workdir,
     read_result,
     write_result,
 )
+from cyclical_jax.training.recipe import default_config
 
 BATCH = 20
 TIMETABLE = Timetable(windows=((30, 1),), micro_steps_per_epoch=12, log_every=6, validate_every=12)
@@ -235,7 +237,7 @@ def test_a_workdir_is_made_and_holds_the_config(tmp_path):
     with opened_workdir(workdir, {"seed": 3, "section": {"off": None, "sizes": (1, 2)}}):
         config = json.loads((workdir / "config.json").read_text())
     assert config == {"seed": 3, "section": {"off": None, "sizes": [1, 2]}}
-    assert os.listdir(workdir) == ["config.json"]
+    assert sorted(os.listdir(workdir)) == [".lock", "config.json"]
 
 
 def test_a_workdir_in_which_nothing_was_saved_may_be_used_again(tmp_path):
@@ -268,6 +270,18 @@ def test_another_config_is_refused_with_what_is_different(tmp_path):
         "  seed: 1 there, 2 here",
     ]
     assert json.loads((tmp_path / "config.json").read_text())["seed"] == 1
+
+
+def test_a_config_of_an_earlier_version_has_the_defaults_of_what_it_lacks(tmp_path):
+    config = json.loads(json.dumps(default_config().to_dict()))
+    old = {name: value for name, value in config.items() if name not in ("ema_decay", "curriculum")}
+    old["loss"] = {name: value for name, value in config["loss"].items() if name != "margin"}
+    assert config_differences(old, config) == []
+    config["loss"]["margin"], config["curriculum"]["average_decay"] = 0.5, 0.1
+    assert config_differences(old, config) == [
+        "curriculum.average_decay: 0.9 there, 0.1 here",
+        "loss.margin: 0.05 there, 0.5 here",
+    ]
 
 
 def test_other_inputs_are_refused_with_what_is_different(tmp_path):
@@ -340,6 +354,48 @@ def test_a_full_disk_is_one_line(tmp_path, monkeypatch):
             log.row(ROWS[1])
     line = f"{tmp_path / 'metrics.jsonl'} cannot be written: No space left on device."
     assert str(error.value) == line
+
+
+def test_a_full_disk_is_one_line_on_the_way_out_too(tmp_path, monkeypatch):
+    class Full(io.StringIO):
+        def close(self):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with pytest.raises(WorkdirError, match="told"):
+        with RunLog(tmp_path, TIMETABLE, BATCH) as log:
+            log._metrics.close()
+            monkeypatch.setattr(log, "_metrics", Full())
+            raise WorkdirError("told")
+
+
+def test_a_writer_of_tensorboard_that_has_ended_is_told(tmp_path):
+    """It ends at a full disk, and what is written after that waits for it for ever."""
+    with RunLog(tmp_path, TIMETABLE, BATCH, tensorboard=True) as log:
+        log.row(ROWS[0])
+        writer = log._writer.file_writer.event_writer
+        writer._worker.stop()
+        with pytest.raises(WorkdirError) as error:
+            log.row(ROWS[1])
+        log._writer = None
+    line = "tensorboard cannot be written: TensorBoard's writer has ended."
+    assert str(error.value) == str(tmp_path / line)
+
+
+def test_rows_lost_before_the_checkpoint_are_told(tmp_path):
+    (tmp_path / "metrics.jsonl").write_bytes(b"\0" * 20 + b"\n")
+    with pytest.raises(WorkdirError) as error:
+        RunLog(tmp_path, TIMETABLE, BATCH, start=6)
+    path = tmp_path / "metrics.jsonl"
+    assert str(error.value).startswith(f"{path} is damaged before the checkpoint: ")
+
+
+def test_rows_can_be_put_on_the_disk(tmp_path, monkeypatch):
+    synced = []
+    monkeypatch.setattr(os, "fsync", lambda number: synced.append(os.fstat(number).st_size))
+    with RunLog(tmp_path, TIMETABLE, BATCH) as log:
+        log.row(ROWS[0])
+        log.sync()
+    assert synced == [(tmp_path / "metrics.jsonl").stat().st_size] and synced[0] > 0
 
 
 def test_the_result_is_a_file(tmp_path):

@@ -407,6 +407,20 @@ def test_rows_come_at_every_interval_and_at_the_end():
     assert "skipped" not in rows[0]
 
 
+def test_the_timer_counts_no_compilation_and_grows_with_care():
+    selection = {"index": np.zeros((4, 2))}
+    timer = loop.Timer(growth=2)
+    timer.add(3.0, selection)  # the first, which compiles
+    assert timer.seconds == 0
+    timer.add(0.5, selection)
+    timer.add(2.0, selection, is_compiling=True)
+    assert timer.seconds == 0.5 and timer.images_per_second() == 16
+    timer.add(1e-3, selection)
+    grown = timer.micro_steps_a_call
+    timer.add(1e-3, selection)
+    assert timer.micro_steps_a_call == 2 * grown
+
+
 def test_a_stop_at_any_moment_leaves_no_trace(tmp_path, monkeypatch):
     """Within a validation, too, whose row is then written by who goes on."""
     monkeypatch.setattr(evaluation, "_BATCH_SIZE", 4)  # three batches of both devices

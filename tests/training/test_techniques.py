@@ -10,13 +10,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from scipy.special import log_softmax, softmax
+from scipy.stats import rankdata
 
 from configs import default
-from cyclical_jax import data
+from cyclical_jax import augment, data
 from cyclical_jax.data.batches import part_of
-from cyclical_jax.training import assembly, loop, networks, pretrained, ways
+from cyclical_jax.training import assembly, evaluation, loop, networks, pretrained, ways
 from cyclical_jax.training.accumulation import uniform_windows
 from cyclical_jax.training.checkpoints import CHECKPOINTS, CONFIG, Checkpoints
+from cyclical_jax.training.devices import place
 from cyclical_jax.training.durations import Timetable
 from cyclical_jax.training.images import as_batch
 from cyclical_jax.training.keeper import Keeper, StoppedError
@@ -96,12 +98,12 @@ def assembled(run, table, **options):
     )
 
 
-def step_and_state(changes, **options):
+def step_and_state(changes, *, num_train=0, **options):
     """The step of a network without hidden layers on a dataset's batch, by the recipe."""
     run = recipe(model__hidden_sizes=(), optimizer__weight_decay=None, **changes)
     table, structure = Timetable(uniform_windows(STEPS, 1), 5, 5, 5), run.structure
     step = assembled(run, table, **options)
-    state = loop.make_initial_state(structure, table, CLASSES, SHAPE, run.numbers, 3)
+    state = loop.make_initial_state(structure, table, CLASSES, SHAPE, num_train, run.numbers, 3)
     return step, state._replace(step=jnp.int32(1))  # a quarter of the way: hardness 1/2
 
 
@@ -206,7 +208,11 @@ def test_a_teacher_that_is_asked_sees_the_changed_images(batch, earlier_runs):
 
 def test_weights_follow_ranks_and_classes(batch):
     step, state = step_and_state(
-        dict(curriculum__scorer="there", curriculum__preference=cyclical(4, -2))
+        dict(
+            curriculum__name="earlier_run",
+            curriculum__scorer="there",
+            curriculum__preference=cyclical(4, -2),
+        )
     )
     batch |= {
         "rank": np.linspace(0, 1, 6, dtype=np.float32),
@@ -217,6 +223,133 @@ def test_weights_follow_ranks_and_classes(batch):
     easy_first = np.exp(-batch["rank"]) / (1 - np.exp(-1))
     expected = (losses * easy_first * batch["weight"]).mean()
     np.testing.assert_allclose(metrics["loss"], expected, rtol=1e-5)
+
+
+def test_class_weights_are_mixed_as_labels_are(batch):
+    step, state = step_and_state(
+        dict(
+            loss__class_weights="balanced",
+            augment__operations=("mixup",),
+            augment__strength=1.0,
+        )
+    )
+    batch["image"] = np.clip(batch["image"], -1, 1)
+    batch |= {"weight": np.arange(6, dtype=np.float32)}
+    _, metrics = step(state, batch)
+    key = jax.random.split(jax.random.fold_in(jax.random.fold_in(state.key, 0), 0), 2)[0]
+    labels = {"label": jax.nn.one_hot(batch["label"], CLASSES), "weight": batch["weight"]}
+    mixture = jax.random.split(key, 1)[0]
+    images, mixed = augment.mixup(mixture, jnp.asarray(batch["image"]), labels, 1.0)
+    log_p = log_softmax(logits_of(state, np.asarray(images)), axis=-1)
+    expected = (-(mixed["label"] * log_p).sum(-1) * mixed["weight"]).mean()
+    np.testing.assert_allclose(metrics["loss"], expected, rtol=1e-5)
+
+
+def test_a_running_average_weighs_the_examples_of_a_batch(batch):
+    step, state = step_and_state(
+        dict(
+            curriculum__name="running_average",
+            curriculum__average_decay=cyclical(0.5, 0.9),
+            curriculum__preference=cyclical(4, -2),
+            loss__temperature=2.0,  # the average is of the loss at 1
+        ),
+        num_train=8,
+    )
+    np.testing.assert_allclose(state.difficulty, np.full(8, np.log(CLASSES)), rtol=1e-6)
+    so_far = np.float32([5, 1, 2, 2, 0, 7, 3, 4])
+    batch |= {"index": np.array([7, 1, 2, 0, 3, 5]), "mask": np.float32([1, 1, 1, 1, 1, 0])}
+    new, metrics = jax.jit(step)(state._replace(difficulty=jnp.asarray(so_far)), batch)
+    logits = logits_of(state, batch["image"])
+    ranks = (rankdata(so_far[batch["index"]]) - 0.5) / 6
+    weights = np.exp(-ranks) / (1 - np.exp(-1))
+    weights /= weights[:5].mean()
+    expected = (weights * cross_entropies(logits / 2, batch["label"]))[:5].mean()
+    np.testing.assert_allclose(metrics["loss"], expected, rtol=1e-5)
+    assert metrics["average_decay"] == np.float32(0.7) and metrics["preference"] == 1
+    averages = so_far.copy()
+    seen = batch["index"][:5]
+    averages[seen] = 0.7 * so_far[seen] + 0.3 * cross_entropies(logits, batch["label"])[:5]
+    np.testing.assert_allclose(new.difficulty, averages, rtol=1e-5)
+
+
+def test_a_gradient_with_the_plain_losss_norm_keeps_what_other_terms_teach(batch):
+    """Where labels are learnt their gradient vanishes, and what is rescaled to it would too."""
+    changes = dict(
+        semisupervised__unlabelled_weight=1.0,
+        semisupervised__threshold=0.0,
+        semisupervised__weak=(),
+        semisupervised__strong=("flip",),
+        loss__name="focal",
+    )
+    unlabelled = np.random.default_rng(1).normal(size=(10, 8, 8, 1)).astype(np.float32)
+    norms = {}
+    for name in (None, "cross_entropy"):
+        step, state = step_and_state(changes | dict(loss__gradient_norm=name))
+        (layer,) = state.params
+        bias = jnp.zeros(CLASSES).at[3].set(40.0)  # sure of class 3, which all labels are
+        params = {layer: {"kernel": state.params[layer]["kernel"] * 20, "bias": bias}}
+        learnt = batch | {"image": 0 * batch["image"], "label": 0 * batch["label"] + 3}
+        _, metrics = step(state._replace(params=params), learnt | {"unlabelled": unlabelled})
+        norms[name] = float(metrics["grad_norm"])
+    assert norms[None] > 0.1
+    assert norms["cross_entropy"] == pytest.approx(norms[None], rel=1e-4)
+
+
+@pytest.mark.parametrize("name", ["asymmetric_multilabel", "cyclical_multilabel"])
+def test_labels_of_several_classes_or_of_one(batch, name):
+    hardness = {"loss__hardness": cyclical(0, 1)} if name == "cyclical_multilabel" else {}
+    step, state = step_and_state(
+        dict(loss__name=name, loss__gamma_pos=1.0, loss__gamma_neg=3.0, **hardness)
+    )
+    several = np.eye(CLASSES, dtype=np.float32)[batch["label"]]
+    several[[0, 2], [1, 4]] = 1
+    logits = logits_of(state, batch["image"])
+    p, h = 1 / (1 + np.exp(-logits)), 0.5 if hardness else 1.0
+    p_m = np.maximum(p - 0.05, 0)
+    confident = (1 + p) ** 3 if hardness else 1
+    positive = -(h * (1 - p) + (1 - h) * confident) * np.log(p)
+    negative = -(h * p_m**3 + 1 - h) * np.log(1 - p_m)
+    for labels in (several, batch["label"]):
+        hot = labels if labels.ndim == 2 else np.eye(CLASSES)[labels]
+        _, metrics = step(state, batch | {"label": labels})
+        expected = (hot * positive + (1 - hot) * negative).sum(-1).mean()
+        np.testing.assert_allclose(metrics["loss"], expected, rtol=1e-4)
+        right = hot[np.arange(6), logits.argmax(-1)]
+        assert metrics["accuracy"] == pytest.approx(right.mean())
+
+
+def overlaid(seed, number):
+    """Two digits in one image, and both as labels."""
+    digits = data.load("digits").train
+    one, other = np.random.default_rng(seed).integers(0, len(digits["label"]), (2, number))
+    labels = np.maximum(
+        *(np.eye(CLASSES, dtype=np.float32)[digits["label"][i]] for i in (one, other))
+    )
+    return {"image": np.maximum(digits["image"][one], digits["image"][other]), "label": labels}
+
+
+def test_several_digits_in_an_image_are_learned():
+    dataset = data.Dataset(*(overlaid(seed, n) for seed, n in enumerate((3000, 300, 300))), CLASSES)
+    run = recipe(
+        subset=None,
+        duration="12 epochs",
+        batch_size=60,
+        model__hidden_sizes=(64,),
+        loss__name="cyclical_multilabel",
+        loss__gamma_pos=1.0,
+        loss__gamma_neg=4.0,
+        optimizer__learning_rate=0.02,
+    )
+    state, rows = train(run, dataset)
+    variables = place(state.evaluated)
+    scores = evaluation.evaluate(run.structure, CLASSES, variables, dataset.test)
+    assert rows[-1]["val_accuracy"] > 0.9 and scores["accuracy"] > 0.9
+    model = networks.assemble_model(run.structure, CLASSES, None)
+    images = as_batch({"image": dataset.test["image"]})["image"]
+    logits, _ = model.apply(*state.evaluated, images, train=False)
+    p, y = np.asarray(jax.nn.sigmoid(logits), np.float64), dataset.test["label"]
+    expected = -(y * np.log(p) + (1 - y) * np.log1p(-p)).sum(-1).mean()
+    assert scores["loss"] == pytest.approx(expected, rel=1e-3)
 
 
 # ---- what earlier runs give
@@ -247,7 +380,11 @@ def test_logits_are_made_once_where_images_do_not_change(earlier_runs):
 
 
 def test_ranks_are_of_the_losses_of_the_earlier_run(earlier_runs):
-    run = recipe(curriculum__scorer=earlier_runs["wide"], loss__class_weights=[1.0] * 9 + [5.0])
+    run = recipe(
+        curriculum__name="earlier_run",
+        curriculum__scorer=earlier_runs["wide"],
+        loss__class_weights=[1.0] * 9 + [5.0],
+    )
     dataset, _ = prepare(run, digits())
     scorer = pretrained.read_trained("curriculum.scorer", earlier_runs["wide"], digits())
     images, labels = as_batch({"image": digits().train["image"]})["image"], digits().train["label"]
@@ -343,7 +480,8 @@ def test_what_does_not_fit_is_one_line_with_the_key(key, flaw, earlier_runs, tmp
     dataset = digits()
     if flaw == "other classes":
         dataset = dataset._replace(num_classes=11)
-    run = recipe(**{key.replace(".", "__"): str(workdir)})
+    name = dict(curriculum__name="earlier_run") if key == "curriculum.scorer" else {}
+    run = recipe(**{key.replace(".", "__"): str(workdir)}, **name)
     if flaw == "wide" and key != "finetuning.start":
         prepare(run, dataset)  # another network may teach
         return
@@ -363,6 +501,7 @@ def test_what_does_not_fit_is_one_line_with_the_key(key, flaw, earlier_runs, tmp
 def test_what_was_not_prepared_is_told_before_training(earlier_runs):
     run = recipe(
         distillation__teacher=earlier_runs["plain"],
+        curriculum__name="earlier_run",
         curriculum__scorer=earlier_runs["plain"],
         finetuning__start=earlier_runs["plain"],
         loss__class_weights="balanced",
@@ -406,6 +545,7 @@ def everything(runs):
         distillation__teacher=runs["wide"],
         distillation__teacher_weight=cyclical(0.9, 0.1),
         distillation__teacher_temperature=cyclical(1, 4),
+        curriculum__name="earlier_run",
         curriculum__scorer=runs["wide"],
         curriculum__preference=cyclical(4, -1),
         finetuning__start=runs["plain"],
@@ -452,17 +592,39 @@ def test_all_techniques_run_together_again_and_nothing_recompiles(
     assert not compilations
 
 
+RUNNING = dict(curriculum__name="running_average", curriculum__preference=cyclical(4, -2))
+
+
 @pytest.mark.parametrize("way", ["stepwise", "streamed"])
 def test_examples_without_labels_are_the_same_in_every_way(way):
     (state, _), (other, _) = (
-        train(recipe(**LABELLED, loop=of, duration="2 epochs"), digits())
+        train(recipe(**LABELLED, **RUNNING, loop=of, duration="2 epochs"), digits())
         for of in ("resident", way)
     )
     assert_same(other, state)
 
 
+def test_running_averages_of_two_devices_are_those_of_one():
+    run = recipe(**RUNNING, remainder="pad", batch_size=14, duration="2 epochs")
+    dataset = digits(unlabelled=False)
+    state, rows = train(run, dataset, seed=3)
+    table = loop.plan(run, dataset)
+    program = jax.jit(ways.make_program("resident", run.structure, table, CLASSES, None))
+    start = loop.begin(run, dataset, seed=3)
+    selection = loop.select_of(run.structure, dataset, 3)(start=0, stop=10)
+    numbers = jax.tree.map(jnp.float32, run.numbers)
+    alone, _ = program(start.state, (start.totals, (numbers, None), dataset.train, (selection, 10)))
+    np.testing.assert_allclose(state.difficulty, alone.difficulty, rtol=2e-4)
+    assert len(np.unique(state.difficulty)) > 50
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-5),
+        state.params,
+        jax.device_get(alone.params),
+    )
+
+
 def test_a_run_with_unlabelled_examples_goes_on_as_if_not_stopped(tmp_path):
-    run = recipe(**LABELLED)
+    run = recipe(**LABELLED, **RUNNING)
     state, _ = train(run, digits(), seed=4)
     calls = []
 
@@ -507,10 +669,11 @@ def test_unlabelled_batches_have_epochs_of_their_own():
     np.testing.assert_array_equal(np.concatenate(halves, axis=1), found["unlabelled_index"])
 
 
-@pytest.mark.parametrize("technique", ["unlabelled", "start and teacher"])
+@pytest.mark.parametrize("technique", ["unlabelled", "start and teacher", "running average"])
 def test_a_member_of_a_population_is_the_run_on_one_device(technique, earlier_runs):
     changes = {
         "unlabelled": LABELLED,
+        "running average": RUNNING,
         "start and teacher": dict(
             finetuning__start=earlier_runs["plain"],
             finetuning__share=cyclical(0, 1),
@@ -596,7 +759,7 @@ def test_what_is_not_used_leaves_nothing_in_the_program(batch):
         ),
         (
             dict(curriculum__preference=1.0),
-            "curriculum.preference is read where curriculum.scorer is set, not None; leave it at "
+            "curriculum.preference is read where curriculum.name is set, not None; leave it at "
             "cyclical(easy=4.0, hard=0.0).",
         ),
         (
@@ -612,7 +775,44 @@ def test_what_is_not_used_leaves_nothing_in_the_program(batch):
             "distillation.teacher must be a string, got 3.",
         ),
         (
-            dict(dataset="imagenet2012", image_size=32, subset=None, curriculum__scorer="runs/a"),
+            dict(curriculum__scorer="runs/a"),
+            "curriculum.scorer is read where curriculum.name is 'earlier_run', not None; leave it "
+            "at None.",
+        ),
+        (
+            dict(curriculum__name="running_average", curriculum__scorer="runs/a"),
+            "curriculum.scorer is read where curriculum.name is 'earlier_run', not "
+            "'running_average'; leave it at None.",
+        ),
+        (
+            dict(curriculum__name="earlier_run"),
+            "curriculum.scorer must be a run's workdir where curriculum.name is 'earlier_run'.",
+        ),
+        (
+            dict(loss__name="cyclical_multilabel", curriculum__name="running_average"),
+            "curriculum.name must be None where loss.name is 'cyclical_multilabel'.",
+        ),
+        (
+            dict(loss__name="asymmetric_multilabel", loss__temperature=2.0),
+            "loss.temperature is read where loss.name is 'cross_entropy' or 'focal' or "
+            "'asymmetric_focal' or 'cyclical_focal', not 'asymmetric_multilabel'; leave it at 1.0.",
+        ),
+        (
+            dict(optimizer__name="adamw", optimizer__b1=cyclical(0.9, 0.8)),
+            "optimizer.b1 must be a number, got {'easy': 0.9, 'hard': 0.8, 'scale': 'linear'}.",
+        ),
+        (
+            dict(optimizer__name="adamw", optimizer__b2=1.0),
+            "optimizer.b2 must be at least 0 and below 1, got 1.0.",
+        ),
+        (
+            dict(
+                dataset="imagenet2012",
+                image_size=32,
+                subset=None,
+                curriculum__name="earlier_run",
+                curriculum__scorer="runs/a",
+            ),
             "curriculum.scorer is for datasets that fit in memory; leave it None for "
             "'imagenet2012'.",
         ),
