@@ -6,6 +6,7 @@ import hashlib
 import json
 import logging
 import math
+import os
 import shutil
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -37,6 +38,7 @@ _OF_THE_MACHINE = {
 _OVERHEAD = 1_000_000  # bytes of a checkpoint beside its arrays, at most
 
 _logger = logging.getLogger(__name__)
+_LOUD = logging.getLogger("absl"), logging.getLogger("asyncio")
 _Arrays = dict[str, np.ndarray]  # path of the leaf -> its value
 
 
@@ -79,6 +81,8 @@ class Checkpoints:
         with self._errors_told():
             self._manager = ocp.CheckpointManager(self._directory, options=options)
         self._hook, sys.unraisablehook = sys.unraisablehook, self._on_unraisable
+        for logger in _LOUD:
+            logger.addFilter(_is_not_of_orbax)
 
     def __enter__(self) -> "Checkpoints":
         return self
@@ -86,6 +90,8 @@ class Checkpoints:
     def __exit__(self, error_type, *_) -> None:
         self._close(error_type)
         sys.unraisablehook = self._hook
+        for logger in _LOUD:
+            logger.removeFilter(_is_not_of_orbax)
 
     def _close(self, error_type) -> None:
         # An error on the way out of one would hide it.
@@ -355,8 +361,14 @@ def _may_pass(error: Exception) -> bool:
 
 
 def _reason(error: Exception) -> str:
-    """The first line of what Orbax says."""
-    return str(error).strip().partition("\n")[0][:_LONGEST_REASON]
+    """The first line of what Orbax says, or the reason that it has at its end."""
+    full = os.strerror(errno.ENOSPC)
+    return full if full in str(error) else str(error).strip().partition("\n")[0][:_LONGEST_REASON]
+
+
+def _is_not_of_orbax(record: logging.LogRecord) -> bool:
+    """What Orbax raises, in its threads too, it logs with its traceback before."""
+    return not (record.exc_info and ("orbax" in record.pathname or record.name == "asyncio"))
 
 
 def _misfit(wanted: Mapping[str, Any], found: Mapping[str, Any]) -> str | None:

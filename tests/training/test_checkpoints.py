@@ -1,11 +1,14 @@
 """Checkpoints: what is restored equals what was saved, and nothing else is believed."""
 
 import builtins
+import contextlib
 import errno
 import json
 import os
 import pickle
+import resource
 import shutil
+import subprocess
 
 import jax
 import jax.numpy as jnp
@@ -284,6 +287,39 @@ def test_a_write_that_fails_in_the_background_is_told_and_leaves_the_others(dire
     monkeypatch.undo()
     checkpoints.__exit__(None, None, None)
     assert_same(restored(directory), snapshot(4, 4.1))
+
+
+@contextlib.contextmanager
+def little_room(directory):
+    """Yields what is said of a directory that takes a small snapshot and no large one."""
+    mount = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", directory]
+    if subprocess.run(mount, capture_output=True).returncode == 0:
+        try:
+            yield os.strerror(errno.ENOSPC)
+        finally:
+            subprocess.run(["umount", directory], check=True)
+    else:  # not allowed here: no file may be large
+        before = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, before[1]))
+        try:
+            yield ""  # another reason, and a long one
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def test_a_disk_that_is_full_in_the_middle_of_a_write_is_one_line(tmp_path, monkeypatch, caplog):
+    """As by a quota, or by somebody else who writes after we have looked."""
+    monkeypatch.setattr(Checkpoints, "_check_space", lambda *args: None)
+    with little_room(tmp_path) as reason:
+        saved(tmp_path / "checkpoints", 4)
+        noise = np.random.default_rng(0).normal(size=(2, 500_000))  # which no compression shrinks
+        large = snapshot(6)._replace(state=snapshot(6).state._replace(params=noise))
+        with pytest.raises(CheckpointError, match=f"cannot be written: .*{reason}"):
+            with Checkpoints(tmp_path / "checkpoints") as checkpoints:
+                checkpoints.save(large)
+                checkpoints.wait()
+        assert not [record for record in caplog.records if record.exc_info]
+        assert_same(restored(tmp_path / "checkpoints"), snapshot(4, 4.1))
 
 
 def test_a_directory_that_cannot_be_made_is_told(tmp_path):
