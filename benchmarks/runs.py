@@ -12,7 +12,6 @@ from cyclical_jax.training import assembly, loop, ways
 from cyclical_jax.training.devices import place
 from cyclical_jax.training.images import sent_batches, take_batch
 from cyclical_jax.training.recipe import parse
-from cyclical_jax.training.totals import no_totals
 
 
 def random_dataset(num_train: int, side: int) -> Dataset:
@@ -33,7 +32,7 @@ def epoch(config: ConfigDict, dataset: Dataset, way: str) -> Callable[[], None]:
     sent = sent_batches(dataset.train, select, start=0, stop=10**9, seed=0, num_workers=0)
     advance = ways.make_advance(way, structure, timetable, numbers, dataset, sent)
     state = place(loop.initial_state(structure, timetable, numbers, dataset, 0))
-    totals = place(no_totals(state, recipe.numbers))
+    totals = place(loop.nothing_yet(structure, state, recipe.numbers))
     selection = select(start=0, stop=timetable.micro_steps_per_epoch)
 
     def call():

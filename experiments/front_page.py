@@ -17,7 +17,8 @@ def pages() -> dict[Path, str]:
     found = records()
     written = {ROOT / "README.md": {"techniques": front_table([found["techniques"]])}}
     tables = {name: front_table([record]) for name, record in found.items()}
-    written[ROOT / "docs" / "techniques.md"] = {"variants": tables.pop("variants")}
+    of_techniques = {name: tables.pop(name) for name in ("variants", "stochastic_depth")}
+    written[ROOT / "docs" / "techniques.md"] = of_techniques
     written[ROOT / "docs" / "results.md"] = tables
     return {page: _rewritten(page.read_text(), tables) for page, tables in written.items()}
 

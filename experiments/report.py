@@ -27,6 +27,7 @@ _OF_RUNS = _OF_TABLES | {
     "loss": "training loss",
     "accuracy": "training accuracy",
     "grad_norm": "norm of the gradient",
+    "confident": "share of unlabelled images learnt from",
 }
 _NO_CURVES = {"step", "epoch", "images_per_second", "seconds", "skipped"}
 _RECORD = {"table", "about", "command", "version", "hardware", "datasets"}

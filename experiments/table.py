@@ -28,6 +28,7 @@ from experiments.tune import Trials
 _SPLITS = ("test",)
 _NO_CURVES = ("step", "epoch", "skipped")
 _MEASURED = ("loss", "accuracy", "grad_norm", "val_loss", "val_accuracy")
+_MEASURED_BY_SOME = ("confident",)
 
 
 def recipes_of(trials: Trials, values: arms.Changes) -> list[Recipe]:
@@ -96,8 +97,9 @@ def _curves(finite: Sequence[Sequence[Row]]) -> dict[str, Any]:
         return {"step": [], "epoch": []}
     at = {name: [row[name] for row in finite[0]] for name in ("step", "epoch")}
     of_rows = list(zip(*finite, strict=True))
+    names = (*_MEASURED, *(name for name in _MEASURED_BY_SOME if name in finite[0][0]))
     curves = {
-        name: [summary([row.get(name) for row in rows]) for rows in of_rows] for name in _MEASURED
+        name: [summary([row.get(name) for row in rows]) for rows in of_rows] for name in names
     }
     return at | {
         name: {"mean": [s.mean for s in curve], "std": [s.std for s in curve]}
@@ -108,7 +110,8 @@ def _curves(finite: Sequence[Sequence[Row]]) -> dict[str, Any]:
 def _knobs(finite: Sequence[Sequence[Row]]) -> dict[str, list[float]]:
     """In force at each row of the log; the same in all runs of an arm."""
     rows = finite[0] if finite else []
-    names = [name for name in (rows[0] if rows else {}) if name not in (*_MEASURED, *_NO_CURVES)]
+    no_knobs = (*_MEASURED, *_MEASURED_BY_SOME, *_NO_CURVES)
+    names = [name for name in (rows[0] if rows else {}) if name not in no_knobs]
     return {name: [row[name] for row in rows] for name in names}
 
 

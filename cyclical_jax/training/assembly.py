@@ -17,7 +17,7 @@ from cyclical_jax.data import UNLABELLED
 from cyclical_jax.distillation import distillation_loss
 from cyclical_jax.finetuning import layers_by_name, scale_by_layer
 from cyclical_jax.schedules import cyclical_schedule
-from cyclical_jax.semisupervised import pseudo_label_loss
+from cyclical_jax.semisupervised import pseudo_label_loss, pseudo_labels
 from cyclical_jax.training.accumulation import windows_schedule
 from cyclical_jax.training.durations import Timetable
 from cyclical_jax.training.fields import (
@@ -45,6 +45,7 @@ from cyclical_jax.training.step import (
 
 Schedules = Mapping[str, optax.Schedule]
 WEAK, STRONG = "weak", "strong"  # views of the unlabelled images
+CONFIDENT = "confident"  # the share of them that is predicted well enough to be learnt from
 
 
 def make_schedules(structure: Structure, numbers: Numbers, timetable: Timetable) -> Schedules:
@@ -108,8 +109,14 @@ def make_loss_terms(structure: Structure, schedules: Schedules) -> list[LossTerm
         terms = [labels, LossTerm(_loss_of_teacher, weight)]
     if "unlabelled_weight" in schedules:
         weight = schedules["unlabelled_weight"]
-        terms.append(LossTerm(_loss_of_unlabelled, weight, views=(STRONG, WEAK)))
+        views, measures = (STRONG, WEAK), ((CONFIDENT, _is_confident),)
+        terms.append(LossTerm(_loss_of_unlabelled, weight, views, measures))
     return terms
+
+
+def measures_of(structure: Structure) -> tuple[str, ...]:
+    """The names of what its loss terms measure."""
+    return (CONFIDENT,) if structure.unlabelled_batch_size else ()
 
 
 def _loss_of_teacher(logits: jax.Array, batch: Batch, values: Values) -> jax.Array:
@@ -121,6 +128,10 @@ def _loss_of_unlabelled(
     strong: jax.Array, weak: jax.Array, batch: Batch, values: Values
 ) -> jax.Array:
     return pseudo_label_loss(strong, weak, values["threshold"])
+
+
+def _is_confident(strong: jax.Array, weak: jax.Array, batch: Batch, values: Values) -> jax.Array:
+    return pseudo_labels(weak, values["threshold"]) >= 0
 
 
 def make_loss_term(structure: Structure) -> LossTerm:

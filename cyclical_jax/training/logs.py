@@ -325,7 +325,7 @@ def _check_writer(writer: Any, path: Path) -> None:
 
 def _tag(name: str) -> str:
     """TensorBoard shows what stands before the "/" as one group."""
-    if name in ("loss", "accuracy", "grad_norm"):
+    if name in ("loss", "accuracy", "grad_norm", "confident"):
         return f"train/{name}"
     if name.startswith("val_"):
         return f"validation/{name.removeprefix('val_')}"
@@ -338,6 +338,8 @@ def _line(row: Row, num_epochs: float) -> str:
     if row["loss"] is not None:
         loss = f"{row['loss']:.4f}" if abs(row["loss"]) < 1e4 else f"{row['loss']:.3g}"
         parts += [f"loss {loss}", f"train {row['accuracy']:.2%}"]
+    if row.get("confident") is not None:
+        parts.append(f"confident {row['confident']:.0%}")
     if "val_accuracy" in row:
         parts.append(f"val {row['val_accuracy']:.2%}")
     if row.get("skipped"):

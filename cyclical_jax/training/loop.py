@@ -59,8 +59,9 @@ def train(
       recipe: What to train and how.
       dataset: Its train and validation splits are read; its test split is not.
       seed: Of the initial parameters, of the order of the examples and of all randomness.
-      report: Called with a row after each interval: step, epoch; loss, accuracy, grad_norm (means
-        over the interval); every knob at its last update; skipped, where batches may be;
+      report: Called with a row after each interval: step, epoch; loss, accuracy, grad_norm, and,
+        with unlabelled images, confident, their share that is learnt from (means over the
+        interval); every knob at its last update; skipped, where batches may be;
         images_per_second over the interval and seconds so far, both without compilation and
         validation; val_loss and val_accuracy, where it is their turn and there is such a split.
       earlier: What the recipe takes of earlier runs, as `pretrained.prepare` returns it beside the
@@ -87,7 +88,7 @@ def train(
     keeper = keeper or Keeper()
     check_equal(start.state.params, "the parameters at the start")
     state, totals = place((start.state, start.totals))
-    zeros = place(no_totals(state, recipe.numbers))
+    zeros = place(nothing_yet(structure, state, recipe.numbers))
     select = select_of(structure, dataset, seed)
     way, teacher = way_of(recipe, dataset), place(earlier.teacher)
     timer = Timer(start.seconds, growth=2 if way == "streamed" else 8)
@@ -229,7 +230,12 @@ def begin(recipe: Recipe, dataset: Dataset, *, seed: int, earlier: Earlier = _NO
     timetable, numbers = plan(recipe, dataset), jax.tree.map(jnp.float32, recipe.numbers)
     start = earlier.start
     state = initial_state(recipe.structure, timetable, numbers, dataset, seed, start)
-    return Snapshot(state, no_totals(state, recipe.numbers), 0.0)
+    return Snapshot(state, nothing_yet(recipe.structure, state, recipe.numbers), 0.0)
+
+
+def nothing_yet(structure: Structure, state: TrainState, numbers: Numbers) -> Totals:
+    """The totals of a run before the first micro step of a row."""
+    return no_totals(state, numbers, assembly.measures_of(structure))
 
 
 def has_row_to_come(timetable: Timetable, snapshot: Snapshot) -> bool:

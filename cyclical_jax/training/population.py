@@ -27,7 +27,7 @@ from cyclical_jax.training.loop import NonFiniteError, Row
 from cyclical_jax.training.pretrained import Earlier, check_prepared
 from cyclical_jax.training.recipe import Knob, Numbers, Recipe, RecipeError, Structure
 from cyclical_jax.training.state import TrainState, Variables
-from cyclical_jax.training.totals import Totals, no_totals
+from cyclical_jax.training.totals import Totals
 from cyclical_jax.training.ways import MOST_MICRO_STEPS, fill, joined, make_program, way_of
 
 _CHUNKS = (1, 4, 16, 64, 256)  # what `best_chunk` tries
@@ -322,7 +322,7 @@ def _compiled(
         state = loop.make_initial_state(
             structure, timetable, num_classes, image_shape, num_train, numbers, seed, start
         )
-        return state, no_totals(state, numbers)
+        return state, loop.nothing_yet(structure, state, numbers)
 
     def batch_sums(variables: Variables, inputs):
         return of_batch(variables, take_examples(*inputs))

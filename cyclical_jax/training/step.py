@@ -43,12 +43,16 @@ class BatchTransform(NamedTuple):
     strength: optax.ScalarOrSchedule = 1.0
 
 
+OfExamples = Callable[..., jax.Array]  # (logits of each view ..., batch, values) -> [examples]
+
+
 class LossTerm(NamedTuple):
     """One summand of the loss: a mean over examples."""
 
-    loss: Callable[..., jax.Array]  # (logits of each view ..., batch, values) -> [examples]
+    loss: OfExamples
     weight: optax.ScalarOrSchedule = 1.0
     views: tuple[str, ...] = (LABELLED,)  # entries of the batch whose logits it takes
+    measures: tuple[tuple[str, OfExamples], ...] = ()  # metrics beside it: a mean over examples
 
 
 def make_train_step(
@@ -93,8 +97,9 @@ def make_train_step(
       axis_name: Mapped axis over which gradients and metrics are averaged; None for one device.
 
     Returns:
-      A pure function. The metrics are scalars: loss, accuracy, grad_norm, num_examples, and the
-      value in force of each knob and of each of this library's transformations in the optimizer.
+      A pure function. The metrics are scalars: loss, accuracy, grad_norm, num_examples, the terms'
+      measures, and the value in force of each knob and of each of this library's transformations in
+      the optimizer.
     """
 
     named = (view for term in (*terms, *norm_terms) for view in term.views)
@@ -130,6 +135,9 @@ def make_train_step(
         (grads,) = backward(slopes)
         accuracy = average(is_correct(outputs[LABELLED], batch["label"]))
         metrics = {"loss": loss, "accuracy": accuracy}
+        for term in terms:
+            own = [outputs[view] for view in term.views]
+            metrics |= {name: jnp.mean(of(*own, batch, values)) for name, of in term.measures}
         metrics, grads = mean_over_devices((metrics, grads))
         if norm_terms:
             (reference,) = backward(jax.grad(loss_of)(outputs, norm_terms))

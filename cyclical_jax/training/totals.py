@@ -21,12 +21,12 @@ class Totals(NamedTuple):
     nonfinite: dict[str, jax.Array]
 
 
-def no_totals(state: TrainState, knobs: Iterable[str]) -> Totals:
-    """Before the first micro step."""
+def no_totals(state: TrainState, knobs: Iterable[str], measures: Iterable[str] = ()) -> Totals:
+    """Before the first micro step; `measures` are those of the loss terms, by name."""
     names = {*knobs, *current_values(state.opt_state)}
     return Totals(
         num_examples=jnp.int32(0),
-        means={name: jnp.float32(0) for name in MEASURED},
+        means={name: jnp.float32(0) for name in (*MEASURED, *measures)},
         values={name: jnp.float32(0) for name in names},
         nonfinite={"step": jnp.int32(-1)} | {name: jnp.float32(0) for name in MEASURED},
     )
@@ -53,12 +53,12 @@ def add(totals: Totals, metrics: Metrics, step: jax.Array) -> Totals:
     def new_mean(mean, value):
         return mean + share * jnp.where(is_finite, value - mean, 0)
 
-    measured = {name: metrics[name] for name in MEASURED}
+    measured = {name: metrics[name] for name in totals.means}
     is_first = ~is_finite & (totals.nonfinite["step"] < 0)
     nonfinite = jax.tree.map(
         lambda old, new: jnp.where(is_first, new, old),
         totals.nonfinite,
-        {"step": step, **measured},
+        {"step": step} | {name: metrics[name] for name in MEASURED},
     )
     return Totals(
         num_examples,

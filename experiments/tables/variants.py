@@ -9,7 +9,7 @@ Nothing is tuned. Three arms need runs that come before:
 A control is the variant with the knob held at the mean of its cycle, or else without the technique.
 """
 
-from configs.fashion_mnist import FEW_LABELS, RESNET, VARIANTS
+from configs.fashion_mnist import FEW_LABELS, VARIANTS
 from experiments.arms import Arm, Budget, Table
 
 _4K = {"subset": "balanced 4000"}
@@ -40,11 +40,6 @@ TABLE = Table(
         "augmentation": Arm(VARIANTS["augmentation"], control="augmentation, constant"),
         "dropout, constant": Arm(_held("dropout", model__dropout=0.15)),
         "dropout": Arm(VARIANTS["dropout"], control="dropout, constant"),
-        "resnet": Arm(RESNET),
-        "stochastic depth, constant": Arm(
-            _held("stochastic_depth", model__stochastic_depth=0.1), control="resnet"
-        ),
-        "stochastic_depth": Arm(VARIANTS["stochastic_depth"], control="stochastic depth, constant"),
         "label smoothing, constant": Arm(_held("label_smoothing", loss__label_smoothing=0.05)),
         "label_smoothing": Arm(VARIANTS["label_smoothing"], control="label smoothing, constant"),
         "moving average, constant": Arm(_held("moving_average", ema_decay=0.95)),

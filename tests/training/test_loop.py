@@ -238,7 +238,7 @@ def test_the_program_does_not_hold_the_data_and_gives_up_the_old_state():
     timetable = loop.plan(run, large)
     state = loop.initial_state(run.structure, timetable, run.numbers, dataset(), 0)
     selection = {"index": np.zeros((2, 3, BATCH // 2), np.int32)}
-    totals = loop.no_totals(state, run.numbers)
+    totals = loop.nothing_yet(run.structure, state, run.numbers)
     program = ways.compiled("resident", run.structure, timetable, CLASSES)
     inputs = (totals, (run.numbers, None), large.train, (selection, np.int32(3)))
     text = program.lower(state, inputs).as_text()

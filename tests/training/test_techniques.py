@@ -152,6 +152,7 @@ def test_labels_and_confident_predictions_make_the_loss(batch):
     combinations = labelled + 1.5 * np.where(is_mirrored, each[1], each[0]).mean(-1)
     assert np.abs(combinations - metrics["loss"]).min() < 1e-6
     assert metrics["unlabelled_weight"] == 1.5 and metrics["threshold"] == 0.1875
+    assert metrics["confident"] == pytest.approx(is_taken.mean())
     assert metrics["num_examples"] == 4
 
 
@@ -580,6 +581,7 @@ def test_all_techniques_run_together_again_and_nothing_recompiles(
     assert len(rows) == 3 and all(np.isfinite(row["loss"]) for row in rows)
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(state))
     assert {"share", "preference", "threshold", "teacher_weight", "strength"} <= rows[0].keys()
+    assert all(0 <= row["confident"] <= 1 for row in rows)
     monkeypatch.setattr(ways, "compiled", functools.cache(ways.compiled.__wrapped__))
     with count_compilations() as compilations:
         again, rows_again = train(run, dataset, seed=1, earlier=earlier)
