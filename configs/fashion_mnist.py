@@ -38,8 +38,8 @@ RESNET = {
     "model.hidden_sizes": (64,),  # which it does not read
     "model.batch_norm": False,
     "subset": "4k",
-    "batch_size": 128,
-    "duration": "10 epochs",
+    "batch_size": 64,
+    "duration": "5 epochs",
 }
 _FINETUNING = {
     "subset": "balanced 1000",

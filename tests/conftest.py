@@ -15,6 +15,16 @@ jax.config.update("jax_num_cpu_devices", 2)
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
 
+@pytest.fixture(scope="module")
+def fast_compilation():
+    """Where a program is run a few times only: the fewer optimizations the better."""
+    name = "jax_disable_most_optimizations"
+    before = jax.config.read(name)
+    jax.config.update(name, True)
+    yield
+    jax.config.update(name, before)
+
+
 @pytest.fixture
 def count_compilations():
     """A context that lists the programs compiled within it."""

@@ -306,16 +306,6 @@ ALL_TECHNIQUES |= {"ema_decay", "max_norm", "max_delta", "clipping", "momentum",
 ALL_TECHNIQUES |= {"unlabelled_weight", "threshold", "class_weights", "average_decay"}
 
 
-@pytest.fixture
-def fast_compilation():
-    """A program is run a few times only: the fewer optimizations the better."""
-    name = "jax_disable_most_optimizations"
-    before = jax.config.read(name)
-    jax.config.update(name, True)
-    yield
-    jax.config.update(name, before)
-
-
 @pytest.mark.slow
 def test_a_random_config_trains_or_says_why_not(dataset, fast_compilation, capsys):
     outcomes, ran = Counter(), Counter()

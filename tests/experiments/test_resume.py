@@ -237,6 +237,14 @@ def test_two_processes_train_as_one_with_their_devices(start, tmp_path):
     for row, other in zip(rows_of(tmp_path / "one"), rows_of(tmp_path / "two"), strict=True):
         assert without_times(row) == pytest.approx(without_times(other), rel=1e-3, abs=1e-3)
 
+    # Stopped between training and the end of the test, they only test, both.
+    result = json.loads((tmp_path / "two" / "result.json").read_text())
+    (tmp_path / "two" / "result.json").unlink()
+    for process in start_two(start, tmp_path / "two", config=SHORT):
+        finish(process)
+    again = json.loads((tmp_path / "two" / "result.json").read_text())
+    assert without_times(again) == without_times(result)
+
 
 @pytest.mark.slow
 def test_two_processes_that_were_killed_go_on_as_if_not(start, tmp_path):
@@ -277,18 +285,6 @@ def test_what_ends_one_of_two_processes_ends_both(start, tmp_path):
         assert err.splitlines()[-1] == f"another process trains in {tmp_path}; wait for it."
         second.communicate(timeout=120)
     assert second.returncode != 0 and time.monotonic() - began < 100
-
-
-@pytest.mark.slow
-def test_two_processes_that_were_stopped_before_the_test_end_alike(start, tmp_path):
-    for process in start_two(start, tmp_path, config=SHORT):
-        finish(process)
-    result = json.loads((tmp_path / "result.json").read_text())
-    (tmp_path / "result.json").unlink()
-    for process in start_two(start, tmp_path, config=SHORT):
-        finish(process)
-    again = json.loads((tmp_path / "result.json").read_text())
-    assert without_times(again) == without_times(result)
 
 
 def test_a_record_of_starts_that_was_torn_stops_nothing(start, tmp_path):

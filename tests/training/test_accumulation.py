@@ -27,6 +27,8 @@ from cyclical_jax.training.keeper import Keeper, StoppedError
 from cyclical_jax.training.population import Population
 from cyclical_jax.training.recipe import Accumulation, RecipeError, cyclical, parse
 
+pytestmark = pytest.mark.usefixtures("fast_compilation")
+
 CYCLES = [
     dict(easy=8, hard=1),
     dict(easy=1, hard=8),

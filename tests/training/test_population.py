@@ -17,6 +17,8 @@ from cyclical_jax.training import evaluation, loop, population, ways
 from cyclical_jax.training.population import Outcome, Population
 from cyclical_jax.training.recipe import Knob, RecipeError, cyclical, parse
 
+pytestmark = pytest.mark.usefixtures("fast_compilation")
+
 TRAIN, BATCH, CLASSES = 53, 13, 4  # two devices could not share a batch
 
 
@@ -96,16 +98,6 @@ def members(case, number=3):
         )
         for member in range(number)
     ]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def fast_compilation():
-    """A program is run a few times only: the fewer optimizations the better."""
-    name = "jax_disable_most_optimizations"
-    before = jax.config.read(name)
-    jax.config.update(name, True)
-    yield
-    jax.config.update(name, before)
 
 
 def forget_programs(monkeypatch):

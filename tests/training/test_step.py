@@ -16,6 +16,8 @@ from cyclical_jax.training.devices import AXIS, on_all_devices, place, share
 from cyclical_jax.training.state import init_state
 from cyclical_jax.training.step import BatchTransform, LossTerm, make_train_step
 
+pytestmark = pytest.mark.usefixtures("fast_compilation")
+
 STEPS, BATCH, CLASSES = 5, 12, 5
 CYCLE = dict(total_steps=STEPS, factor=2)
 HARDNESS = [0.0, 0.5, 1.0, 0.5, 0.0]

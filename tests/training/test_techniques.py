@@ -28,6 +28,8 @@ from cyclical_jax.training.recipe import RecipeError, cyclical, parse, put
 from cyclical_jax.training.state import init_state
 from cyclical_jax.training.step import make_train_step
 
+pytestmark = pytest.mark.usefixtures("fast_compilation")
+
 CLASSES, STEPS, SHAPE = 10, 5, (1, 8, 8, 1)
 
 
