@@ -1,6 +1,8 @@
 """What earlier runs give to a run: its first parameters, a teacher, the difficulty of examples."""
 
+import contextlib
 import dataclasses
+import functools
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -99,9 +101,18 @@ def _missing(recipe: Recipe, there: set[str], earlier: Earlier) -> Iterator[tupl
 def _read_start(recipe: Recipe, dataset: Dataset) -> Variables:
     """The variables to begin with, without those of a head that is drawn anew."""
     structure, shape = recipe.structure, (1, *image_shape(dataset.train))
-    head = layers(structure, shape)[0] if structure.new_head else ()
-    like = _like(structure, dataset.num_classes, shape)
-    return _read("finetuning.start", Path(recipe.start or ""), like, without=head)
+    head, like = layers(structure, shape)[0], _like(structure, dataset.num_classes, shape)
+    read = functools.partial(_read, "finetuning.start", Path(recipe.start or ""), like)
+    if structure.new_head:
+        return read(without=head)
+    try:
+        return read()
+    except RecipeError as error:
+        with contextlib.suppress(RecipeError):
+            read(without=head)
+            hint = "All but its last layer does; finetuning.new_head=True draws that one anew."
+            error = RecipeError(f"{error} {hint}")
+        raise error from None
 
 
 def read_trained(key: str, workdir: str, dataset: Dataset, *, best: bool = False) -> Trained:

@@ -340,6 +340,7 @@ def _contradictions(checked, num_devices: int) -> Iterator[str]:
         yield from _without_unlabelled(checked, num_devices)
     yield from _unscored(checked)
     yield from _without_softmax(checked)
+    yield from _without_hidden_layers(checked)
     if checked.get("loss.class_weights") is not None and "dataset" in checked:
         yield from _misweighted(checked["loss.class_weights"], checked["dataset"])
     yield from _unread(checked)
@@ -405,6 +406,14 @@ def _without_softmax(checked) -> Iterator[str]:
         for key in ("distillation.teacher", "curriculum.name", "semisupervised.unlabelled_weight"):
             if checked.get(key) is not None:
                 yield f"{key} must be None where loss.name is {checked['loss.name']!r}."
+
+
+def _without_hidden_layers(checked) -> Iterator[str]:
+    """What acts in them alone."""
+    if checked.get("model.name") == "mlp" and checked.get("model.hidden_sizes") == ():
+        for key in ("model.batch_norm", "model.dropout"):
+            if checked.get(key):
+                yield f"{key} is read where model.hidden_sizes has a layer, not ()."
 
 
 def _unscored(checked) -> Iterator[str]:

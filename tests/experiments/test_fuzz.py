@@ -231,6 +231,8 @@ def structures(draw, loss):
             )
         ),
     )
+    if config["model"]["name"] == "mlp" and not config["model"]["hidden_sizes"]:
+        config["model"] |= {"batch_norm": False, "dropout": None}
     if config["model"]["name"] == "patch_dense":
         config["model"] |= draw(st.sampled_from([{}, {"patch_size": 4, "channels": 2}]))
     if config["model"]["name"] == "cnn":

@@ -501,6 +501,17 @@ def test_what_does_not_fit_is_one_line_with_the_key(key, flaw, earlier_runs, tmp
     assert words[flaw] in message
 
 
+def test_a_start_with_another_head_alone_is_told_what_to_do(earlier_runs):
+    dataset = digits()._replace(num_classes=11)
+    own = dict(finetuning__start=earlier_runs["plain"], model__batch_norm=True)
+    with pytest.raises(RecipeError) as caught:
+        prepare(recipe(**own), dataset)
+    message = str(caught.value)
+    assert "Dense_1.bias is float32[10] there, float32[11] here" in message
+    assert message.endswith("; finetuning.new_head=True draws that one anew.")
+    prepare(recipe(**own, finetuning__new_head=True), dataset)
+
+
 def test_what_was_not_prepared_is_told_before_training(earlier_runs):
     run = recipe(
         distillation__teacher=earlier_runs["plain"],
@@ -787,6 +798,10 @@ def test_what_is_not_used_leaves_nothing_in_the_program(batch):
             dict(curriculum__name="running_average", curriculum__scorer="runs/a"),
             "curriculum.scorer is read where curriculum.name is 'earlier_run', not "
             "'running_average'; leave it at None.",
+        ),
+        (
+            dict(model__hidden_sizes=(), model__dropout=0.5),
+            "model.dropout is read where model.hidden_sizes has a layer, not ().",
         ),
         (
             dict(curriculum__name="earlier_run"),
