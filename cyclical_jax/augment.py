@@ -56,7 +56,7 @@ def augment(
       none of an example whose "mask" is 0. Indices of labels must be those of classes.
 
     Raises:
-      ValueError: A name is unknown, or `num_classes` is missing.
+      ValueError: A name is unknown or alone, or `num_classes` is missing.
 
     Examples:
       >>> transform = augment(["crop", "flip", "mixup"], num_classes=2)
@@ -65,6 +65,8 @@ def augment(
       >>> batch["image"].shape, batch["label"].shape
       ((4, 8, 8, 3), (4, 2))
     """
+    if isinstance(operations, str):
+        raise ValueError(f"`operations` must be a list, say [{operations!r}], got {operations!r}.")
     names = [operation for operation in operations if isinstance(operation, str)]
     for name in names:
         _checks.one_of("name", name, NAMES)

@@ -71,9 +71,13 @@ def update_difficulty(
       [n] averages.
 
     Raises:
-      ValueError: A plain decay is out of its range.
+      ValueError: A plain decay is out of its range, or there is another number of losses.
     """
     _checks.number("decay", decay, minimum=0, maximum=1)
+    if jnp.shape(index) != jnp.shape(losses):
+        raise ValueError(
+            f"`losses` must have the shape of `index`, {jnp.shape(index)}, got {jnp.shape(losses)}."
+        )
     number = len(difficulty)
     sums, counts = (
         jax.ops.segment_sum(jnp.broadcast_to(part, index.shape), index, number)

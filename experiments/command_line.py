@@ -3,6 +3,7 @@
 import ast
 import difflib
 import hashlib
+import json
 import os
 import platform
 import re
@@ -19,8 +20,9 @@ from ml_collections import ConfigDict, config_flags
 
 from cyclical_jax import data
 from cyclical_jax.training.checkpoints import CheckpointError
+from cyclical_jax.training.devices import largest_of_all, text_of_first
 from cyclical_jax.training.keeper import StoppedError
-from cyclical_jax.training.logs import WorkdirError
+from cyclical_jax.training.logs import WorkdirError, config_differences
 from cyclical_jax.training.loop import NonFiniteError
 from cyclical_jax.training.recipe import RecipeError, put
 
@@ -84,12 +86,35 @@ def join_processes() -> None:
         _end("--coordinator, --num_processes and --process_id must be given together.")
     if not (_DISTRIBUTED.value or any(given)):
         return
+    coordinator, number, own = place
+    if coordinator and not re.fullmatch(r".+:[0-9]+", coordinator):
+        _end(f"--coordinator must be HOST:PORT, such as 10.0.0.1:1234, got {coordinator!r}.")
+    if number is not None and not 0 <= own < number:
+        _end(f"--process_id must be from 0 to {number - 1}, got {own}.")
     # It would take SIGTERM for itself, and say so only by another way.
     jax.config.update("jax_enable_preemption_service", False)
+    print(f"waiting for {number or 'all'} processes, up to 5 minutes", file=sys.stderr, flush=True)
     try:
         jax.distributed.initialize(*place)
     except (RuntimeError, ValueError) as error:
-        _end(f"--distributed: {_last_line(error)}")
+        _end(
+            f"--distributed: {_last_line(error)} Where no cluster tells it, --coordinator, "
+            "--num_processes and --process_id do."
+        )
+
+
+def check_alike(config: ConfigDict, **options: Any) -> None:
+    """Raises RecipeError, in all processes, unless all were given the same config and options."""
+    own = config.to_dict() | options
+    first = json.loads(text_of_first(json.dumps(own, default=lambda number: number.item())))
+    lines = config_differences(first, json.loads(json.dumps(own, default=lambda n: n.item())))
+    (differs,) = largest_of_all([bool(lines)])
+    if differs:
+        listed = "; ".join(lines) or "another than this one has others"
+        raise RecipeError(
+            f"the processes have different configs or flags, of the first (there) and this one "
+            f"(here): {listed}."
+        )
 
 
 class Stopping:

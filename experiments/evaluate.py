@@ -26,8 +26,8 @@ def scores_of(
     best: bool = False,
     data_dir: str | None = None,
     num_workers: int = 0,
-) -> evaluation.Scores:
-    """Of one checkpoint of the run in `workdir`, on a split of its dataset.
+) -> tuple[evaluation.Scores, int]:
+    """Of one checkpoint of the run in `workdir`, on a split of its dataset, and its step.
 
     Raises:
       RecipeError: There is no such run, checkpoint or split; a line.
@@ -39,13 +39,14 @@ def scores_of(
         raise RecipeError(f"--split: {workdir} was trained on {recipe.train_on}; {split} is empty.")
     trained = read_trained("--workdir", str(workdir), dataset, best=best)
     arguments = trained.structure, trained.num_classes, place(trained.variables), examples
-    return evaluation.evaluate(*arguments, num_workers=num_workers)
+    return evaluation.evaluate(*arguments, num_workers=num_workers), trained.step
 
 
 def main(workdir: Path, checkpoint: str, split: str, **options) -> None:
-    scores = scores_of(workdir, split, best=checkpoint == "best", **options)
+    scores, step = scores_of(workdir, split, best=checkpoint == "best", **options)
     print(
-        f"{checkpoint} checkpoint of {workdir}: {split} accuracy {scores['accuracy']:.2%}, "
+        f"{checkpoint} of the checkpoints that {workdir} has kept, after {step:,} updates: {split} "
+        f"accuracy {scores['accuracy']:.2%}, "
         f"loss {scores['loss']:.4f}, calibration error {scores['calibration_error']:.4f}, on "
         f"{scores['num_examples']:,} examples"
     )

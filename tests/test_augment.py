@@ -433,6 +433,7 @@ def test_class_indices_become_probabilities_at_every_strength(name):
         (lambda: apply("flip", images()[0], 1.0), "`images` must be uint8 or floats of shape"),
         (lambda: apply("flip", images((2, 8, 8, 4)), 1.0), "got float32 of shape (2, 8, 8, 4)."),
         (lambda: apply("flip", np.zeros((2, 8, 8, 1), int), 1.0), "got int"),
+        (lambda: au.augment("crop"), "`operations` must be a list, say ['crop'], got 'crop'."),
         (lambda: apply("mixup", images(), 1.5), "`strength` must be at least 0 and at most 1"),
         (lambda: apply("cutmix", images()[0], 1.0), "`images` must be uint8 or floats of shape"),
         (

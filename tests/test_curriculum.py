@@ -84,6 +84,11 @@ def test_an_average_that_is_not_finite_starts_anew_and_padding_is_left_out():
     np.testing.assert_array_equal(found, [4, 2, 2])
 
 
+def test_each_example_of_a_batch_has_a_loss():
+    with pytest.raises(ValueError, match=r"`losses` must have the shape of `index`, \(3,\), got"):
+        update_difficulty(jnp.zeros(5), jnp.arange(3), jnp.ones(2))
+
+
 def test_a_decay_is_a_share():
     with pytest.raises(ValueError, match="`decay` must be at least 0 and at most 1, got 2"):
         update_difficulty(jnp.zeros(3), jnp.array([0]), jnp.ones(1), decay=2)

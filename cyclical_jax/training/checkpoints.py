@@ -175,7 +175,9 @@ class Checkpoints:
         steps = self._manager.all_steps()
         best = max(steps, key=lambda step: (self._accuracy(step), step), default=None)
         if best is None or self._accuracy(best) == -math.inf:
-            raise CheckpointError(f"no checkpoint in {self._directory} was validated.")
+            raise CheckpointError(
+                f"no checkpoint in {self._directory} was saved after a validation: take the newest."
+            )
         try:
             return self._read(best)[0]
         except Exception as error:  # whatever a damaged file may lead to
@@ -302,7 +304,7 @@ class _NewestAndBest:
 
 def read_variables(
     directory: Path, like: Variables, *, without: Sequence[str] = (), best: bool = False
-) -> Variables:
+) -> tuple[Variables, int]:
     """The variables of the newest undamaged checkpoint; those averaged, where they are.
 
     Args:
@@ -310,6 +312,9 @@ def read_variables(
       like: Of the same structure and shapes.
       without: Parts of the parameters that are not in `like`.
       best: Whether it is the one with the best validation accuracy instead.
+
+    Returns:
+      The variables, and the number of updates that made them.
 
     Raises:
       CheckpointError: There is none, or it has others than `like`; a line.
@@ -329,7 +334,8 @@ def read_variables(
     wanted = {_name(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(like)}
     if misfit := _misfit(wanted, found):
         raise CheckpointError(f"what is in {directory} does not fit: {misfit}.")
-    return jax.tree_util.tree_map_with_path(lambda path, _: found[_name(path)], like)
+    variables = jax.tree_util.tree_map_with_path(lambda path, _: found[_name(path)], like)
+    return variables, int(arrays["0.step"])
 
 
 def identity(directory: Path) -> str:
@@ -363,6 +369,8 @@ def _may_pass(error: Exception) -> bool:
 def _reason(error: Exception) -> str:
     """The first line of what Orbax says, or the reason that it has at its end."""
     full = os.strerror(errno.ENOSPC)
+    if "Gloo" in str(error) or "coordination" in str(error):
+        return "another process has ended"
     return full if full in str(error) else str(error).strip().partition("\n")[0][:_LONGEST_REASON]
 
 

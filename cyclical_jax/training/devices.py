@@ -115,10 +115,24 @@ def largest_of_all(values: Sequence[float]) -> tuple[float, ...]:
     return tuple(gathered.max(0).tolist())
 
 
+def text_of_first(text: str) -> str:
+    """That of the first process, of `text` of all; all have to call this."""
+    if jax.process_count() == 1:
+        return text
+    encoded = np.frombuffer(text.encode(), np.uint8)
+    longest = int(largest_of_all([len(encoded)])[0])
+    padded = np.pad(encoded, (0, longest - len(encoded)), constant_values=ord(" "))
+    return bytes(np.asarray(multihost_utils.broadcast_one_to_all(padded), np.uint8)).decode()
+
+
 def check_equal(tree: Any, name: str) -> None:
-    """Raises AssertionError unless all processes have the same values."""
-    if jax.process_count() > 1:
-        multihost_utils.assert_equal(tree, f"{name} differ between the processes")
+    """Raises AssertionError, a line, unless all processes have the same values."""
+    if jax.process_count() == 1:
+        return
+    try:
+        multihost_utils.assert_equal(tree)
+    except AssertionError:  # with all values of both
+        raise AssertionError(f"{name} differ between the processes.") from None
 
 
 def wait_for_all(place: str) -> None:

@@ -99,7 +99,7 @@ def _text(default: str | None, meaning: str) -> Field:
 def _sizes(default: tuple[int, ...], meaning: str) -> Field:
     def check(key, value):
         if not isinstance(value, tuple | list):
-            raise ValueError(f"{key} must be a tuple of whole numbers, got {value!r}.")
+            raise ValueError(f"{key} must be a tuple of whole numbers, say (64,), got {value!r}.")
         return tuple(_whole(1, "", minimum=1).check(key, size) for size in value)
 
     return Field(default, check, "tuple of whole numbers, at least 1", meaning)
@@ -108,7 +108,7 @@ def _sizes(default: tuple[int, ...], meaning: str) -> Field:
 def _names(allowed: tuple[str, ...], meaning: str) -> Field:
     def check(key, value):
         if not isinstance(value, tuple | list):
-            raise ValueError(f"{key} must be a tuple of words, got {value!r}.")
+            raise ValueError(f"{key} must be a tuple, say ({allowed[0]!r},), got {value!r}.")
         _raise_all(line for name in value for line in _problem(_checks.one_of, key, name, allowed))
         return tuple(value)
 
@@ -131,7 +131,9 @@ def _subset(meaning: str) -> Field:
         parse_subset(value)
         return value
 
-    words = f"{' or '.join(SUBSETS)}, or 'long_tailed N F', or the path of an index file"
+    words = (
+        f"{' or '.join(SUBSETS)}, or 'balanced N', or 'long_tailed N F', or an index file's path"
+    )
     return Field(None, check, words, meaning)
 
 

@@ -24,7 +24,8 @@ def _newest_checkpoint(key: str, workdir: str) -> str:
     try:
         return identity(Path(workdir, CHECKPOINTS))
     except CheckpointError as error:
-        raise RecipeError(f"{key}: {error}") from error
+        hint = "Train that run first, or name the workdir of another."
+        raise RecipeError(f"{key}: {error} {hint}") from error
 
 
 def _content(path: Path) -> bytes:

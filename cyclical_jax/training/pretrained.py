@@ -35,6 +35,7 @@ class Trained:
     structure: Structure = dataclasses.field(metadata={"static": True})
     num_classes: int = dataclasses.field(metadata={"static": True})
     variables: Variables
+    step: int = dataclasses.field(default=0, metadata={"static": True})  # updates before
 
     def logits(self, images: jax.Array) -> jax.Array:
         """[batch, classes], of images as the step sees them."""
@@ -104,9 +105,9 @@ def _read_start(recipe: Recipe, dataset: Dataset) -> Variables:
     head, like = layers(structure, shape)[0], _like(structure, dataset.num_classes, shape)
     read = functools.partial(_read, "finetuning.start", Path(recipe.start or ""), like)
     if structure.new_head:
-        return read(without=head)
+        return read(without=head)[0]
     try:
-        return read()
+        return read()[0]
     except RecipeError as error:
         with contextlib.suppress(RecipeError):
             read(without=head)
@@ -136,7 +137,7 @@ def read_trained(key: str, workdir: str, dataset: Dataset, *, best: bool = False
             f"{workdir} tells {number}."
         )
     like = _like(earlier.structure, number, (1, *image_shape(dataset.train)), key=key)
-    return Trained(earlier.structure, number, _read(key, path, like, best=best))
+    return Trained(earlier.structure, number, *_read(key, path, like, best=best))
 
 
 def read_recipe(key: str, workdir: Path) -> Recipe:
@@ -173,7 +174,7 @@ def _read(
     *,
     without: tuple[str, ...] = (),
     best: bool = False,
-) -> Variables:
+) -> tuple[Variables, int]:
     kept = {name: part for name, part in like.params.items() if name not in without}
     like = like._replace(params=kept)
     try:

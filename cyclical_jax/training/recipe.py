@@ -177,9 +177,13 @@ def load_dataset(recipe: Recipe) -> data.Dataset:
     """The dataset of a recipe.
 
     Raises:
+      RecipeError: The subset's file does not fit the dataset; a line.
       DatasetNotFoundError, ImportError: As in `data.load`.
     """
-    return data.load(recipe.dataset, **source(recipe))
+    try:
+        return data.load(recipe.dataset, **source(recipe))
+    except ValueError as error:
+        raise RecipeError(str(error).replace("`", "")) from error
 
 
 def source(recipe: Recipe) -> dict[str, Any]:
@@ -397,7 +401,8 @@ def _without_unlabelled(checked, num_devices: int) -> Iterator[str]:
         if batch_size > number:
             yield f"{key} {batch_size} is more than the {number} unlabelled examples."
     except ValueError as error:
-        yield f"semisupervised.unlabelled_weight is set, but {str(error).replace('`', '')}"
+        reason = str(error).replace("`", "")
+        yield f"semisupervised.unlabelled_weight needs a subset, say 'balanced 250': {reason}"
 
 
 def _without_softmax(checked) -> Iterator[str]:

@@ -40,15 +40,17 @@ def run(tmp_path_factory):
 
 def test_the_newest_is_the_end_of_the_run(run):
     workdir, result, rows = run
-    test = evaluate.scores_of(workdir, "test")
+    test, step = evaluate.scores_of(workdir, "test")
+    assert step == rows[-1]["step"] == 72
     assert test == pytest.approx({name: result[f"test_{name}"] for name in test}, rel=1e-5)
-    validation = evaluate.scores_of(workdir, "validation")
+    validation, _ = evaluate.scores_of(workdir, "validation")
     assert validation["loss"] == pytest.approx(rows[-1]["val_loss"], rel=1e-5)
 
 
 def test_the_best_is_that_of_the_validation(run):
     workdir, result, rows = run
-    best = evaluate.scores_of(workdir, "validation", best=True)
+    best, step = evaluate.scores_of(workdir, "validation", best=True)
+    assert step == max(rows, key=lambda row: row["val_accuracy"])["step"]
     assert best["accuracy"] == result["best_val_accuracy"] > rows[-1]["val_accuracy"]
     of_rows = max(rows, key=lambda row: row["val_accuracy"])["val_loss"]
     assert best["loss"] == pytest.approx(of_rows, rel=1e-5)
@@ -73,5 +75,7 @@ def test_what_is_not_there_is_one_line(run, tmp_path):
 def test_the_command_says_it_in_a_line(run):
     workdir, result, _ = run
     (line,) = call("evaluate", f"--workdir={workdir}", "--split=test").splitlines()
-    accuracy = f"newest checkpoint of {workdir}: test accuracy {result['test_accuracy']:.2%}, "
-    assert line.startswith(accuracy) and line.endswith("on 400 examples")
+    start = f"newest of the checkpoints that {workdir} has kept, after 72 updates: test accuracy "
+    assert line.startswith(f"{start}{result['test_accuracy']:.2%}, ") and line.endswith(
+        "on 400 examples"
+    )

@@ -275,6 +275,28 @@ def test_a_signal_to_one_of_two_processes_stops_both(start, tmp_path):
 
 
 @pytest.mark.slow
+def test_two_processes_with_different_configs_are_refused(start, tmp_path):
+    place = [f"--coordinator=127.0.0.1:{free_port()}", "--num_processes=2"]
+    rates = "0.1", "0.01"
+    processes = [
+        start(
+            tmp_path,
+            *place,
+            f"--process_id={number}",
+            f"--config.optimizer.learning_rate={rate}",
+            config=SHORT,
+            devices=2,
+        )
+        for number, rate in enumerate(rates)
+    ]
+    errors = [process.communicate(timeout=120)[1] for process in processes]
+    line = "optimizer.learning_rate: 0.1 there, 0.01 here"
+    assert line in errors[1] or "the processes have different configs" in errors[0]
+    assert all(process.returncode != 0 for process in processes)
+    assert not (tmp_path / "config.json").exists()
+
+
+@pytest.mark.slow
 def test_what_ends_one_of_two_processes_ends_both(start, tmp_path):
     """Here that somebody else trains there, which the first process alone finds out."""
     with (tmp_path / ".lock").open("a") as lock:
@@ -308,6 +330,23 @@ def test_an_index_file_that_has_changed_is_refused(start, tmp_path):
         "holds a run of other inputs, which have changed since; choose another --workdir:"
     )
     assert second.startswith("  subset: 'content ")
+
+
+@pytest.mark.parametrize(
+    "arguments, line",
+    [
+        (
+            ["--coordinator=10.0.0.1", "--num_processes=2", "--process_id=0"],
+            "--coordinator must be HOST:PORT, such as 10.0.0.1:1234, got '10.0.0.1'.",
+        ),
+        (
+            ["--coordinator=10.0.0.1:1", "--num_processes=2", "--process_id=2"],
+            "--process_id must be from 0 to 1, got 2.",
+        ),
+    ],
+)
+def test_a_place_that_cannot_be_is_refused(start, tmp_path, arguments, line):
+    assert finish(start(tmp_path, *arguments), 2)[1].splitlines() == [line]
 
 
 def test_half_a_place_among_processes_is_refused(start, tmp_path):

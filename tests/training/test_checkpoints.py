@@ -223,7 +223,7 @@ def test_one_that_was_saved_within_its_validation_is_told_the_accuracy(directory
 def test_the_best_is_of_those_that_were_validated_and_are_whole(directory):
     saved(directory, 4, 6)
     with Checkpoints(directory, read_only=True) as checkpoints:
-        with pytest.raises(CheckpointError, match="was validated"):
+        with pytest.raises(CheckpointError, match="was saved after a validation"):
             checkpoints.best_arrays()
     saved(directory, 8, 9, accuracies=[0.9, 0.8])
     for path in files_of(directory, 8):
@@ -334,7 +334,8 @@ def test_variables_are_read_from_the_newest_that_is_whole_and_nothing_is_moved(d
         truncate(path)
     before = sorted(directory.rglob("*"))
     like = Variables(START.state.params, START.state.model_state)
-    found = checkpoints_module.read_variables(directory, like)
+    found, step = checkpoints_module.read_variables(directory, like)
+    assert step == 2
     assert_same(found, Variables(snapshot(4, 4.1).state.params, snapshot(4, 4.1).state.model_state))
     assert "20 is damaged" in caplog.text
     assert sorted(directory.rglob("*")) == before

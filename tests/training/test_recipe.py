@@ -393,7 +393,10 @@ DURATION = "must be a number above 0 and a unit, such as '1.5 epochs' or '9 step
         ({"cycle.shape": "triangle"}, "cycle.shape must be one of 'linear', 'cosine', "),
         ({"cycle.num_cycles": 0}, f"cycle.num_cycles {WHOLE} 1 to 32768, got 0."),
         ({"model.name": "mpl"}, "model.name must be one of 'mlp', 'patch_dense', 'cnn', 'res"),
-        ({"model.hidden_sizes": 64}, "model.hidden_sizes must be a tuple of whole numbers, got 64"),
+        (
+            {"model.hidden_sizes": 64},
+            "model.hidden_sizes must be a tuple of whole numbers, say (64,), got 64.",
+        ),
         ({"model.hidden_sizes": (0,)}, f"model.hidden_sizes {WHOLE} 1 to 2147483647, got 0."),
         ({"model.hidden_sizes": (3, "a")}, "model.hidden_sizes must be a number, got 'a'."),
         ({"model.batch_norm": "yes"}, "model.batch_norm must be True or False, got 'yes'."),
@@ -424,7 +427,10 @@ DURATION = "must be a number above 0 and a unit, such as '1.5 epochs' or '9 step
             "augment.strength is set, but augment.operations is (): ",
         ),
         ({"augment.strength": cyclical(0, 2)}, "augment.strength.hard must be at least 0 and at"),
-        ({"augment.operations": "crop"}, "augment.operations must be a tuple of words, got 'crop'"),
+        (
+            {"augment.operations": "crop"},
+            "augment.operations must be a tuple, say ('crop',), got 'crop'.",
+        ),
         ({"augment.operations": ("flop",)}, "got 'flop'. Did you mean 'flip'?"),
         ({"loss.temperature": -2.0}, "loss.temperature must be above 0, got -2.0."),
         ({"loss.temperature": cyclical(0.5, 0.0)}, "loss.temperature.hard must be above 0, got 0"),

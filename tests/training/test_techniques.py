@@ -743,8 +743,8 @@ def test_what_is_not_used_leaves_nothing_in_the_program(batch):
     [
         (
             dict(subset=None, semisupervised__unlabelled_weight=1.0),
-            "semisupervised.unlabelled_weight is set, but unlabelled images are those that subset "
-            "leaves out, got None.",
+            "semisupervised.unlabelled_weight needs a subset, say 'balanced 250': unlabelled "
+            "images are those that subset leaves out, got None.",
         ),
         (
             dict(semisupervised__unlabelled_weight=1.0, semisupervised__batch_size=1200),
