@@ -131,8 +131,9 @@ def main():
     workdir = Path(_WORKDIR.value)
     results = run(workdir, _NUM_SEEDS.value)
     print(
-        f"\n{table(results)}\n\nNothing is tuned, and plain's labels are not smoothed as focal's are: "
-        f"docs/results.md has fair comparisons.\npicture: {workdir / 'demo.png'}"
+        f"\n{table(results)}\n\nNothing is tuned, and plain's labels are not smoothed, as focal's "
+        "are: docs/results.md has\nfair comparisons.\n\n"
+        f"picture: {workdir / 'demo.png'}"
     )
 
 
