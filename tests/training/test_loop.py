@@ -421,6 +421,23 @@ def test_the_timer_counts_no_compilation_and_grows_with_care():
     assert timer.micro_steps_a_call == 2 * grown
 
 
+def test_the_calls_that_compile_a_size_of_batches_are_told_to_the_timer(monkeypatch):
+    told, add = [], loop.Timer.add
+
+    def record(self, seconds, selection, *, is_compiling=False):
+        told.append(is_compiling)
+        add(self, seconds, selection, is_compiling=is_compiling)
+
+    monkeypatch.setattr(loop.Timer, "add", record)
+    forget_programs(monkeypatch)
+    run = recipe(accumulate=cyclical(4, 1), accumulate_as="one_batch", duration="12 epochs")
+    train(run, dataset())
+    assert len(told) > sum(told) >= 2
+    told.clear()
+    train(run, dataset(), seed=1)  # all are there
+    assert not any(told)
+
+
 def test_a_stop_at_any_moment_leaves_no_trace(tmp_path, monkeypatch):
     """Within a validation, too, whose row is then written by who goes on."""
     monkeypatch.setattr(evaluation, "_BATCH_SIZE", 4)  # three batches of both devices

@@ -158,6 +158,18 @@ def test_labels_and_confident_predictions_make_the_loss(batch):
     assert metrics["num_examples"] == 4
 
 
+def test_the_share_of_confident_predictions_is_of_the_weak_view():
+    run = recipe(semisupervised__unlabelled_weight=1.0)
+    schedules = dict.fromkeys(run.numbers)
+    *_, term = assembly.make_loss_terms(run.structure, schedules)
+    ((name, measure),) = term.measures
+    assert (name,) == assembly.measures_of(run.structure) == ("confident",)
+    views = {view: jnp.zeros((4, CLASSES)) for view in term.views}
+    views["weak"] = views["weak"].at[0, 3].set(9.0)
+    found = measure(*[views[view] for view in term.views], {}, {"threshold": 0.9})
+    np.testing.assert_array_equal(found, [True, False, False, False])
+
+
 def test_without_operations_the_views_are_the_images(batch):
     changes = dict(semisupervised__unlabelled_weight=2.0, semisupervised__threshold=0.0)
     step, state = step_and_state(changes | dict(semisupervised__weak=(), semisupervised__strong=()))
