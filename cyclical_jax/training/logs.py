@@ -169,6 +169,8 @@ def opened_workdir(
     with _locked(workdir):
         if not is_taken:
             write_whole(workdir / CONFIG, text)
+            with _writing(workdir / INPUTS):
+                (workdir / INPUTS).unlink(missing_ok=True)  # of a run that never began
         if inputs and not (workdir / INPUTS).exists():
             write_whole(workdir / INPUTS, json.dumps(inputs, indent=2))
         yield

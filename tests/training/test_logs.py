@@ -284,6 +284,13 @@ def test_a_config_of_an_earlier_version_has_the_defaults_of_what_it_lacks(tmp_pa
     ]
 
 
+def test_inputs_of_a_run_that_never_began_are_forgotten(tmp_path):
+    for inputs in ({"subset": "content 1"}, {"subset": "content 2"}, None):
+        with opened_workdir(tmp_path, {"seed": 1}, inputs):
+            path = tmp_path / "inputs.json"
+            assert (json.loads(path.read_text()) if path.exists() else None) == inputs
+
+
 def test_other_inputs_are_refused_with_what_is_different(tmp_path):
     def open_with(inputs):
         with opened_workdir(tmp_path, {"seed": 1}, inputs):
