@@ -78,12 +78,11 @@ def update_difficulty(
         raise ValueError(
             f"`losses` must have the shape of `index`, {jnp.shape(index)}, got {jnp.shape(losses)}."
         )
-    number = len(difficulty)
-    sums, counts = (
-        jax.ops.segment_sum(jnp.broadcast_to(part, index.shape), index, number)
-        for part in (losses, jnp.float32(1))
-    )
-    losses = sums / jnp.maximum(counts, 1)
-    so_far = jnp.where(jnp.isfinite(difficulty), difficulty, losses)
+    # By the batch alone, since there may be millions of examples.
+    is_same = index[:, None] == index[None]
+    losses = jnp.where(is_same, losses[None], 0).sum(1) / is_same.sum(1)
+    index = jnp.where(index < 0, len(difficulty), index)  # which JAX would count from the end
+    so_far = difficulty.at[index].get(mode="clip")
+    so_far = jnp.where(jnp.isfinite(so_far), so_far, losses)
     new = decay * so_far + (1 - decay) * losses
-    return jnp.where(counts > 0, new, difficulty).astype(difficulty.dtype)
+    return difficulty.at[index].set(new.astype(difficulty.dtype), mode="drop")

@@ -80,7 +80,8 @@ def test_the_weights_of_a_batch_have_a_mean_near_1():
 
 def test_an_average_that_is_not_finite_starts_anew_and_padding_is_left_out():
     found = jnp.array([jnp.nan, 1.0, 2.0])
-    found = update_difficulty(found, jnp.array([0, 3, 1]), jnp.array([4.0, 9.0, 3.0]), decay=0.5)
+    index, losses = jnp.array([0, 3, 1, -1]), jnp.array([4.0, jnp.nan, 3.0, 9.0])
+    found = update_difficulty(found, index, losses, decay=0.5)
     np.testing.assert_array_equal(found, [4, 2, 2])
 
 
