@@ -24,8 +24,8 @@ def test_a_default_passes_its_own_check_and_has_type_and_meaning(key):
         ("data_dir", "string, or None"),
         (
             "subset",
-            "4k or 4k_5_3 or 4k_6_2 or first_4k, or 'long_tailed N F', or the path of an index "
-            "file, or None",
+            "4k or 4k_5_3 or 4k_6_2 or first_4k, or 'balanced N', or 'long_tailed N F', or an "
+            "index file's path, or None",
         ),
         ("image_size", "whole number, at least 1, or None"),
         ("loss.gradient_norm", "cross_entropy, or None"),
