@@ -117,7 +117,7 @@ def _names(allowed: tuple[str, ...], meaning: str) -> Field:
 
 def _class_weights(meaning: str) -> Field:
     def check(key, value):
-        if value == BALANCED:
+        if isinstance(value, str) and value == BALANCED:
             return value
         if not isinstance(value, tuple | list) or not value:
             raise ValueError(f"{key} must be 'balanced' or a tuple of numbers, got {value!r}.")

@@ -794,3 +794,12 @@ def test_every_key_is_described_with_value_default_type_and_meaning():
     assert momentum.endswith("default 0.9]")
     for entry in ("easy=0.85", "hard=0.95", "factor=4", "scale='log'"):
         assert entry in momentum
+
+
+@pytest.mark.parametrize("junk", [np.array([1.0, 2.0]), np.array(["a", "b"]), np.zeros((2, 2))])
+@pytest.mark.parametrize("key", FIELDS)
+def test_an_array_is_a_recipe_or_a_line_that_names_the_key(key, junk):
+    try:
+        parse(changed({key: junk}))
+    except RecipeError as error:
+        assert all(line.split(" ")[0].startswith(key) for line in str(error).splitlines()), error
