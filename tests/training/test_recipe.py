@@ -2,6 +2,7 @@
 
 import dataclasses
 
+import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
@@ -796,7 +797,7 @@ def test_every_key_is_described_with_value_default_type_and_meaning():
         assert entry in momentum
 
 
-@pytest.mark.parametrize("junk", [np.array([1.0, 2.0]), np.array(["a", "b"]), np.zeros((2, 2))])
+@pytest.mark.parametrize("junk", [np.array([1.0, 2.0]), np.array(["a", "b"])])
 @pytest.mark.parametrize("key", FIELDS)
 def test_an_array_is_a_recipe_or_a_line_that_names_the_key(key, junk):
     try:
