@@ -22,7 +22,7 @@ from cyclical_jax import data
 from cyclical_jax.training.checkpoints import CheckpointError
 from cyclical_jax.training.devices import largest_of_all, text_of_first
 from cyclical_jax.training.keeper import StoppedError
-from cyclical_jax.training.logs import WorkdirError, config_differences
+from cyclical_jax.training.logs import WorkdirError, as_json, config_differences
 from cyclical_jax.training.loop import NonFiniteError
 from cyclical_jax.training.recipe import RecipeError, put
 
@@ -105,9 +105,8 @@ def join_processes() -> None:
 
 def check_alike(config: ConfigDict, **options: Any) -> None:
     """Raises RecipeError, in all processes, unless all were given the same config and options."""
-    own = config.to_dict() | options
-    first = json.loads(text_of_first(json.dumps(own, default=lambda number: number.item())))
-    lines = config_differences(first, json.loads(json.dumps(own, default=lambda n: n.item())))
+    own = as_json(config.to_dict() | options)
+    lines = config_differences(json.loads(text_of_first(own)), json.loads(own))
     (differs,) = largest_of_all([bool(lines)])
     if differs:
         listed = "; ".join(lines) or "another than this one has others"

@@ -147,8 +147,8 @@ def _tell_where(workdir: Path, start) -> None:
 def main():
     command_line.join_processes()
     config = command_line.config_of(_CONFIG)
-    command_line.check_alike(config, save_every=_SAVE_EVERY.value, keep=_KEEP.value)
     recipe = parse(config, num_devices=jax.device_count())
+    command_line.check_alike(config, save_every=_SAVE_EVERY.value, keep=_KEEP.value)
     if _PRINT_CONFIG.value:
         print(describe(config))
         return

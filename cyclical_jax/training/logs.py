@@ -153,8 +153,7 @@ def opened_workdir(
       WorkdirError: It holds a run of another config or of other inputs, or one without checkpoints;
         another process writes to it; or it cannot be written to.
     """
-    # A config file may hold NumPy's numbers.
-    text = json.dumps(config, indent=2, default=lambda number: number.item())
+    text = as_json(config)
     is_taken = _is_taken(workdir)
     if is_taken:
         _check_same(workdir / CONFIG, json.loads(text), "of another config")
@@ -174,6 +173,11 @@ def opened_workdir(
         if inputs and not (workdir / INPUTS).exists():
             write_whole(workdir / INPUTS, json.dumps(inputs, indent=2))
         yield
+
+
+def as_json(config: dict[str, Any]) -> str:
+    """A config that `parse` takes, as text; its file may hold NumPy's numbers."""
+    return json.dumps(config, indent=2, default=lambda number: number.item())
 
 
 def config_differences(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> list[str]:
