@@ -7,17 +7,15 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from cyclical_jax.transforms import LOGGED, scheduled
+from cyclical_jax.transforms import logged, scheduled
 
 Layers = Any | Callable[[optax.Params], Any]
 
 
+@logged("share")
 class ScaleByLayerState(NamedTuple):
     count: Any  # (), int32: updates so far
     share: jax.Array  # (), float32: used in the last update
-
-
-LOGGED[ScaleByLayerState] = "share"
 
 
 def scale_by_layer(share: optax.ScalarOrSchedule, layers: Layers) -> optax.GradientTransformation:

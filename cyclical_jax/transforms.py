@@ -7,7 +7,7 @@ the same tree of states, so a checkpoint survives the change from one to the oth
 """
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import jax
@@ -19,26 +19,41 @@ from cyclical_jax import _checks
 from cyclical_jax.schedules import as_integer, as_schedule
 
 
+def logged(field: str) -> Callable[[type], type]:
+    """Marks a NamedTuple of state: `current_values` reports this field of it."""
+
+    def mark(state_type):
+        state_type.logged_field = field
+        return state_type
+
+    return mark
+
+
+@logged("weight_decay")
 class AddDecayedWeightsState(NamedTuple):
     count: Any  # (), int32: updates so far
     weight_decay: jax.Array  # (), float32: used in the last update
 
 
+@logged("max_delta")
 class ClipState(NamedTuple):
     count: Any  # (), int32: updates so far
     max_delta: jax.Array  # (), float32: used in the last update
 
 
+@logged("max_norm")
 class ClipByGlobalNormState(NamedTuple):
     count: Any  # (), int32: updates so far
     max_norm: jax.Array  # (), float32: used in the last update
 
 
+@logged("clipping")
 class AdaptiveGradClipState(NamedTuple):
     count: Any  # (), int32: updates so far
     clipping: jax.Array  # (), float32: used in the last update
 
 
+@logged("every")
 class AccumulateGradientsState(NamedTuple):
     every: jax.Array  # (), int32: micro steps of the update under way
     multi_steps: optax.MultiStepsState
@@ -69,7 +84,7 @@ def add_decayed_weights(
     def decay(updates, params, value):
         return _map(lambda u, p: u + value * p, updates, _required(params))
 
-    transform = scheduled(AddDecayedWeightsState, weight_decay, decay)
+    transform = scheduled(AddDecayedWeightsState, weight_decay, decay, finite=True)
     return transform if mask is None else optax.masked(transform, mask)
 
 
@@ -203,31 +218,29 @@ def current_values(opt_state: optax.OptState) -> dict[str, jax.Array]:
       in the tree of states is put before it: `"1/max_norm"`. Before the first update: the values
       at count 0.
     """
-    found = [
-        (name, path, value)
-        for state_type, name in LOGGED.items()
-        for path, value in optax.tree.get_all_with_path(opt_state, name, _is_field_of(state_type))
-    ]
-    repeats = Counter(name for name, _, _ in found)
-    return {name if repeats[name] == 1 else _joined(path): value for name, path, value in found}
+    found = list(_logged_values(opt_state))
+    repeats = Counter(path[-1] for path, _ in found)
+    return {path[-1] if repeats[path[-1]] == 1 else "/".join(path): value for path, value in found}
 
 
-# What `current_values` looks for; other files add states of theirs.
-LOGGED: dict[type, str] = {
-    AddDecayedWeightsState: "weight_decay",
-    ClipState: "max_delta",
-    ClipByGlobalNormState: "max_norm",
-    AdaptiveGradClipState: "clipping",
-    AccumulateGradientsState: "every",
-}
+def scheduled(
+    state_type, value, rule, *, minimum=0, maximum=jnp.inf, finite=False
+) -> optax.GradientTransformation:
+    """Makes the transformation `rule(updates, params, value in force) -> updates`.
 
+    Args:
+      state_type: A NamedTuple (count, value in force), marked by `logged`.
+      value: A number or a schedule of the update count.
+      rule: The function above; updates and params are trees.
+      minimum, maximum: Limits of a plain number, both included.
+      finite: Whether a plain number must be finite.
 
-def scheduled(state_type, value, rule, *, maximum=jnp.inf) -> optax.GradientTransformation:
-    """The transformation `rule(updates, params, value in force) -> updates`."""
+    Raises:
+      ValueError: A plain number is not within the limits.
+    """
     if not callable(value):
-        is_threshold = state_type is not AddDecayedWeightsState  # an infinite one never clips
-        limits = {"minimum": 0, "maximum": maximum}
-        _checks.number(LOGGED[state_type], value, **limits, finite=not is_threshold)
+        _, name = state_type._fields
+        _checks.number(name, value, minimum=minimum, maximum=maximum, finite=finite)
     value_at = as_schedule(value)
 
     def state(count, value):
@@ -270,11 +283,22 @@ def _required(params):
     return params
 
 
-def _is_field_of(state_type):
-    return lambda path, _: getattr(path[-1], "tuple_name", None) == state_type.__name__
+def _logged_values(tree, path=()) -> Iterator[tuple[tuple[str, ...], Any]]:
+    """Yields the path and the value of each logged field, of states within states too."""
+    for keys, node in jax.tree_util.tree_leaves_with_path(tree, is_leaf=_is_logged):
+        if _is_logged(node):
+            to_node = (*path, *map(_name_of, keys))
+            for field, child in node._asdict().items():
+                if field == node.logged_field:
+                    yield (*to_node, field), child
+                else:
+                    yield from _logged_values(child, (*to_node, field))
 
 
-def _joined(path) -> str:
-    """A path of tree keys as "0/multi_steps/max_norm"."""
-    names = (getattr(key, "name", getattr(key, "key", getattr(key, "idx", key))) for key in path)
-    return "/".join(map(str, names))
+def _is_logged(node) -> bool:
+    return hasattr(type(node), "logged_field")
+
+
+def _name_of(key) -> str:
+    """Returns the part that a key of a tree adds to a path such as "0/multi_steps/max_norm"."""
+    return str(getattr(key, "name", getattr(key, "key", getattr(key, "idx", key))))

@@ -1,5 +1,6 @@
 import functools
 from collections import Counter
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -8,6 +9,7 @@ import optax
 import pytest
 
 import cyclical_jax as cj
+from cyclical_jax.transforms import logged, scheduled
 
 SHAPES = {"bias": (5,), "conv": (3, 1, 2, 4), "kernel": (4, 5), "scale": ()}
 NUM_STEPS = 6
@@ -530,6 +532,45 @@ def test_current_values_of_a_population():
     state = jax.vmap(transform.init)(params)
     _, state = jax.vmap(transform.update)(params, state)
     np.testing.assert_array_equal(cj.current_values(state)["max_delta"], [0.5] * 3)
+
+
+@logged("scale")
+class OurState(NamedTuple):
+    count: Any
+    scale: Any
+
+
+class TheirState(NamedTuple):
+    count: Any
+    max_delta: Any  # a name of ours, but not our state
+
+
+def scale_by(scale, **limits):
+    def multiply(updates, params, value):
+        del params
+        return jax.tree.map(lambda u: value * u, updates)
+
+    return scheduled(OurState, scale, multiply, **limits)
+
+
+def test_a_state_marked_elsewhere_is_found_and_no_other():
+    state = scale_by(schedule).init(PARAMS), TheirState(0, 1.0)
+    assert cj.current_values(state) == {"scale": TABLE[0]}
+    assert jax.jit(cj.current_values)(state) == {"scale": TABLE[0]}
+
+
+@pytest.mark.parametrize(
+    "value, limits, words",
+    [
+        (-1, {}, "at least 0, got -1"),
+        (2.5, dict(minimum=-1, maximum=2), "at least -1 and at most 2, got 2.5"),
+        (np.inf, dict(finite=True), "at least 0 and finite, got inf"),
+    ],
+)
+def test_the_limits_of_a_plain_number(value, limits, words):
+    with pytest.raises(ValueError, match=f"`scale` must be {words}"):
+        scale_by(value, **limits)
+    scale_by(lambda count: value, **limits)
 
 
 # ---- accumulate_gradients
