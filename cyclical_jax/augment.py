@@ -41,6 +41,7 @@ def augment(
     *,
     num_classes: int | None = None,
     limits: Limits = _LIMITS,
+    mixed: Sequence[str] = ("weight", "rank", "difficulty"),
 ) -> Transform:
     """The operations, one after the other, on a batch.
 
@@ -49,14 +50,15 @@ def augment(
         operations such as `functools.partial(random_crop, most=0.25)`.
       num_classes: For mixtures, which make class indices probabilities, [batch, classes].
       limits: Of floats; bytes have their own.
+      mixed: Entries of the batch, floats [batch, ...], that mixtures mix as they mix the labels. An
+        entry that a batch lacks is left out.
 
     Returns:
       `transform(batch, key, strength) -> batch`, of a dict with "image" and, for mixtures, "label".
-      These mix each example's "weight", "rank" and "difficulty" too, where the batch has them, and
-      none of an example whose "mask" is 0. Indices of labels must be those of classes.
+      An example whose "mask" is 0 is not mixed. Indices of labels must be those of classes.
 
     Raises:
-      ValueError: A name is unknown or alone, or `num_classes` is missing.
+      ValueError: A name is unknown or alone, `mixed` is one string, or `num_classes` is missing.
 
     Examples:
       >>> transform = augment(["crop", "flip", "mixup"], num_classes=2)
@@ -67,6 +69,8 @@ def augment(
     """
     if isinstance(operations, str):
         raise ValueError(f"`operations` must be a list, say [{operations!r}], got {operations!r}.")
+    if isinstance(mixed, str):
+        raise ValueError(f"`mixed` must be a list, say [{mixed!r}], got {mixed!r}.")
     names = [operation for operation in operations if isinstance(operation, str)]
     for name in names:
         _checks.one_of("name", name, NAMES)
@@ -77,8 +81,9 @@ def augment(
         keys = jax.random.split(key, len(operations))
         for operation, own_key in zip(operations, keys, strict=True):
             if operation in MIXTURES:
-                mixture = MIXTURES[operation]
-                batch = batch | _mixed_batch(mixture, own_key, batch, strength, num_classes)
+                labels = {"label": _probabilities(batch["label"], num_classes)}
+                labels |= {name: batch[name] for name in mixed if name in batch}
+                batch = batch | _mixed_batch(operation, own_key, batch, labels, strength)
             else:
                 change = OPERATIONS[operation] if isinstance(operation, str) else operation
                 image = change(own_key, batch["image"], strength, limits=limits)
@@ -88,12 +93,8 @@ def augment(
     return transform
 
 
-_OF_EXAMPLES = ("weight", "rank", "difficulty")
-
-
-def _mixed_batch(mixture, key, batch, strength, num_classes) -> Batch:
-    labels = {"label": _probabilities(batch["label"], num_classes)}
-    labels |= {name: batch[name] for name in _OF_EXAMPLES if name in batch}
+def _mixed_batch(name, key, batch, labels, strength) -> Batch:
+    mixture = MIXTURES[name]
     image, labels = mixture(key, batch["image"], labels, strength, mask=batch.get("mask"))
     return {"image": image, **labels}
 

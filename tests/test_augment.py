@@ -351,6 +351,21 @@ def test_a_batch_is_mixed_with_all_that_belongs_to_its_examples():
     np.testing.assert_array_equal(mixed["mask"], batch["mask"])
 
 
+def test_the_caller_names_what_is_mixed_as_the_labels_are():
+    ones = jnp.arange(1.0, 5)
+    batch = {"image": images((4, 8, 8, 3)), "label": jnp.arange(4), "weight": ones, "score": ones}
+    found = {
+        names: au.augment(["cutmix"], num_classes=4, mixed=names)(batch, KEY, 1.0)
+        for names in [("weight", "score"), ("score", "absent"), ()]
+    }
+    for names, mixed in found.items():
+        np.testing.assert_array_equal(mixed["label"], found[()]["label"])
+        assert mixed.keys() == batch.keys()
+        for name in ("weight", "score"):
+            expected = mixed["label"] @ ones if name in names else ones
+            np.testing.assert_allclose(mixed[name], expected, rtol=1e-5)
+
+
 def test_an_operation_may_be_ones_own():
     batch = {"image": images((16, 8, 8, 3))}
     small = functools.partial(au.random_erase, most=0.25)
@@ -434,6 +449,10 @@ def test_class_indices_become_probabilities_at_every_strength(name):
         (lambda: apply("flip", images((2, 8, 8, 4)), 1.0), "got float32 of shape (2, 8, 8, 4)."),
         (lambda: apply("flip", np.zeros((2, 8, 8, 1), int), 1.0), "got int"),
         (lambda: au.augment("crop"), "`operations` must be a list, say ['crop'], got 'crop'."),
+        (
+            lambda: au.augment(["flip"], mixed="weight"),
+            "`mixed` must be a list, say ['weight'], got 'weight'.",
+        ),
         (lambda: apply("mixup", images(), 1.5), "`strength` must be at least 0 and at most 1"),
         (lambda: apply("cutmix", images()[0], 1.0), "`images` must be uint8 or floats of shape"),
         (
