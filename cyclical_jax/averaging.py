@@ -1,0 +1,47 @@
+"""The moving average of a tree, such as the variables of a model, for evaluation."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.typing import ArrayLike
+
+from cyclical_jax import _checks
+
+
+def moving_average(
+    average: Any, new: Any, decay: ArrayLike, *, step: ArrayLike, is_update: ArrayLike = True
+) -> Any:
+    """Moves the average to `d average + (1 - d) new`, d = min(decay, (1 + step) / (10 + step)).
+
+    The bound on d lets the average forget the initial values soon: d is 0.1 at step 0, 0.5 at 8.
+
+    Args:
+      average: The tree of averages so far; at first a copy of the initial values.
+      new: A tree of the same structure and shapes.
+      decay: In [0, 1], a scalar; may be traced.
+      step: Updates before this one, a scalar; may be traced.
+      is_update: Whether the average moves, a scalar; may be traced. An accumulating optimizer, for
+        one, changes nothing in most of its steps.
+
+    Returns:
+      The tree of averages. A floating leaf is averaged and has the dtype of the old average; any
+      other leaf, such as a count or a random key, is the new one. Where `is_update` is False, all
+      leaves are the old ones.
+
+    Raises:
+      ValueError: A plain decay is out of its range.
+
+    Source: Polyak & Juditsky 1992; the bound is that of TensorFlow's ExponentialMovingAverage.
+    """
+    _checks.number("decay", decay, minimum=0, maximum=1)
+    decay = jnp.minimum(decay, (1 + step) / (10 + step))
+    step_size = jnp.where(is_update, 1 - decay, 0)
+
+    def average_of(value, old):
+        if jnp.issubdtype(value.dtype, jnp.floating):
+            return optax.incremental_update(value, old, step_size).astype(old.dtype)
+        return jnp.where(is_update, value, old)
+
+    return jax.tree.map(average_of, new, average)
