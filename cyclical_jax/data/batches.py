@@ -1,12 +1,12 @@
 """Which examples make which batch: functions of (seed, epoch), so there is nothing to save."""
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import numpy as np
 
 Selection = dict[str, np.ndarray]  # index [batches, batch_size], and mask where some is padding
-_OTHER_SEEDS = 2**64  # beyond every seed of a run
+_OTHER_SEEDS = 2**64  # above every seed of a run
 Select = Callable[..., Selection]  # of keywords start and stop: the numbers of batches
 
 
@@ -49,27 +49,47 @@ def shuffled(
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
+def with_others(
+    labelled: Select,
+    others: Mapping[str, tuple[int, int]],
+    *,
+    seed: int,
+    start: int,
+    stop: int,
+) -> Selection:
+    """A selection of `labelled` and of other sets of examples, each in an order of its own.
+
+    Args:
+      labelled: Selects the examples with labels.
+      others: For each further entry of the batch, its number of examples and its batch size. An
+        epoch of each ends by itself, and drops what does not fill a batch.
+      seed: Seed of the run. The permutations of `labelled` and of all others differ; those of an
+        entry depend on its position in `others`.
+      start, stop: Numbers of batches, of all sets alike.
+
+    Returns:
+      The selection of `labelled` and, for each entry, f"{entry}_index", [stop - start, its batch
+      size], int32.
+    """
+    selection = labelled(start=start, stop=stop)
+    for number, (entry, (num_examples, batch_size)) in enumerate(others.items(), 1):
+        own_seed = seed + number * _OTHER_SEEDS
+        of_entry = shuffled(
+            num_examples, batch_size, seed=own_seed, start=start, stop=stop, remainder="drop"
+        )
+        selection = selection | {f"{entry}_index": of_entry["index"]}
+    return selection
+
+
 def with_unlabelled(
     labelled: Select, num_unlabelled: int, batch_size: int, *, seed: int, start: int, stop: int
 ) -> Selection:
     """A selection of `labelled` and, as "unlabelled_index", one of examples without labels.
 
-    Args:
-      labelled: Selects those with labels.
-      num_unlabelled: Length of the others' own epoch.
-      batch_size: Of the others, [stop - start, batch_size].
-      seed: Of their permutations, which are not those of `labelled`.
-      start, stop: Numbers of batches, of both.
+    See `with_others`.
     """
-    others = shuffled(
-        num_unlabelled,
-        batch_size,
-        seed=seed + _OTHER_SEEDS,
-        start=start,
-        stop=stop,
-        remainder="drop",
-    )
-    return labelled(start=start, stop=stop) | {"unlabelled_index": others["index"]}
+    others = {"unlabelled": (num_unlabelled, batch_size)}
+    return with_others(labelled, others, seed=seed, start=start, stop=stop)
 
 
 def part_of(selection: Selection, number: int, count: int) -> Selection:

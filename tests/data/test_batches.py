@@ -5,7 +5,14 @@ import functools
 import numpy as np
 import pytest
 
-from cyclical_jax.data.batches import in_order, part_of, select_part, shuffled
+from cyclical_jax.data.batches import (
+    in_order,
+    part_of,
+    select_part,
+    shuffled,
+    with_others,
+    with_unlabelled,
+)
 
 
 def batches(num_examples, batch_size, start, stop, *, seed=5, remainder="drop"):
@@ -108,6 +115,40 @@ def test_parts_of_a_batch_make_the_whole():
     for name, array in whole.items():
         assert [part[name].shape for part in parts] == [(5, 2)] * 3
         np.testing.assert_array_equal(np.concatenate([part[name] for part in parts], 1), array)
+
+
+OTHERS = {"unlabelled": (31, 7), "reference": (31, 7), "extra": (9, 2)}
+
+
+def select_labelled(*, start, stop, seed=5):
+    return batches(23, 4, start, stop, seed=seed, remainder="pad")
+
+
+def test_other_sets_stand_beside_the_labelled_one_in_orders_of_their_own():
+    found = with_others(select_labelled, OTHERS, seed=5, start=2, stop=9)
+    labelled = select_labelled(start=2, stop=9)
+    assert found.keys() == {*labelled, *(f"{entry}_index" for entry in OTHERS)}
+    for name, array in labelled.items():
+        np.testing.assert_array_equal(found[name], array)
+    for number, (entry, (num_examples, size)) in enumerate(OTHERS.items(), 1):
+        expected = batches(num_examples, size, 2, 9, seed=5 + number * 2**64)["index"]
+        np.testing.assert_array_equal(found[f"{entry}_index"], expected)
+    assert (found["unlabelled_index"] != found["reference_index"]).any()
+    assert with_others(select_labelled, {}, seed=5, start=2, stop=9).keys() == labelled.keys()
+
+
+def test_any_cut_of_several_sets_is_a_window_of_one_sequence():
+    whole = with_others(select_labelled, OTHERS, seed=1, start=0, stop=12)
+    for name, array in with_others(select_labelled, OTHERS, seed=1, start=5, stop=11).items():
+        np.testing.assert_array_equal(array, whole[name][5:11])
+
+
+def test_unlabelled_examples_are_the_first_of_the_others():
+    found = with_unlabelled(select_labelled, 31, 7, seed=3, start=0, stop=8)
+    expected = with_others(select_labelled, OTHERS, seed=3, start=0, stop=8)
+    assert found.keys() == {"index", "mask", "unlabelled_index"}
+    for name, array in found.items():
+        np.testing.assert_array_equal(array, expected[name])
 
 
 def test_unequal_parts_are_refused():
