@@ -1,7 +1,7 @@
 """Models as two functions of pytrees, and the models that a recipe can name."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -14,16 +14,35 @@ from cyclical_jax.models.patch_dense import PatchDense
 from cyclical_jax.models.resnet import RESNETS
 from cyclical_jax.models.tresnet import TResNetM
 
-_OF_ANY_SHAPE: dict[str, type[nn.Module]] = {"mlp": MLP, "patch_dense": PatchDense, "cnn": CNN}
-_PUBLISHED: dict[str, Callable[..., nn.Module]] = {**RESNETS, "tresnet_m": TResNetM}
-_MODULES: dict[str, Callable[..., nn.Module]] = {**_OF_ANY_SHAPE, **_PUBLISHED}
 _NOT_OPTIONS = {"num_classes", "axis_name", "parent", "name"}
 
-MODELS = tuple(_MODULES)
-MODEL_OPTIONS: dict[str, tuple[str, ...]] = {
-    name: tuple(f.name for f in dataclasses.fields(module) if f.name not in _NOT_OPTIONS)
-    for name, module in _OF_ANY_SHAPE.items()
-} | dict.fromkeys(_PUBLISHED, ("dtype", "stochastic_depth"))
+
+class Network(NamedTuple):
+    """A network that a recipe can name."""
+
+    module: Callable[..., nn.Module]  # of keywords num_classes, axis_name and the options
+    options: tuple[str, ...]  # names of its further keywords
+
+
+def network_of(module_class: type[nn.Module]) -> Network:
+    """The network of a linen module class, whose options are the attributes that it declares.
+
+    Args:
+      module_class: Has the attributes `num_classes` and `axis_name`, which are not options.
+    """
+    names = [field.name for field in dataclasses.fields(module_class)]
+    return Network(module_class, tuple(name for name in names if name not in _NOT_OPTIONS))
+
+
+_PUBLISHED: dict[str, Callable[..., nn.Module]] = {**RESNETS, "tresnet_m": TResNetM}
+NETWORKS: Mapping[str, Network] = {
+    "mlp": network_of(MLP),
+    "patch_dense": network_of(PatchDense),
+    "cnn": network_of(CNN),
+    **{name: Network(module, ("dtype", "stochastic_depth")) for name, module in _PUBLISHED.items()},
+}
+MODELS = tuple(NETWORKS)
+MODEL_OPTIONS = {name: network.options for name, network in NETWORKS.items()}
 # On a CPU a convolution inside a compiled loop is 10 times slower than one outside.
 CONVOLUTIONAL = frozenset({"cnn", *_PUBLISHED})
 
@@ -37,22 +56,31 @@ class Model(NamedTuple):
     apply: Callable[..., tuple[jax.Array, Any]]
 
 
-def make_model(name: str, *, num_classes: int, axis_name: str | None, **options: Any) -> Model:
+def make_model(
+    name: str,
+    *,
+    num_classes: int,
+    axis_name: str | None,
+    networks: Mapping[str, Network] = NETWORKS,
+    **options: Any,
+) -> Model:
     """The model of that name.
 
     Args:
-      name: One of `MODELS`.
+      name: A key of `networks`; by default one of `MODELS`.
       num_classes: Number of logits.
       axis_name: Mapped axis over which BatchNorm averages; None outside of one.
-      **options: Those of `MODEL_OPTIONS[name]`, attributes of the module such as `hidden_sizes`.
+      networks: The networks to choose from, e.g. `{**NETWORKS, "mine": network_of(Mine)}`.
+      **options: Options of that network, such as `hidden_sizes`; see `MODEL_OPTIONS`.
 
     Raises:
       ValueError: There is no such model, or it has no such option.
     """
-    _checks.one_of("model", name, MODELS)
+    _checks.one_of("model", name, networks)
+    module, allowed = networks[name]
     for option in options:
-        _checks.one_of(f"option of {name}", option, MODEL_OPTIONS[name])
-    return from_linen(_MODULES[name](num_classes=num_classes, axis_name=axis_name, **options))
+        _checks.one_of(f"option of {name}", option, allowed)
+    return from_linen(module(num_classes=num_classes, axis_name=axis_name, **options))
 
 
 def from_linen(module: nn.Module) -> Model:

@@ -1,5 +1,7 @@
 """What every model does alike: precision, dropout, BatchNorm, options, and life as a `Model`."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,7 +9,16 @@ import pytest
 from flax import linen as nn
 
 from cyclical_jax import models
-from cyclical_jax.models import MODEL_OPTIONS, MODELS, Model, from_linen, make_model
+from cyclical_jax.models import (
+    MODEL_OPTIONS,
+    MODELS,
+    NETWORKS,
+    Model,
+    Network,
+    from_linen,
+    make_model,
+    network_of,
+)
 
 CLASSES = 5
 SMALL = {
@@ -350,3 +361,39 @@ def test_a_stateful_module_of_the_user_draws_from_the_key_and_updates_its_collec
     assert not np.allclose(*logits)
     _, same = model.apply(params, state, images(), train=False)
     assert same is state
+
+
+class Scaled(nn.Module):
+    """With an option."""
+
+    num_classes: int
+    axis_name: str | None
+    scale: float = 1.0
+
+    @nn.compact
+    def __call__(self, x, *, train):
+        return self.scale * nn.Dense(self.num_classes)(x.reshape(len(x), -1))
+
+
+def test_a_network_of_the_user_is_made_by_name_beside_ours():
+    networks = {**NETWORKS, "scaled": network_of(Scaled)}
+    assert networks["scaled"] == Network(Scaled, ("scale",))
+    make_ours = functools.partial(make_model, num_classes=4, axis_name=None, networks=networks)
+    one, two = make_ours("scaled"), make_ours("scaled", scale=2.0)
+    params, state = init(one)
+    logits = [model.apply(params, state, images(), train=False)[0] for model in (one, two)]
+    np.testing.assert_allclose(2 * logits[0], logits[1], rtol=1e-6)
+    ours = make_model("mlp", num_classes=4, axis_name=None)
+    jax.tree.map(np.testing.assert_array_equal, init(make_ours("mlp")), init(ours))
+    with pytest.raises(ValueError, match="`option of scaled` must be one of 'scale', got 'scal'"):
+        make_ours("scaled", scal=2.0)
+    with pytest.raises(ValueError, match="`model` must be one of .*'scaled', got 'scald'"):
+        make_ours("scald")
+    with pytest.raises(ValueError, match="`model` must be one of 'mlp'"):
+        make_model("scaled", num_classes=4, axis_name=None)
+
+
+def test_the_public_names_are_those_of_the_table():
+    assert MODELS == tuple(NETWORKS)
+    assert MODEL_OPTIONS == {name: network.options for name, network in NETWORKS.items()}
+    assert {*NETWORKS} >= models.CONVOLUTIONAL
