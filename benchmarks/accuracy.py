@@ -16,8 +16,9 @@ import numpy as np
 from absl import app, flags, logging
 
 from configs import digits, fashion_mnist
+from cyclical_jax.catalogue import parse
 from cyclical_jax.training import evaluation, loop
-from cyclical_jax.training.recipe import load_dataset, parse
+from cyclical_jax.training.recipe import load_dataset
 
 SEEDS = range(3)
 CONFIGS = {

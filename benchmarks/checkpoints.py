@@ -18,10 +18,10 @@ import jax
 
 from benchmarks import runs
 from configs import fashion_mnist
+from cyclical_jax.catalogue import parse
 from cyclical_jax.training import loop
 from cyclical_jax.training.checkpoints import Checkpoints
 from cyclical_jax.training.keeper import Keeper
-from cyclical_jax.training.recipe import parse
 
 
 def main(seconds: float = 70.0, rounds: int = 5):

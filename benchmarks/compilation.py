@@ -19,7 +19,7 @@ import jax
 from configs import digits
 from cyclical_jax import data
 from cyclical_jax.training import loop
-from cyclical_jax.training.recipe import parse
+from cyclical_jax.catalogue import parse
 from experiments.command_line import use_compilation_cache
 
 use_compilation_cache()

@@ -27,7 +27,8 @@ import jax
 from configs import digits
 from cyclical_jax import data
 from cyclical_jax.training import evaluation, loop, population, ways
-from cyclical_jax.training.recipe import Knob, parse
+from cyclical_jax.catalogue import parse
+from cyclical_jax.training.structure import Knob
 
 def recipe(index):
     config = digits.get_config("all")

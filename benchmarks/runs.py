@@ -5,13 +5,13 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 import numpy as np
+from cyclical_jax.training.images import sent_batches, take_batch
 from ml_collections import ConfigDict
 
+from cyclical_jax.catalogue import parse
 from cyclical_jax.data import Dataset
 from cyclical_jax.training import assembly, loop, ways
 from cyclical_jax.training.devices import place
-from cyclical_jax.training.images import sent_batches, take_batch
-from cyclical_jax.training.recipe import parse
 
 
 def random_dataset(num_train: int, side: int) -> Dataset:

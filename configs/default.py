@@ -11,7 +11,8 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from cyclical_jax.training.recipe import default_config, put
+from cyclical_jax.catalogue import default_config
+from cyclical_jax.training.recipe import put
 
 get_config = default_config
 

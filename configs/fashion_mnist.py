@@ -68,11 +68,7 @@ VARIANTS = default.with_all(
         "augment.operations": ("crop", "flip", "erase"),
         "augment.strength": cyclical(easy=0, hard=1),
     },
-    "multilabel": {
-        "loss.name": "cyclical_multilabel",
-        "loss.gamma_pos": 1.0,
-        "loss.gamma_neg": 4.0,
-    },
+    "multilabel": {"task.name": "multilabel"},
     "dropout": {"model.dropout": cyclical(easy=0, hard=0.3)},
     "stochastic_depth": RESNET | {"model.stochastic_depth": cyclical(easy=0, hard=0.2)},
     "label_smoothing": {"loss.label_smoothing": cyclical(easy=0, hard=0.1)},
@@ -98,14 +94,10 @@ VARIANTS = default.with_all(
         "distillation.teacher_weight": cyclical(easy=0.9, hard=0.1),
     },
     "curriculum": {
-        "curriculum.name": "earlier_run",
         "curriculum.scorer": "runs/fashion_mnist",
         "curriculum.preference": cyclical(easy=4, hard=0),
     },
-    "running_curriculum": {
-        "curriculum.name": "running_average",
-        "curriculum.preference": cyclical(easy=4, hard=0),
-    },
+    "running_curriculum": {"running_curriculum.preference": cyclical(easy=4, hard=0)},
     "pretraining": {"subset": "long_tailed 5000 100"},
     "finetuning": _FINETUNING | {"finetuning.share": cyclical(easy=0, hard=1)},
     "class_weights": {"subset": "long_tailed 5000 100", "loss.class_weights": "balanced"},

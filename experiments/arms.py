@@ -11,8 +11,12 @@ from ml_collections import ConfigDict
 from scipy.stats import qmc
 
 from cyclical_jax import data
+from cyclical_jax.catalogue import parse
 from cyclical_jax.data import sources
-from cyclical_jax.training.recipe import Recipe, RecipeError, parse, put
+from cyclical_jax.training.fields import RecipeError
+from cyclical_jax.training.recipe import put
+from cyclical_jax.training.structure import Recipe
+from experiments import plugins
 
 Changes = Mapping[str, Any]  # {"section.key": value} of a config
 
@@ -172,7 +176,7 @@ def base_config(
     except (AttributeError, ImportError, TypeError, ValueError) as error:
         raise RecipeError(f"dataset {dataset!r} of a table must be a config: {error}.") from error
     config.data_dir = data_dir or config.data_dir
-    return changed(config, common or {})
+    return changed(plugins.with_their_keys(config), common or {})
 
 
 def changed(config: ConfigDict, changes: Changes) -> ConfigDict:
@@ -186,7 +190,8 @@ def changed(config: ConfigDict, changes: Changes) -> ConfigDict:
 
 def recipe_of(base: ConfigDict, arm: Arm, values: Changes, seed: int) -> Recipe:
     """The recipe of an arm with the searched `values`."""
-    return parse(changed(base, {**arm.changes, **values, "seed": seed}))
+    config = changed(base, {**arm.changes, **values, "seed": seed})
+    return parse(config, catalogue=plugins.catalogue())
 
 
 def check_arms(arms: Mapping[str, Arm], base: ConfigDict, num_trials: int) -> None:

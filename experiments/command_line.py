@@ -21,10 +21,12 @@ from ml_collections import ConfigDict, config_flags
 from cyclical_jax import data
 from cyclical_jax.training.checkpoints import CheckpointError
 from cyclical_jax.training.devices import largest_of_all, text_of_first
+from cyclical_jax.training.fields import RecipeError
 from cyclical_jax.training.keeper import StoppedError
 from cyclical_jax.training.logs import WorkdirError, as_json, config_differences
-from cyclical_jax.training.loop import NonFiniteError
-from cyclical_jax.training.recipe import RecipeError, put
+from cyclical_jax.training.recipe import put
+from cyclical_jax.training.run import NonFiniteError
+from experiments import plugins
 
 EXPECTED_ERRORS = (
     RecipeError,
@@ -106,7 +108,7 @@ def join_processes() -> None:
 def check_alike(config: ConfigDict, **options: Any) -> None:
     """Raises RecipeError, in all processes, unless all were given the same config and options."""
     own = as_json(config.to_dict() | options)
-    lines = config_differences(json.loads(text_of_first(own)), json.loads(own))
+    lines = config_differences(json.loads(text_of_first(own)), json.loads(own), {})
     (differs,) = largest_of_all([bool(lines)])
     if differs:
         listed = "; ".join(lines) or "another than this one has others"
@@ -179,11 +181,12 @@ def config_of(flag: flags.FlagHolder) -> ConfigDict:
     """The value of a config flag, with the changes that the command line makes of it.
 
     A changed value is a Python literal, `cyclical(easy, hard)` as in a config file, or else a
-    string; whether it is right is for `recipe.parse` to say.
+    string; whether it is right is for `parse` to say.
     """
     config = flag.value
     try:
         config.unlock()
+        config = plugins.with_their_keys(config)
     except OSError as error:  # said of a file that cannot be loaded at its first use
         path = Path(config_flags.get_config_filename(flags.FLAGS[flag.name]))
         _end(_last_line(error) if path.is_file() else _no_config(path))

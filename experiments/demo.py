@@ -5,6 +5,7 @@ python -m experiments.demo --workdir=runs/demo
 The same seed gives every variant the same initial weights and the same order of the examples.
 """
 
+import dataclasses
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,9 +17,11 @@ from absl import flags
 
 from configs import digits
 from cyclical_jax import data
+from cyclical_jax.catalogue import parse
 from cyclical_jax.training import assembly, evaluation, loop
 from cyclical_jax.training.logs import WorkdirError
-from cyclical_jax.training.recipe import parse
+from cyclical_jax.training.run import Row
+from cyclical_jax.training.technique import spec_of
 from experiments import command_line
 
 matplotlib.use("Agg")
@@ -29,30 +32,29 @@ _NUM_SEEDS = flags.DEFINE_integer("num_seeds", 5, "Runs of each variant.", lower
 
 # What is drawn above the accuracies: knobs, and the variant in which each cycles.
 KNOBS = {
-    "weight_decay": "weight_decay",
-    "max_norm": "clipping",
-    "temperature": "temperature",
-    "hardness": "focal",
+    "optimizer.weight_decay": "weight_decay",
+    "optimizer.max_norm": "clipping",
+    "loss.temperature": "temperature",
+    "loss.hardness": "focal",
 }
 
 
 class Runs(NamedTuple):
     """The runs of one variant, one a seed."""
 
-    rows: list[list[loop.Row]]  # [seeds][epochs]
+    rows: list[list[Row]]  # [seeds][epochs]
     test_accuracy: list[float]  # [seeds], of the last epoch
 
 
 def run_variant(variant: str, dataset: data.Dataset, seeds: Sequence[int]) -> Runs:
     """Trains the variant of configs/digits.py once a seed."""
-    recipe = parse(digits.get_config(variant))
     runs = Runs([], [])
     for seed in seeds:
-        rows: list[loop.Row] = []
-        state = loop.train(recipe, dataset, seed=seed, report=rows.append)
-        test = evaluation.evaluate(
-            recipe.structure, dataset.num_classes, state.evaluated, dataset.test
-        )
+        recipe = dataclasses.replace(parse(digits.get_config(variant)), seed=seed)
+        rows: list[Row] = []
+        state = loop.train(recipe, dataset, report=rows.append)
+        arguments = recipe.structure, spec_of(dataset), state.evaluated, dataset.test
+        test = evaluation.evaluate(*arguments)
         runs.rows.append(rows)
         runs.test_accuracy.append(test["accuracy"])
         print(f"{variant:<13} seed {seed}: test accuracy {test['accuracy']:.2%}", flush=True)
@@ -89,7 +91,7 @@ def _draw_knob(axes, knob, variant):
     counts = np.arange(timetable.total_steps)
     schedules = assembly.make_schedules(recipe.structure, recipe.numbers, timetable)
     axes.plot(counts, schedules[knob](counts), color="black")
-    axes.set(title=knob, xlabel="update")
+    axes.set(title=recipe.structure.columns[knob], xlabel="update")
 
 
 def _draw_validation(axes, results):

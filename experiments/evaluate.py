@@ -14,9 +14,10 @@ from absl import flags
 from cyclical_jax import data
 from cyclical_jax.training import evaluation
 from cyclical_jax.training.devices import place
-from cyclical_jax.training.pretrained import read_recipe, read_trained
-from cyclical_jax.training.recipe import RecipeError, load_dataset
-from experiments import command_line
+from cyclical_jax.training.earlier import read_recipe, read_trained
+from cyclical_jax.training.fields import RecipeError
+from cyclical_jax.training.recipe import load_dataset
+from experiments import command_line, plugins
 
 
 def scores_of(
@@ -32,13 +33,14 @@ def scores_of(
     Raises:
       RecipeError: There is no such run, checkpoint or split; a line.
     """
-    recipe = read_recipe("--workdir", workdir)
+    catalogue = plugins.catalogue()
+    recipe = read_recipe("--workdir", workdir, catalogue)
     dataset = load_dataset(dataclasses.replace(recipe, data_dir=data_dir or recipe.data_dir))
     examples = getattr(dataset, split)
     if not data.num_examples(examples):
         raise RecipeError(f"--split: {workdir} was trained on {recipe.train_on}; {split} is empty.")
-    trained = read_trained("--workdir", str(workdir), dataset, best=best)
-    arguments = trained.structure, trained.num_classes, place(trained.variables), examples
+    trained = read_trained("--workdir", str(workdir), dataset, catalogue, best=best)
+    arguments = trained.structure, trained.spec, place(trained.variables), examples
     return evaluation.evaluate(*arguments, num_workers=num_workers), trained.step
 
 

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 from matplotlib.figure import Figure
 
-from cyclical_jax.training.recipe import RecipeError
+from cyclical_jax.training.fields import RecipeError
 from experiments.statistics import Scores, is_finite
 
 SCALES = ("linear", "log")

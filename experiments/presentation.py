@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from cyclical_jax.training.recipe import RecipeError
+from cyclical_jax.training.fields import RecipeError
 from experiments.statistics import Scores, paired_differences, summary
 
 Record = Mapping[str, Any]

@@ -20,12 +20,14 @@ from matplotlib.figure import Figure
 from ml_collections import ConfigDict, config_flags
 
 from cyclical_jax import data
+from cyclical_jax.catalogue import parse
+from cyclical_jax.techniques import learning_rate
 from cyclical_jax.training import assembly
 from cyclical_jax.training.accumulation import windows_schedule
 from cyclical_jax.training.durations import Timetable
 from cyclical_jax.training.logs import WorkdirError
-from cyclical_jax.training.recipe import Recipe, parse
-from experiments import command_line
+from cyclical_jax.training.structure import Recipe
+from experiments import command_line, plugins
 
 _MOST_POINTS = 20_000  # every update of most runs, and of the others evenly spaced ones
 _PANEL_COLUMNS, _PANEL_LINES = 38, 8  # of a terminal
@@ -64,8 +66,8 @@ def preview(recipe: Recipe) -> Preview:
     last = timetable.total_steps - 1
     counts = np.linspace(0, last, min(last + 1, _MOST_POINTS)).round().astype(np.int32)
     lines = {
-        name: Line(_told(recipe, name), values, _is_log(recipe, name))
-        for name, values in _values(recipe, timetable, counts).items()
+        recipe.structure.columns[key]: Line(_told(recipe, key), values, _is_log(recipe, key))
+        for key, values in _values(recipe, timetable, counts).items()
     }
     every = recipe.structure.accumulate
     if not every.is_constant:
@@ -87,33 +89,36 @@ def _values(recipe: Recipe, timetable: Timetable, counts: np.ndarray) -> dict[st
     @jax.jit
     def values_at(numbers, counts):
         schedules = assembly.make_schedules(recipe.structure, numbers, timetable)
-        return {name: value_at(counts) for name, value_at in schedules.items()}
+        return {key: value_at(counts) for key, value_at in schedules.items()}
 
     values = jax.device_get(values_at(jax.tree.map(jnp.float32, recipe.numbers), counts))
-    return {name: values[name] for name in recipe.numbers}  # jit sorts them
+    return {key: values[key] for key in recipe.numbers}  # jit sorts them
 
 
-def _told(recipe: Recipe, name: str) -> str:
-    easy, hard, _ = recipe.numbers[name]
+def _told(recipe: Recipe, key: str) -> str:
+    """Returns the title of a knob, with its ends."""
+    (easy, hard, _), name = recipe.numbers[key], recipe.structure.columns[key]
     words = f"{name} {easy:g}" if easy == hard else f"{name} {easy:.3g} → {hard:.3g}"
-    words += " log" if easy != hard and _scale(recipe, name) == "log" else ""
-    schedule = recipe.structure.learning_rate_schedule
-    return f"{words} × {schedule}" if _is_decayed(recipe, name) else words
+    words += " log" if easy != hard and _scale(recipe, key) == "log" else ""
+    schedule = _schedule(recipe, key)
+    return f"{words} × {schedule}" if schedule else words
 
 
-def _is_log(recipe: Recipe, name: str) -> bool:
-    """Whether it spans a decade on the log scale, and never comes near 0."""
-    easy, hard, _ = recipe.numbers[name]
-    spans_a_decade = _scale(recipe, name) == "log" and max(easy, hard) >= 10 * min(easy, hard)
-    return spans_a_decade and not _is_decayed(recipe, name)
+def _is_log(recipe: Recipe, key: str) -> bool:
+    """Returns whether it spans a decade on the log scale, and never comes near 0."""
+    easy, hard, _ = recipe.numbers[key]
+    spans_a_decade = _scale(recipe, key) == "log" and max(easy, hard) >= 10 * min(easy, hard)
+    return spans_a_decade and not _schedule(recipe, key)
 
 
-def _scale(recipe: Recipe, name: str) -> str:
-    return dict(recipe.structure.curves)[name].scale
+def _scale(recipe: Recipe, key: str) -> str:
+    return dict(recipe.structure.curves)[key].scale
 
 
-def _is_decayed(recipe: Recipe, name: str) -> bool:
-    return name == "learning_rate" and recipe.structure.learning_rate_schedule is not None
+def _schedule(recipe: Recipe, key: str) -> str | None:
+    """Returns the schedule that a knob is multiplied by; only the learning rate has one."""
+    own = {name: value for _, pairs in recipe.structure.entries for name, value in pairs}
+    return own.get(learning_rate.SCHEDULE) if key == learning_rate.RATE else None
 
 
 def picture(drawn: Preview) -> Figure:
@@ -169,7 +174,8 @@ def _numbers(values: list[float]) -> list[str]:
 
 
 def main(config: ConfigDict, workdir: Path) -> None:
-    drawn = preview(parse(config, num_devices=jax.device_count()))
+    options = {"num_devices": jax.device_count(), "catalogue": plugins.catalogue()}
+    drawn = preview(parse(config, **options))
     path = workdir / "preview.png"
     try:
         workdir.mkdir(parents=True, exist_ok=True)

@@ -17,10 +17,11 @@ from typing import Any
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
-from cyclical_jax.training.fields import FIELDS
+from cyclical_jax.catalogue import parse
+from cyclical_jax.training.fields import RecipeError
 from cyclical_jax.training.population import Outcome
-from cyclical_jax.training.recipe import Recipe, RecipeError, parse
-from experiments import command_line, grids, runs
+from cyclical_jax.training.structure import Recipe
+from experiments import command_line, grids, plugins, runs
 from experiments.arms import changed
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "The config file, e.g. configs/digits.py")
@@ -37,7 +38,6 @@ _WORKDIR = flags.DEFINE_string("workdir", "runs/range_test", "Where runs are kep
 _MIX = flags.DEFINE_bool("mix_versions", False, "Take runs of another version of the code too.")
 
 _SPLITS = ("validation",)
-_KNOBS = [key for key, field in FIELDS.items() if "cyclical(" in field.type]
 
 
 def recipes_of(
@@ -48,11 +48,16 @@ def recipes_of(
     Raises:
       RecipeError: The config cannot be run with these values, or `knob` is no key that may cycle.
     """
-    if knob not in _KNOBS:
-        raise RecipeError(f"--knob {knob} is not a key that may cycle: {', '.join(_KNOBS)}.")
+    catalogue = plugins.catalogue()
+    knobs = [key for key, field in catalogue.keys.items() if "cyclical(" in field.type]
+    if knob not in knobs:
+        raise RecipeError(f"--knob {knob} is not a key that may cycle: {', '.join(knobs)}.")
     ends = {"log_every": config.duration, "validate_every": config.duration}
     recipes = [
-        [parse(changed(config, ends | {knob: value, "seed": seed})) for seed in range(num_seeds)]
+        [
+            parse(changed(config, ends | {knob: value, "seed": seed}), catalogue=catalogue)
+            for seed in range(num_seeds)
+        ]
         for value in values
     ]
     if recipes[0][0].train_on != "train":
@@ -118,7 +123,7 @@ def main():
     config = command_line.config_of(_CONFIG)
     if _DURATION.value:
         config.duration = _DURATION.value
-    parse(config)
+    parse(config, catalogue=plugins.catalogue())
     record = run(config, Path(_WORKDIR.value))
     print(advice(record["knob"], record["values"], grids.Suggestion(**record["suggestion"])))
     print(f"{_WORKDIR.value}: range_test.json, range_test.png")

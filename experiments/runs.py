@@ -15,11 +15,12 @@ from rich.progress import MofNCompleteColumn, Progress, TimeElapsedColumn, TimeR
 
 import cyclical_jax
 from cyclical_jax import data
+from cyclical_jax.training.earlier import prepare
 from cyclical_jax.training.inputs import identities
 from cyclical_jax.training.logs import WorkdirError
 from cyclical_jax.training.population import Outcome, Population, best_chunk
-from cyclical_jax.training.pretrained import prepare
-from cyclical_jax.training.recipe import Recipe, source
+from cyclical_jax.training.recipe import source
+from cyclical_jax.training.structure import Recipe
 from experiments.environment import library_versions
 
 RUNS = "runs.jsonl"
@@ -137,7 +138,7 @@ def families(recipes: Mapping[str, Recipe]) -> dict[str, dict[str, Recipe]]:
     of_family: dict[str, dict[str, Recipe]] = {}
     for key, recipe in recipes.items():
         alike = dataclasses.replace(recipe, numbers={}, seed=0)
-        of_family.setdefault(json.dumps(dataclasses.asdict(alike)), {})[key] = recipe
+        of_family.setdefault(repr(alike), {})[key] = recipe
     return of_family
 
 
@@ -153,8 +154,8 @@ def _load(name, options):
 
 def run_key(recipe: Recipe, splits: Sequence[str]) -> str:
     """What tells a run from others: all that its outcome depends on, but for the version."""
-    parts = dataclasses.asdict(recipe) | dict.fromkeys(_NO_PART_OF_A_RUN)
-    text = json.dumps([parts, sorted(splits), identities(recipe)], sort_keys=True)
+    own = dataclasses.replace(recipe, **dict.fromkeys(_NO_PART_OF_A_RUN))
+    text = json.dumps([repr(own), sorted(splits), identities(recipe)], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 

@@ -17,9 +17,10 @@ from typing import Any
 
 from absl import flags
 
-from cyclical_jax.training.loop import Row
+from cyclical_jax.training.fields import RecipeError
 from cyclical_jax.training.population import Outcome
-from cyclical_jax.training.recipe import Recipe, RecipeError
+from cyclical_jax.training.run import Row
+from cyclical_jax.training.structure import Recipe
 from experiments import arms, command_line, presentation, runs, tune
 from experiments.environment import hardware
 from experiments.statistics import summary, with_comparisons

@@ -23,15 +23,19 @@ import jax
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
+from cyclical_jax.catalogue import describe, parse
 from cyclical_jax.training import evaluation, logs, loop
+from cyclical_jax.training import run as runs
 from cyclical_jax.training.checkpoints import CHECKPOINTS, Checkpoints
 from cyclical_jax.training.devices import is_first_process
+from cyclical_jax.training.earlier import prepare
 from cyclical_jax.training.inputs import identities
 from cyclical_jax.training.keeper import Keeper, StoppedError
 from cyclical_jax.training.logs import WorkdirError
-from cyclical_jax.training.pretrained import prepare
-from cyclical_jax.training.recipe import Recipe, describe, load_dataset, parse
-from experiments import command_line
+from cyclical_jax.training.recipe import load_dataset
+from cyclical_jax.training.structure import Recipe
+from cyclical_jax.training.technique import spec_of
+from experiments import command_line, plugins
 from experiments.environment import record_start
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "The config file, e.g. configs/digits.py")
@@ -68,10 +72,10 @@ def run(
     if tensorboard:
         logs.require_tensorboard()
     dataset = load_dataset(recipe)
-    loop.plan(recipe, dataset)
+    runs.plan(recipe, dataset)
     inputs = identities(recipe)
     dataset, earlier = prepare(recipe, dataset)
-    with logs.opened_workdir(workdir, config.to_dict(), inputs):
+    with logs.opened_workdir(workdir, config.to_dict(), recipe.catalogue, inputs):
         if result := logs.read_result(workdir):
             return result
         with Checkpoints(workdir / CHECKPOINTS, keep=keep) as checkpoints:
@@ -79,9 +83,9 @@ def run(
             options = {"tensorboard": tensorboard, "num_workers": num_workers}
             state, rows = _train(recipe, dataset, earlier, workdir, checkpoints, keep_as, **options)
             test = _test(recipe, dataset, state, Keeper(checkpoints, **keep_as), num_workers)
-        loop.check_finite("test_loss", test["loss"], int(state.step))
+        runs.check_finite("test_loss", test["loss"], int(state.step))
         result = {f"test_{name}": value for name, value in test.items()}
-        result |= _best_validation(rows) | {
+        result |= _best_validation(recipe, rows) | {
             "steps": int(state.step),
             "training_seconds": rows[-1]["seconds"] if rows else None,  # the first process has all
             "seconds": time.perf_counter() - start,
@@ -92,24 +96,23 @@ def run(
 
 def _train(recipe, dataset, earlier, workdir, checkpoints, keep_as, *, tensorboard, num_workers):
     """Trains from the newest checkpoint, or from the start, which is saved: a full disk shows."""
-    start = loop.begin(recipe, dataset, seed=recipe.seed, earlier=earlier)
+    start = runs.begin(recipe, dataset, earlier=earlier)
     if restored := checkpoints.restore(start):
         start = restored
     else:
         checkpoints.save(start)
         checkpoints.wait()
     _tell_where(workdir, start)
-    timetable = loop.plan(recipe, dataset)
+    timetable = runs.plan(recipe, dataset)
     log_options = {
         "tensorboard": tensorboard,
         "start": int(start.state.micro_step),
-        "is_to_come": loop.has_row_to_come(timetable, start),
+        "is_to_come": runs.has_row_to_come(timetable, start),
     }
-    with logs.run_log(workdir, timetable, recipe.structure.batch_size, **log_options) as log:
+    with logs.run_log(workdir, timetable, recipe.structure, **log_options) as log:
         state = loop.train(
             recipe,
             dataset,
-            seed=recipe.seed,
             report=log.row,
             progress=log.progress,
             earlier=earlier,
@@ -127,7 +130,7 @@ def _test(recipe, dataset, state, keeper, num_workers) -> evaluation.Scores:
         if keeper.is_asked():
             raise StoppedError("stopped within the test; all updates are saved")
 
-    arguments = recipe.structure, dataset.num_classes, state.evaluated, dataset.test
+    arguments = recipe.structure, spec_of(dataset), state.evaluated, dataset.test
     return evaluation.evaluate(*arguments, num_workers=num_workers, after_batch=end_if_asked)
 
 
@@ -147,10 +150,12 @@ def _tell_where(workdir: Path, start) -> None:
 def main():
     command_line.join_processes()
     config = command_line.config_of(_CONFIG)
-    recipe = parse(config, num_devices=jax.device_count())
-    command_line.check_alike(config, save_every=_SAVE_EVERY.value, keep=_KEEP.value)
+    catalogue = plugins.catalogue()
+    recipe = parse(config, num_devices=jax.device_count(), catalogue=catalogue)
+    options = {"save_every": _SAVE_EVERY.value, "keep": _KEEP.value}
+    command_line.check_alike(config, plugins=dict(catalogue.plugins), **options)
     if _PRINT_CONFIG.value:
-        print(describe(config))
+        print(describe(config, catalogue))
         return
     if not _WORKDIR.value:
         raise WorkdirError("--workdir must be given: where metrics.jsonl and the rest are written.")
@@ -167,28 +172,34 @@ def main():
             is_stopping=is_stopping,
         )
     if is_first_process():
-        print(_summary(result, workdir))
+        print(_summary(recipe, result, workdir))
 
 
-def _best_validation(rows: list[loop.Row]) -> dict[str, Any]:
-    """The best row, to be looked at; the model is that of the last one."""
-    validated = [row for row in rows if "val_accuracy" in row]
-    best = max(validated, key=lambda row: row["val_accuracy"], default={})
-    names = {"val_accuracy": "best_val_accuracy", "epoch": "best_val_epoch"}
-    return {ours: best[name] for name, ours in names.items() if best}
+def _best_validation(recipe: Recipe, rows: list[runs.Row]) -> dict[str, Any]:
+    """Returns the best row's score, to be looked at; the model is that of the last row."""
+    score, best_is = recipe.task.judged_by
+    validated = [row for row in rows if f"val_{score}" in row]
+    if not validated:
+        return {}
+    choose = max if best_is == "max" else min
+    best = choose(validated, key=lambda row: row[f"val_{score}"])
+    return {f"best_val_{score}": best[f"val_{score}"], "best_val_epoch": best["epoch"]}
 
 
-def _summary(result: dict[str, Any], workdir: Path) -> str:
+def _summary(recipe: Recipe, result: dict[str, Any], workdir: Path) -> str:
+    score, _ = recipe.task.judged_by
+    shown = recipe.structure.shown
     validation = (
-        f"best validation accuracy {result['best_val_accuracy']:.2%}, after "
+        f"best validation {score} {shown(score, result[f'best_val_{score}'])}, after "
         f"{result['best_val_epoch']:g} epochs\n"
-        if "best_val_accuracy" in result
+        if f"best_val_{score}" in result
         else ""
     )
+    names = dict.fromkeys((score, "loss"))
+    test = ", ".join(f"{name} {shown(name, result[f'test_{name}'])}" for name in names)
     return (
-        f"test accuracy {result['test_accuracy']:.2%}, loss {result['test_loss']:.4f}, on "
-        f"{result['test_num_examples']:,} examples after {result['steps']:,} updates\n"
-        f"{validation}"
+        f"test {test}, on {result['test_num_examples']:,} examples after {result['steps']:,} "
+        f"updates\n{validation}"
         f"{result['training_seconds']:.2f} s of training; {result['seconds']:.1f} s since the run "
         "was started last\n"
         f"{workdir}: {', '.join(sorted(path.name for path in workdir.glob('[!.]*')))}"

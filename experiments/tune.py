@@ -18,8 +18,9 @@ import numpy as np
 from absl import flags
 from ml_collections import ConfigDict
 
+from cyclical_jax.training.fields import RecipeError
 from cyclical_jax.training.population import Outcome
-from cyclical_jax.training.recipe import Recipe, RecipeError
+from cyclical_jax.training.structure import Recipe
 from experiments import arms, command_line, runs
 from experiments.arms import Arm, Budget, Changes, Table, plain
 

@@ -19,12 +19,12 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from cyclical_jax.training.devices import is_first_process, largest_of_all, wait_for_all
-from cyclical_jax.training.state import TrainState, Variables
+from cyclical_jax.training.state import JUDGED, TrainState, Variables
 from cyclical_jax.training.totals import Totals
 
 CONFIG, CHECKPOINTS = "config.json", "checkpoints"  # where a workdir has them
-_ABOUT = "about"  # the item beside the state: digest, seconds, validation accuracy
-_VAL_ACCURACY = "val_accuracy"
+_ABOUT = "about"  # the item beside the state: digest, seconds, worth by validation
+_WORTH = "worth"  # of a checkpoint, by the task's own score on validation: more is better
 _LONGEST_REASON = 200  # characters of what Orbax says
 _OF_THE_MACHINE = {
     errno.EIO,
@@ -57,8 +57,8 @@ class Snapshot(NamedTuple):
 class Checkpoints:
     """The checkpoints in a directory, each named by its micro step; a context.
 
-    The newest `keep` are kept and, of all that were saved, the one with the best validation
-    accuracy. They are Orbax's: "state" holds every leaf by its path, "about" a digest of them.
+    The newest `keep` are kept and, of all that were saved, the one that is worth most
+    by validation. They are Orbax's: "state" holds every leaf by its path, "about" a digest of them.
     With several processes all of them call everything, and share the directory; the first writes.
     Where `read_only`, nothing there is changed: the run that it belongs to may go on.
 
@@ -70,10 +70,10 @@ class Checkpoints:
         if read_only and not directory.is_dir():
             raise CheckpointError(f"there is no {directory}.")
         self._directory = directory.resolve()
-        self._accuracies: dict[int, float] = {}
+        self._worths: dict[int, float] = {}
         self._read_only = read_only
         options = ocp.CheckpointManagerOptions(
-            preservation_policy=None if read_only else _NewestAndBest(keep, self._accuracy),
+            preservation_policy=None if read_only else _NewestAndBest(keep, self._worth_of),
             cleanup_tmp_directories=not read_only,
             save_root_metadata=False,
             create=not read_only,
@@ -98,23 +98,23 @@ class Checkpoints:
         with self._errors_told() if error_type is None else contextlib.suppress(Exception):
             self._manager.close()
 
-    def save(self, snapshot: Snapshot, val_accuracy: float | None = None) -> None:
+    def save(self, snapshot: Snapshot, worth: float | None = None) -> None:
         """Starts to write; returns when it has all in memory.
 
         One of that micro step that is there, of a run that was stopped in its validation, stays,
-        and is told the accuracy.
+        and is given the worth.
 
         Raises:
           CheckpointError: This one cannot be written, or the one before it could not.
         """
         micro_step, arrays = int(snapshot.state.micro_step), _arrays(snapshot)
         about = {"digest": _digest(arrays), "seconds": snapshot.seconds}
-        about[_VAL_ACCURACY] = val_accuracy
+        about[_WORTH] = worth
         is_there = micro_step == self._manager.latest_step()
-        if not is_there or val_accuracy is not None:
-            self._accuracies[micro_step] = -math.inf if val_accuracy is None else val_accuracy
+        if not is_there or worth is not None:
+            self._worths[micro_step] = -math.inf if worth is None else worth
         if is_there:
-            self._amend(micro_step, val_accuracy)
+            self._amend(micro_step, worth)
             return
         self._check_space(arrays)
         with self._errors_told():
@@ -125,13 +125,13 @@ class Checkpoints:
                 ),
             )
 
-    def _amend(self, micro_step: int, val_accuracy: float | None) -> None:
+    def _amend(self, micro_step: int, worth: float | None) -> None:
         path = self._directory / str(micro_step) / _ABOUT / "metadata"
         about = _about(self._directory / str(micro_step))
-        if val_accuracy is not None and about and is_first_process():
+        if worth is not None and about and is_first_process():
             temporary = path.with_name(".metadata.new")
             with self._errors_told():
-                temporary.write_text(json.dumps(about | {_VAL_ACCURACY: val_accuracy}))
+                temporary.write_text(json.dumps(about | {_WORTH: worth}))
                 temporary.replace(path)
 
     def check(self) -> None:
@@ -167,14 +167,14 @@ class Checkpoints:
         return None if newest is None else newest[1]
 
     def best_arrays(self) -> _Arrays:
-        """Those of the checkpoint with the best validation accuracy, of those that were saved.
+        """Those of the checkpoint that is worth most by validation, of those that were saved.
 
         Raises:
           CheckpointError: None was saved with one, or that checkpoint is damaged.
         """
         steps = self._manager.all_steps()
-        best = max(steps, key=lambda step: (self._accuracy(step), step), default=None)
-        if best is None or self._accuracy(best) == -math.inf:
+        best = max(steps, key=lambda step: (self._worth_of(step), step), default=None)
+        if best is None or self._worth_of(best) == -math.inf:
             raise CheckpointError(
                 f"no checkpoint in {self._directory} was saved after a validation: take the newest."
             )
@@ -214,13 +214,13 @@ class Checkpoints:
         if str(unraisable.exc_value) != "Event loop is closed":
             self._hook(unraisable)
 
-    def _accuracy(self, micro_step: int) -> float:
+    def _worth_of(self, micro_step: int) -> float:
         """On validation; that of one which was saved without it, or is damaged, is below any."""
-        if micro_step not in self._accuracies:
-            accuracy = _about(self._directory / str(micro_step)).get(_VAL_ACCURACY)
-            known = float(accuracy) if isinstance(accuracy, float | int) else -math.inf
-            self._accuracies[micro_step] = known
-        return self._accuracies[micro_step]
+        if micro_step not in self._worths:
+            worth = _about(self._directory / str(micro_step)).get(_WORTH)
+            known = float(worth) if isinstance(worth, float | int) else -math.inf
+            self._worths[micro_step] = known
+        return self._worths[micro_step]
 
     def _check_space(self, arrays: _Arrays) -> None:
         """Orbax would find out too, in the middle of it and with many words."""
@@ -292,12 +292,12 @@ class Checkpoints:
 class _NewestAndBest:
     """Orbax's own policy of the best fails at a checkpoint whose metrics are damaged."""
 
-    def __init__(self, num_newest: int, accuracy: Callable[[int], float]):
-        self._num_newest, self._accuracy = num_newest, accuracy
+    def __init__(self, num_newest: int, worth_of: Callable[[int], float]):
+        self._num_newest, self._worth_of = num_newest, worth_of
 
     def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> list[bool]:
         steps = [checkpoint.step for checkpoint in checkpoints]
-        best = max(steps, key=lambda step: (self._accuracy(step), step), default=None)
+        best = max(steps, key=lambda step: (self._worth_of(step), step), default=None)
         kept = {*sorted(steps)[-self._num_newest :], best}
         return [step in kept for step in steps]
 
@@ -311,7 +311,7 @@ def read_variables(
       directory: Of the checkpoints of a run, which may be training still.
       like: Of the same structure and shapes.
       without: Parts of the parameters that are not in `like`.
-      best: Whether it is the one with the best validation accuracy instead.
+      best: Whether to read the one that is worth most by validation instead.
 
     Returns:
       The variables, and the number of updates that made them.
@@ -323,7 +323,8 @@ def read_variables(
         arrays = checkpoints.best_arrays() if best else checkpoints.arrays()
     if arrays is None:
         raise CheckpointError(f"there is no checkpoint in {directory}.")
-    whose = "0.ema." if any(name.startswith("0.ema.") for name in arrays) else "0."
+    judged = f"0.memory.{JUDGED}."
+    whose = judged if any(name.startswith(judged) for name in arrays) else "0."
     parts = tuple(f"{whose}{part}." for part in Variables._fields)
     out = tuple(f"{whose}params.{name}." for name in without)
     found = {

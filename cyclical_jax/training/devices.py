@@ -102,6 +102,19 @@ def split_over_devices(array: np.ndarray, axis: int) -> np.ndarray:
     return np.stack(np.split(array, count, axis=axis))
 
 
+def gathered(tree: Any, axis_name: str | None) -> Any:
+    """Returns leaves [batch, ...] of this device as those of all devices, one after the other."""
+    return jax.lax.all_gather(tree, axis_name, tiled=True) if axis_name else tree
+
+
+def own_share(values: jax.Array, axis_name: str | None, size: int) -> jax.Array:
+    """Returns this device's `size` of `values`, which `gathered` brought together."""
+    if axis_name is None:
+        return values
+    start = jax.lax.axis_index(axis_name) * size
+    return jax.lax.dynamic_slice_in_dim(values, start, size)
+
+
 def is_first_process() -> bool:
     """Whether this is the process that writes what one alone may write."""
     return jax.process_index() == 0

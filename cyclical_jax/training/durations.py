@@ -42,8 +42,8 @@ class Timetable(NamedTuple):
     micro_steps_per_epoch: int
     log_every: int
     validate_every: int
-    warmup_steps: int = 0  # updates in which the learning rate grows from 0
     as_one_batch: bool = False  # the micro steps of an update are one, which nothing can divide
+    own: tuple[tuple[str, int], ...] = ()  # (key, updates) of the techniques' own durations
 
     @property
     def micro_steps(self) -> int:

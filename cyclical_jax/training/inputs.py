@@ -1,23 +1,24 @@
-"""What a recipe names that lies outside of it, and may have changed when a run goes on."""
+"""Files that a recipe names, and that may have changed when a run goes on."""
 
 import hashlib
 from pathlib import Path
 
 from cyclical_jax.data import index_file_of
 from cyclical_jax.training.checkpoints import CHECKPOINTS, CheckpointError, identity
-from cyclical_jax.training.recipe import Recipe, RecipeError
+from cyclical_jax.training.structure import Recipe, RecipeError
 
 
 def identities(recipe: Recipe) -> dict[str, str]:
-    """{key: what tells its content from another} of its index file and of each earlier run.
+    """Returns {key or file: digest} of the index file, each earlier run, and each plugin.
 
     Raises:
       RecipeError: One of them is not there; a line that names the key.
     """
-    found = {key: _newest_checkpoint(key, workdir) for key, workdir in recipe.earlier_runs.items()}
+    found = {key: _newest_checkpoint(key, workdir) for key, workdir in recipe.earlier_runs}
     if path := index_file_of(recipe.subset):
         found["subset"] = f"content {hashlib.sha256(_content(path)).hexdigest()[:16]}"
-    return found
+    plugins = recipe.catalogue.plugins
+    return found | {f"plugin {name}": f"content {digest[:16]}" for name, digest in plugins}
 
 
 def _newest_checkpoint(key: str, workdir: str) -> str:

@@ -52,7 +52,7 @@ class Keeper:
         """Where the next call has to end, at the latest, for this to be in time."""
         return timetable.next_epoch(done) if self._is_due() else timetable.micro_steps
 
-    def keep(self, snapshot: Snapshot, timetable: Timetable, done: int, val_accuracy=None) -> None:
+    def keep(self, snapshot: Snapshot, timetable: Timetable, done: int, worth=None) -> None:
         """Saves, if it is time; called after each call of the program.
 
         Raises:
@@ -63,10 +63,10 @@ class Keeper:
             return
         self._checkpoints.check()
         if self._is_stopping:
-            self._stop(self._checkpoints, snapshot, val_accuracy)
+            self._stop(self._checkpoints, snapshot, worth)
         if self._is_due() and timetable.is_epoch(done):
             self._before_save()
-            self._checkpoints.save(snapshot, val_accuracy)
+            self._checkpoints.save(snapshot, worth)
             self._saved_at, self._since = time.monotonic(), 0.0
 
     def pause(self, snapshot: Snapshot) -> None:
@@ -79,16 +79,16 @@ class Keeper:
         if self._checkpoints is not None and self.is_asked():
             self._stop(self._checkpoints, snapshot, None)
 
-    def finish(self, snapshot: Snapshot, val_accuracy: float | None) -> None:
+    def finish(self, snapshot: Snapshot, worth: float | None) -> None:
         """Saves the end of the run; returns when it is written."""
         if self._checkpoints is not None:
             self._before_save()
-            self._checkpoints.save(snapshot, val_accuracy)
+            self._checkpoints.save(snapshot, worth)
             self._checkpoints.wait()
 
-    def _stop(self, checkpoints: Checkpoints, snapshot: Snapshot, val_accuracy) -> NoReturn:
+    def _stop(self, checkpoints: Checkpoints, snapshot: Snapshot, worth) -> NoReturn:
         self._before_save()
-        checkpoints.save(snapshot, val_accuracy)
+        checkpoints.save(snapshot, worth)
         checkpoints.wait()
         raise StoppedError(f"stopped after {int(snapshot.state.step)} updates, which are saved")
 

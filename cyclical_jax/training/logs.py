@@ -7,7 +7,7 @@ import json
 import logging
 import operator
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +18,9 @@ from rich.text import Text
 from cyclical_jax.training.checkpoints import CHECKPOINTS, CONFIG
 from cyclical_jax.training.devices import is_first_process
 from cyclical_jax.training.durations import Timetable
-from cyclical_jax.training.fields import FIELDS, SECTIONS
-from cyclical_jax.training.loop import Row
+from cyclical_jax.training.run import Row
+from cyclical_jax.training.step import MEASURED
+from cyclical_jax.training.structure import Catalogue, Structure
 
 METRICS = "metrics.jsonl"
 RESULT = "result.json"
@@ -50,13 +51,13 @@ class RunLog:
         self,
         workdir: Path,
         timetable: Timetable,
-        batch_size: int,
+        structure: Structure,
         *,
         tensorboard: bool = False,
         start: int = 0,
         is_to_come: bool = False,
     ):
-        self._path = workdir / METRICS
+        self._path, self._structure = workdir / METRICS, structure
         self.rows = _keep_rows(self._path, timetable.num_rows(start) - is_to_come)
         purged = self.rows[-1]["step"] + 1 if self.rows else 0
         self._writer = (
@@ -67,7 +68,7 @@ class RunLog:
         with _writing(self._path):
             self._metrics = self._path.open("a", buffering=1)
         self._num_epochs = timetable.epoch(timetable.micro_steps)
-        self._bar = _bar(Console(), batch_size)
+        self._bar = _bar(Console(), structure.batch_size)
         self._task = self._bar.add_task("training", total=timetable.micro_steps, completed=start)
 
     def __enter__(self):
@@ -99,8 +100,10 @@ class RunLog:
             _check_writer(self._writer, self._path.parent / TENSORBOARD)
             for name, value in row.items():
                 if name != "step" and value is not None:
-                    self._writer.add_scalar(_tag(name), value, row["step"])
-        line = _line(row, self._num_epochs)
+                    self._writer.add_scalar(
+                        _tag(name, self._structure.measures), value, row["step"]
+                    )
+        line = _line(row, self._num_epochs, self._structure)
         if self._bar.disable:
             print(line, flush=True)
         else:
@@ -142,7 +145,10 @@ def require_tensorboard() -> None:
 
 @contextlib.contextmanager
 def opened_workdir(
-    workdir: Path, config: dict[str, Any], inputs: dict[str, str] | None = None
+    workdir: Path,
+    config: dict[str, Any],
+    catalogue: Catalogue,
+    inputs: dict[str, str] | None = None,
 ) -> Iterator[None]:
     """Makes `workdir`, with `config.json` in it, or checks that the run there is of this config.
 
@@ -156,10 +162,11 @@ def opened_workdir(
     text = as_json(config)
     is_taken = _is_taken(workdir)
     if is_taken:
-        _check_same(workdir / CONFIG, json.loads(text), "of another config")
+        defaults = as_defaults(catalogue)
+        _check_same(workdir / CONFIG, json.loads(text), "of another config", defaults)
         if (workdir / INPUTS).exists():
             what = "of other inputs, which have changed since"
-            _check_same(workdir / INPUTS, inputs or {}, what)
+            _check_same(workdir / INPUTS, inputs or {}, what, {})
     if not is_first_process():
         yield
         return
@@ -180,25 +187,27 @@ def as_json(config: dict[str, Any]) -> str:
     return json.dumps(config, indent=2, default=lambda number: number.item())
 
 
-def config_differences(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> list[str]:
-    """What differs between two configs, a line each; where the data lies is no difference.
+def as_defaults(catalogue: Catalogue) -> dict[str, Any]:
+    """Returns {key: default} of every key, as JSON has them."""
+    return json.loads(json.dumps({key: field.default for key, field in catalogue.keys.items()}))
 
-    A key that `old` lacks, which an earlier version wrote, stands at its default.
+
+def config_differences(
+    old: dict[str, Any], new: dict[str, Any], defaults: dict[str, Any], prefix: str = ""
+) -> list[str]:
+    """Returns a line for each difference of two configs; where the data lies is none.
+
+    A key that `old` lacks, because an earlier version wrote it, has its default.
     """
     lines = []
     for name in sorted(old.keys() | new.keys()):
-        default = {} if name in SECTIONS else _default(f"{prefix}{name}")
-        there, here = old.get(name, default), new.get(name)
+        there, here = (config.get(name, defaults.get(f"{prefix}{name}")) for config in (old, new))
+        there = {} if there is None and isinstance(here, dict) else there
         if isinstance(there, dict) and isinstance(here, dict):
-            lines += config_differences(there, here, f"{prefix}{name}.")
+            lines += config_differences(there, here, defaults, f"{prefix}{name}.")
         elif there != here and name != "data_dir":
             lines.append(f"{prefix}{name}: {there!r} there, {here!r} here")
     return lines
-
-
-def _default(key: str) -> Any:
-    """As JSON has it; None of what is no key."""
-    return json.loads(json.dumps(FIELDS[key].default)) if key in FIELDS else None
 
 
 def read_result(workdir: Path) -> dict[str, Any] | None:
@@ -233,10 +242,10 @@ def _is_taken(workdir: Path) -> bool:
     return False
 
 
-def _check_same(path: Path, now: dict[str, Any], what: str) -> None:
+def _check_same(path: Path, now: dict[str, Any], what: str, defaults: dict[str, Any]) -> None:
     """Raises WorkdirError, with the differences, unless the run began with what is given `now`."""
     try:
-        lines = config_differences(json.loads(path.read_text()), now)
+        lines = config_differences(json.loads(path.read_text()), now, defaults)
     except (OSError, ValueError, AttributeError) as error:
         raise WorkdirError(f"{path} cannot be read: {error}. Choose another --workdir.") from error
     if lines:
@@ -329,9 +338,9 @@ def _check_writer(writer: Any, path: Path) -> None:
         raise WorkdirError(f"{path} cannot be written: TensorBoard's writer has ended.")
 
 
-def _tag(name: str) -> str:
-    """TensorBoard shows what stands before the "/" as one group."""
-    if name in ("loss", "accuracy", "grad_norm", "confident"):
+def _tag(name: str, measures: Sequence[str]) -> str:
+    """Returns the name for TensorBoard, which shows what stands before the "/" as one group."""
+    if name in (*MEASURED, *measures):
         return f"train/{name}"
     if name.startswith("val_"):
         return f"validation/{name.removeprefix('val_')}"
@@ -339,15 +348,15 @@ def _tag(name: str) -> str:
     return f"run/{name}" if name in of_the_run else f"knobs/{name}"
 
 
-def _line(row: Row, num_epochs: float) -> str:
+def _line(row: Row, num_epochs: float, structure: Structure) -> str:
+    """Returns a row as a line for people."""
     parts = [f"epoch {row['epoch']:>5.4g}/{num_epochs:.4g}", f"step {row['step']:>6,}"]
-    if row["loss"] is not None:
-        loss = f"{row['loss']:.4f}" if abs(row["loss"]) < 1e4 else f"{row['loss']:.3g}"
-        parts += [f"loss {loss}", f"train {row['accuracy']:.2%}"]
-    if row.get("confident") is not None:
-        parts.append(f"confident {row['confident']:.0%}")
-    if "val_accuracy" in row:
-        parts.append(f"val {row['val_accuracy']:.2%}")
+    score, _ = structure.task[0].judged_by
+    for name in ("loss", *structure.measures):
+        if row.get(name) is not None:
+            parts.append(f"{name} {structure.shown(name, row[name])}")
+    if f"val_{score}" in row:
+        parts.append(f"val {structure.shown(score, row[f'val_{score}'])}")
     if row.get("skipped"):
         parts.append(f"skipped {row['skipped']:,}")
     if row["images_per_second"] is not None:

@@ -16,25 +16,35 @@ import jax
 import numpy as np
 import optax
 
+from cyclical_jax.data import num_examples
 from cyclical_jax.data.batches import Selection, rows
 from cyclical_jax.data.sources import Arrays, Dataset
-from cyclical_jax.training import loop
+from cyclical_jax.training import run
 from cyclical_jax.training.devices import Throttle, on_all_devices, place, share
 from cyclical_jax.training.durations import Timetable
-from cyclical_jax.training.evaluation import Scores, evaluation_batches, make_batch_sums, scores
-from cyclical_jax.training.images import take_examples
-from cyclical_jax.training.loop import NonFiniteError, Row
-from cyclical_jax.training.pretrained import Earlier, check_prepared
-from cyclical_jax.training.recipe import Knob, Numbers, Recipe, RecipeError, Structure
+from cyclical_jax.training.earlier import Earlier, check_prepared
+from cyclical_jax.training.evaluation import Scores, evaluation_batches, make_batch_sums
+from cyclical_jax.training.feeding import take_examples
+from cyclical_jax.training.fields import RecipeError
+from cyclical_jax.training.run import NonFiniteError, Row
 from cyclical_jax.training.state import TrainState, Variables
+from cyclical_jax.training.structure import Numbers, Recipe, Structure
+from cyclical_jax.training.technique import Spec, spec_of
 from cyclical_jax.training.totals import Totals
-from cyclical_jax.training.ways import MOST_MICRO_STEPS, fill, joined, make_program, way_of
+from cyclical_jax.training.ways import (
+    MOST_MICRO_STEPS,
+    Inputs,
+    fill,
+    in_batches,
+    make_program,
+    way_of,
+)
 
 _CHUNKS = (1, 4, 16, 64, 256)  # what `best_chunk` tries
 _MEASURED_SECONDS = 0.3
 
 
-class Trained(NamedTuple):
+class Members(NamedTuple):
     """Members after their last update, and what they reported on the way."""
 
     states: TrainState  # leaves [devices, chunk, ...]
@@ -67,22 +77,20 @@ class Population:
         self, recipe: Recipe, dataset: Dataset, *, earlier: Earlier | None = None, chunk: int = 1
     ):
         earlier = earlier or Earlier()
-        check_prepared(recipe, dataset, earlier)
-        self.timetable = loop.plan(recipe, dataset, num_devices=1)
+        check_prepared(recipe, earlier)
+        self.timetable = run.plan(recipe, dataset, num_devices=1)
         self.size = chunk * jax.local_device_count()  # members that `train` takes at most
         self._recipe, self._structure, self._dataset = recipe, recipe.structure, dataset
-        self._way, self._timer = _way(recipe, dataset), loop.Timer()
+        self._way, self._timer = _way(recipe, dataset), run.Timer()
         self._programs = _compiled(
             self._way,
             self._structure,
             self.timetable.lengths,
-            dataset.num_classes,
-            loop.shape_of_images(dataset),
-            len(dataset.train["label"]),
+            spec_of(dataset),
             chunk,
         )
         self._splits: dict[str, Arrays] = {}
-        self._start, self._teacher = place(earlier.start), place(earlier.teacher)
+        self._start, self._given = place(earlier.start), place(dict(earlier.given))
 
     def outcomes(self, recipes: Sequence[Recipe], splits: Sequence[str] = ()) -> Iterator[Outcome]:
         """Trains the recipes, each with its own numbers and seed, and evaluates them on `splits`.
@@ -97,23 +105,32 @@ class Population:
             if not is_alike(recipe, self._recipe):
                 raise RecipeError("The recipes of a population differ in numbers and seed alone.")
         for split in splits:
-            if not len(getattr(self._dataset, split)["label"]):
+            if not num_examples(getattr(self._dataset, split)):
                 raise RecipeError(
                     f"there is no {split} split of {self._recipe.dataset} to judge by where "
                     f"train_on is {self._recipe.train_on!r}."
                 )
         for start in range(0, len(recipes), self.size):
             group = recipes[start : start + self.size]
-            yield from self._finish(
-                self.train([recipe.numbers for recipe in group], [r.seed for r in group]), splits
-            )
+            members = self.train([recipe.numbers for recipe in group], [r.seed for r in group])
+            yield from self._finish(members, splits)
 
     def train(
-        self, numbers: Sequence[Numbers], seeds: Sequence[int], *, stop: int | None = None
-    ) -> Trained:
+        self,
+        numbers: Sequence[Numbers],
+        seeds: Sequence[int],
+        *,
+        stop: int | None = None,
+        watch: bool = True,
+    ) -> Members:
         """Trains at most `size` members, up to the micro step `stop` or to the end.
 
-        A member that is not finite any more is said so in `errors`, and the others go on.
+        A member that is not finite any more gets an error, and the others go on.
+
+        Args:
+          numbers, seeds: Those of each member.
+          stop: Micro step; None is the end.
+          watch: Whether rows are made, and training ends when no member is finite.
         """
         if len(numbers) != len(seeds):
             raise ValueError(f"{len(numbers)} `numbers` need as many `seeds`, not {len(seeds)}.")
@@ -123,12 +140,12 @@ class Population:
         )
         own_seeds = share(np.array(self._filled(seeds), np.uint32))
         states, zeros = self._programs.initialise(shared, own_seeds, self._start)
-        trained = Trained(states, [[] for _ in seeds], [None for _ in seeds])
+        trained = Members(states, [[] for _ in seeds], [None for _ in seeds])
         totals, done = zeros, 0
         while done < stop and None in trained.errors:
             start, done = done, min(self._next_stop(done), self.timetable.next_stop(stop))
             states, totals = self._advance(states, totals, shared, seeds, start, done)
-            if self.timetable.is_row(done):
+            if watch and self.timetable.is_row(done):
                 self._report(done, states, totals, trained, numbers)
                 totals = zeros
         return trained._replace(states=states)
@@ -136,26 +153,26 @@ class Population:
     def evaluate(self, states: TrainState, split: str) -> list[Scores]:
         """The scores of each member on a split, as of `evaluation.evaluate` on one device."""
         sums, throttle = [], Throttle()
-        select, count = evaluation_batches(len(getattr(self._dataset, split)["label"]), 1)
+        select, count = evaluation_batches(num_examples(getattr(self._dataset, split)), 1)
         for selection in rows(select(start=0, stop=count)):
             inputs = self._split(split), selection
             sums.append(self._programs.batch_sums(states.evaluated, inputs))
             throttle(sums[-1])
+        scores = self._structure.task[0].scores
         return [scores(of_member) for of_member in zip(*map(self._members, sums), strict=True)]
 
     def seconds_a_member(self) -> float:
         """Seconds to train one, compiled and with all devices at work, told by a short start."""
-        # Whatever the recipe's own numbers do: a member that diverges would end the measurement.
-        harmless = self._recipe.numbers | {"learning_rate": Knob(1e-9, 1e-9, 2.0)}
-        numbers, seeds = [harmless] * self.size, list(range(self.size))
-        states = self.train(numbers, seeds, stop=1).states
-        if len(self._dataset.validation["label"]):
+        # Unwatched: a member that diverges would end the measurement.
+        members = [self._recipe.numbers] * self.size, list(range(self.size))
+        states = self.train(*members, stop=1, watch=False).states
+        if num_examples(self._dataset.validation):
             self.evaluate(states, "validation")  # compiled now, as it will be
         stop, seconds = 1, 0.0
         while seconds < _MEASURED_SECONDS and stop < self.timetable.micro_steps:
             stop = min(4 * stop, self.timetable.micro_steps)
             start = time.perf_counter()
-            self.train(numbers, seeds, stop=stop)
+            self.train(*members, stop=stop, watch=False)
             seconds = time.perf_counter() - start
         return seconds * self.timetable.micro_steps / stop / self.size
 
@@ -166,37 +183,37 @@ class Population:
     def _advance(self, states, totals, numbers, seeds, start, stop):
         began = time.perf_counter()
         selections = [self._select(seed, start, stop) for seed in self._filled(seeds)]
-        inputs = (numbers, self._teacher), self._split("train")
+        inputs = Inputs(totals, numbers, self._given, self._split("train"), None)
         advance = {"resident": self._at_once, "stepwise": self._one_by_one}[self._way]
-        of_members = (joined(selection, self.timetable, start) for selection in selections)
+        of_members = (in_batches(selection, self.timetable, start) for selection in selections)
         for parts in zip(*of_members, strict=True):
             (size, *_), batches = zip(*parts, strict=True)
             program = self._programs.advance(size)
-            states, totals = advance(program, states, totals, inputs, batches)
+            states, totals = advance(program, states, inputs._replace(totals=totals), batches)
         jax.block_until_ready(totals)
         self._timer.add(time.perf_counter() - began, selections[0])
         return states, totals
 
     def _select(self, seed: int, start: int, stop: int) -> Selection:
-        return loop.select_of(self._structure, self._dataset, seed)(start=start, stop=stop)
+        return run.select_of(self._structure, self._dataset, seed)(start=start, stop=stop)
 
-    def _at_once(self, program, states, totals, inputs, selections):
+    def _at_once(self, program, states, inputs, selections):
         capacity = min(self.timetable.longest_interval, MOST_MICRO_STEPS)
         count = np.int32(len(selections[0]["index"]))
         filled = _stacked([fill(selection, capacity) for selection in selections])
-        return program(states, (totals, *inputs, (share(filled), count)))
+        return program(states, inputs._replace(batches=share(filled), count=count))
 
-    def _one_by_one(self, program, states, totals, inputs, selections):
-        throttle = Throttle()
+    def _one_by_one(self, program, states, inputs, selections):
+        throttle, totals = Throttle(), inputs.totals
         for of_members in zip(*map(rows, selections), strict=True):
             batch = share(_stacked(of_members))
-            states, totals = program(states, (totals, *inputs, batch))
+            states, totals = program(states, inputs._replace(totals=totals, batches=batch))
             throttle(totals)
         return states, totals
 
-    def _report(self, done, states, totals, trained: Trained, numbers) -> None:
+    def _report(self, done, states, totals, trained: Members, numbers) -> None:
         """Adds a row to each member that is finite, or the reason why it is not."""
-        validates = self.timetable.validates_at(done) and len(self._dataset.validation["label"])
+        validates = self.timetable.validates_at(done) and num_examples(self._dataset.validation)
         values = self.evaluate(states, "validation") if validates else [None] * self.size
         counts = self._members((states.step, states.skipped))
         parts = zip(trained.rows, numbers, counts, self._members(totals), values, strict=False)
@@ -207,15 +224,15 @@ class Population:
     def _error_of_row(self, done, reported, numbers, counts, totals, scores) -> str | None:
         """Adds a row to those a member has reported; what `loop.train` would have ended with."""
         try:
-            loop.check_totals(self._structure, numbers, self.timetable, totals)
-            row = loop.make_row(self._structure, self.timetable, done, counts, totals, scores)
+            run.check_totals(self._structure, numbers, self.timetable, totals)
+            row = run.make_row(self._structure, self.timetable, done, counts, totals, scores)
             reported.append(row)
-            loop.check_row(self.timetable, done, row, scores)
+            run.check_row(self.timetable, done, row, scores)
         except NonFiniteError as error:
             return str(error)
         return None
 
-    def _finish(self, trained: Trained, splits: Sequence[str]) -> Iterator[Outcome]:
+    def _finish(self, trained: Members, splits: Sequence[str]) -> Iterator[Outcome]:
         """The members' outcomes, with their scores on `splits`."""
         of_splits = [self.evaluate(trained.states, split) for split in splits]
         norms = self._members(_norms(trained.states.params))
@@ -283,7 +300,7 @@ def _error_of_end(norm, of_splits: Sequence[Scores], splits, reported) -> str | 
     judged |= {f"{split}_loss": s["loss"] for split, s in zip(splits, of_splits, strict=True)}
     try:
         for name, value in judged.items():
-            loop.check_finite(name, value, reported[-1]["step"])
+            run.check_finite(name, value, reported[-1]["step"])
     except NonFiniteError as error:
         return str(error)
     return None
@@ -311,28 +328,23 @@ def _compiled(
     way: str,
     structure: Structure,
     timetable: Timetable,
-    num_classes: int,
-    image_shape: tuple[int, ...],
-    num_train: int,
+    spec: Spec,
     chunk: int,
 ) -> _Programs:
-    of_batch = make_batch_sums(structure, num_classes)
+    of_batch = make_batch_sums(structure, spec)
 
     def initialise(numbers, seed, start):
-        state = loop.make_initial_state(
-            structure, timetable, num_classes, image_shape, num_train, numbers, seed, start
-        )
-        return state, loop.nothing_yet(structure, state, numbers)
+        state = run.make_start(structure, timetable, spec, numbers, seed, start)
+        return state, run.nothing_yet(structure, state)
 
     def batch_sums(variables: Variables, inputs):
         return of_batch(variables, take_examples(*inputs))
 
-    batches = {"resident": (0, None), "stepwise": 0}[way]
-
     @functools.cache
     def advance(micro_steps):
-        program = make_program(way, structure, timetable, num_classes, None, micro_steps)
-        return _of_members(program, (0, (0, (0, None), None, batches)), chunk, donate=True)
+        program = make_program(way, structure, timetable, spec, None, micro_steps)
+        axes = Inputs(totals=0, numbers=0, given=None, split=None, batches=0)
+        return _of_members(program, (0, axes), chunk, donate=True)
 
     return _Programs(
         _of_members(initialise, (0, 0, None), chunk),

@@ -1,5 +1,6 @@
-"""What training carries from one step to the next."""
+"""The state that training carries from one step to the next."""
 
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -8,58 +9,59 @@ import optax
 
 from cyclical_jax.models import Model
 
+JUDGED = "judged"  # the memory that is evaluated in place of the parameters
+
 
 class Variables(NamedTuple):
-    """What a model needs to be applied."""
+    """The arrays with which a model is applied."""
 
     params: optax.Params
     model_state: Any  # what the model keeps beside parameters, such as BatchNorm's statistics
 
 
 class TrainState(NamedTuple):
-    """The state, the same on all devices and without an axis for them."""
+    """The state of a run. It is the same on all devices and has no axis for them."""
 
     params: optax.Params
     model_state: Any
     opt_state: optax.OptState
-    ema: Variables | None  # a moving average of the first two; None where it is off
+    memory: Mapping[str, Any]  # of each technique that keeps one, under its name or `JUDGED`
     step: jax.Array  # (), int32: optimizer updates; schedules and logs count these
     micro_step: jax.Array  # (), int32: batches; randomness counts these
     skipped: jax.Array  # (), int32: batches that were not finite and left no trace
     key: jax.Array  # (), a random key of the run; never changes
-    # [examples], float32: running averages of their losses; None where nothing asks for them
-    difficulty: jax.Array | None = None
+
+    @property
+    def variables(self) -> Variables:
+        """The variables that the next step applies."""
+        return Variables(self.params, self.model_state)
 
     @property
     def evaluated(self) -> Variables:
-        """The variables that a trained model is judged by: the average where there is one."""
-        return self.ema or Variables(self.params, self.model_state)
+        """The variables that a trained model is judged by."""
+        return self.memory.get(JUDGED, self.variables)
 
 
 def init_state(
     model: Model,
     optimizer: optax.GradientTransformation,
-    image: jax.Array,
+    inputs: Any,
     seed: int | jax.Array,
     *,
-    ema: bool = False,
-    difficulty: jax.Array | None = None,
+    memories: Mapping[str, Any] | None = None,
 ) -> TrainState:
-    """The state before the first update.
+    """Returns the state before the first update.
 
     Args:
-      model: What is trained.
-      optimizer: As in the train step.
-      image: [batch, height, width, channels], for its shape.
-      seed: Of the initial parameters and of all randomness in training.
-      ema: Whether a moving average of the variables is kept.
-      difficulty: [examples], what the running averages of their losses start at; None keeps none.
+      model: The model that is trained.
+      optimizer: The optimizer of the train step.
+      inputs: Inputs of the model with a batch axis; only their shapes matter.
+      seed: Seed of the initial parameters and of all randomness in training.
+      memories: {name: `Memory`} of the train step.
     """
     init_key, key = jax.random.split(jax.random.key(seed))
-    variables = Variables(*model.init(init_key, image))
-    # Copies, because a state may be donated, and no array can be given up twice.
-    average = jax.tree.map(jnp.copy, variables) if ema else None
-    step, micro_step, skipped = (jnp.zeros([], jnp.int32) for _ in range(3))
+    variables = Variables(*model.init(init_key, inputs))
+    memory = {name: of_name.init(variables) for name, of_name in (memories or {}).items()}
     opt_state = optimizer.init(variables.params)
-    counts = step, micro_step, skipped
-    return TrainState(*variables, opt_state, average, *counts, key, difficulty)
+    step, micro_step, skipped = (jnp.zeros([], jnp.int32) for _ in range(3))
+    return TrainState(*variables, opt_state, memory, step, micro_step, skipped, key)

@@ -1,4 +1,4 @@
-"""What a row of the log says of many steps, gathered on the device."""
+"""The numbers of a row of the log, gathered on the device over many steps."""
 
 from collections.abc import Iterable
 from typing import NamedTuple
@@ -12,7 +12,7 @@ from cyclical_jax.transforms import current_values
 
 
 class Totals(NamedTuple):
-    """Of all micro steps since the last row."""
+    """The totals of all micro steps since the last row."""
 
     num_examples: jax.Array  # (), int32
     means: dict[str, jax.Array]  # what is measured: over the examples of batches that are finite
@@ -22,7 +22,13 @@ class Totals(NamedTuple):
 
 
 def no_totals(state: TrainState, knobs: Iterable[str], measures: Iterable[str] = ()) -> Totals:
-    """Before the first micro step; `measures` are those of the loss terms, by name."""
+    """Returns the totals before the first micro step.
+
+    Args:
+      state: The state, whose optimizer may report values.
+      knobs: Names of the knobs in the log.
+      measures: Names of what the loss terms measure.
+    """
     names = {*knobs, *current_values(state.opt_state)}
     return Totals(
         num_examples=jnp.int32(0),
@@ -33,12 +39,12 @@ def no_totals(state: TrainState, knobs: Iterable[str], measures: Iterable[str] =
 
 
 def is_empty(totals: Totals) -> bool:
-    """Whether no micro step has been added: each has examples, or is not finite."""
+    """Returns whether no micro step was added: each has examples, or is not finite."""
     return not (int(totals.num_examples) or int(totals.nonfinite["step"]) >= 0)
 
 
 def add(totals: Totals, metrics: Metrics, step: jax.Array) -> Totals:
-    """`totals` and one more micro step.
+    """Returns `totals` with one more micro step.
 
     Args:
       totals: So far.
@@ -48,10 +54,10 @@ def add(totals: Totals, metrics: Metrics, step: jax.Array) -> Totals:
     is_finite = jnp.isfinite(metrics["loss"]) & jnp.isfinite(metrics["grad_norm"])
     added = jnp.where(is_finite, metrics["num_examples"], 0)
     num_examples = totals.num_examples + added
-    share = added / jnp.maximum(num_examples, 1)
+    part = added / jnp.maximum(num_examples, 1)
 
     def new_mean(mean, value):
-        return mean + share * jnp.where(is_finite, value - mean, 0)
+        return mean + part * jnp.where(is_finite, value - mean, 0)
 
     measured = {name: metrics[name] for name in totals.means}
     is_first = ~is_finite & (totals.nonfinite["step"] < 0)

@@ -10,31 +10,30 @@ import functools
 import itertools
 import math
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
 from cyclical_jax.data.batches import Selection, rows
 from cyclical_jax.data.feed import prefetched
-from cyclical_jax.data.sources import Arrays, Dataset
+from cyclical_jax.data.sources import Dataset
 from cyclical_jax.data.streams import Stream
-from cyclical_jax.models import CONVOLUTIONAL
 from cyclical_jax.training import assembly
 from cyclical_jax.training.devices import (
     AXIS,
     Throttle,
     on_all_devices,
     own_part,
-    place,
     share,
     split_over_devices,
 )
 from cyclical_jax.training.durations import Timetable
-from cyclical_jax.training.images import as_batch, take_batch
-from cyclical_jax.training.pretrained import Trained
-from cyclical_jax.training.recipe import Numbers, Recipe, Structure
+from cyclical_jax.training.feeding import take_examples
 from cyclical_jax.training.state import TrainState
+from cyclical_jax.training.step import make_train_step
+from cyclical_jax.training.structure import Recipe, Structure
+from cyclical_jax.training.technique import Spec, spec_of
 from cyclical_jax.training.totals import Totals, add
 
 # (state, totals, the batches to train on) -> state, totals; the state is donated
@@ -43,58 +42,85 @@ Advance = Callable[[TrainState, Totals, Selection], tuple[TrainState, Totals]]
 MOST_MICRO_STEPS = 4096  # a call: bounds the memory of its selection
 
 
+class Inputs(NamedTuple):
+    """What a program takes beside the state; as `in_axes`, the axis of each.
+
+    `split` is None where batches are streamed, `count` where a call is one micro step.
+    """
+
+    totals: Any
+    numbers: Any
+    given: Any  # arrays that techniques have prepared, by their names
+    split: Any  # the training split, on the devices
+    batches: Any  # a selection from the split, or the examples of one batch
+    count: Any = None  # micro steps of the call; the selection may be longer
+
+
+AXES = Inputs(None, None, None, None, batches=0)
+
+
 def way_of(recipe: Recipe, dataset: Dataset) -> str:
-    """The recipe's own way, or the fastest that works."""
+    """Returns the recipe's own way, or the fastest that works."""
     if recipe.loop:
         return recipe.loop
     if isinstance(dataset.train, Stream):
         return "streamed"
-    if recipe.structure.model in CONVOLUTIONAL and jax.default_backend() == "cpu":
+    if jax.default_backend() == "cpu" and has_convolutions(recipe.structure, spec_of(dataset)):
         return "stepwise"
     memory = jax.local_devices()[0].memory_stats() or {}  # a CPU has none
     needed = sum(array.nbytes for array in dataset.train.values())
     return "resident" if needed < memory.get("bytes_limit", math.inf) / 2 else "streamed"
 
 
+@functools.lru_cache(maxsize=32)
+def has_convolutions(structure: Structure, spec: Spec) -> bool:
+    """Returns whether the model has a convolution, whoever wrote it."""
+    model = assembly.assemble_model(structure, spec)
+    example = assembly.example_of(structure, spec)
+    variables = jax.eval_shape(lambda: model.init(jax.random.key(0), example))
+    traced = jax.make_jaxpr(lambda v, x: model.apply(*v, x, train=False))(variables, example)
+    return "conv_general_dilated" in str(traced)
+
+
 def make_advance(
     way: str,
     structure: Structure,
     timetable: Timetable,
-    numbers: Numbers,
-    dataset: Dataset,
+    inputs: Inputs,
+    spec: Spec,
     sent: Iterator[Any],
-    teacher: Trained | None = None,
 ) -> Advance:
-    """The function that trains on the batches it is given, which `sent` has for "streamed"."""
-    given = numbers, teacher
+    """Returns the function that trains on the batches it is given, which `sent` has for "streamed".
+
+    `inputs` are those of all calls, without totals, batches and count.
+    """
 
     def of_size(micro_steps: int) -> Advance:
-        program = compiled(way, structure, timetable.lengths, dataset.num_classes, micro_steps)
+        program = compiled(way, structure, timetable.lengths, spec, micro_steps)
         if way == "resident":
-            return _resident(program, timetable, given, split)
+            return _resident(program, timetable, inputs)
         if way == "stepwise":
-            return _one_by_one(program, _send, (given, split))
-        return _one_by_one(program, lambda selection: _next(sent, selection), (given,))
+            return _one_by_one(program, _send, inputs)
+        return _one_by_one(program, lambda selection: _next(sent, selection), inputs)
 
-    split: Any = None if way == "streamed" else place(dataset.train)
     return _in_parts(of_size, timetable) if timetable.as_one_batch else of_size(1)
 
 
 def _in_parts(of_size: Callable[[int], Advance], timetable: Timetable) -> Advance:
-    """A call for each size of batch that is next in the timetable."""
+    """Returns a function that makes a call for each size of batch in the timetable."""
 
     def advance(state, totals, selection):
-        for size, part in joined(selection, timetable, int(state.micro_step)):
+        for size, part in in_batches(selection, timetable, int(state.micro_step)):
             state, totals = of_size(size)(state, totals, part)
         return state, totals
 
     return advance
 
 
-def joined(
+def in_batches(
     selection: Selection, timetable: Timetable, start: int
 ) -> Iterator[tuple[int, Selection]]:
-    """(micro steps of a batch, batches of that size), of the micro steps from `start` on."""
+    """Yields (micro steps of a batch, batches of that size), of the micro steps from `start` on."""
     done, total = 0, len(selection["index"])
     for count, size in timetable.parts(start, start + total):
         part = {name: array[done : done + count * size] for name, array in selection.items()}
@@ -104,24 +130,16 @@ def joined(
 
 @functools.lru_cache(maxsize=32)
 def compiled(
-    way: str, structure: Structure, timetable: Timetable, num_classes: int, micro_steps: int = 1
-):
-    """The program of a way, (state, (totals, given, ...)) -> (state, totals), on all devices.
-
-    `given` are the numbers, and the teacher that is asked at every step, or None.
-    """
+    way: str, structure: Structure, timetable: Timetable, spec: Spec, micro_steps: int = 1
+) -> Callable[..., Any]:
+    """Returns the program of a way on all devices: (state, inputs) -> (state, totals)."""
     axis_name = AXIS if jax.device_count() > 1 else None
-    program = make_program(way, structure, timetable, num_classes, axis_name, micro_steps)
-    axes = {
-        "resident": (None, None, None, (0, None)),
-        "stepwise": (None, None, None, 0),
-        "streamed": (None, None, 0),
-    }[way]
-    return on_all_devices(program, in_axes=(None, axes), donate=True)
+    program = make_program(way, structure, timetable, spec, axis_name, micro_steps)
+    return on_all_devices(program, in_axes=(None, AXES), donate=True)
 
 
 def num_programs() -> int:
-    """How many there are so far; each is compiled in its first call."""
+    """Returns how many there are so far; each is compiled in its first call."""
     return compiled.cache_info().misses
 
 
@@ -129,61 +147,59 @@ def make_program(
     way: str,
     structure: Structure,
     timetable: Timetable,
-    num_classes: int,
+    spec: Spec,
     axis_name: str | None,
     micro_steps: int = 1,
-) -> Callable[[TrainState, Any], tuple[TrainState, Totals]]:
-    """What one device does of it; schedules and optimizer are built inside, of traced numbers."""
+) -> Callable[[TrainState, Inputs], tuple[TrainState, Totals]]:
+    """Returns what one device does; all is built inside the program, of numbers that are traced."""
+    as_batch = structure.task[0].as_batch
 
-    def one(given, carry, batch):
-        (state, totals), (numbers, teacher) = carry, given
-        step = assembly.assemble_train_step(
+    def one(inputs, carry, examples):
+        state, totals = carry
+        program = assembly.assemble(
             structure,
-            numbers,
+            inputs.numbers,
             timetable=timetable,
-            num_classes=num_classes,
+            spec=spec,
+            given=inputs.given,
             axis_name=axis_name,
-            teacher=teacher,
-            image_shape=(1, *batch["image"].shape[1:]),
             micro_steps=micro_steps,
         )
-        new_state, metrics = step(state, batch)
+        new_state, metrics = make_train_step(program)(state, as_batch(examples))
         return new_state, add(totals, metrics, state.step)
 
     def resident(state, inputs):
-        totals, given, split, (selection, count) = inputs
-
         def body(position, carry):
-            row = jax.tree.map(lambda array: array[position], selection)
-            return one(given, carry, take_batch(split, row))
+            row = jax.tree.map(lambda array: array[position], inputs.batches)
+            return one(inputs, carry, take_examples(inputs.split, row))
 
-        return jax.lax.fori_loop(0, count, body, (state, totals))
+        return jax.lax.fori_loop(0, inputs.count, body, (state, inputs.totals))
 
     def stepwise(state, inputs):
-        totals, given, split, selection = inputs
-        return one(given, (state, totals), take_batch(split, selection))
+        examples = take_examples(inputs.split, inputs.batches)
+        return one(inputs, (state, inputs.totals), examples)
 
     def streamed(state, inputs):
-        totals, given, examples = inputs
-        return one(given, (state, totals), as_batch(examples))
+        return one(inputs, (state, inputs.totals), inputs.batches)
 
     return {"resident": resident, "stepwise": stepwise, "streamed": streamed}[way]
 
 
-def _resident(program, timetable: Timetable, given: Any, split: Arrays) -> Advance:
+def _resident(program, timetable: Timetable, inputs: Inputs) -> Advance:
     capacity = min(timetable.longest_interval, MOST_MICRO_STEPS)
 
     def advance(state, totals, selection):
         count = len(selection["index"])
         filled = fill(own_part(selection), capacity)
         shares = jax.tree.map(lambda array: split_over_devices(array, axis=1), filled)
-        return program(state, (totals, given, split, (shares, np.int32(count))))
+        own = inputs._replace(totals=totals, batches=shares, count=np.int32(count))
+        return program(state, own)
 
     return advance
 
 
 def fill(selection: Selection, capacity: int) -> Selection:
-    """One length for all calls, however many micro steps each has: one compilation."""
+    """Returns it in one length for all calls, however many micro steps each has."""
     padding = [(0, capacity - len(selection["index"])), (0, 0)]
     return {name: np.pad(array, padding) for name, array in selection.items()}
 
@@ -193,19 +209,19 @@ def _send(selection: Selection) -> Iterator[Any]:
 
 
 def _next(sent: Iterator[Any], selection: Selection) -> Iterator[Any]:
-    """As many of what is sent as the selection has batches."""
+    """Yields one sent batch for each batch of the selection."""
     return itertools.islice(sent, len(selection["index"]))
 
 
 def _one_by_one(
-    program, make_batches: Callable[[Selection], Iterable[Any]], shared: tuple
+    program, make_batches: Callable[[Selection], Iterable[Any]], inputs: Inputs
 ) -> Advance:
-    """A call for each of the batches that `make_batches` makes of a selection, and on `shared`."""
+    """Returns a function that makes a call for each batch that `make_batches` makes."""
 
     def advance(state, totals, selection):
         throttle = Throttle()
         for batch in make_batches(selection):
-            state, totals = program(state, (totals, *shared, batch))
+            state, totals = program(state, inputs._replace(totals=totals, batches=batch))
             throttle(totals)
         return state, totals
 

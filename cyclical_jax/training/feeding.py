@@ -1,4 +1,4 @@
-"""From images as bytes to the batch that a step sees."""
+"""The examples of a batch: taken from data that rests on devices, or sent there ahead of use."""
 
 import contextlib
 import functools
@@ -6,31 +6,24 @@ from collections.abc import Generator
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 
 from cyclical_jax.data.batches import Select, rows, select_part
 from cyclical_jax.data.feed import prefetched
-from cyclical_jax.data.sources import UNLABELLED, Split
+from cyclical_jax.data.sources import Split, num_examples
 from cyclical_jax.data.streams import Stream
 from cyclical_jax.training.devices import share
-
-
-def as_batch(examples: dict[str, Any]) -> dict[str, jax.Array]:
-    """`examples` with their bytes as floats in [-1, 1]."""
-    images = {name: examples[name] for name in ("image", UNLABELLED) if name in examples}
-    return examples | {name: of.astype(jnp.float32) / 127.5 - 1 for name, of in images.items()}
 
 
 def sent_batches(
     split: Split, select: Select, *, start: int, stop: int, seed: int, num_workers: int
 ) -> Generator[dict[str, jax.Array]]:
-    """Examples as bytes, shared by the devices, and sent there ahead of their use.
+    """Yields examples that are shared by the devices, and were sent there ahead of their use.
 
     Nothing begins before the first is asked for. Close the iterator where you leave it early.
 
     Args:
       split: In memory, or a stream.
-      select: What is in which batch; of all processes, of which each sends its own part.
+      select: Selects the batches of all processes, of which each sends its own part.
       start, stop: Numbers of batches.
       seed, num_workers: As in `Stream.batches`.
     """
@@ -50,16 +43,15 @@ def _send_batch(split: dict[str, Any], selection: dict[str, Any]) -> dict[str, j
 
 
 def take_examples(split: dict[str, Any], selection: dict[str, Any]) -> dict[str, jax.Array]:
-    """All that `split` has of the examples at `selection["index"]`, as bytes.
+    """Returns what `split` has of the examples at `selection["index"]`, and the selection.
 
-    With the images without labels at `selection["unlabelled_index"]`, and all of the selection.
+    An entry with an order of its own is taken at `selection["<entry>_index"]`; where the selection
+    has none, an entry of another number of examples is left out.
     """
-    index_of = {UNLABELLED: f"{UNLABELLED}_index"}
-    indices = {name: selection.get(index_of.get(name, "index")) for name in split}
-    taken = {name: split[name][index] for name, index in indices.items() if index is not None}
+    number, taken = num_examples(split), {}
+    for name, array in split.items():
+        if f"{name}_index" in selection:
+            taken[name] = array[selection[f"{name}_index"]]
+        elif len(array) == number:
+            taken[name] = array[selection["index"]]
     return taken | selection
-
-
-def take_batch(split: dict[str, Any], selection: dict[str, Any]) -> dict[str, jax.Array]:
-    """The batch of the examples at `selection["index"]`."""
-    return as_batch(take_examples(split, selection))

@@ -1,0 +1,189 @@
+"""The list of all tasks and techniques, in the order in which they act, and what may be added."""
+
+import functools
+import hashlib
+import importlib.util
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from cyclical_jax.models import NETWORKS
+from cyclical_jax.tasks import classification, multilabel
+from cyclical_jax.tasks.classification import LOSSES
+from cyclical_jax.techniques import (
+    augmentation,
+    class_weights,
+    curriculum,
+    distillation,
+    finetuning,
+    gradient_norm,
+    learning_rate,
+    moving_average,
+    network,
+    optimizer,
+    running_curriculum,
+    semisupervised,
+)
+from cyclical_jax.training import recipe
+from cyclical_jax.training.fields import RecipeError
+from cyclical_jax.training.structure import Catalogue, Recipe
+from cyclical_jax.training.technique import Task, Technique
+
+TASKS = (classification.TASK, multilabel.TASK)
+TECHNIQUES = (
+    network.TECHNIQUE,
+    optimizer.TECHNIQUE,
+    learning_rate.TECHNIQUE,
+    finetuning.TECHNIQUE,
+    augmentation.TECHNIQUE,
+    semisupervised.TECHNIQUE,
+    distillation.TECHNIQUE,
+    curriculum.TECHNIQUE,
+    running_curriculum.TECHNIQUE,
+    class_weights.TECHNIQUE,
+    moving_average.TECHNIQUE,
+    gradient_norm.TECHNIQUE,
+)
+# {key of an earlier version: where it went}
+MOVED = {
+    "curriculum.name": "curriculum.scorer, or running_curriculum.preference for running averages,",
+    "curriculum.average_decay": "running_curriculum.average_decay",
+    "loss.margin": "multilabel.margin",
+}
+CATALOGUE = Catalogue(TASKS, TECHNIQUES, tuple(MOVED.items()))
+
+_ADDED = ("TECHNIQUES", "TASKS", "MODELS", "LOSSES")  # what a plugin may define
+
+
+def default_config(catalogue: Catalogue = CATALOGUE) -> ConfigDict:
+    """Returns all keys at their defaults; `parse` checks what is put in their place."""
+    return recipe.default_config(catalogue)
+
+
+def parse(config: ConfigDict, *, num_devices: int = 1, catalogue: Catalogue = CATALOGUE) -> Recipe:
+    """Checks `config` and returns its recipe; see `cyclical_jax.training.recipe.parse`.
+
+    Raises:
+      RecipeError: The config cannot be run; a line for each problem, all at once.
+    """
+    return recipe.parse(catalogue, config, num_devices=num_devices)
+
+
+def describe(config: ConfigDict, catalogue: Catalogue = CATALOGUE) -> str:
+    """Returns every key of a config with its value, default, type and meaning, as text."""
+    return recipe.describe(catalogue, config)
+
+
+# ---- what somebody else adds
+
+
+def extended(
+    *,
+    techniques: Iterable[Technique] = (),
+    tasks: Iterable[Task] = (),
+    models: Mapping[str, Any] | None = None,
+    losses: Mapping[str, Any] | None = None,
+    plugins: Sequence[tuple[str, str]] = (),
+) -> Catalogue:
+    """Returns a catalogue with further entries, which come after ours.
+
+    Args:
+      techniques, tasks: Further entries, in their order.
+      models: {word for model.name: linen module class, `Network`, or `NetworkWithKeys`}.
+      losses: {word for loss.name: function (logits, labels, **knobs) -> [batch], or `Loss`}.
+      plugins: (name, digest of the content) of the files that they come from.
+
+    Raises:
+      RecipeError: A name or a key is there already, or an argument of a model or a loss has no key;
+        a line.
+    """
+    own_losses = {name: classification.as_loss(name, of) for name, of in (losses or {}).items()}
+    own_models = {name: network.as_network(name, of) for name, of in (models or {}).items()}
+    _refuse_known("loss", own_losses, LOSSES)
+    _refuse_known("model", own_models, NETWORKS)
+    ours: tuple[Technique, ...] = TECHNIQUES
+    if own_models:
+        ours = (network.technique(own_models), *ours[1:])
+    first = classification.task(own_losses) if own_losses else classification.TASK
+    return Catalogue(
+        (first, *TASKS[1:], *tasks),
+        (*ours, *techniques),
+        CATALOGUE.moved,
+        tuple(plugins),
+    )
+
+
+def with_plugins(paths: Sequence[str | Path]) -> Catalogue:
+    """Returns a catalogue with what the files define: TECHNIQUES, TASKS, MODELS, LOSSES.
+
+    The same files give the same object as long as their content does not change.
+
+    Raises:
+      RecipeError: A file cannot be run, defines none of these, or as in `extended`; a line.
+    """
+    files = tuple((str(path), _digest(Path(path))) for path in paths)
+    return _with_files(files) if files else CATALOGUE
+
+
+@functools.lru_cache(maxsize=8)
+def _with_files(files: tuple[tuple[str, str], ...]) -> Catalogue:
+    found = [_executed(Path(path)) for path, _ in files]
+    names = [Path(path).name for path, _ in files]
+    if len(set(names)) < len(names):
+        raise RecipeError(f"--plugin must name files of different names, got {', '.join(names)}.")
+    models: dict[str, Any] = {}
+    losses: dict[str, Any] = {}
+    for module in found:
+        for kind, own, all_ in (("model", "MODELS", models), ("loss", "LOSSES", losses)):
+            _refuse_known(kind, getattr(module, own, {}), all_)
+            all_ |= getattr(module, own, {})
+    return extended(
+        techniques=[entry for module in found for entry in getattr(module, "TECHNIQUES", ())],
+        tasks=[entry for module in found for entry in getattr(module, "TASKS", ())],
+        models=models,
+        losses=losses,
+        plugins=[(name, digest) for name, (_, digest) in zip(names, files, strict=True)],
+    )
+
+
+def _digest(path: Path) -> str:
+    try:
+        return hashlib.sha256(path.read_bytes()).hexdigest()
+    except OSError as error:
+        raise RecipeError(f"--plugin {path} cannot be read: {error.strerror}.") from error
+
+
+def _executed(path: Path) -> ModuleType:
+    """Returns the module of a file; whatever its code raises becomes a line."""
+    spec = importlib.util.spec_from_file_location(f"plugin_{path.stem}", path)
+    if spec is None or spec.loader is None:
+        raise RecipeError(f"--plugin {path} must be a Python file, such as mine.py.")
+    module = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:
+        raise RecipeError(f"--plugin {path}: {type(error).__name__}: {error}") from error
+    _check_kinds(path, module)
+    return module
+
+
+def _check_kinds(path: Path, module: ModuleType) -> None:
+    kinds = {"TECHNIQUES": Technique, "TASKS": Task}
+    if not any(hasattr(module, name) for name in _ADDED):
+        raise RecipeError(f"--plugin {path} defines none of {', '.join(_ADDED)}.")
+    for name, kind in kinds.items():
+        entries = getattr(module, name, ())
+        if not isinstance(entries, tuple | list) or not all(isinstance(e, kind) for e in entries):
+            raise RecipeError(f"--plugin {path}: {name} must be a tuple of {kind.__name__}s.")
+    for name in ("MODELS", "LOSSES"):
+        if not isinstance(getattr(module, name, {}), Mapping):
+            raise RecipeError(f"--plugin {path}: {name} must be a dictionary.")
+
+
+def _refuse_known(kind: str, own: Mapping[str, Any], known: Mapping[str, Any]) -> None:
+    for name in own:
+        if name in known:
+            raise RecipeError(f"The {kind} {name!r} is there already; choose another name.")

@@ -1,0 +1,259 @@
+"""One class for each image: a softmax, and a loss by name.
+
+An example is right if the class with the largest logit is its label, or one of its likeliest.
+"""
+
+import inspect
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from cyclical_jax import losses
+from cyclical_jax.data import Dataset, Stream, as_floats
+from cyclical_jax.training.fields import Cycle, Field, RecipeError, knob, one_of
+from cyclical_jax.training.technique import (
+    CLASS_LOGITS,
+    IMAGES,
+    LABELS,
+    LOGITS,
+    Batch,
+    LossTerm,
+    Own,
+    Part,
+    Site,
+    Task,
+)
+
+NAME = "loss.name"
+ACCURACY = "accuracy"
+_NUM_BINS = 15  # of the calibration error, as in Guo et al., 1706.04599
+_MULTILABEL = {"asymmetric_multilabel": "asymmetric", "cyclical_multilabel": "cyclical"}
+
+
+class Loss(NamedTuple):
+    """A loss that a config can name.
+
+    Attributes:
+      function: (logits [batch, classes], labels, **knobs) -> [batch].
+      keys: {"loss.<argument>": Field} of the arguments that no other loss has.
+    """
+
+    function: Callable[..., jax.Array]
+    keys: Mapping[str, Field] = {}
+
+    @property
+    def knobs(self) -> tuple[str, ...]:
+        """The names of its arguments beside logits and labels."""
+        return tuple(inspect.signature(self.function).parameters)[2:]
+
+
+def as_loss(name: str, loss: Any) -> Loss:
+    """Returns a loss that somebody else names, or a function, as a `Loss`.
+
+    Raises:
+      RecipeError: It is neither, or an argument of the function has no key.
+    """
+    loss = loss if isinstance(loss, Loss) else Loss(loss)
+    if not callable(loss.function):
+        raise RecipeError(f"loss {name!r} must be a function or a Loss, got {loss.function!r}.")
+    for knob_name in loss.knobs:
+        if f"loss.{knob_name}" not in {**_KNOBS, **loss.keys}:
+            raise RecipeError(
+                f"loss {name!r} takes {knob_name!r}, which has no key: give "
+                f"Loss(function, {{'loss.{knob_name}': knob(...)}})."
+            )
+    return loss
+
+
+LOSSES: dict[str, Loss] = {
+    "cross_entropy": Loss(losses.softmax_cross_entropy),
+    "focal": Loss(losses.focal_loss),
+    "asymmetric_focal": Loss(losses.asymmetric_focal_loss),
+    "cyclical_focal": Loss(losses.cyclical_focal_loss),
+}
+_KNOBS: dict[str, Field] = {
+    "loss.temperature": knob(
+        1.0, "divides the logits in the loss of the labels; all else has 1", above=0
+    ),
+    "loss.label_smoothing": knob(
+        0.0, "share of the label that is given to all classes", minimum=0, maximum=1
+    ),
+    "loss.gamma": knob(2.0, "exponent of the focal loss", minimum=0),
+    "loss.hardness": knob(
+        {"easy": 0.0, "hard": 1.0}, "mixes the confident and the focal loss", minimum=0, maximum=1
+    ),
+    "loss.gamma_hc": knob(
+        3.0, "exponent of the confident loss; up to 3.591 it is monotone", minimum=0
+    ),
+    "loss.gamma_pos": knob(2.0, "focal exponent of the label", minimum=0),
+    "loss.gamma_neg": knob(2.0, "focal exponent of the other classes", minimum=0),
+}
+
+
+class Sums(NamedTuple):
+    """Sums over examples that are no padding."""
+
+    loss: jax.Array  # ()
+    correct: jax.Array  # ()
+    num_examples: jax.Array  # ()
+    gaps: jax.Array  # [bins of confidence]: rightness less confidence
+
+
+def is_correct(logits: jax.Array, labels: jax.Array) -> jax.Array:
+    """Returns whether the class with the largest logit is the label, or one of the likeliest.
+
+    Args:
+      logits: [..., classes].
+      labels: [...] indices, or [..., classes] numbers, where none above 0 is nobody's label.
+
+    Returns:
+      [...] float32, 1 or 0.
+    """
+    predicted = logits.argmax(-1)
+    if labels.ndim < logits.ndim:
+        return (predicted == labels).astype(jnp.float32)
+    of_predicted = jnp.take_along_axis(labels, predicted[..., None], -1)[..., 0]
+    is_right = (of_predicted == labels.max(-1)) & (of_predicted > 0)
+    return is_right.astype(jnp.float32)
+
+
+def as_batch(examples: Batch) -> Batch:
+    """Returns the examples with their images as floats in [-1, 1]."""
+    return examples | {"image": as_floats(examples["image"])}
+
+
+def accuracy(logits: jax.Array, batch: Batch, values) -> jax.Array:
+    """Returns [batch], a measure of the labels' term."""
+    return is_correct(logits, batch["label"])
+
+
+def summed(logits, batch: Batch, losses, probabilities) -> Sums:
+    """Returns the sums of a batch, of its losses and its probabilities [batch, classes]."""
+    mask, correct = batch["mask"], is_correct(logits, batch["label"])
+    confidence = probabilities.max(-1)
+    bins = jnp.ceil(confidence * _NUM_BINS).astype(jnp.int32) - 1
+    return Sums(
+        loss=(losses * mask).sum(),
+        correct=(correct * mask).sum(),
+        num_examples=mask.sum(),
+        gaps=jax.ops.segment_sum((correct - confidence) * mask, bins, _NUM_BINS),
+    )
+
+
+def sums(site: Site, model, variables, batch: Batch) -> Sums:
+    """Returns sums for the plain cross entropy (temperature 1, no smoothing) and the accuracy."""
+    logits, _ = model.apply(*variables, batch["image"], train=False)
+    losses_ = losses.softmax_cross_entropy(logits, batch["label"])
+    return summed(logits, batch, losses_, jax.nn.softmax(logits))
+
+
+def scores(sums: Sequence[Sums]) -> dict[str, Any]:
+    """Returns {"loss", "accuracy", "calibration_error", "num_examples"} of a split.
+
+    The calibration error is the expected one of Guo et al., 1706.04599: examples fall by their
+    confidence p, the largest probability, into 15 bins of equal width; it is
+    `sum_bins |sum_examples (is right - p)| / num_examples`.
+    """
+    loss, correct, count, gaps = (np.sum(part, 0, np.float64) for part in zip(*sums, strict=True))
+    return {
+        "loss": float(loss / count),
+        ACCURACY: float(correct / count),
+        "calibration_error": float(np.abs(gaps).sum() / count),
+        "num_examples": int(count),
+    }
+
+
+# ---- what cannot be learned
+
+
+def misfits(source: str, dataset: Dataset) -> Iterator[str]:
+    """Yields a line for each split whose labels name no class."""
+    for name in ("train", "validation", "test"):
+        split = getattr(dataset, name)
+        if not isinstance(split, Stream) and len(split["label"]):  # TFDS has checked a stream's
+            yield from _label_problems(f"{name} labels of {source}", split["label"], dataset)
+
+
+def _label_problems(what: str, labels: np.ndarray, dataset: Dataset) -> Iterator[str]:
+    classes = dataset.num_classes
+    if labels.ndim == 2:
+        yield from _shape_problems(what, labels, classes)
+        return
+    lowest, highest = labels.min(), labels.max()
+    if lowest < 0 or highest >= classes:
+        yield f"{what} must be 0 to {classes - 1}, got {lowest} to {highest}."
+
+
+def _shape_problems(what: str, labels: np.ndarray, classes: int) -> Iterator[str]:
+    is_float, width = labels.dtype.kind == "f", labels.shape[1]
+    if not (is_float and width == classes and 0 <= labels.min() and labels.max() <= 1):
+        yield (
+            f"{what} must be floats of shape [examples, {classes}] from 0 to 1, got "
+            f"{labels.dtype} of shape {list(labels.shape)}."
+        )
+
+
+def problems(checked: Own) -> Iterator[str]:
+    if checked.get(NAME) == "cyclical_focal":
+        warn_of_exponent(checked.get("loss.gamma_hc"))
+    return iter(())
+
+
+def warn_of_exponent(gamma: Cycle | None) -> None:
+    """Warns of a `gamma_hc` for which the loss is not monotone; in the program it is traced."""
+    for end in () if gamma is None else (gamma.easy, gamma.hard):
+        losses.warn_above_ceiling(end)
+
+
+# ---- the task
+
+
+def task(further: Mapping[str, Loss] | None = None) -> Task:
+    """Returns the task for our losses and further ones."""
+    by_name = LOSSES | dict(further or {})
+
+    def part(site: Site) -> Part:
+        chosen = by_name[site.own[NAME]]
+
+        def loss(logits, batch, values):
+            knobs = {name: values[f"loss.{name}"] for name in chosen.knobs}
+            return chosen.function(logits, batch["label"], **knobs)
+
+        return Part(terms=(LossTerm(loss, measures=((ACCURACY, accuracy),)),))
+
+    further_keys = {key: field for loss in by_name.values() for key, field in loss.keys.items()}
+    return Task(
+        "classification",
+        {NAME: _loss_name(tuple(by_name))} | _KNOBS | further_keys,
+        part,
+        options={NAME: {name: loss.knobs for name, loss in by_name.items()}},
+        measures=(ACCURACY,),
+        percent=(ACCURACY,),
+        problems=problems,
+        offers=frozenset({LABELS, LOGITS, CLASS_LOGITS, IMAGES}),
+        as_batch=as_batch,
+        sums=sums,
+        scores=scores,
+        judged_by=(ACCURACY, "max"),
+        misfits=misfits,
+    )
+
+
+def _loss_name(names: tuple[str, ...]) -> Field:
+    field = one_of(names[0], names, "the loss; see cyclical_jax/losses.py")
+
+    def check(key, value):
+        if isinstance(value, str) and value in _MULTILABEL:
+            raise ValueError(
+                f"{key} {value!r} is a task now: task.name='multilabel' and "
+                f"multilabel.loss={_MULTILABEL[value]!r}."
+            )
+        return field.check(key, value)
+
+    return field._replace(check=check)
+
+
+TASK = task()

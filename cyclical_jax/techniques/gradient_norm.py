@@ -1,0 +1,43 @@
+"""The norm of the plain loss's gradient for the gradient of another loss.
+
+A loss that cycles rescales its gradient, as a cycle of the learning rate would. With this control
+the gradient keeps its direction and gets the norm of the plain cross entropy's, so that the two
+effects can be told apart. This is a control of ours; the papers have none.
+"""
+
+from cyclical_jax.losses import softmax_cross_entropy
+from cyclical_jax.training.fields import one_of, or_none
+from cyclical_jax.training.technique import (
+    CLASS_LOGITS,
+    LABELS,
+    LossTerm,
+    Part,
+    Site,
+    Technique,
+)
+
+NORM, SMOOTHING = "loss.gradient_norm", "loss.label_smoothing"
+KEYS = {
+    NORM: or_none(
+        one_of(
+            None,
+            ("cross_entropy",),
+            "the loss whose gradient's norm the gradient gets, at temperature 1 and the same label "
+            "smoothing; None: its own, which a cycle of the loss changes as a cycle of the "
+            "learning rate would",
+        )
+    )
+}
+
+
+def part(site: Site) -> Part:
+    def loss(logits, batch, values):
+        smoothing = values.get(SMOOTHING, 0.0)
+        return softmax_cross_entropy(logits, batch["label"], label_smoothing=smoothing)
+
+    return Part(reference=LossTerm(loss))
+
+
+TECHNIQUE = Technique(
+    "gradient_norm", KEYS, part, switch=NORM, needs=frozenset({LABELS, CLASS_LOGITS})
+)

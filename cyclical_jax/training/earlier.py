@@ -1,0 +1,190 @@
+"""What is prepared on the host before a run: arrays of its techniques, also of earlier runs."""
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+
+from cyclical_jax import data
+from cyclical_jax.data import Dataset, Stream
+from cyclical_jax.models import Model
+from cyclical_jax.training.assembly import Given, assemble_model, example_of
+from cyclical_jax.training.checkpoints import CHECKPOINTS, CONFIG, CheckpointError, read_variables
+from cyclical_jax.training.fields import RecipeError
+from cyclical_jax.training.recipe import default_config, parse, put, source
+from cyclical_jax.training.state import Variables
+from cyclical_jax.training.structure import Catalogue, Recipe, Structure
+from cyclical_jax.training.technique import Spec, spec_of
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class TrainedModel:
+    """A network and its variables; a pytree of them."""
+
+    structure: Structure = dataclasses.field(metadata={"static": True})
+    spec: Spec = dataclasses.field(metadata={"static": True})
+    variables: Variables
+    step: int = dataclasses.field(default=0, metadata={"static": True})  # updates before
+
+    def outputs(self, inputs: Any) -> Any:
+        """Returns the outputs for inputs as a train step sees them."""
+        model = assemble_model(self.structure, self.spec)
+        return model.apply(*self.variables, inputs, train=False)[0]
+
+
+class Earlier(NamedTuple):
+    """What a run got beside what was added to its examples."""
+
+    given: Given = {}  # an entry for each technique that was prepared; None where it has no arrays
+    start: Variables | None = None  # first variables; those that are missing are drawn
+
+
+class Host:
+    """What a technique can use to prepare a run.
+
+    Attributes:
+      recipe, dataset: Those of the run.
+      own: The values of the keys of all that is in use, and the workdirs of earlier runs.
+      inputs_change: Whether the inputs of an example differ from one epoch to the next.
+    """
+
+    def __init__(self, recipe: Recipe, dataset: Dataset):
+        self.recipe, self.dataset = recipe, dataset
+        entries = list(recipe.structure.entries)
+        self.own = dict(recipe.earlier_runs)
+        self.own |= {key: value for _, own in entries for key, value in own}
+        self.inputs_change = isinstance(dataset.train, Stream) or any(
+            entry.changes_inputs for entry, _ in entries
+        )
+
+    @property
+    def model(self) -> Model:
+        """The model of the run."""
+        return assemble_model(self.recipe.structure, spec_of(self.dataset))
+
+    @property
+    def example(self) -> Any:
+        """Inputs of one example, with which the model is initialised."""
+        return example_of(self.recipe.structure, spec_of(self.dataset))
+
+    def load(self, **options: Any) -> Dataset:
+        """Returns the dataset loaded anew with further options of `data.load`."""
+        return data.load(self.recipe.dataset, **source(self.recipe), **options)
+
+    def read_run(self, key: str) -> TrainedModel:
+        """Returns what the run that `key` names has learned."""
+        return read_trained(key, self.own[key], self.dataset, self.recipe.catalogue)
+
+    def read_start(self, key: str, *, without: tuple[str, ...] = ()) -> Variables:
+        """Returns the variables of the run that `key` names, for the model of this run.
+
+        Args:
+          key: The key of an earlier run.
+          without: Names of parameters that are not read.
+        """
+        like = _like(self.model, self.example, key=key)
+        return _read(key, Path(self.own[key]), like, without=without)[0]
+
+    def apply(self, trained: TrainedModel, images: Any) -> Any:
+        """Returns the outputs of an earlier run for images of this dataset."""
+        task = self.recipe.task
+        return trained.outputs(task.view(task.as_batch({"image": images})))
+
+
+def prepare(recipe: Recipe, dataset: Dataset) -> tuple[Dataset, Earlier]:
+    """Lets the techniques in use prepare what they need, and returns the dataset with it.
+
+    Raises:
+      RecipeError: An earlier run is not there, or does not fit; a line that names the key.
+    """
+    host, earlier = Host(recipe, dataset), Earlier()
+    examples: dict[str, Any] = {}
+    for entry, _ in recipe.structure.entries:
+        if entry.prepare is not None:
+            prepared = entry.prepare(host)
+            examples |= prepared.examples
+            given = {**earlier.given, entry.name: prepared.given}
+            earlier = Earlier(given, prepared.start or earlier.start)
+    return dataset._replace(train={**dataset.train, **examples}) if examples else dataset, earlier
+
+
+def check_prepared(recipe: Recipe, earlier: Earlier) -> None:
+    """Raises RecipeError where `prepare` was not called for the recipe."""
+    wanting = [entry for entry, _ in recipe.structure.entries if entry.prepare is not None]
+    missing = [str(entry.switch) for entry in wanting if entry.name not in earlier.given]
+    if missing:
+        raise RecipeError(
+            f"{' and '.join(missing)} need dataset, earlier = earlier.prepare(recipe, dataset) "
+            "before training, and earlier=earlier."
+        )
+
+
+def read_trained(
+    key: str, workdir: str, dataset: Dataset, catalogue: Catalogue, *, best: bool = False
+) -> TrainedModel:
+    """Returns what the run in `workdir` has learned, to be used on `dataset`.
+
+    Args:
+      key: The name that the user knows it by, for errors.
+      workdir: A workdir of `experiments.train`.
+      dataset: Its inputs have the same shape, and it has as many classes.
+      catalogue: The tasks and techniques that there are.
+      best: Whether to read the checkpoint with the best validation score, not the newest.
+
+    Raises:
+      RecipeError: There is no such run, or it does not fit; a line.
+    """
+    path, spec = Path(workdir), spec_of(dataset)
+    recipe = read_recipe(key, path, catalogue)
+    structure, number = recipe.structure, data.num_classes(recipe.dataset)
+    if number != spec.num_outputs:
+        raise RecipeError(
+            f"{key} must tell {spec.num_outputs} classes apart, as the dataset has them; "
+            f"{workdir} tells {number}."
+        )
+    like = _like(assemble_model(structure, spec), example_of(structure, spec), key=key)
+    return TrainedModel(structure, spec, *_read(key, path, like, best=best))
+
+
+def read_recipe(key: str, workdir: Path, catalogue: Catalogue) -> Recipe:
+    """Returns the recipe of the run in `workdir`; `key` and errors as in `read_trained`."""
+    config = default_config(catalogue)  # which has what a config of an earlier version lacks
+    try:
+        for name, value in json.loads((workdir / CONFIG).read_text()).items():
+            is_section = isinstance(config.get(name), type(config)) and isinstance(value, dict)
+            entries = value.items() if is_section else [(None, value)]
+            for entry, one in entries:
+                put(config, name if entry is None else f"{name}.{entry}", one)
+        return parse(catalogue, config)
+    except (OSError, ValueError, AttributeError) as error:
+        first = str(error).partition("\n")[0]
+        raise RecipeError(f"{key}: {workdir} has no run that can be used: {first}") from error
+
+
+def _like(model: Model, example: Any, *, key: str) -> Variables:
+    """Returns the shapes of a network's variables."""
+    try:
+        return Variables(*jax.eval_shape(lambda: model.init(jax.random.key(0), example)))
+    except ValueError as error:
+        raise RecipeError(f"{key}: {str(error).replace('`', '')}") from error
+
+
+def _read(
+    key: str,
+    workdir: Path,
+    like: Variables,
+    *,
+    without: tuple[str, ...] = (),
+    best: bool = False,
+) -> tuple[Variables, int]:
+    params: Mapping[str, Any] = like.params
+    kept = {name: part for name, part in params.items() if name not in without}
+    like = like._replace(params=kept)
+    try:
+        return read_variables(workdir / CHECKPOINTS, like, without=without, best=best)
+    except CheckpointError as error:
+        raise RecipeError(f"{key}: {error}") from error

@@ -1,0 +1,229 @@
+"""The parts of a run that a single run and a population share: plan, start, order, clock, rows."""
+
+import functools
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from cyclical_jax import data
+from cyclical_jax.data.batches import Select, Selection, shuffled, with_others
+from cyclical_jax.data.sources import Dataset
+from cyclical_jax.training import assembly
+from cyclical_jax.training.checkpoints import Snapshot
+from cyclical_jax.training.contradictions import uneven_batch
+from cyclical_jax.training.durations import Timetable
+from cyclical_jax.training.earlier import Earlier
+from cyclical_jax.training.evaluation import Scores
+from cyclical_jax.training.fields import RecipeError
+from cyclical_jax.training.state import TrainState, Variables
+from cyclical_jax.training.structure import Numbers, Recipe, Structure
+from cyclical_jax.training.technique import Spec, spec_of
+from cyclical_jax.training.totals import Totals, is_empty, no_totals
+from cyclical_jax.training.ways import MOST_MICRO_STEPS, way_of
+
+Row = dict[str, Any]  # a row of the log
+NOTHING_EARLIER = Earlier()
+_CALL_SECONDS = 5.0  # a call that lasts no longer can be stopped in time, and shows progress
+
+
+class NonFiniteError(FloatingPointError):
+    """The loss or the gradient stopped being a number."""
+
+
+# ---- checks
+
+
+def plan(recipe: Recipe, dataset: Dataset, *, num_devices: int | None = None) -> Timetable:
+    """Returns the timetable of a run, once it is known that the recipe fits devices and data.
+
+    Args:
+      recipe: The run.
+      dataset: Its data.
+      num_devices: How many share a batch; None is all there are.
+
+    Raises:
+      RecipeError: The devices cannot share a batch evenly, a cycle has too few updates, the task
+        cannot learn the data, or the model does not take its inputs; a line for each problem.
+    """
+    problems = list(_misfits(recipe, dataset, num_devices or jax.device_count()))
+    try:
+        timetable = recipe.timetable(data.num_examples(dataset.train))
+    except RecipeError as error:
+        problems.append(str(error))
+    if problems:
+        raise RecipeError("\n".join(problems))
+    return timetable
+
+
+def _misfits(recipe: Recipe, dataset: Dataset, num_devices: int) -> Iterator[str]:
+    """Yields a line for each thing in which a recipe does not fit the devices or the data."""
+    structure, spec = recipe.structure, spec_of(dataset)
+    yield from uneven_batch(structure.batch_size, num_devices)
+    yield from recipe.task.misfits(recipe.dataset, dataset)
+    model, example = assembly.assemble_model(structure, spec), assembly.example_of(structure, spec)
+    try:
+        jax.eval_shape(lambda: model.init(jax.random.key(0), example))
+    except ValueError as error:
+        yield f"model: {str(error).replace('`', '')}"
+        return
+    if structure.as_one_batch and way_of(recipe, dataset) == "streamed":
+        yield "accumulate_as must be 'micro_steps' where the data does not rest on the devices."
+
+
+def check_finite(name: str, value: float, step: int) -> None:
+    """Raises NonFiniteError if a value after the updates up to `step` is not finite."""
+    if not math.isfinite(value):
+        raise NonFiniteError(f"{name} is {value} at step {step}; try a lower learning rate.")
+
+
+def check_totals(
+    structure: Structure, numbers: Numbers, timetable: Timetable, totals: Totals
+) -> None:
+    """Raises NonFiniteError if loss or gradient were not finite and the structure does not skip."""
+    step = int(totals.nonfinite["step"])
+    if structure.on_nonfinite == "skip" or step < 0:
+        return
+    bad = jax.device_get(totals.nonfinite)
+    name = "loss" if not math.isfinite(bad["loss"]) else "grad_norm"
+    schedules = assembly.make_schedules(structure, numbers, timetable)
+    knobs = ", ".join(f"{key} {float(at(step)):.4g}" for key, at in schedules.items())
+    raise NonFiniteError(
+        f"{name} is {bad[name]} at step {step}, with {knobs}; try a lower learning rate, a clip of "
+        "the gradient, or on_nonfinite='skip'."
+    )
+
+
+def _check_skipped(timetable: Timetable, micro_step: int, skipped: int) -> None:
+    """Raises NonFiniteError for a run that would go on to skip all that is left of it."""
+    is_early = micro_step < min(timetable.micro_steps_per_epoch, timetable.micro_steps)
+    if not is_early and 2 * skipped > micro_step:
+        raise NonFiniteError(
+            f"{skipped} of {micro_step} batches were skipped as not finite; try a lower "
+            "learning rate or a clip of the gradient."
+        )
+
+
+# ---- the start
+
+
+def begin(recipe: Recipe, dataset: Dataset, *, earlier: Earlier = NOTHING_EARLIER) -> Snapshot:
+    """Returns where a run starts: nothing is done yet."""
+    timetable, numbers = plan(recipe, dataset), jax.tree.map(jnp.float32, recipe.numbers)
+    static = recipe.structure, timetable.lengths, spec_of(dataset)
+    state = _compiled_start(*static, numbers, recipe.seed, earlier.start)
+    return Snapshot(state, nothing_yet(recipe.structure, state), 0.0)
+
+
+def make_start(
+    structure: Structure,
+    timetable: Timetable,
+    spec: Spec,
+    numbers: Numbers,
+    seed: int | jax.Array,
+    start: Variables | None,
+) -> TrainState:
+    """Returns the state before the first update; numbers, seed and variables may be traced."""
+    return assembly.assemble_state(
+        structure, numbers, seed, timetable=timetable, spec=spec, start=start
+    )
+
+
+_compiled_start = jax.jit(make_start, static_argnums=(0, 1, 2))
+
+
+def nothing_yet(structure: Structure, state: TrainState) -> Totals:
+    """Returns the totals of a run before the first micro step of a row."""
+    return no_totals(state, structure.columns.values(), structure.measures)
+
+
+def has_row_to_come(timetable: Timetable, snapshot: Snapshot) -> bool:
+    """Returns whether the interval that ended there has no row: the validation was stopped."""
+    return timetable.is_row(int(snapshot.state.micro_step)) and not is_empty(snapshot.totals)
+
+
+def select_of(structure: Structure, dataset: Dataset, seed: int) -> Select:
+    """Returns the function that selects the batches of the micro steps from `start` to `stop`."""
+    of_examples = functools.partial(
+        shuffled,
+        data.num_examples(dataset.train),
+        structure.batch_size,
+        seed=seed,
+        remainder=structure.remainder,
+    )
+    if not structure.beside:
+        return of_examples
+    others = {name: (len(dataset.train[name]), size) for name, size in structure.beside}
+    return functools.partial(with_others, of_examples, others, seed=seed)
+
+
+# ---- time, and the rows of the log
+
+
+class Timer:
+    """Counts seconds of training, and says how many micro steps the next call may have.
+
+    They are at most `growth` times as many as in the last one: less where batches that were made
+    ahead of the first calls may make these fast.
+    """
+
+    def __init__(self, seconds: float = 0.0, *, growth: int = 8):
+        self.seconds = seconds
+        self._growth = growth
+        self.micro_steps_a_call = 1
+        self._is_compiled = False
+        self._start_row()
+
+    def add(self, seconds: float, selection: Selection, *, is_compiling: bool = False) -> None:
+        """Counts a call, unless it is the first, which is of one micro step, or compiles."""
+        micro_steps = len(selection["index"])
+        limit = int(_CALL_SECONDS / seconds * micro_steps)
+        most = min(self._growth * self.micro_steps_a_call, limit, MOST_MICRO_STEPS)
+        self.micro_steps_a_call = max(1, most)
+        if self._is_compiled and not is_compiling:
+            self.seconds += seconds
+            self._row_seconds += seconds
+            self._row_examples += int(selection.get("mask", selection["index"] >= 0).sum())
+        self._is_compiled = True
+
+    def images_per_second(self) -> float | None:
+        """Returns the rate since it was asked last; None where nothing was counted."""
+        rate = self._row_examples / self._row_seconds if self._row_seconds else None
+        self._start_row()
+        return rate
+
+    def _start_row(self):
+        self._row_seconds, self._row_examples = 0.0, 0
+
+
+def make_row(
+    structure: Structure,
+    timetable: Timetable,
+    micro_step: int,
+    counts: tuple[np.ndarray, np.ndarray],
+    totals: Totals,
+    scores: Scores | None,
+) -> Row:
+    """Returns the row at `micro_step`, without times; `counts` are the state's step and skipped."""
+    step, skipped = map(int, counts)
+    # By way of its shortest decimal, so that the float32 nearest to 0.1 is logged as 0.1.
+    values = {name: float(str(value)) for name, value in totals.values.items()}
+    some = totals.num_examples > 0  # no mean, where all batches were skipped
+    means = {name: float(mean) if some else None for name, mean in totals.means.items()}
+    row = {"step": step, "epoch": timetable.epoch(micro_step), **means, **values}
+    if structure.on_nonfinite == "skip":
+        row["skipped"] = skipped
+    if scores and math.isfinite(scores["loss"]):
+        score, _ = structure.task[0].judged_by
+        row |= {f"val_{name}": scores[name] for name in dict.fromkeys(("loss", score))}
+    return row
+
+
+def check_row(timetable: Timetable, micro_step: int, row: Row, scores: Scores | None) -> None:
+    """Raises NonFiniteError if the validation loss is not finite, or most batches were skipped."""
+    if scores:
+        check_finite("val_loss", scores["loss"], row["step"])
+    _check_skipped(timetable, micro_step, row.get("skipped", 0))

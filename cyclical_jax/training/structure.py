@@ -1,0 +1,273 @@
+"""The types of a recipe: structure, numbers, catalogue, and the recipe of a whole run.
+
+*Structure* is static: it decides what is compiled. *Numbers* are a pytree of every easy, hard and
+factor. One compiled program serves all runs that differ in numbers alone.
+"""
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, NamedTuple
+
+import optax
+
+from cyclical_jax.schedules import Scale, Shape, cyclical_schedule
+from cyclical_jax.training import keys as engine
+from cyclical_jax.training.accumulation import (
+    Windows,
+    powers_of_two,
+    uniform_windows,
+    windows_of_micro_steps,
+    windows_of_updates,
+)
+from cyclical_jax.training.durations import Duration, Timetable, Units
+from cyclical_jax.training.fields import Field, RecipeError, one_of
+from cyclical_jax.training.technique import Task, Technique, columns
+
+_MOST_WINDOWS = 10**7
+# Names of the log that no knob may have.
+_TAKEN = ("step", "epoch", "loss", "grad_norm", "skipped", "images_per_second", "seconds")
+
+
+class Knob(NamedTuple):
+    """The numbers of a cycle; a constant has `easy` equal to `hard`."""
+
+    easy: float
+    hard: float
+    factor: float
+
+
+class Curve(NamedTuple):
+    """The structure of a cycle."""
+
+    shape: Shape
+    scale: Scale
+
+
+class Accumulation(NamedTuple):
+    """Micro steps a step; a constant has `easy` equal to `hard`."""
+
+    knob: Knob
+    curve: Curve
+
+    @property
+    def is_constant(self) -> bool:
+        return self.knob.easy == self.knob.hard
+
+    @property
+    def least(self) -> int:
+        return int(min(self.knob.easy, self.knob.hard))
+
+    def schedule_of(self, num_cycles: int) -> Callable[[int], optax.Schedule]:
+        """Returns its schedule as a function of the number of updates."""
+        easy, hard, factor = self.knob
+        options = {"factor": factor, "num_cycles": num_cycles, **self.curve._asdict()}
+        return lambda total_steps: cyclical_schedule(easy, hard, total_steps, **options)
+
+
+Numbers = dict[str, Knob]  # {key of a knob: its numbers}; a technique that is off has none
+OwnValues = tuple[tuple[str, Any], ...]  # (key, value) of the keys that decide the program
+
+
+@dataclass(frozen=True, eq=False)
+class Catalogue:
+    """The tasks and the techniques, in the order in which they act.
+
+    Attributes:
+      tasks: The first is the default.
+      techniques: All techniques.
+      moved: {key of an earlier version: the keys that took its place, in words}.
+      plugins: (path, digest of its content) of each file that added to it.
+
+    Raises:
+      RecipeError: Two entries have one name or one key.
+    """
+
+    tasks: tuple[Task, ...]
+    techniques: tuple[Technique, ...]
+    moved: tuple[tuple[str, str], ...] = ()
+    plugins: tuple[tuple[str, str], ...] = ()
+
+    def __repr__(self) -> str:
+        return f"catalogue of {', '.join(entry.name for entry in self.entries)}"
+
+    def __post_init__(self):
+        seen: dict[str, str] = {key: "the engine" for key in engine.KEYS}
+        for entry in self.entries:
+            for what in (f"name {entry.name}", *entry.keys):
+                if what in seen:
+                    raise RecipeError(
+                        f"{entry.name} has the {what if ' ' in what else f'key {what}'}, which "
+                        f"{seen[what]} has too."
+                    )
+                seen[what] = entry.name
+
+    @property
+    def entries(self) -> tuple[Technique, ...]:
+        return (*self.tasks, *self.techniques)
+
+    @cached_property
+    def keys(self) -> dict[str, Field]:
+        """Every key of a config."""
+        tasks = tuple(task.name for task in self.tasks)
+        task = one_of(tasks[0], tasks, "what is learned; see cyclical_jax/tasks")
+        keys = {**engine.KEYS, engine.TASK: task}
+        return keys | {key: field for entry in self.entries for key, field in entry.keys.items()}
+
+    @cached_property
+    def owners(self) -> dict[str, Technique]:
+        """{key: the task or the technique that it belongs to}; the engine's own are not there."""
+        return {key: entry for entry in self.entries for key in entry.keys}
+
+    @cached_property
+    def sections(self) -> tuple[str, ...]:
+        return tuple(dict.fromkeys(key.split(".")[0] for key in self.keys if "." in key))
+
+    def task(self, name: str) -> Task:
+        """The task of that name."""
+        return next(task for task in self.tasks if task.name == name)
+
+
+@dataclass(frozen=True)
+class Structure:
+    """What decides the compiled program, beside lengths and the shapes of the data; hashable."""
+
+    task: tuple[Task, OwnValues]
+    techniques: tuple[tuple[Technique, OwnValues], ...]  # those in use, in the catalogue's order
+    curves: tuple[tuple[str, Curve], ...]
+    num_cycles: int
+    batch_size: int  # examples a micro step, over all devices
+    beside: tuple[tuple[str, int], ...]  # (entry, batch size) of examples with their own order
+    accumulate: Accumulation
+    as_one_batch: bool
+    remainder: str
+    on_nonfinite: str
+
+    @property
+    def entries(self) -> Iterator[tuple[Technique, OwnValues]]:
+        """All in the order in which they act: what changes the inputs, the task, the others."""
+        yield from (pair for pair in self.techniques if pair[0].changes_inputs)
+        yield self.task
+        yield from (pair for pair in self.techniques if not pair[0].changes_inputs)
+
+    @property
+    def measures(self) -> tuple[str, ...]:
+        """Names of what the loss terms measure."""
+        return tuple(name for entry, _ in self.entries for name in entry.measures)
+
+    def shown(self, name: str, value: float) -> str:
+        """Returns a measure or a score as people see it."""
+        if any(name in entry.percent for entry, _ in self.entries):
+            return f"{value:.2%}"
+        return f"{value:.4f}" if abs(value) < 1e4 else f"{value:.3g}"
+
+    @property
+    def columns(self) -> dict[str, str]:
+        """{key of a knob: its name in the log}."""
+        score, _ = self.task[0].judged_by
+        taken = (*_TAKEN, *self.measures, "val_loss", f"val_{score}")
+        return columns([key for key, _ in self.curves], taken)
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A whole run, checked."""
+
+    dataset: str
+    data_dir: str | None
+    train_on: str
+    subset: str | None
+    image_size: int | None
+    seed: int
+    duration: Duration
+    log_every: Duration
+    validate_every: Duration
+    loop: str | None
+    durations: tuple[tuple[str, Duration], ...]  # (key, value) of the techniques' own
+    earlier_runs: tuple[tuple[str, str], ...]  # (key, workdir) of the runs that it takes from
+    structure: Structure
+    numbers: Numbers
+    catalogue: Catalogue
+
+    @property
+    def task(self) -> Task:
+        return self.structure.task[0]
+
+    def timetable(self, num_train: int) -> Timetable:
+        """Returns its durations in micro steps, for `num_train` training examples.
+
+        Raises:
+          RecipeError: A batch is larger than the data, or a cycle has too few updates to turn.
+        """
+        structure = self.structure
+        epoch = _micro_steps_per_epoch(structure, num_train)
+        units = Units(structure.batch_size, epoch)
+        windows = _windows(structure, self.duration, units, num_train)
+        timetable = Timetable(windows, epoch, 1, 1, as_one_batch=structure.as_one_batch)
+        _check_updates(structure.num_cycles, timetable.total_steps, num_train)
+        mean = timetable.micro_steps / timetable.total_steps
+        log, validate = (
+            min(interval.in_micro_steps(units, mean), timetable.micro_steps)
+            for interval in (self.log_every, self.validate_every)
+        )
+        own = tuple(
+            (key, round(length.in_micro_steps(units, mean) / mean))
+            for key, length in self.durations
+        )
+        _check_shorter(own, timetable.total_steps)
+        return timetable._replace(log_every=log, validate_every=validate, own=own)
+
+
+def _micro_steps_per_epoch(structure: Structure, num_train: int) -> int:
+    size, rest = divmod(num_train, structure.batch_size)
+    size += structure.remainder == "pad" and rest > 0
+    if not size:
+        raise RecipeError(
+            f"batch_size {structure.batch_size} is more than the {num_train} training examples."
+        )
+    return size
+
+
+def _windows(structure: Structure, duration: Duration, units: Units, num_train: int) -> Windows:
+    """Returns the micro steps of each update of a run."""
+    every, num_cycles = structure.accumulate, structure.num_cycles
+    schedule_of, least = every.schedule_of(num_cycles), every.least
+    if structure.as_one_batch and not every.is_constant:
+        schedule_of, least = powers_of_two(schedule_of), 2 ** int(math.log2(least))
+    micro_steps = duration.in_micro_steps(units, every.least)
+    _check_micro_steps(micro_steps, every.is_constant, num_train)
+    if every.is_constant:
+        return uniform_windows(micro_steps, every.least)
+    if duration.unit == "steps":
+        _check_updates(num_cycles, int(duration.amount), num_train)
+        return windows_of_updates(schedule_of, int(duration.amount))
+    ends = {"least": num_cycles + 1, "minimum": least}
+    return windows_of_micro_steps(schedule_of, micro_steps, **ends)
+
+
+def _check_micro_steps(micro_steps: int, is_constant: bool, num_train: int) -> None:
+    """Raises RecipeError for more than int32 can count, or than can be listed for a cycle."""
+    most, what = (2**31 - 1, "counted") if is_constant else (_MOST_WINDOWS, "cycled over")
+    if micro_steps > most:
+        raise RecipeError(
+            f"duration makes {micro_steps} batches of {num_train} training examples; at most "
+            f"{most} can be {what}."
+        )
+
+
+def _check_updates(num_cycles: int, total_steps: int, num_train: int) -> None:
+    """Raises RecipeError unless each cycle has two updates to turn between."""
+    if total_steps <= num_cycles:
+        raise RecipeError(
+            f"duration must make more updates than cycle.num_cycles {num_cycles}, got "
+            f"{total_steps} of {num_train} training examples."
+        )
+
+
+def _check_shorter(durations: tuple[tuple[str, int], ...], total_steps: int) -> None:
+    for key, updates in durations:
+        if updates >= total_steps:
+            raise RecipeError(
+                f"{key} must be shorter than the run, got {updates} of {total_steps} updates."
+            )

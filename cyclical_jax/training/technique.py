@@ -1,0 +1,229 @@
+"""The types through which techniques and tasks enter a run.
+
+A technique is one file that ends in `TECHNIQUE = Technique(...)`; a task is one that ends in
+`TASK = Task(...)`. Both are plain data and functions: keys of the config, what they add to the
+compiled program (`Part`), and what they prepare on the host (`Prepared`). The engine knows none of
+them by name. Order: techniques that change the inputs act first, then the task, which makes the
+main view of the inputs, then all other techniques, each in the order of the catalogue.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from cyclical_jax.data import Dataset, image_shape, num_examples
+from cyclical_jax.models import Model
+from cyclical_jax.training.durations import Timetable
+from cyclical_jax.training.fields import Field
+from cyclical_jax.training.state import TrainState, Variables
+
+MAIN = "main"  # the view of a batch that mask and weight belong to
+
+# What a task, or the data, may offer, and a technique may need.
+LABELS = "labels"  # one class an example, or probabilities of them
+LOGITS = "logits"  # outputs [..., classes]
+CLASS_LOGITS = "class logits"  # logits of one softmax
+IMAGES = "images"
+IN_MEMORY = "examples in memory"
+
+# The entries of a batch: "image", "label" and whatever else the data has; "index", the position of
+# the example in its dataset; where the batch is padded "mask", 0 for padding and else 1; where
+# examples have a weight "weight"; MAIN; and the entries that techniques add. Mask and weight are
+# [batch], or have more axes where the losses have: pixels, or the words of a sequence.
+Batch = dict[str, Any]
+Own = Mapping[str, Any]  # {key: value} of the keys of one entry of the catalogue
+Values = Mapping[str, jax.Array]  # {key of a knob: its value at this update}
+Schedules = Mapping[str, optax.Schedule]  # {key of a knob: its schedule}
+OfExamples = Callable[..., jax.Array]  # (outputs of each view ..., batch, values) -> [examples]
+
+
+class Place(IntEnum):
+    """Places of the optimizer's chain, in their order."""
+
+    CLIP, PRECONDITION, DECAY, MOMENTUM, RATE, THAW = range(6)
+
+
+class BatchTransform(NamedTuple):
+    """A change of the batch before the forward pass."""
+
+    transform: Callable[[Batch, jax.Array, jax.Array], Batch]  # (batch, key, strength)
+    strength: optax.ScalarOrSchedule = 1.0
+
+
+class LossTerm(NamedTuple):
+    """A summand of the loss: the mean of its losses over the examples."""
+
+    loss: OfExamples
+    weight: optax.ScalarOrSchedule = 1.0
+    views: tuple[str, ...] = (MAIN,)  # entries of the batch whose outputs the loss takes
+    measures: tuple[tuple[str, OfExamples], ...] = ()  # further means, for the log
+    is_instead: bool = False  # its weight is taken from the weight of the task's own term
+
+
+class Seen(NamedTuple):
+    """One micro step, as a memory sees it."""
+
+    old: TrainState
+    new: TrainState
+    batch: Batch
+    outputs: Mapping[str, Any]  # {view: outputs of the model}
+    values: Values
+    axis_name: str | None
+
+
+class Memory(NamedTuple):
+    """A tree that is carried from step to step, in `state.memory[<name of the technique>]`.
+
+    It is saved, resumed and spread over devices and populations by the engine. A memory that
+    `is_judged` is a `Variables`, and is evaluated in place of the state's own.
+    """
+
+    init: Callable[[Variables], Any]
+    update: Callable[[Any, Seen], Any]
+    recall: Callable[[Any, Batch], Batch] = lambda memory, batch: batch  # before all transforms
+    is_judged: bool = False
+
+
+class Part(NamedTuple):
+    """All that a technique or a task adds to the compiled program, beside its model."""
+
+    transforms: tuple[BatchTransform, ...] = ()
+    terms: tuple[LossTerm, ...] = ()
+    chain: tuple[tuple[Place, optax.GradientTransformation], ...] = ()
+    memory: Memory | None = None
+    # Takes the place of the task's own term in a second gradient, whose norm the first one gets.
+    reference: LossTerm | None = None
+
+
+class Spec(NamedTuple):
+    """The part of a dataset that decides the compiled program."""
+
+    num_train: int
+    num_outputs: int
+    shape: tuple[int, ...]  # of one example's inputs
+
+
+def spec_of(dataset: Dataset) -> Spec:
+    """Returns the spec of a dataset."""
+    train = dataset.train
+    return Spec(num_examples(train), dataset.num_classes, tuple(image_shape(train)))
+
+
+class Site(NamedTuple):
+    """The place where a part is built: inside the compiled program, of numbers that are traced."""
+
+    own: Own  # values that decide the program
+    spec: Spec
+    axis_name: str | None = None
+    schedules: Schedules = {}  # of every knob that is on
+    given: Any = None  # as `Prepared.given`
+    model: Any = None  # the whole `Model`, without a mapped axis
+    example: Any = None  # inputs of one example, zeros
+
+
+class Prepared(NamedTuple):
+    """What a technique prepares on the host, once."""
+
+    examples: Mapping[str, Any] = {}  # entries of the training split
+    given: Any = None  # arrays that are arguments of the program
+    start: Variables | None = None  # first variables; those that are missing are drawn
+
+
+def no_problems(checked: Own) -> Iterator[str]:
+    """Yields nothing."""
+    return iter(())
+
+
+@dataclass(frozen=True, eq=False)
+class Technique:
+    """One technique. Two are equal only if they are the same object.
+
+    Attributes:
+      name: Name of its file, and of its memory.
+      keys: Its keys of a config, whole: {"section.word": Field}.
+      part: What it adds to the compiled program.
+      model: Makes the model, or wraps the model of the entries before it (None if there is none).
+        The site has own values, spec and axis alone.
+      model_knobs: Keys of the knobs that `Model.apply` takes, by their last word.
+      schedules: (own values, schedules, timetable) -> schedules that replace those of its knobs.
+      switch: Its key that is None where it is off; without a switch it is on wherever the task
+        offers what it needs.
+      options: {key of a choice: {value: words of the keys in its section that are then read}}.
+      needs: What the task or the data must offer.
+      measures: Names of the measures of its loss terms.
+      percent: Names of those measures and scores that are fractions, which people see in percent.
+      changes_inputs: Whether its transforms change the inputs, and so act before the task's.
+      beside: {entry of the training split: key of a batch size}: examples of their own number,
+        which are drawn in an order of their own.
+      problems: Yields a line for each contradiction between keys. It gets the values of all keys
+        that are right by themselves.
+      prepare: What it makes on the host before training.
+    """
+
+    name: str
+    keys: Mapping[str, Field]
+    part: Callable[[Site], Part] = lambda site: Part()
+    model: Callable[[Site, Model | None], Model] | None = None
+    model_knobs: tuple[str, ...] = ()
+    schedules: Callable[[Own, Schedules, Timetable], Schedules] = lambda own, schedules, table: {}
+    switch: str | None = None
+    options: Mapping[str, Mapping[str, tuple[str, ...]]] | None = None
+    needs: frozenset[str] = frozenset()
+    measures: tuple[str, ...] = ()
+    percent: tuple[str, ...] = ()
+    changes_inputs: bool = False
+    beside: Mapping[str, str] | None = None
+    problems: Callable[[Own], Iterator[str]] = no_problems
+    prepare: Callable[[Any], Prepared] | None = None  # takes an `earlier.Host`
+
+    def __repr__(self) -> str:
+        return self.name
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Task(Technique):
+    """One task: the batch, the model's inputs and outputs, the loss, and how a model is judged.
+
+    Its first loss term is its own: other terms may take a part of that term's weight.
+
+    Attributes:
+      offers: What techniques may count on.
+      as_batch: The examples of the dataset, as the transforms see them.
+      view: The model's inputs, once all that changes the inputs has acted.
+      example: (own values, spec) -> inputs of one example, [1, ...], to initialise the model with.
+      sums: (site, model, variables, batch with a mask) -> sums over the examples that are real.
+      scores: The sums of all batches -> {"loss": ..., ...}, on the host.
+      judged_by: The score that says which model is best, and whether "max" or "min" of it is.
+      misfits: (name of the data, dataset) -> a line for each reason why it cannot be learned.
+    """
+
+    offers: frozenset[str] = frozenset()
+    as_batch: Callable[[Batch], Batch] = lambda examples: examples
+    view: Callable[[Batch], Any] = lambda batch: batch["image"]
+    example: Callable[[Own, Spec], Any] = lambda own, spec: jnp.zeros((1, *spec.shape))
+    sums: Callable[[Site, Model, Variables, Batch], Any] = lambda *arguments: {}
+    scores: Callable[[Sequence[Any]], dict[str, float]] = lambda sums: {}
+    judged_by: tuple[str, str] = ("loss", "min")
+    misfits: Callable[[str, Dataset], Iterator[str]] = lambda source, dataset: iter(())
+
+    def worth(self, scores: Mapping[str, float]) -> float:
+        """The score that the task judges by, as a number of which more is better."""
+        name, best = self.judged_by
+        return scores[name] if best == "max" else -scores[name]
+
+
+def columns(keys: Sequence[str], taken: Sequence[str] = ()) -> dict[str, str]:
+    """Returns {key of a knob: its name in the log}, the last word of the key.
+
+    It is the whole key where another key ends in the same word, or the word is one of `taken`.
+    """
+    words = [key.rpartition(".")[2] for key in keys]
+    return {
+        key: key if words.count(word) > 1 or word in taken else word
+        for key, word in zip(keys, words, strict=True)
+    }

@@ -1,0 +1,29 @@
+"""The flag by which somebody else's techniques, tasks, models and losses enter a command."""
+
+from absl import flags
+from ml_collections import ConfigDict
+
+from cyclical_jax.catalogue import CATALOGUE, with_plugins
+from cyclical_jax.training.recipe import completed
+from cyclical_jax.training.structure import Catalogue
+
+_PLUGIN = flags.DEFINE_multi_string(
+    "plugin",
+    [],
+    "A Python file that defines TECHNIQUES, TASKS, MODELS or LOSSES; see docs/extending.md.",
+)
+
+
+def catalogue() -> Catalogue:
+    """Returns the catalogue with the plugins of the command line.
+
+    Raises:
+      RecipeError: A plugin cannot be used; a line.
+    """
+    return with_plugins(_PLUGIN.value) if flags.FLAGS.is_parsed() else CATALOGUE
+
+
+def with_their_keys(config: ConfigDict) -> ConfigDict:
+    """Returns `config`, to which the keys of the plugins were added at their defaults."""
+    further = catalogue().keys.keys() - CATALOGUE.keys.keys()
+    return completed(config, {key: catalogue().keys[key] for key in further})
