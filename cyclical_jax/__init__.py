@@ -1,4 +1,4 @@
-"""Cyclical training for JAX: every knob goes easy -> hard -> easy on one clock."""
+"""Cyclical training for JAX: hyperparameters go easy -> hard -> easy on one schedule."""
 
 from cyclical_jax.losses import asymmetric_focal_loss as asymmetric_focal_loss
 from cyclical_jax.losses import asymmetric_multilabel_loss as asymmetric_multilabel_loss

@@ -1,4 +1,4 @@
-"""Checks of plain numbers: one clear line naming the argument, its value and what would be right.
+"""Checks of plain numbers. An error is one line: the argument, what it must be, and its value.
 
 JAX arrays pass unchecked: they may be traced, and reading a concrete one would wait for its device.
 """
@@ -46,7 +46,7 @@ def whole_number(name: str, value: Any, *, minimum: int, maximum: int) -> None:
 
 
 def one_of(name: str, value: Any, allowed: Iterable[str]) -> None:
-    """Raises ValueError, with the nearest word, unless `value` is one of the `allowed` ones."""
+    """Raises ValueError, which suggests the nearest word, unless `value` is one of `allowed`."""
     words = tuple(allowed)
     if not isinstance(value, str) or value not in words:
         nearest = difflib.get_close_matches(str(value), words, n=1)
@@ -56,7 +56,7 @@ def one_of(name: str, value: Any, allowed: Iterable[str]) -> None:
 
 
 def scalar(name: str, value: Any) -> None:
-    """Raises ValueError for an array with axes: it would be broadcast against the counts."""
+    """Raises ValueError if `value` has axes: it would be broadcast against the counts."""
     if np.ndim(value):
         raise ValueError(f"`{name}` must be a scalar, got shape {np.shape(value)}; use `jax.vmap`.")
 
@@ -68,18 +68,18 @@ def limits_in_words(
     above: float = -np.inf,
     below: float = np.inf,
 ) -> list[str]:
-    """Of `number`, those that there are."""
+    """Returns the limits of `number` that are finite, in words such as "at least 0"."""
     limits = {"at least": minimum, "at most": maximum, "above": above, "below": below}
     return [f"{word} {limit:g}" for word, limit in limits.items() if np.isfinite(limit)]
 
 
 def is_plain(*values: Any) -> bool:
-    """Whether all `values` are single Python or NumPy numbers, known when the program is built."""
+    """Returns whether all `values` are single Python or NumPy numbers, known before tracing."""
     return all(not isinstance(value, jax.Array) and np.ndim(value) == 0 for value in values)
 
 
 def _real(name: str, value: Any) -> np.ndarray:
-    """`value` as an array of floats; ValueError for anything but real numbers."""
+    """Returns `value` as an array of floats; raises ValueError unless it holds real numbers."""
     array = np.asarray(value)
     if array.dtype.kind not in "iuf":
         raise ValueError(f"`{name}` must be a number, got {value!r}.")

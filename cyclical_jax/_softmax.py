@@ -1,8 +1,8 @@
 """log p and log(1 - p) of a softmax, and sums of them, accurate and finite for all finite logits.
 
-1 - p is never rounded: a class whose p can be near 1 goes through its log-odds d, the difference of
-its logit and the log-sum-exp of the others, since log p = -softplus(-d), log(1 - p) = -softplus(d).
-Here z are the tempered logits, [..., classes]; -inf makes a class absent.
+1 - p is never rounded. For a class whose p can be near 1, both logs are computed from its log-odds
+d, its logit minus the log-sum-exp of the others: log p = -softplus(-d), log(1 - p) = -softplus(d).
+Here z are the logits divided by the temperature, [..., classes]; -inf makes a class absent.
 """
 
 import functools
@@ -13,9 +13,9 @@ import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 from jax.custom_derivatives import SymbolicZero
 
-# XLA's CPU backend keeps [batch, classes] intermediates in memory that is new in every call. From
-# this many classes on, touching that memory costs more than to compute a few rows at a time, keep
-# their sums alone, and compute the rest again for the gradient.
+# In every call XLA's CPU backend puts [batch, classes] intermediates into new memory. From this
+# many classes on, touching that memory costs more than computing a few rows at a time, keeping only
+# their sums, and computing the rest again for the gradient.
 _MANY_CLASSES = 4096
 _ROWS_AT_A_TIME = 8
 _KEPT = "sum over classes"
@@ -23,22 +23,22 @@ _KEPT = "sum over classes"
 
 @jax.custom_jvp
 def log_p_and_rest(log_odds):
-    """log p and log(1 - p) of p = sigmoid(log_odds)."""
+    """Returns log p and log(1 - p) for p = sigmoid(log_odds)."""
     shared = jnp.log1p(jnp.exp(-jnp.abs(log_odds)))
     return jnp.minimum(log_odds, 0) - shared, jnp.minimum(-log_odds, 0) - shared
 
 
 @log_p_and_rest.defjvp
 def _log_p_and_rest_jvp(primals, tangents):
-    """By hand, because abs and minimum have no derivative at even odds."""
+    """Written by hand, because abs and minimum have no derivative at even odds."""
     log_p, log_rest = log_p_and_rest(*primals)
     return (log_p, log_rest), (jnp.exp(log_rest) * tangents[0], -jnp.exp(log_p) * tangents[0])
 
 
 def log_probabilities(z):
-    """log p and log(1 - p) of every class, [..., classes]; 0 where a class is absent.
+    """Returns log p and log(1 - p) of every class, [..., classes]; 0 where a class is absent.
 
-    Only the largest p can round to 1, so that class alone goes through its log-odds.
+    Only the largest p can round to 1, so only that class is computed from its log-odds.
     """
     present = z != -jnp.inf
     top = jnp.argmax(z, -1)
@@ -53,10 +53,10 @@ def log_probabilities(z):
 
 
 def row_sums(z, labels, gamma):
-    """The label's log-odds; of the other classes sum log p, sum p^gamma log p, number; each [...].
+    """Returns the label's log-odds and three sums over the other classes, each [...].
 
-    They are all that the losses need of the [..., classes] logits, so that XLA keeps few arrays of
-    that size.
+    The sums are of log p, of p^gamma log p, and of 1. The losses need nothing else of the
+    [..., classes] logits, so XLA keeps few arrays of that size.
     """
     if z.shape[-1] < _MANY_CLASSES:
         return _sums(z, labels, gamma)
@@ -77,10 +77,10 @@ def _kept(value):
 
 
 class _Rows(NamedTuple):
-    """What the sums and their derivatives share; l_j = shifted_j - log_sum is log p_j."""
+    """Intermediates of the sums and of their derivatives; shifted_j - log_sum is l_j = log p_j."""
 
     is_label: jax.Array  # [..., classes]
-    is_other: jax.Array  # [..., classes]; neither is true of an absent class
+    is_other: jax.Array  # [..., classes]; an absent class is neither
     shifted: jax.Array  # [..., classes]; z - max z, 0 for an absent class
     odds: jax.Array  # [..., classes]; p_j / (1 - p_t) of the other classes, else 0
     powers: jax.Array  # [..., classes]; p_j^gamma of the other classes, else 0
@@ -104,7 +104,7 @@ def _sums_and_rows(z, labels, gamma):
     linear = _kept(shifted.sum(-1)) - of_label - num_others * log_sum
     sum_powers = _kept(powers.sum(-1))
     powered = _kept((powers * shifted).sum(-1)) - sum_powers * log_sum
-    # Not the quotient exp / sum_exp: its second derivative has a square that overflows.
+    # The quotient exp / sum_exp has a second derivative with a square that overflows.
     odds = jnp.where(is_other, jnp.exp(shifted - log_sum_others[..., None]), 0)
     rows = _Rows(is_label, is_other, shifted, odds, powers, sum_powers, log_sum)
     return (log_odds, linear, powered, num_others), rows
@@ -117,13 +117,13 @@ def _sums(z, labels, gamma):
 
 @functools.partial(_sums.defjvp, symbolic_zeros=True)
 def _sums_jvp(primals, tangents):
-    """With q_j = p_j^gamma and every sum over the classes j != t:
+    """Derivatives of the sums; with q_j = p_j^gamma and every sum over the classes j != t:
 
         d log-odds  = dz_t - sum_j odds_j dz_j
         d sum_j l_j = sum_j dz_j - (number of others) dlse,     dlse = sum_k p_k dz_k
         d sum_j q_j l_j = sum_j c_j dz_j - (sum_j c_j) dlse,    c_j = q_j (1 + gamma l_j)
 
-    By hand, because this needs no more arrays than the sums do.
+    Written by hand, because this needs no more arrays than the sums do.
     """
     z, _, gamma = primals
     dz, _, dgamma = (None if isinstance(t, SymbolicZero) else t for t in tangents)
@@ -146,12 +146,12 @@ def _sums_jvp(primals, tangents):
 
 
 def _log_sum_exp(shifted, where):
-    """log sum exp of the entries `where` is true, finite where there are none."""
+    """Returns log-sum-exp of the entries where `where` is true; finite if there are none."""
     return jax.nn.logsumexp(jnp.where(where, shifted, -1e30), axis=-1)
 
 
 def per_class(value):
-    """A scalar, or one number an example with an axis for the classes."""
+    """Returns a scalar as it is, and one number per example with an axis for the classes."""
     return value if jnp.ndim(value) == 0 else jnp.expand_dims(value, -1)
 
 
@@ -161,5 +161,5 @@ def is_class(index, z):
 
 
 def at(values, index):
-    """The entry of each row at `index`; some entry where that is out of range."""
+    """Returns the entry of each row at `index`; some entry where that is out of range."""
     return jnp.take_along_axis(values, index[..., None], -1, mode="clip")[..., 0]

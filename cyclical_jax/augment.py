@@ -1,19 +1,18 @@
 """Augmentation of images on the device, by operations whose strength may cycle.
 
-Every operation is `operation(key, images, strength, ...) -> images`: images [batch, height, width,
-channels] of one or three channels, uint8 or floats, strength s a scalar in [0, 1] that may be
-traced. Each example draws for itself. At s = 0 an operation is the identity, bit for bit; at s = 1
-it has the range of its arguments; between, what it draws is scaled by s, or, of a flip, which has
-no magnitude, its probability is. Bytes are rounded to the nearest, and all that is computed is cut
-to `limits`, the least and the greatest value of a pixel, (0, 255) for bytes.
+Every operation is `operation(key, images, strength, ...) -> images`. Images are [batch, height,
+width, channels], uint8 or floats, with one or three channels; the strength s is a scalar in [0, 1]
+that may be traced. Each example has random draws of its own. At s = 0 an operation is the identity,
+bit for bit; at s = 1 it has the full range of its arguments; between them, s scales the drawn
+magnitude. A flip has no magnitude, so s scales its probability. Results are cut to `limits`, the
+least and the greatest value of a pixel: (0, 255) for bytes, which are rounded to the nearest, and
+(-1, 1) for floats unless `limits` says otherwise.
 
-`mixup` and `cutmix` mix labels too, so that they take and return both.
+`mixup` and `cutmix` mix labels too, so they take and return both.
 
-Floats are expected in (-1, 1) unless `limits` says otherwise: what is outside is cut off.
-
-That weak is easy and strong is hard is a reading of ours: arXiv 2202.08835 names augmentation in
-its abstract. Pixels are moved by slices and gathers of a whole batch; libraries of JAX do one image
-at a time.
+Source: the abstract of arXiv 2202.08835 names augmentation; that weak is easy and strong is hard is
+our reading. Pixels are moved by slices and gathers of a whole batch, whereas other JAX libraries
+augment one image at a time.
 """
 
 import functools
@@ -43,22 +42,24 @@ def augment(
     limits: Limits = _LIMITS,
     mixed: Sequence[str] = ("weight", "rank", "difficulty"),
 ) -> Transform:
-    """The operations, one after the other, on a batch.
+    """Returns a transform that applies the operations to a batch, one after the other.
 
     Args:
-      operations: Names of `OPERATIONS`, each with its default arguments, "mixup" and "cutmix"; or
+      operations: Names of `OPERATIONS`, "mixup" or "cutmix", each with its default arguments; or
         operations such as `functools.partial(random_crop, most=0.25)`.
-      num_classes: For mixtures, which make class indices probabilities, [batch, classes].
-      limits: Of floats; bytes have their own.
+      num_classes: Number of classes, needed by mixtures: they turn class indices into
+        probabilities, [batch, classes].
+      limits: The least and the greatest value of a pixel, for floats; bytes have their own.
       mixed: Entries of the batch, floats [batch, ...], that mixtures mix as they mix the labels. An
         entry that a batch lacks is left out.
 
     Returns:
-      `transform(batch, key, strength) -> batch`, of a dict with "image" and, for mixtures, "label".
-      An example whose "mask" is 0 is not mixed. Indices of labels must be those of classes.
+      `transform(batch, key, strength) -> batch`. A batch is a dict with "image" and, for mixtures,
+      "label", whose class indices must be in range. An example whose "mask" is 0 is not mixed.
 
     Raises:
-      ValueError: A name is unknown or alone, `mixed` is one string, or `num_classes` is missing.
+      ValueError: A name is unknown, `operations` or `mixed` is a single string, or `num_classes` is
+        missing.
 
     Examples:
       >>> transform = augment(["crop", "flip", "mixup"], num_classes=2)
@@ -100,7 +101,7 @@ def _mixed_batch(name, key, batch, labels, strength) -> Batch:
 
 
 def _identity_at_zero(operation):
-    """Floats in and out of `operation`; what comes back at strength 0 is what went in."""
+    """Gives `operation` floats, and returns the input's dtype, and the input at strength 0."""
 
     @functools.wraps(operation)
     def call(key, images, strength, *, limits=_LIMITS, **options):
@@ -121,16 +122,16 @@ def _identity_at_zero(operation):
 
 @_identity_at_zero
 def random_crop(key, images, strength, *, limits, most: float = 0.125):
-    """The image moved by whole pixels, within `s most` of a side both ways; by default 4 of 32.
+    """Moves the image by whole pixels, up to `s most` of a side both ways; by default 4 of 32.
 
-    A move is drawn uniformly and rounded. What comes from outside is the middle of `limits`.
+    The distance is uniform and rounded. Pixels from outside are the middle of `limits`.
     """
     _checks.number("most", most, minimum=0, maximum=1)
     pads = [round(most * side) for side in images.shape[1:3]]
     around = (0, 0), (pads[0],) * 2, (pads[1],) * 2, (0, 0)
     padded = jnp.pad(images, around, constant_values=sum(limits) / 2)
     drawn = strength * jax.random.uniform(key, (len(images), 2), minval=-1.0, maxval=1.0)
-    # Half a pixel more, so that at s = 1 the farthest moves are as likely as the others.
+    # Half a pixel is added, so that at s = 1 the farthest moves are as likely as the others.
     moves = jnp.round(drawn * (jnp.array([pads]) + 0.5)).astype(jnp.int32)
     starts = jnp.clip(jnp.array([pads]) + moves, 0, 2 * jnp.array([pads]))
 
@@ -142,7 +143,7 @@ def random_crop(key, images, strength, *, limits, most: float = 0.125):
 
 @_identity_at_zero
 def random_flip(key, images, strength, *, limits):
-    """Left and right exchanged, with probability s / 2."""
+    """Exchanges left and right with probability s / 2."""
     del limits
     is_flipped = jax.random.bernoulli(key, 0.5 * strength, (len(images), 1, 1, 1))
     return jnp.where(is_flipped, images[:, :, ::-1], images)
@@ -159,11 +160,11 @@ def random_affine(
     translation: float = 0.1,
     shear: float = 0.3,
 ):
-    """Rotation, shear and translation about the middle at once, interpolated bilinearly.
+    """Rotates, shears and moves the image about its middle at once, interpolating bilinearly.
 
     The angle is uniform within `s rotation` degrees, the shear of columns within `s shear`, the
-    translation within `s translation` of a side, both ways. What comes from outside is the middle
-    of `limits`.
+    translation within `s translation` of a side, both ways. Pixels from outside are the middle of
+    `limits`.
     """
     _checks.number("rotation", rotation, minimum=0, maximum=180)
     _checks.number("translation", translation, minimum=0, maximum=1)
@@ -178,13 +179,13 @@ def random_affine(
 
 
 def affine(images: jax.Array, matrix: jax.Array, shift: jax.Array, *, fill: float) -> jax.Array:
-    """The pixel at o, from the middle of the image, is that of the image at `matrix o + shift`.
+    """Warps each image: the pixel at o becomes that at `matrix o + shift`, both from the middle.
 
     Args:
       images: [batch, height, width, channels] floats.
-      matrix: [batch, 2, 2], of (row, column).
-      shift: [batch, 2] pixels.
-      fill: What is outside.
+      matrix: [batch, 2, 2], acting on (row, column).
+      shift: [batch, 2], in pixels.
+      fill: Value of pixels outside the image.
     """
     middle = [(length - 1) / 2 for length in images.shape[1:3]]
     sides = (jnp.arange(length) - m for length, m in zip(images.shape[1:3], middle, strict=True))
@@ -198,7 +199,7 @@ def affine(images: jax.Array, matrix: jax.Array, shift: jax.Array, *, fill: floa
 
 
 def _interpolated(images, row, column, fill):
-    """Bilinear between whole pixels; row and column are [batch, height, width]."""
+    """Interpolates bilinearly between pixels; row and column are [batch, height, width]."""
     top, left = jnp.floor(row), jnp.floor(column)
     below, right = row - top, column - left
     corners = [
@@ -211,7 +212,7 @@ def _interpolated(images, row, column, fill):
 
 
 def _at(images, row, column, fill):
-    """[batch, height, width, channels] at whole places, `fill` outside."""
+    """Returns the pixels at whole rows and columns, `fill` outside of the image."""
     height, width = images.shape[1:3]
     is_inside = (row >= 0) & (row < height) & (column >= 0) & (column < width)
     index = jnp.where(is_inside, row * width + column, 0).astype(jnp.int32)
@@ -225,20 +226,20 @@ def _at(images, row, column, fill):
 
 @_identity_at_zero
 def random_brightness(key, images, strength, *, limits, most: float = 0.4):
-    """Values times 1 + u from the lower limit on, u uniform within `s most`."""
+    """Multiplies the distance from the lower limit by 1 + u, u uniform within `s most`."""
     return _blended(key, images, strength, most, limits[0])
 
 
 @_identity_at_zero
 def random_contrast(key, images, strength, *, limits, most: float = 0.4):
-    """Differences from the mean grey of the image times 1 + u, u uniform within `s most`."""
+    """Multiplies differences from the image's mean grey by 1 + u, u uniform within `s most`."""
     del limits
     return _blended(key, images, strength, most, _grey(images).mean((1, 2), keepdims=True))
 
 
 @_identity_at_zero
 def random_saturation(key, images, strength, *, limits, most: float = 0.4):
-    """Differences from the grey of each pixel times 1 + u, u uniform within `s most`."""
+    """Multiplies differences from each pixel's grey by 1 + u, u uniform within `s most`."""
     del limits
     return _blended(key, images, strength, most, _grey(images))
 
@@ -257,9 +258,9 @@ def _grey(images):
 
 @_identity_at_zero
 def random_erase(key, images, strength, *, limits, most: float = 0.5):
-    """A square of the middle of `limits`, of a side of `s most` of the image's, somewhere.
+    """Sets a box somewhere to the middle of `limits`; its sides are `s most` of the image's.
 
-    Its centre is a pixel of the image, so that a part may lie outside (Cutout, 1708.04552).
+    Its centre is a random pixel, so a part of it may lie outside (Cutout, 1708.04552).
     """
     _checks.number("most", most, minimum=0, maximum=1)
     sides = strength * most * jnp.array(images.shape[1:3])
@@ -268,7 +269,7 @@ def random_erase(key, images, strength, *, limits, most: float = 0.5):
 
 
 def _boxes(key, images, sides):
-    """[batch, height, width, 1], true within rounded `sides`, [batch, 2], about a random pixel."""
+    """Returns [batch, height, width, 1], true in boxes of `sides`, [batch, 2], placed at random."""
     size, sides = images.shape[1:3], jnp.round(sides)
     centres = jnp.floor(jax.random.uniform(key, (len(images), 2)) * jnp.array(size)[None])
     starts = centres - jnp.floor(sides / 2)
@@ -285,9 +286,9 @@ def _boxes(key, images, sides):
 
 @_identity_at_zero
 def random_mix(key, images, strength, *, limits, number: int = 2):
-    """`number` operations for each example, drawn with replacement, all at strength s.
+    """Applies `number` operations to each example, drawn with replacement, all at strength s.
 
-    In the manner of RandAugment (1909.13719), whose magnitude is the strength here.
+    It follows RandAugment (1909.13719), whose magnitude is the strength here.
     """
     _checks.whole_number("number", number, minimum=1, maximum=100)
     for own_key in jax.random.split(key, number):
@@ -310,21 +311,21 @@ def mixup(
     alpha: float = 0.2,
     mask: jax.Array | None = None,
 ) -> tuple[jax.Array, Labels]:
-    """Each example and a share s b of another one; b = min(B, 1 - B), B of Beta(alpha, alpha).
+    """Mixes into each example a share s b of another; b = min(B, 1 - B), B ~ Beta(alpha, alpha).
 
     Args:
-      key: What is drawn from; all examples have shares of their own.
+      key: Random key; each example draws its own share.
       images: [batch, height, width, channels].
       labels: [batch, classes] probabilities, or a tree of floats [batch, ...], mixed likewise.
-      strength: s.
+      strength: s, in [0, 1].
       alpha: Above 0.
-      mask: [batch]; an example of mask 0 is left out of all mixtures.
+      mask: [batch]; an example with mask 0 is not part of any mixture.
 
     Returns:
       Images and labels.
 
     Raises:
-      ValueError: Images, labels or strength are not of these kinds.
+      ValueError: Images, labels or a number are not as above.
 
     Source: Zhang et al., 1710.09412.
     """
@@ -347,10 +348,10 @@ def cutmix(
     alpha: float = 1.0,
     mask: jax.Array | None = None,
 ) -> tuple[jax.Array, Labels]:
-    """A rectangle of another example, of the area s b of the image; b as in `mixup`.
+    """Pastes a rectangle of another example, of s b of the image's area; b as in `mixup`.
 
-    Its sides have the image's proportions and are rounded, its centre is a pixel; of what lies
-    outside nothing is taken, and the label has the share of the pixels that were.
+    Its sides have the image's proportions and are rounded, and its centre is a pixel. The part that
+    lies outside is cut off; the label is mixed by the share of the pixels that were pasted.
 
     Args:
       key, images, labels, strength, alpha, mask: As in `mixup`.
@@ -381,7 +382,7 @@ def _smaller_share(key, number, alpha, mask):
 
 
 def _others(examples):
-    """Each example's partner: the batch from its end."""
+    """Returns the partner of each example: the batch in reverse order."""
     return examples[::-1]
 
 
@@ -399,7 +400,7 @@ def _unless_zero(strength, changed, *originals):
 
 
 def _probabilities(labels, num_classes):
-    """[batch, classes] of class indices; probabilities as they are."""
+    """Turns class indices into [batch, classes]; returns probabilities as they are."""
     if jnp.issubdtype(labels.dtype, jnp.floating):
         return labels
     return jax.nn.one_hot(labels, num_classes)

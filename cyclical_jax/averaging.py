@@ -22,13 +22,13 @@ def moving_average(
       new: A tree of the same structure and shapes.
       decay: In [0, 1], a scalar; may be traced.
       step: Updates before this one, a scalar; may be traced.
-      is_update: Whether the average moves, a scalar; may be traced. An accumulating optimizer, for
-        one, changes nothing in most of its steps.
+      is_update: Whether the average moves, a scalar; may be traced. It is False, for example, in a
+        step in which an optimizer only accumulates gradients.
 
     Returns:
       The tree of averages. A floating leaf is averaged and has the dtype of the old average; any
-      other leaf, such as a count or a random key, is the new one. Where `is_update` is False, all
-      leaves are the old ones.
+      other leaf, such as a count or a random key, is the new one. If `is_update` is False, all
+      leaves are the old ones; then the floats of `new` must be finite.
 
     Raises:
       ValueError: A plain decay is out of its range.

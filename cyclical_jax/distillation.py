@@ -1,4 +1,4 @@
-"""A teacher's soft labels, whose weight and temperature may cycle."""
+"""Distillation from a teacher's logits; its weight and temperature may cycle."""
 
 from collections.abc import Callable
 from typing import Any
@@ -15,13 +15,15 @@ from cyclical_jax.losses import softmax_cross_entropy
 def teacher_logits(
     apply: Callable[[Any, Any], jax.Array], variables: Any, images: Any, *, batch_size: int = 1024
 ) -> np.ndarray:
-    """The logits of a whole set, once for all epochs; of images that do not change.
+    """Returns the teacher's logits for a set of images, computed once for all epochs.
+
+    They belong to images that do not change from epoch to epoch.
 
     Args:
-      apply: (variables, images) -> [batch, classes], of any library.
-      variables: Of the teacher.
+      apply: (variables, images) -> [batch, classes]; from any library.
+      variables: The teacher's variables.
       images: [n, ...].
-      batch_size: Images at once.
+      batch_size: Number of images at once.
 
     Returns:
       [n, classes] float32, on the host.
@@ -35,27 +37,27 @@ def teacher_logits(
 def distillation_loss(
     logits: jax.Array, teacher_logits: jax.Array, *, temperature: ArrayLike = 1.0
 ) -> jax.Array:
-    """T^2 KL(softmax(teacher / T) || softmax(logits / T)).
+    """Returns T^2 KL(softmax(teacher / T) || softmax(logits / T)).
 
     The square keeps the size of the gradient as the temperature T changes. No gradient reaches the
-    teacher. Beside the loss of the labels, with a weight w:
+    teacher. With a weight w beside the loss of the labels:
 
         (1 - w) * softmax_cross_entropy(logits, labels) + w * distillation_loss(logits, teacher)
 
     Args:
       logits: [..., classes] floats of the model that learns.
-      teacher_logits: [..., classes] floats; a class masked by -inf has no part in it, and must be
-        masked in `logits` too, or it only loses.
-      temperature: T, above 0; a scalar or one number an example, [...]; may be traced.
+      teacher_logits: [..., classes] floats. A class masked by -inf adds nothing to the loss; mask
+        it in `logits` too, or training pushes its probability to 0.
+      temperature: T, above 0; a scalar or one number per example, [...]; may be traced.
 
     Returns:
-      [...] losses, float32, 0 where the two distributions are equal.
+      [...] losses, float32; 0 where the two distributions are equal.
 
     Raises:
       ValueError: The shapes differ, or a plain number is out of its range.
 
-    Source: Hinton et al., arXiv 1503.02531. That a teacher who leads (w high) is the easy end is a
-    reading of ours; arXiv 2202.08835 names knowledge distillation in its abstract.
+    Source: Hinton et al., arXiv 1503.02531. The abstract of arXiv 2202.08835 names knowledge
+    distillation; that a high weight w is the easy end is our reading.
     """
     _checks.number("temperature", temperature, above=0)
     if jnp.shape(logits) != jnp.shape(teacher_logits):

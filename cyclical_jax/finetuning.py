@@ -1,4 +1,4 @@
-"""Fine-tuning of a share of the network, which may cycle: from its head down to its first layer."""
+"""Fine-tuning of a share of the layers, from the head down; the share may cycle."""
 
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -19,17 +19,18 @@ class ScaleByLayerState(NamedTuple):
 
 
 def scale_by_layer(share: optax.ScalarOrSchedule, layers: Layers) -> optax.GradientTransformation:
-    """Multiplies the updates of layer i by clip(share L - (i - 1), 0, 1); those of the head by 1.
+    """Multiplies the updates of layer i by clip(share L - (i - 1), 0, 1), of the head by 1.
 
-    L is the largest layer. Share 0 trains the head alone, 1 all layers, and between them they thaw
-    one after the other from the head down. It stands last in a chain, so that neither momentum nor
-    decay moves a frozen layer. What is before it sees all layers: a clip of the global norm counts
-    the gradients of those that are frozen, and BatchNorm's statistics are no parameters.
+    L is the largest layer number. Share 0 trains only the head, 1 all layers; between them the
+    layers thaw one after the other from the head down. Put it last in a chain, so that neither
+    momentum nor decay moves a frozen layer. Earlier transformations see all layers: a clip of the
+    global norm counts the gradients of frozen ones. BatchNorm's statistics are not parameters, so
+    they change in frozen layers too.
 
     Args:
       share: In [0, 1]; a number or a schedule.
-      layers: Whole numbers in a tree like that of the parameters, or a function from parameters to
-        it: 0 is the head, and larger numbers are nearer to the input. See `layers_by_name`.
+      layers: A tree of whole numbers like that of the parameters, or a function from parameters to
+        such a tree. 0 is the head; larger numbers are nearer to the input. See `layers_by_name`.
 
     Returns:
       The transformation; its state holds `share`.
@@ -37,8 +38,8 @@ def scale_by_layer(share: optax.ScalarOrSchedule, layers: Layers) -> optax.Gradi
     Raises:
       ValueError: A plain share is out of its range.
 
-    Source: a reading of ours of arXiv 2202.08835, which names pretraining in its abstract: the head
-    at the easy ends, the whole network at the peak. Gradual unfreezing is Howard & Ruder's, arXiv
+    Source: the abstract of arXiv 2202.08835 names pretraining; training the head at the easy ends
+    and the whole network at the peak is our reading. Gradual unfreezing: Howard & Ruder, arXiv
     1801.06146.
     """
 
@@ -50,7 +51,7 @@ def scale_by_layer(share: optax.ScalarOrSchedule, layers: Layers) -> optax.Gradi
             if update is None or layer == 0:
                 return update
             factor = jnp.clip(share * deepest - (layer - 1), 0, 1)
-            # Not 0 times an update that is not finite.
+            # 0 times an update that is not finite would be NaN.
             return jnp.where(factor > 0, factor * update, 0).astype(update.dtype)
 
         return jax.tree.map(scaled, updates, numbers, is_leaf=lambda leaf: leaf is None)
@@ -59,15 +60,16 @@ def scale_by_layer(share: optax.ScalarOrSchedule, layers: Layers) -> optax.Gradi
 
 
 def layers_by_name(params: optax.Params, names: Sequence[str | Sequence[str]]) -> Any:
-    """The layer of each parameter, for `scale_by_layer`.
+    """Returns the layer number of each parameter, for `scale_by_layer`.
 
     Args:
-      params: A dict of them, or of dicts.
-      names: Its keys from the head to the input: the first is layer 0. Several keys of one layer,
-        such as a product and its normalisation, stand together: `["Dense_1", ["Dense_0", "Norm"]]`.
+      params: A dict of parameters, which may nest.
+      names: The outer keys of `params` from the head to the input: the first is layer 0. Several
+        keys of one layer, such as a dense layer and its normalisation, are a list:
+        `["Dense_1", ["Dense_0", "Norm"]]`.
 
     Raises:
-      ValueError: A key is missing from the names, or a name from the keys.
+      ValueError: `names` and the keys of `params` are not the same.
     """
     together = [[name] if isinstance(name, str) else list(name) for name in names]
     layer_of = {name: layer for layer, keys in enumerate(together) for name in keys}

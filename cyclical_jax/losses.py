@@ -1,11 +1,11 @@
-"""Losses of classification, one value per example; their temperature and hardness may cycle.
+"""Losses for classification, one value per example; their temperature and hardness may cycle.
 
 With p = softmax(logits / temperature), t the label and y' the smoothed label, each softmax loss is
 
     -sum_j y'_j w_j log p_j,    y'_t = 1 - label_smoothing + label_smoothing / classes,
                                 y'_j = label_smoothing / classes for j != t,
 
-and they differ in the weights alone, through which the gradient flows as well (h: hardness):
+and they differ only in the weights, through which the gradient flows too (h: hardness):
 
     loss                   w_t                                             w_j, j != t
     softmax_cross_entropy  1                                               1
@@ -13,14 +13,14 @@ and they differ in the weights alone, through which the gradient flows as well (
     asymmetric_focal_loss  (1 - p)^gamma_pos                               p^gamma_neg
     cyclical_focal_loss    h (1 - p)^gamma_pos + (1 - h) (1 + p)^gamma_hc  h p^gamma_neg + (1 - h)
 
-Labels of an integer dtype, shape [...], are class indices; an index out of range, -1 say, is
-ignored: loss 0, gradient 0. Labels of a float dtype, shape [..., classes], are probabilities y and
-are used as they are: class j has the weight y_j w_t(p_j) + (1 - y_j) w_j(p_j). A class masked by a
-logit of -inf counts as absent; a label that names it is ignored.
+Labels of an integer dtype, shape [...], are class indices. An index out of range, such as -1, is
+ignored: loss 0, gradient 0. Labels of a float dtype, shape [..., classes], are probabilities y:
+class j has the weight y_j w_t(p_j) + (1 - y_j) w_j(p_j). A class whose logit is -inf counts as
+absent; a label that names it is ignored.
 
-Losses are float32 (float64 for float64 logits) whatever the logits, and finite in value and
-gradient for logits up to 1e30 in size and gammas from 0 to 100. Temperature, hardness, gammas and
-smoothing are scalars or one number an example, [...], and may be traced; plain numbers are checked.
+Losses are float32 (float64 for float64 logits). Value and gradient are finite for logits up to 1e30
+in size and gammas from 0 to 100. Temperature, hardness, gammas and smoothing are scalars or one
+number per example, [...], and may be traced; plain numbers are checked.
 
 Sources: arXiv 2202.08978 and the published code for the cyclical and the asymmetric loss,
 arXiv 1708.02002 for the focal loss, arXiv 2009.14119 for the multi-label loss.
@@ -60,7 +60,7 @@ def softmax_cross_entropy(
       [...] losses.
 
     Raises:
-      ValueError: Labels of another shape or dtype, or a plain number outside its range.
+      ValueError: Labels have another shape or dtype, or a plain number is out of its range.
     """
     return _softmax_loss(logits, labels, _Focus(), temperature, label_smoothing)
 
@@ -86,7 +86,7 @@ def focal_loss(
       [...] losses.
 
     Raises:
-      ValueError: Labels of another shape or dtype, or a plain number outside its range.
+      ValueError: Labels have another shape or dtype, or a plain number is out of its range.
 
     Source: Lin et al., arXiv 1708.02002, eq. 4, for the softmax.
     """
@@ -103,7 +103,7 @@ def asymmetric_focal_loss(
     temperature: ArrayLike = 1.0,
     label_smoothing: ArrayLike = 0.0,
 ) -> jax.Array:
-    """Focal loss with a gamma of its own for the classes that are not the label.
+    """Focal loss with a second gamma, for the classes that are not the label.
 
     Args:
       logits: [..., classes] floats.
@@ -118,9 +118,9 @@ def asymmetric_focal_loss(
       [...] losses.
 
     Raises:
-      ValueError: Labels of another shape or dtype, or a plain number outside its range.
+      ValueError: Labels have another shape or dtype, or a plain number is out of its range.
 
-    Source: the single-label loss of the published code of arXiv 2202.08978, which is the cyclical
+    Source: the single-label loss of the published code of arXiv 2202.08978. It is the cyclical
     focal loss at hardness 1.
     """
     _checks.number("gamma_pos", gamma_pos, minimum=0)
@@ -142,8 +142,8 @@ def cyclical_focal_loss(
 ) -> jax.Array:
     """Confident examples count most at hardness 0, unconfident ones at hardness 1.
 
-    The weight of the label is h (1 - p)^gamma_pos + (1 - h) (1 + p)^gamma_hc, that of the other
-    classes h p^gamma_neg + (1 - h). With all gammas 0 this is label-smoothed cross entropy at
+    The weight of the label is h (1 - p)^gamma_pos + (1 - h) (1 + p)^gamma_hc; the weight of another
+    class is h p^gamma_neg + (1 - h). With all gammas 0 this is label-smoothed cross entropy at
     every hardness; at hardness 1 it is `asymmetric_focal_loss`.
 
     Args:
@@ -151,23 +151,23 @@ def cyclical_focal_loss(
       labels: [...] class indices or [..., classes] probabilities.
       hardness: h in [0, 1], e.g. `hardness_schedule(...)(step)`.
       gamma_hc: At least 0, for highly confident examples. Above 3.591 the easy loss is not
-        monotone: in an interval of p_t its gradient pushes p_t down. A value above that warns,
+        monotone: in an interval of p_t its gradient pushes p_t down. Such a value gives a warning,
         unless it is traced.
       gamma_pos: At least 0, for the label in the hard loss.
       gamma_neg: At least 0, for the other classes in the hard loss. They are part of the loss only
         through label smoothing or soft labels.
       temperature: Above 0; logits are divided by it.
-      label_smoothing: Share of the label spread over all classes, 0 to 1; the published code has
-        0.1 fixed.
+      label_smoothing: Share of the label spread over all classes, 0 to 1; always 0.1 in the
+        published code.
 
     Returns:
       [...] losses.
 
     Raises:
-      ValueError: Labels of another shape or dtype, or a plain number outside its range.
+      ValueError: Labels have another shape or dtype, or a plain number is out of its range.
 
     Source: L. N. Smith, Cyclical Focal Loss, arXiv 2202.08978, as in its published code. That code
-    takes the largest entry of a soft label; here soft labels are used whole.
+    uses only the largest entry of a soft label; this function uses all of them.
 
     Examples:
       >>> logits, labels = jnp.array([[4.0, 0.0, 0.0], [0.0, 1.0, 0.0]]), jnp.array([0, 0])
@@ -178,7 +178,7 @@ def cyclical_focal_loss(
       ['0.0000', '0.9635']
     """
     focus = _cyclical_focus(hardness, gamma_hc, gamma_pos, gamma_neg)
-    warn_above_ceiling(gamma_hc)  # here: it names the line of the caller
+    warn_above_ceiling(gamma_hc)  # called here, so that it names the caller's line
     return _softmax_loss(logits, labels, focus, temperature, label_smoothing)
 
 
@@ -192,7 +192,7 @@ def asymmetric_multilabel_loss(
 ) -> jax.Array:
     """Asymmetric loss of independent labels, summed over the classes.
 
-    With p = sigmoid(logits) and p_m = max(p - margin, 0), the sum over classes of
+    With p = sigmoid(logits) and p_m = max(p - margin, 0), it is the sum over classes of
 
         -y (1 - p)^gamma_pos log p - (1 - y) p_m^gamma_neg log(1 - p_m).
 
@@ -207,7 +207,7 @@ def asymmetric_multilabel_loss(
       [...] losses.
 
     Raises:
-      ValueError: Labels of another shape, or a plain number outside its range.
+      ValueError: Labels have another shape, or a plain number is out of its range.
 
     Source: Ridnik et al., arXiv 2009.14119, eqs. 4-7.
     """
@@ -226,15 +226,15 @@ def cyclical_multilabel_loss(
     gamma_neg: ArrayLike = 4.0,
     margin: ArrayLike = 0.05,
 ) -> jax.Array:
-    """The cyclical focal loss of independent labels, summed over the classes.
+    """Cyclical focal loss of independent labels, summed over the classes.
 
-    With p = sigmoid(logits), p_m = max(p - margin, 0) and the hardness h, the sum over classes of
+    With p = sigmoid(logits), p_m = max(p - margin, 0) and hardness h, it is the sum over classes of
 
         -y (h (1 - p)^gamma_pos + (1 - h) (1 + p)^gamma_hc) log p
         - (1 - y) (h p_m^gamma_neg + 1 - h) log(1 - p_m).
 
-    At hardness 1 it is `asymmetric_multilabel_loss`; with all gammas and the margin 0 it is binary
-    cross entropy at every hardness.
+    At hardness 1 this is `asymmetric_multilabel_loss`. With all gammas and the margin 0 it is
+    binary cross entropy at every hardness.
 
     Args:
       logits: [..., classes] floats; -inf makes a class absent.
@@ -249,18 +249,18 @@ def cyclical_multilabel_loss(
       [...] losses.
 
     Raises:
-      ValueError: Labels of another shape, or a plain number outside its range.
+      ValueError: Labels have another shape, or a plain number is out of its range.
 
-    Source: a reading of ours, which mixes the weights of arXiv 2009.14119 and 2202.08978 by the
-    rule of the latter; that paper has a loss of single labels.
+    Source: our own extension. It mixes the weights of arXiv 2009.14119 and 2202.08978 by the rule
+    of the latter, whose own loss is for single labels.
     """
     focus = _cyclical_focus(hardness, gamma_hc, gamma_pos, gamma_neg)
-    warn_above_ceiling(gamma_hc)  # here: it names the line of the caller
+    warn_above_ceiling(gamma_hc)  # called here, so that it names the caller's line
     return _multilabel_loss(logits, labels, focus, margin)
 
 
 def warn_above_ceiling(gamma_hc: ArrayLike) -> None:
-    """Warns the caller's caller of a `gamma_hc`, known now, whose easy loss is not monotone."""
+    """Warns, at the caller's caller, if the easy loss of this `gamma_hc` is not monotone."""
     is_traced = isinstance(gamma_hc, jax.core.Tracer)
     if not is_traced and (np.asarray(gamma_hc) > _GAMMA_HC_CEILING).any():
         warnings.warn(
@@ -270,7 +270,7 @@ def warn_above_ceiling(gamma_hc: ArrayLike) -> None:
 
 
 class _Focus(NamedTuple):
-    """What tells the softmax losses apart; the defaults are cross entropy."""
+    """The numbers in which the softmax losses differ; the defaults are cross entropy."""
 
     hardness: ArrayLike = 1.0
     hc: ArrayLike = 0.0
@@ -278,12 +278,12 @@ class _Focus(NamedTuple):
     neg: ArrayLike = 0.0
 
     def of_label(self, log_p, log_rest):
-        """w_t of log p and log(1 - p)."""
+        """Returns w_t, from log p and log(1 - p)."""
         confident = _power(jnp.log1p(jnp.exp(log_p)), self.hc)
         return _mix(self.hardness, _power(log_rest, self.pos), confident)
 
     def of_others(self, log_p):
-        """w_j of log p."""
+        """Returns w_j, from log p."""
         return _mix(self.hardness, _power(log_p, self.neg), 1.0)
 
 
@@ -298,7 +298,7 @@ def _softmax_loss(logits, labels, focus, temperature, label_smoothing):
 
 
 def _loss_for(labels, logits):
-    """The function for class indices or for probabilities, by dtype and shape."""
+    """Returns the loss for class indices or for probabilities, by dtype and shape of the labels."""
     indices, probabilities = logits.shape[:-1], logits.shape
     if jnp.issubdtype(labels.dtype, jnp.integer) and labels.shape == indices:
         return _index_loss
@@ -333,7 +333,7 @@ def _probability_loss(z, labels, focus, smoothing):
 
 
 def _as_float(logits):
-    """`logits` in float32, or float64 if they are; ValueError unless they are floats."""
+    """Returns `logits` in at least float32; raises ValueError unless they are floats."""
     logits = jnp.asarray(logits)
     if not jnp.issubdtype(logits.dtype, jnp.floating) or logits.ndim == 0:
         raise ValueError(
@@ -344,7 +344,7 @@ def _as_float(logits):
 
 
 def _check_one_an_example(logits, *knobs):
-    """Any other shape would be broadcast over examples and average away unseen."""
+    """Raises ValueError for another shape, which would be broadcast over examples unseen."""
     for shape in map(jnp.shape, knobs):
         if shape not in ((), logits.shape[:-1]):
             raise ValueError(
@@ -354,7 +354,7 @@ def _check_one_an_example(logits, *knobs):
 
 
 def _divided(logits, temperature):
-    """`logits / temperature`; absent classes stay out of the gradient of the temperature."""
+    """Returns `logits / temperature`; absent classes add nothing to the temperature's gradient."""
     if _is(temperature, 1):
         return logits
     absent = logits == -jnp.inf
@@ -369,7 +369,7 @@ def _names_present_class(z, labels):
 
 
 def _cyclical_focus(hardness, gamma_hc, gamma_pos, gamma_neg) -> _Focus:
-    """The weights of a cyclical loss, of numbers that are checked."""
+    """Checks the numbers of a cyclical loss and returns its weights."""
     _checks.number("hardness", hardness, minimum=0, maximum=1)
     for name, gamma in dict(gamma_hc=gamma_hc, gamma_pos=gamma_pos, gamma_neg=gamma_neg).items():
         _checks.number(name, gamma, minimum=0)
@@ -393,7 +393,7 @@ def _multilabel_loss(logits, labels, focus, margin):
 
 
 def _beyond_margin(log_p, log_rest, focus, margin):
-    """-w(p_m) log(1 - p_m) of p_m = max(p - margin, 0), and 0 at p_m = 0."""
+    """Returns -w(p_m) log(1 - p_m) for p_m = max(p - margin, 0), and 0 at p_m = 0."""
     beyond = jnp.exp(log_p) > margin
     log_p, log_rest = jnp.where(beyond, log_p, 0), jnp.where(beyond, log_rest, -1)
     below = margin * jnp.exp(jnp.minimum(-log_p, 80))  # margin / p; the bound matters at margin 0
@@ -403,12 +403,12 @@ def _beyond_margin(log_p, log_rest, focus, margin):
 
 
 def _power(log_base, exponent):
-    """base^exponent from log base; 1 for the exponent 0, whatever the base."""
+    """Returns base^exponent from log base; 1 for the exponent 0, whatever the base."""
     return 1.0 if _is(exponent, 0) else jnp.exp(exponent * log_base)
 
 
 def _mix(hardness, hard, easy):
-    """(1 - h) easy + h hard, without the half that a plain 1 rules out."""
+    """Returns (1 - h) easy + h hard; for a plain h = 1 without computing the easy term."""
     if _is(hardness, 1):
         return hard
     return hardness * hard + (1 - hardness) * easy

@@ -1,18 +1,18 @@
-"""Hardness, the one clock of cyclical training, and the schedules made from it.
+"""Hardness, which says where in the cycle training is, and the schedules made from it.
 
-A schedule maps the count of optimizer updates to a value, as in Optax. Everything that cycles is
-`(1 - h) * easy + h * hard` of one hardness h, which goes from 0 (easy) to 1 (hard) and back to 0:
+A schedule maps the count of optimizer updates to a value, as in Optax. Every value that cycles is
+`(1 - h) * easy + h * hard`, where the hardness h goes from 0 (easy) to 1 (hard) and back to 0:
 
     x = count / (total_steps - 1), clamped to [0, 1]
     h = factor x                           while x <= 1 / factor     (easy -> hard)
     h = factor (1 - x) / (factor - 1)      after that                (hard -> easy)
 
-The first and the last update are exactly easy, and past the end the last value holds. `factor`
-puts the peak at the fraction 1 / factor of training; the mean of h is 1/2 for every factor > 1.
-`factor=1` is a one-way journey: h = x.
+The first and the last update are exactly easy, and past the end the last value holds. The peak is
+at the fraction 1 / factor of training; the mean of h is 1/2 for every factor > 1. With `factor=1`
+hardness only rises: h = x.
 
 Source: L. N. Smith, General Cyclical Training of Neural Networks (arXiv 2202.08835). With one
-count an epoch, h is one minus the easiness of the published code.
+count per epoch, h is one minus the easiness of the published code.
 """
 
 import math
@@ -29,8 +29,8 @@ from cyclical_jax import _checks
 Shape = Literal["linear", "cosine", "exponential", "rex"]
 Scale = Literal["linear", "log"]
 
-# Growth from 0 to 1 in terms of the linear hardness h and its complement e = 1 - h, which is
-# passed on its own because the slope of REX at the peak is 10: rounding 1 - h would show.
+# Growth from 0 to 1 in terms of the linear hardness h and its complement e = 1 - h. The complement
+# is an argument because the slope of REX at the peak is 10: the rounding of 1 - h would show.
 _GROWTH: dict[str, Callable[[jax.Array, jax.Array], jax.Array]] = {
     "linear": lambda h, e: h,
     "cosine": lambda h, e: jnp.sin(0.5 * jnp.pi * h) ** 2,
@@ -40,7 +40,7 @@ _GROWTH: dict[str, Callable[[jax.Array, jax.Array], jax.Array]] = {
 SHAPES = tuple(_GROWTH)
 SCALES = ("linear", "log")
 _MOST_STEPS = 2**31  # counts are int32
-MOST_CYCLES = 2**15  # keeps the square of it in int32
+MOST_CYCLES = 2**15  # its square fits in int32
 
 
 def hardness_schedule(
@@ -50,32 +50,32 @@ def hardness_schedule(
     shape: Shape = "linear",
     num_cycles: int = 1,
 ) -> optax.Schedule:
-    """Hardness in [0, 1] as a function of the update count: easy -> hard -> easy.
+    """Returns the hardness in [0, 1] as a function of the update count: easy -> hard -> easy.
 
     Args:
       total_steps: Number of updates of the whole training, from 2 to 2^31. Hardness is 0 at count
-        0 and again at count `total_steps - 1`; after that the last value holds.
+        0 and at count `total_steps - 1`; after that the last value holds.
       factor: At least 1. The peak is at the fraction `1 / factor` of a cycle: 2 is the middle, 4
-        the end of the first quarter, 1 the end of the cycle (there is no way back).
+        the end of the first quarter, 1 the end of the cycle (hardness never falls).
       shape: How hardness grows towards the peak and, mirrored, falls from it, in terms of the
         linear hardness h: "linear" h; "cosine" (1 - cos(pi h)) / 2;
         "exponential" (1 - exp(-4 h)) / (1 - exp(-4)); "rex" h / (10 - 9 h).
       num_cycles: How many times easy -> hard -> easy is repeated, from 1 to `total_steps - 1`.
 
-    `total_steps` and `factor` may be traced scalars, then unchecked; the gradient with respect to
-    `factor` is finite, at 1 too.
+    `total_steps` and `factor` may be traced scalars, which are not checked. The gradient with
+    respect to `factor` is finite, at 1 too.
 
     Returns:
-      A schedule: counts (any shape) -> float32 hardness of the same shape, within
-      1e-6 * num_cycles of the formula at every count; "rex" with traced numbers, 2e-6 * num_cycles.
-      With traced numbers the peak of more than 2^24 updates may be a rounding below 1.
+      A schedule: counts (any shape) -> float32 hardness of the same shape. Its error is at most
+      1e-6 * num_cycles at every count; 2e-6 * num_cycles for "rex" with traced numbers. With traced
+      numbers and more than 2^24 updates, rounding may leave the peak just below 1.
 
     Raises:
-      ValueError: A Python or NumPy number out of its range, or an unknown `shape`.
+      ValueError: A Python or NumPy number is out of its range, or `shape` is unknown.
 
     Source: arXiv 2202.08835 for the linear shape (the cycle of the published code). The other
-    shapes are the growth functions of Wolfe & Kyrillidis (arXiv 2403.02243); their exponential
-    ends at 0.982, which rounding to whole bits hides, and is scaled here to reach 1.
+    shapes are the growth functions of Wolfe & Kyrillidis (arXiv 2403.02243). Their exponential
+    ends at 0.982, which their rounding to whole bits hides; here it is scaled to reach 1.
 
     Examples:
       >>> hardness = hardness_schedule(total_steps=9, factor=4)
@@ -109,7 +109,7 @@ def between(
     *,
     scale: Scale = "linear",
 ) -> optax.Schedule:
-    """The schedule from `easy`, where the hardness is 0, to `hard`, where it is 1.
+    """Returns the schedule that is `easy` at hardness 0 and `hard` at hardness 1.
 
     Args:
       easy: Value at hardness 0.
@@ -118,14 +118,14 @@ def between(
       scale: "linear" is `(1 - h) easy + h hard`; "log" is `easy^(1 - h) hard^h`, for values
         above 0 that differ by orders of magnitude.
 
-    `easy` and `hard` may be traced arrays, then unchecked.
+    `easy` and `hard` may be traced arrays, which are not checked.
 
     Returns:
       A schedule: counts -> float32 values; exactly `easy` at h = 0 and `hard` at h = 1.
 
     Raises:
-      ValueError: A Python or NumPy number that is not finite or, on the log scale, not above 0; an
-        unknown `scale`; a `hardness_schedule` that is not a function.
+      ValueError: A Python or NumPy number is not finite or, on the log scale, not above 0; `scale`
+        is unknown; or `hardness_schedule` is not a function.
 
     Source: arXiv 2202.08835 (linear). The log scale is an addition of this library.
     """
@@ -154,7 +154,7 @@ def cyclical_schedule(
     num_cycles: int = 1,
     scale: Scale = "linear",
 ) -> optax.Schedule:
-    """`easy` -> `hard` -> `easy` over `total_steps` updates: `between` on `hardness_schedule`.
+    """Returns the schedule `easy` -> `hard` -> `easy`: `between` on `hardness_schedule`.
 
     Args:
       easy: Value at the first and the last update.
@@ -166,7 +166,7 @@ def cyclical_schedule(
       A schedule: counts -> float32 values.
 
     Raises:
-      ValueError: As `hardness_schedule` and `between`.
+      ValueError: As in `hardness_schedule` and `between`.
 
     Source: arXiv 2202.08835.
 
@@ -191,11 +191,11 @@ def cyclical_schedule(
 
 
 def per_epoch(schedule_of_epochs: optax.Schedule, steps_per_epoch: ArrayLike) -> optax.Schedule:
-    """A schedule that changes once an epoch, as the published code's do.
+    """Returns a schedule that changes once per epoch, as in the published code.
 
     Args:
       schedule_of_epochs: epoch (from 0) -> value, e.g. `hardness_schedule(num_epochs)`.
-      steps_per_epoch: Updates an epoch, at least 1; may be traced, then unchecked.
+      steps_per_epoch: Updates per epoch, at least 1; may be traced, which is not checked.
 
     Returns:
       The schedule `schedule_of_epochs(count // steps_per_epoch)`.
@@ -228,13 +228,13 @@ def as_integer(schedule: optax.ScalarOrSchedule, *, minimum: int = 1) -> optax.S
 
 
 def as_schedule(value: optax.ScalarOrSchedule) -> optax.Schedule:
-    """`value` itself if it is a schedule, else the schedule that always gives it."""
+    """Returns a schedule as it is, and for a number the constant schedule."""
     return value if callable(value) else lambda count: value
 
 
 def _mix_linearly(easy, hard, h):
     mixed = (1 - h) * easy + h * hard
-    # A cycle of equal ends is a constant, not one give or take a rounding.
+    # If both ends are equal, the value is exactly constant, without a rounding error.
     return mixed + jax.lax.stop_gradient(jnp.where(easy == hard, easy - mixed, 0))
 
 
@@ -249,7 +249,7 @@ _MIXES = dict(zip(SCALES, (_mix_linearly, _mix_geometrically), strict=True))
 class _Position(NamedTuple):
     """A point between two counts, `whole + part`.
 
-    float32 cannot tell counts above 2^24 apart, so the whole steps stay integers until they are
+    float32 cannot tell counts above 2^24 apart. So the whole steps stay integers until they are
     subtracted.
     """
 
@@ -267,7 +267,7 @@ def _shifted(position: _Position, steps: Any, sign: int) -> _Position:
 
 
 def _steps_to_turns(count, last, factor, num_cycles):
-    """Steps from `count` to the nearest easy turn and to the peak, on the side `count` is on."""
+    """Returns the steps from `count` to the easy end on its side of the peak, and to the peak."""
     now = _Position(count, 0.0)
     cycle = _cycle_of(count, last, num_cycles)
     begin, end = _cycle_begin(cycle, last, num_cycles), _cycle_begin(cycle + 1, last, num_cycles)
@@ -277,14 +277,14 @@ def _steps_to_turns(count, last, factor, num_cycles):
 
 
 def _peak(begin: _Position, end: _Position, cycle_length, factor) -> _Position:
-    """Measured from the nearer end, so that its error is small beside both sides of the peak."""
+    """Returns the peak, measured from the nearer end: its error is small on both sides of it."""
     from_end = _shifted(end, cycle_length * (factor - 1) / factor, -1)
     from_begin = _shifted(begin, cycle_length / factor, +1)
     return jax.tree.map(lambda e, b: jnp.where(factor < 2, e, b), from_end, from_begin)
 
 
 def _cycle_of(count, last, num_cycles):
-    """Index of the cycle that `count` lies in: a quotient, which float32 may miss by one."""
+    """Returns the index of the cycle of `count`; float32's quotient may be off by one."""
     if num_cycles == 1:
         return 0
     guess = jnp.clip((count / last * num_cycles).astype(jnp.int32), 0, num_cycles - 1)
@@ -295,14 +295,14 @@ def _cycle_of(count, last, num_cycles):
 
 
 def _cycle_begin(cycle, last, num_cycles) -> _Position:
-    """The point `cycle * last / num_cycles`, without a product that leaves int32."""
+    """Returns the point `cycle * last / num_cycles`, without a product that overflows int32."""
     quotient, remainder = last // num_cycles, last % num_cycles
     rest = cycle * remainder
     return _Position(cycle * quotient + rest // num_cycles, (rest % num_cycles) / num_cycles)
 
 
 def _real(value: Any) -> Any:
-    """A Python float, whose arithmetic is float64, wherever the number is known."""
+    """Returns a known number as a Python float, whose arithmetic is float64."""
     return float(value) if _checks.is_plain(value) else jnp.asarray(value)
 
 
@@ -311,6 +311,6 @@ def _whole(value: Any) -> Any:
 
 
 def _as_count(count):
-    """`count` as an array of at least 32 bits, so that small integer types cannot overflow."""
+    """Returns `count` as an array of at least 32 bits, so that small integers do not overflow."""
     count = jnp.asarray(count)
     return count.astype(jnp.promote_types(count.dtype, jnp.int32))

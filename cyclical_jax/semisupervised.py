@@ -1,4 +1,4 @@
-"""Learning from examples without labels, whose weight and threshold may cycle."""
+"""Learning from examples without labels; their weight and threshold may cycle."""
 
 import jax
 import jax.numpy as jnp
@@ -9,14 +9,15 @@ from cyclical_jax.losses import softmax_cross_entropy
 
 
 def pseudo_labels(logits: jax.Array, threshold: ArrayLike) -> jax.Array:
-    """The class of each example that is predicted with a probability of at least the threshold.
+    """Returns the predicted class of each example whose probability reaches the threshold.
 
     Args:
       logits: [..., classes] floats, of a weakly augmented view.
-      threshold: In [0, 1]; a scalar, which may be traced. 0 takes all.
+      threshold: Least probability, in [0, 1]; a scalar, which may be traced. 0 takes all examples.
 
     Returns:
-      [...] class indices, int32; -1, which the losses ignore, of the others. No gradient.
+      [...] class indices, int32; -1, which the losses ignore, for the other examples. No gradient
+      flows through them.
 
     Raises:
       ValueError: A plain threshold is out of its range.
@@ -33,25 +34,25 @@ def pseudo_label_loss(
     *,
     temperature: ArrayLike = 1.0,
 ) -> jax.Array:
-    """Cross entropy of a strongly augmented view with what is predicted of a weak one.
+    """Cross entropy of a strongly augmented view with the class predicted for a weak one.
 
     Args:
       strong_logits: [..., classes] floats.
-      weak_logits: [..., classes] floats of the same examples; no gradient reaches them. From the
-        forward pass of training, as FixMatch has them, they are predicted under its dropout.
+      weak_logits: [..., classes] floats of the same examples; no gradient reaches them. FixMatch
+        takes them from the forward pass of training, so dropout acts on them.
       threshold: As in `pseudo_labels`.
-      temperature: Of `strong_logits`, as in `softmax_cross_entropy`.
+      temperature: Divides `strong_logits`, as in `softmax_cross_entropy`.
 
     Returns:
       [...] losses, float32; 0 where the prediction is below the threshold. FixMatch takes the mean
-      over all examples, so that few of them are a small loss.
+      over all examples, so the loss is small when few predictions reach the threshold.
 
     Raises:
       ValueError: The shapes differ, or a plain number is out of its range.
 
-    Source: FixMatch, Sohn et al., arXiv 2001.07685, eq. 4. That labels alone are the easy end, and
-    those without the hard one, is a reading of ours; arXiv 2202.08835 names semi-supervised
-    learning in its abstract.
+    Source: FixMatch, Sohn et al., arXiv 2001.07685, eq. 4. The abstract of arXiv 2202.08835 names
+    semi-supervised learning; that labelled examples are the easy end, and unlabelled ones the hard
+    end, is our reading.
     """
     if jnp.shape(strong_logits) != jnp.shape(weak_logits):
         raise ValueError(

@@ -1,9 +1,9 @@
 """Optax gradient transformations whose numbers may be schedules of the update count.
 
-They stand beside Optax's own of the same names for four reasons: a schedule is accepted, every
-leaf keeps its dtype (bfloat16 too; the arithmetic is float32), 0 / 0 gives 0, and the value in
-force stays in the state, where `current_values` finds it for the log. A number and a schedule give
-the same tree of states, so a checkpoint survives the change from one to the other.
+They differ from Optax's own of the same names in four ways. They accept a schedule. Every leaf
+keeps its dtype (bfloat16 too; the arithmetic is float32). 0 / 0 gives 0. And the value in force
+stays in the state, where `current_values` finds it for the log. A number and a schedule give the
+same tree of states, so a checkpoint survives the change from one to the other.
 """
 
 from collections import Counter
@@ -55,7 +55,7 @@ class AdaptiveGradClipState(NamedTuple):
 
 @logged("every")
 class AccumulateGradientsState(NamedTuple):
-    every: jax.Array  # (), int32: micro steps of the update under way
+    every: jax.Array  # (), int32: micro steps in the current update
     multi_steps: optax.MultiStepsState
 
 
@@ -64,19 +64,19 @@ def add_decayed_weights(
 ) -> optax.GradientTransformation:
     """Adds `weight_decay * parameter` to each update.
 
-    Before the learning rate in a chain, the decay of a step is learning rate times weight decay,
-    so that both cycle in it.
+    If it stands before the learning rate in a chain, a step decays by the learning rate times the
+    weight decay, so both cycles act on it.
 
     Args:
       weight_decay: At least 0; a number or a schedule.
-      mask: As in `optax.add_decayed_weights`: a tree of booleans, or a function from parameters to
-        one, that says which parameters decay.
+      mask: Says which parameters decay, as in `optax.add_decayed_weights`: a tree of booleans, or a
+        function from parameters to such a tree.
 
     Returns:
       The transformation; its state holds `weight_decay`.
 
     Raises:
-      ValueError: A negative plain number; at update, missing parameters.
+      ValueError: A plain number is negative or infinite; at update, parameters are missing.
 
     Source: cyclical weight decay of arXiv 2202.08835, easy = small, hard = large.
     """
@@ -98,7 +98,7 @@ def clip(max_delta: optax.ScalarOrSchedule) -> optax.GradientTransformation:
       The transformation; its state holds `max_delta`.
 
     Raises:
-      ValueError: A negative plain number.
+      ValueError: A plain number is negative.
 
     Source: cyclical gradient clipping of arXiv 2202.08835, mode "value"; easy = small threshold.
     """
@@ -110,7 +110,7 @@ def clip(max_delta: optax.ScalarOrSchedule) -> optax.GradientTransformation:
 
 
 def clip_by_global_norm(max_norm: optax.ScalarOrSchedule) -> optax.GradientTransformation:
-    """Scales the updates u to `u * min(1, max_norm / norm)`, norm the global norm of all leaves.
+    """Scales the updates u to `u * min(1, max_norm / norm)`; norm is the global norm of all leaves.
 
     The norm is accumulated in float32. Updates that are all zero stay zero.
 
@@ -121,15 +121,15 @@ def clip_by_global_norm(max_norm: optax.ScalarOrSchedule) -> optax.GradientTrans
       The transformation; its state holds `max_norm`.
 
     Raises:
-      ValueError: A negative plain number.
+      ValueError: A plain number is negative.
 
     Source: cyclical gradient clipping of arXiv 2202.08835, mode "norm"; easy = small threshold.
     """
 
     def rescale(updates, _, max_norm):
         norm = optax.tree.norm(jax.tree.map(_widened, updates))
-        # One factor for all leaves: a select between clipped and unclipped, as upstream has it,
-        # keeps a copy of every leaf and doubles the time of an AdamW step on a CPU.
+        # One factor for all leaves. Optax selects between clipped and unclipped leaves, which keeps
+        # a copy of every leaf and doubles the time of an AdamW step on a CPU.
         is_within = norm <= max_norm
         scale = jnp.where(is_within, 1, max_norm / jnp.where(is_within, 1, norm))
         return _map(lambda u: u * scale, updates)
@@ -144,13 +144,13 @@ def adaptive_grad_clip(
 
     Args:
       clipping: At least 0; a number or a schedule.
-      eps: At least 0; keeps parameters that are zero from never learning.
+      eps: At least 0; a positive one lets parameters that are zero learn.
 
     Returns:
       The transformation; its state holds `clipping`.
 
     Raises:
-      ValueError: A negative plain number; at update, missing parameters.
+      ValueError: A plain number is negative; at update, parameters are missing.
 
     Source: Brock et al., arXiv 2102.06171, with the units of `optax.adaptive_grad_clip`; cyclical
     in arXiv 2202.08835, mode "agc"; easy = small threshold.
@@ -171,25 +171,25 @@ def accumulate_gradients(
 ) -> optax.GradientTransformation:
     """Averages the gradients of `every` micro steps for one update: a cyclical batch size.
 
-    Built on `optax.MultiSteps`. Two counts run: all that stands inside `optimizer`, its schedules
-    too, and the schedule `every` itself, see optimizer updates; what stands outside sees micro
-    steps. `every` is constant within an update. The updates returned between are zero. The
-    gradients of an update that is not complete when training ends are not flushed. The
-    `total_steps` of schedules is a number of updates: about that of batches over the mean `every`.
+    It is built on `optax.MultiSteps`. The schedules inside `optimizer` and the schedule `every`
+    count optimizer updates; transformations outside of it count micro steps. `every` is constant
+    within an update. Micro steps that do not complete an update return updates of zero. If training
+    ends within an update, the gradients of that update are not used. The `total_steps` of schedules
+    is a number of updates: about the number of batches over the mean `every`.
 
     Args:
-      optimizer: What is updated with the averaged gradients.
-      every: Micro steps an update, a whole number of at least 1, or a schedule of it, which is
-        rounded and raised to 1 (see `as_integer`).
+      optimizer: The transformation that takes the averaged gradients.
+      every: Micro steps per update, a whole number of at least 1; or a schedule of it, which is
+        rounded and is at least 1 (see `as_integer`).
 
     Returns:
       The transformation; its state holds `every`.
 
     Raises:
-      ValueError: A plain number that is not whole or below 1.
+      ValueError: A plain number is not whole or is below 1.
 
-    Source: batch size is named in the abstract of arXiv 2202.08835; that large batches are the
-    easy end is a reading of ours, by analogy to the learning rate.
+    Source: the abstract of arXiv 2202.08835 names the batch size. It does not say which end is
+    easy; we take large batches to be easy, by analogy to the learning rate.
     """
     if not callable(every):
         _checks.whole_number("every", every, minimum=1, maximum=2**31 - 1)
@@ -208,14 +208,14 @@ def accumulate_gradients(
 
 
 def current_values(opt_state: optax.OptState) -> dict[str, jax.Array]:
-    """The numbers that this module's transformations used in the last update, for the log.
+    """Returns the numbers that this library's transformations used in the last update, for the log.
 
     Args:
-      opt_state: The state of any optimizer; this module's states are found wherever they nest.
+      opt_state: The state of any optimizer; this library's states are found wherever they nest.
 
     Returns:
-      E.g. `{"weight_decay": ..., "max_norm": ...}`. Where a name occurs more than once, the path
-      in the tree of states is put before it: `"1/max_norm"`. Before the first update: the values
+      E.g. `{"weight_decay": ..., "max_norm": ...}`. If a name occurs more than once, each name is
+      the path in the tree of states: `"1/max_norm"`. Before the first update, the values are those
       at count 0.
     """
     found = list(_logged_values(opt_state))
@@ -226,7 +226,7 @@ def current_values(opt_state: optax.OptState) -> dict[str, jax.Array]:
 def scheduled(
     state_type, value, rule, *, minimum=0, maximum=jnp.inf, finite=False
 ) -> optax.GradientTransformation:
-    """Makes the transformation `rule(updates, params, value in force) -> updates`.
+    """Returns the transformation `rule(updates, params, value in force) -> updates`.
 
     Args:
       state_type: A NamedTuple (count, value in force), marked by `logged`.
@@ -244,7 +244,7 @@ def scheduled(
     value_at = as_schedule(value)
 
     def state(count, value):
-        # A copy: the state may be donated, and an array of the caller's must outlive it.
+        # A copy: the state may be donated, and the caller's array must outlive it.
         return state_type(count, jnp.array(value, jnp.float32))
 
     def init(params):
@@ -260,7 +260,7 @@ def scheduled(
 
 
 def _map(function, updates, *trees):
-    """`function` of the leaves, computed in at least float32, in the dtype of the update."""
+    """Maps `function` over the leaves in at least float32; results have the update's dtype."""
 
     def on_leaves(update, *others):
         if update is None:

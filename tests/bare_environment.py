@@ -1,4 +1,4 @@
-"""Run by `make bare` where only jax, optax and cyclical-jax are installed: the README's promise."""
+"""`make bare` runs this with only jax, optax and cyclical-jax installed: the README's promise."""
 
 import importlib.util
 

@@ -1,10 +1,10 @@
-"""Every test runs on two CPU devices, with silent rank promotion an error."""
+"""Every test runs on two CPU devices, and silent rank promotion is an error."""
 
 import contextlib
 import os
 
-# XLA's CPU client has one thread a core, and a collective blocks one a device: with two devices on
-# two cores a queue of pmapped calls deadlocks, unless it is told of more cores before it starts.
+# XLA's CPU client has one thread per core, and a collective blocks one thread per device. With two
+# devices on two cores a queue of pmapped calls would deadlock, so NPROC names more cores at start.
 os.environ.setdefault("NPROC", "4")
 
 import jax  # noqa: E402
@@ -17,7 +17,7 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 
 @pytest.fixture(scope="module")
 def fast_compilation():
-    """Where a program is run a few times only: the fewer optimizations the better."""
+    """Turns most optimizations off, for programs that run only a few times."""
     name = "jax_disable_most_optimizations"
     before = jax.config.read(name)
     jax.config.update(name, True)
@@ -27,7 +27,7 @@ def fast_compilation():
 
 @pytest.fixture
 def count_compilations():
-    """A context that lists the programs compiled within it."""
+    """Returns a context manager whose value lists the compilations within it."""
 
     @contextlib.contextmanager
     def counting():

@@ -1,4 +1,4 @@
-"""Augmentation against NumPy, SciPy and what each operation has to leave alone."""
+"""Augmentation against NumPy and SciPy, and what each operation must not change."""
 
 import functools
 import re
@@ -28,7 +28,7 @@ def probabilities(number, classes=4, seed=1):
 
 
 def apply(name, x, strength, key=KEY, **options):
-    """Of any name; the labels of a mixture are left out."""
+    """Applies the operation of that name and returns the images without labels."""
     if name in au.MIXTURES:
         return au.MIXTURES[name](key, x, probabilities(len(x)), strength, **options)[0]
     return au.OPERATIONS[name](key, x, strength, **options)
@@ -92,7 +92,7 @@ def test_bytes_are_the_rounded_floats(name):
     x = images((32, 8, 8, 3), np.uint8)
     as_floats = jax.jit(lambda x: apply(name, x, 0.7, limits=(0.0, 255.0)))(x.astype(np.float32))
     difference = np.asarray(run(name, x, 0.7), int) - np.round(as_floats)
-    # Compiled otherwise, a half may round to the other side.
+    # Another program may round a half to the other side.
     assert np.abs(difference).max() <= 1 and (difference == 0).mean() > 0.99
 
 
@@ -192,7 +192,7 @@ def test_a_quarter_turn_and_a_step_aside():
 
 
 def moments(image):
-    """Mass, centre and angle of the longer axis of what differs from 0."""
+    """Returns the centre of mass, and the angle of the longer axis in degrees."""
     rows, columns = np.mgrid[: image.shape[0], : image.shape[1]]
     mass = image.sum()
     r, c = (rows * image).sum() / mass, (columns * image).sum() / mass

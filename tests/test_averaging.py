@@ -37,7 +37,7 @@ def average_by_hand(old, new, d):
 @pytest.mark.parametrize("decay", [0.0, 0.3, 0.995, 1.0])
 @pytest.mark.parametrize("step", [0, 1, 8, 100_000])
 def test_floats_are_averaged_and_all_else_is_the_new_one(transform, decay, step):
-    """Under jit the decay and the step are traced."""
+    """Under jit the decay and the step are traced numbers."""
 
     def run(old, new, decay, step):
         return moving_average(old, new, decay, step=step)

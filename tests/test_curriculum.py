@@ -1,4 +1,4 @@
-"""Ranks against SciPy's, weights against their formula and their mean."""
+"""Ranks against SciPy's; weights against their formula and their mean."""
 
 import jax
 import jax.numpy as jnp
@@ -72,7 +72,7 @@ def test_the_running_average_is_of_each_examples_own_losses():
 
 
 def test_the_weights_of_a_batch_have_a_mean_near_1():
-    """As over uniform ranks: a preference is no learning rate."""
+    """So a preference does not act as a learning rate."""
     for number in (8, 64):
         ranks = difficulty_ranks(np.random.default_rng(0).uniform(size=number))
         assert float(sample_weights(ranks, 4.0).mean()) == pytest.approx(1, abs=0.02)

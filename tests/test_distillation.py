@@ -1,4 +1,4 @@
-"""Distillation against its formula in float64, and what it must not change."""
+"""Distillation against its formula in float64, and what it must leave unchanged."""
 
 import re
 
@@ -49,7 +49,7 @@ def test_the_slope_in_the_temperature_is_that_of_the_formula():
 
 
 def test_a_high_temperature_matches_logits():
-    """Hinton et al., section 2.1: of logits without a mean the gradient is (z - v) / classes."""
+    """Hinton et al., section 2.1: for logits of mean 0 the gradient is (z - v) / classes."""
     student, teacher = (z - z.mean(-1, keepdims=True) for z in (STUDENT, TEACHER))
 
     def total(student):

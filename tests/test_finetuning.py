@@ -48,7 +48,7 @@ def test_layers_are_numbered_by_name():
 
 @pytest.mark.parametrize("share, frozen", [(0.0, {"stem", "block"}), (0.5, {"stem"}), (1.0, set())])
 def test_whole_layers_are_as_if_optax_had_partitioned_them(share, frozen):
-    """With momentum and decay: neither moves what is frozen."""
+    """Neither momentum nor decay moves a frozen layer."""
     inner = optax.chain(cj.add_decayed_weights(0.1), optax.sgd(0.1, momentum=0.9))
     ours = optax.chain(inner, scale_by_layer(share, LAYERS))
     labels = {

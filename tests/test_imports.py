@@ -68,7 +68,7 @@ def test_the_first_two_floors_need_jax_and_optax_alone():
 
 
 def imports_of(path):
-    """Full names of all that a file imports, inside functions and by `import_module` too."""
+    """Yields the full names of all imports of a file, also within functions."""
     for node in ast.walk(ast.parse((ROOT / path).read_text())):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
@@ -88,7 +88,7 @@ def importers_of(package, files):
 
 
 def floor_of(module):
-    """`module` may name something inside a module."""
+    """Returns the floor of a module, or of a name within a module."""
     if not is_in(module, "cyclical_jax"):
         return 4
     if is_in(module, "cyclical_jax.training"):

@@ -18,14 +18,14 @@ PUBLISHED = json.loads(
 )["losses"]
 SOFTMAX_CASES = [case for case in PUBLISHED if case["kind"] != "asymmetric_multilabel"]
 MULTILABEL_CASES = [case for case in PUBLISHED if case["kind"] == "asymmetric_multilabel"]
-MANY_CLASSES = 4099  # more than a CPU takes at once: it goes by blocks of rows
-STEP = 1e-30  # of a derivative along the imaginary axis, which has no cancellation
+MANY_CLASSES = 4099  # so many that a CPU takes blocks of rows
+STEP = 1e-30  # of derivatives along the imaginary axis, where nothing cancels
 
 # ---- the formulas by hand, in float64; complex numbers pass through
 
 
 def log1p(x):
-    """log(1 + x) of a number on or beside the real axis, |x| <= 1."""
+    """Returns log(1 + x) for a number on or near the real axis, |x| <= 1."""
     return np.log1p(x.real) + 1j * x.imag / (1 + x.real) if np.iscomplexobj(x) else np.log1p(x)
 
 
@@ -39,7 +39,7 @@ def log_sum_exp(z):
 
 
 def log_p_and_rest(z):
-    """log p and log(1 - p), where 1 - p is the sum over all the other classes."""
+    """Returns log p and log(1 - p), where 1 - p is the sum over all other classes."""
     is_top = np.arange(z.shape[-1]) == z.real.argmax(-1)[..., None]
     top = z.real.max(-1, keepdims=True)
     exp = np.exp(z - top)
@@ -68,7 +68,7 @@ def loss_by_hand(
     temperature=1.0,
     label_smoothing=0.0,
 ):
-    """The cyclical focal loss; each number is a scalar or one an example."""
+    """Returns the cyclical focal loss; each number is a scalar or one per example."""
     knobs = hardness, gamma_hc, gamma_pos, gamma_neg, temperature, label_smoothing
     h, hc, pos, neg, temperature, smoothing = (np.asarray(knob)[..., None] for knob in knobs)
     y = as_probabilities(labels, logits.shape[-1])
@@ -82,7 +82,7 @@ def loss_by_hand(
 def multilabel_by_hand(
     logits, labels, *, hardness=1.0, gamma_hc=0.0, gamma_pos=1.0, gamma_neg=4.0, margin=0.05
 ):
-    """In terms of p where p_m is above 0; 1 - p_m is margin + (1 - p)."""
+    """Returns the multi-label loss; where p_m > 0, 1 - p_m is margin + (1 - p)."""
     knobs = hardness, gamma_hc, gamma_pos, gamma_neg, margin
     h, hc, pos, neg, margin = (np.asarray(knob)[..., None] for knob in knobs)
     log_p, log_rest = log_sigmoid(logits), log_sigmoid(-logits)
@@ -105,7 +105,7 @@ def gradient_by_hand(loss, logits, *args, **kwargs):
 
 @functools.partial(jax.jit, static_argnums=(0, 4))
 def derived(loss, logits, labels, knobs, argnums):
-    """Per-example values, and the derivatives of their sum by the logits and the traced knobs."""
+    """Returns values per example, and derivatives of their sum by the logits and traced numbers."""
 
     def total(logits, knobs):
         values = loss(logits, labels, **knobs)
@@ -116,7 +116,7 @@ def derived(loss, logits, labels, knobs, argnums):
 
 
 def evaluated(loss, logits, labels, *, dtype=np.float32, by_knobs=False, **knobs):
-    """Values, gradient and, `by_knobs`, a dict of slopes; computed in `dtype`."""
+    """Returns values, gradient and, if `by_knobs`, a dict of slopes; computed in `dtype`."""
     if labels.dtype.kind == "f":
         labels = labels.astype(dtype)
     knobs = {name: np.asarray(value, dtype) for name, value in knobs.items()}
@@ -133,9 +133,9 @@ NUM_ROWS = 240
 
 
 def cyclical(logits, labels, *, dtype=np.float32, **knobs):
-    """`evaluated` of the cyclical loss with one compilation whatever the number of examples.
+    """Returns `evaluated` of the cyclical loss, compiled once for any number of examples.
 
-    Every knob is one number an example.
+    Every knob, a number of the loss, has one value per example.
     """
     number = len(logits)
     knobs = {name: np.broadcast_to(knob, number) for name, knob in {**NO_KNOBS, **knobs}.items()}
@@ -155,12 +155,12 @@ def cyclical(logits, labels, *, dtype=np.float32, **knobs):
 
 
 def assert_close(actual, expected, tolerance):
-    """Values relative to themselves where above 1, a gradient to the example's largest entry."""
+    """Compares values relative to their size, if above 1, and gradients to their largest entry."""
     (values, gradient, *_), (expected_values, expected_gradient, *_) = actual, expected
     largest = np.abs(expected_gradient).max(-1)
     scale = np.maximum(1, np.maximum(largest, np.abs(expected_values)))
     np.testing.assert_array_less(np.abs(values - expected_values) / scale, tolerance)
-    allowed = np.maximum(tolerance * largest, 1e-35)[..., None]  # float32 ends there
+    allowed = np.maximum(tolerance * largest, 1e-35)[..., None]  # the end of float32
     np.testing.assert_array_less(np.abs(gradient - expected_gradient) / allowed, 1)
 
 
@@ -208,7 +208,7 @@ def test_the_published_multilabel_loss(case, dtype, tolerance):
 
 
 def drawn(num_rows, num_classes, seed=0):
-    """Logits, {"indices", "probabilities"}, and the knobs of the cyclical focal loss."""
+    """Returns logits, labels of both kinds, and the numbers of the cyclical focal loss."""
     rng = np.random.default_rng(seed)
     logits = rng.normal(scale=3, size=(num_rows, num_classes)).astype(np.float32)
     labels = {
@@ -227,14 +227,14 @@ def in_float64(logits, labels, knobs):
 
 
 def expected_of(*case):
-    """Values and gradient by hand."""
+    """Returns values and gradient by hand."""
     logits, labels, knobs = in_float64(*case)
     gradient = gradient_by_hand(loss_by_hand, logits, labels, **knobs)
     return loss_by_hand(logits, labels, **knobs), gradient
 
 
 def slopes_of(*case):
-    """Derivatives by the knobs, by hand."""
+    """Returns derivatives by the numbers of the loss, by hand."""
     logits, labels, knobs = in_float64(*case)
     return {
         name: loss_by_hand(logits, labels, **{**knobs, name: knob + 1j * STEP}).imag / STEP
@@ -307,7 +307,7 @@ def far_logits():
 
 
 def far_case():
-    """Every pattern with the labels 0 and 2, under 156 sets of numbers."""
+    """Returns every pattern with the labels 0 and 2, under 156 sets of numbers."""
     gammas = [0, 1e-3, 0.5, 1, 2, 8]
     rng = np.random.default_rng(0)
     triples = [(gamma,) * 3 for gamma in gammas] + rng.choice(gammas, (20, 3)).tolist()
@@ -322,7 +322,7 @@ def far_case():
 
 @functools.cache
 def far_expectation(dtype):
-    """By hand, of the logits as they are in `dtype`."""
+    """Returns values and gradient by hand, for the logits as rounded to `dtype`."""
     logits, labels, knobs = far_case()
     return expected_of(np.asarray(logits, dtype).astype(np.float64), labels, knobs)
 
@@ -382,7 +382,7 @@ def test_plain_numbers_far_out(kind):
 
 @pytest.mark.parametrize("num_classes", [2, 10])
 def test_equal_logits(num_classes):
-    """As a last layer of zeros gives them; of two classes p is exactly 1/2."""
+    """A last layer of zeros gives such logits; for two classes p is exactly 1/2."""
     logits, labels = np.zeros((1, num_classes), np.float32), np.array([1], np.int32)
     _, gradient = evaluated(cj.softmax_cross_entropy, logits, labels)
     np.testing.assert_allclose(gradient, 1 / num_classes - np.eye(num_classes)[1:2], rtol=1e-6)
@@ -433,7 +433,7 @@ def test_the_derivatives_of_second_order_of_the_multilabel_loss():
 
 
 def embedded(logits, num_classes, seed=0):
-    """The rows spread over `num_classes`, all others absent, and the places they went to."""
+    """Spreads rows over `num_classes`, the others absent; returns them and their places."""
     rng = np.random.default_rng(seed)
     few = logits.shape[-1]
     places = np.sort(np.stack([rng.permutation(num_classes)[:few] for _ in logits]), -1)
@@ -501,7 +501,7 @@ def test_soft_labels_are_used_whole():
 
 @pytest.mark.parametrize("dtype", [np.int8, np.uint8, np.uint32])
 def test_labels_of_every_integer_type(dtype):
-    """With more classes than the type can count."""
+    """There are more classes than the type can count."""
     logits, labels, _ = drawn(20, 300)
     labels = labels["indices"] % 127
     values = jax.jit(cj.softmax_cross_entropy)(logits, labels.astype(dtype))
@@ -510,7 +510,7 @@ def test_labels_of_every_integer_type(dtype):
 
 @pytest.mark.parametrize("num_classes", [5, MANY_CLASSES])
 def test_ignored_labels_cost_nothing(num_classes):
-    """Out of range or naming an absent class, among usual rows."""
+    """Labels out of range or of an absent class, among usual rows."""
     wide, places = embedded(LOGITS, num_classes)
     labels = embedded_labels(LABELS["indices"], places, num_classes)
     ignored = {3: -1, 4: num_classes, 17: 2**31 - 1, 18: -(2**31), 30: -num_classes, 47: 2}
@@ -529,7 +529,7 @@ def test_ignored_labels_cost_nothing(num_classes):
 
 @every_label
 def test_the_only_present_class_costs_nothing(kind):
-    """Nor does a row without any class."""
+    """A row without any class costs nothing either."""
     logits = np.full((3, 5), -np.inf, np.float32)
     logits[0, 1] = logits[1, 2] = 7.0
     labels = np.array([1, 0, 3], np.int32)
@@ -612,7 +612,7 @@ def test_numbers_for_each_example_are_the_scalars_row_by_row(kind):
 
 
 def test_a_higher_gamma_hc_than_3_591_is_not_monotone():
-    """The loss of 3.59 falls with the label's logit everywhere, that of 3.7 rises somewhere."""
+    """At 3.59 the loss falls with the label's logit everywhere; at 3.7 it rises somewhere."""
     p = np.linspace(1e-3, 1 - 1e-3, 4001)
     logits = np.full((4001, 5), -np.inf)
     logits[:, 0], logits[:, 1] = np.log(p / (1 - p)), 0
@@ -734,7 +734,7 @@ def test_the_multilabel_formula(dtype, tolerance):
     args = cj.asymmetric_multilabel_loss, logits, labels
     *actual, slopes = evaluated(*args, **knobs, dtype=dtype, by_knobs=True)
     assert_close(actual, multilabel_expected(logits, labels, knobs), tolerance)
-    del slopes["margin"]  # has none at 0
+    del slopes["margin"]  # not differentiable at 0
     assert_finite(slopes)
 
 
@@ -753,7 +753,7 @@ def test_the_cyclical_multilabel_formula(dtype, tolerance):
 
     *actual, slopes = evaluated(loss, logits, labels, **knobs, dtype=dtype, by_knobs=True)
     assert_close(actual, multilabel_expected(logits, labels, knobs), tolerance)
-    del slopes["margin"]  # has none at 0
+    del slopes["margin"]  # not differentiable at 0
     assert_finite(slopes)
 
 

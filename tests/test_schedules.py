@@ -30,7 +30,7 @@ def growth_by_hand(shape, h):
 
 
 def hardness_by_hand(counts, total_steps, factor=2.0, shape="linear", num_cycles=1):
-    """The formula: the position in the cycle by exact integers, the rest in float64."""
+    """Returns the formula: exact integers for the position in the cycle, the rest in float64."""
     last = np.asarray(total_steps, np.int64) - 1
     count = np.minimum(np.asarray(counts, np.int64), last)
     cycle = np.minimum(count * num_cycles // last, num_cycles - 1)
@@ -45,7 +45,7 @@ def hardness_by_hand(counts, total_steps, factor=2.0, shape="linear", num_cycles
 
 @functools.cache
 def counts_of_interest(total_steps, factor, num_cycles):
-    """160 counts of int32: the first, around every turn, past the end, and all over the range."""
+    """Returns 160 int32 counts: the first, around every turn, past the end, and in between."""
     last = total_steps - 1
     turns = [Fraction(k) + p for k in range(num_cycles) for p in (0, 1 / Fraction(factor))]
     turns = [int(turn * last / num_cycles) for turn in [*turns, Fraction(num_cycles)]]
@@ -64,7 +64,7 @@ def drawn_cases():
 
 
 class Traces:
-    """A function that counts how often it is traced."""
+    """Returns a function that counts how often it is traced."""
 
     def __init__(self, function):
         self.function, self.number = function, 0
@@ -133,9 +133,9 @@ def test_the_most_cycles():
 
 
 def test_the_formula_where_a_traced_factor_rounds_worst():
-    """Near the peak of REX, whose slope is 10, on the short way back of a factor near 1.
+    """The counts are near the peak of REX, whose slope is 10, with a factor near 1.
 
-    Beyond 2^24 updates a traced factor cannot place the peak better: here 0.1 of an update off.
+    Above 2^24 updates a traced factor cannot place the peak better: here it is 0.1 updates off.
     """
     total, factor, counts = 35_244_463, np.float32(1.0178742), 34_625_559 + np.arange(-80, 80)
     schedule = jax.jit(lambda f, c: cj.hardness_schedule(total, factor=f, shape="rex")(c))
@@ -211,7 +211,7 @@ def test_sixty_four_bit_mode_still_gives_float32():
 
 
 def whole_peaks(most_steps):
-    """(total_steps, factor) whose peak is at a whole count."""
+    """Returns pairs (total_steps, factor) whose peak is at a whole count."""
     rng = np.random.default_rng(0)
     eighths = rng.integers(9, 200, 150)
     lasts = eighths * (2 ** rng.uniform(0, 24, 150)).astype(np.int64)
@@ -223,7 +223,7 @@ def whole_peaks(most_steps):
 @pytest.mark.parametrize("traced", [False, True], ids=["plain", "traced"])
 @pytest.mark.parametrize("shape", SHAPES)
 def test_first_and_last_are_exactly_easy_and_the_peak_exactly_hard(shape, traced):
-    # A traced number is a float32, which holds every whole number up to 2^24 alone.
+    # A traced number is a float32, which holds every whole number only up to 2^24.
     cases = whole_peaks(most_steps=2**24 if traced else 2**31)
     assert len(cases) > 90
     turns = np.array([(0, (t - 1) / f, t - 1) for t, f in cases], np.int32)
@@ -252,7 +252,7 @@ def test_every_cycle_turns_exactly(shape, num_cycles):
 
 
 def test_a_one_way_cycle_starts_anew_at_its_first_count():
-    """Of 49 cycles: there float32 quotients fall below the whole number, and h jumps by 1."""
+    """With 49 cycles float32 quotients fall below the whole number, where h jumps by 1."""
     begins = np.resize(1000 * np.arange(49), 160)
     schedule = cj.hardness_schedule(49_001, factor=1, num_cycles=49)
     np.testing.assert_array_equal(schedule(begins), np.zeros(160))
@@ -303,7 +303,7 @@ def test_factor_one_is_a_one_way_journey():
 
 
 def slope_by_hand(count, last, factor):
-    """d h / d factor."""
+    """Returns d h / d factor."""
     x = count / last
     return x if x <= 1 / factor else -(1 - x) / (factor - 1) ** 2
 
@@ -422,7 +422,7 @@ def test_cyclical_schedule_is_between_on_the_hardness(scale):
 
 
 def test_the_cycle_after_a_warm_up():
-    """As the docstring has it: the count of the cycle starts at the boundary."""
+    """The example of the docstring: the count of the cycle starts at the boundary."""
     schedules = [optax.linear_schedule(0.0, 0.1, 10), cj.cyclical_schedule(0.1, 0.5, 91)]
     learning_rate = jax.jit(optax.join_schedules(schedules, boundaries=[10]))
     values = [learning_rate(count) for count in range(105)]

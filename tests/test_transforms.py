@@ -74,7 +74,7 @@ def by_hand(name, updates, params, value):
 
 
 def descent_by_hand(names, *, keys=tuple(SHAPES), learning_rate=0.1):
-    """Gradient descent through transforms that all follow TABLE, on the leaves `keys`."""
+    """Does gradient descent through transforms that all follow TABLE, on the leaves `keys`."""
     params = as_float64(PARAMS)
     for gradients, value in zip(GRADIENTS, TABLE.tolist(), strict=True):
         updates = as_float64(gradients)
@@ -104,7 +104,7 @@ def made_step(optimizer):
 
 
 def descend(optimizer, params=PARAMS):
-    """Parameters and state after NUM_STEPS, in one scan."""
+    """Returns parameters and state after NUM_STEPS, in one scan."""
 
     @jax.jit
     def run(params, gradients):
@@ -115,7 +115,7 @@ def descend(optimizer, params=PARAMS):
 
 
 def updated(transform, updates, params=None):
-    """The first update."""
+    """Returns the first update."""
     return jax.jit(lambda u, p: transform.update(u, transform.init(p), p)[0])(updates, params)
 
 
@@ -212,7 +212,7 @@ def run_compiled():
 
 
 def run_vmapped():
-    """Over init and update; the other members differ."""
+    """Maps init and update over three members, of which the second is compared."""
     params = jax.tree.map(lambda p: np.stack([2 * p, p, p - 1]), PARAMS)
     carry = params, jax.vmap(CHAIN.init)(params)
     step = jax.jit(jax.vmap(made_step(CHAIN)))
@@ -222,7 +222,7 @@ def run_vmapped():
 
 
 def run_on_two_devices():
-    """Replicated parameters and state; the mean of the devices' gradients is GRADIENTS."""
+    """Replicates parameters and state; the mean of the devices' gradients is GRADIENTS."""
 
     def step(carry, gradients):
         return made_step(CHAIN)(carry, jax.lax.pmean(gradients, "batch"))[0]
@@ -280,7 +280,7 @@ def test_partition(name):
 
 
 def test_multi_steps():
-    """Three micro steps an update: their mean is what is clipped, and updates are counted."""
+    """With three micro steps per update, their mean is clipped and updates are counted."""
     inner = optax.chain(cj.clip_by_global_norm(schedule), optax.scale(-1.0))
     params, state = descend(optax.MultiSteps(inner, every_k_schedule=3))
     expected = as_float64(PARAMS)
@@ -347,7 +347,7 @@ def test_weights_decay_in_float32_before_the_rounding_to_bfloat16():
     ids=["two leaves", "many ones", "many small"],
 )
 def test_the_norm_is_accumulated_in_float32(leaves):
-    """bfloat16 holds 256 + 1 as 256; a float32 leaf beside them shows the factor unrounded."""
+    """bfloat16 rounds 256 + 1 to 256; a float32 leaf beside them shows the factor unrounded."""
     gradients = {str(index): jnp.asarray(leaf, jnp.bfloat16) for index, leaf in enumerate(leaves)}
     gradients["probe"] = jnp.float32(1e-3)
     norm = norm_by_hand(as_float64(gradients))
@@ -380,7 +380,7 @@ def test_none_leaves_pass_where_optax_takes_them(name, of_params):
 
 @functools.partial(jax.jit, static_argnums=0)
 def clipped(name, threshold, updates, params):
-    """One compilation a name; the threshold is traced."""
+    """Compiles once per name; the threshold is traced."""
     return updated(made(name, threshold), updates, params)
 
 
@@ -581,7 +581,7 @@ def micro_gradients(number):
 
 
 def accumulated_by_hand(gradients, every, weight_decay, learning_rate):
-    """Parameters after every micro step."""
+    """Returns the parameters after every micro step."""
     params, history, window, update = np.ones(3), [], [], 0
     for gradient in np.asarray(gradients, np.float64):
         window.append(gradient)
@@ -609,7 +609,7 @@ def run_micro_steps(optimizer, gradients):
 
 
 def test_accumulated_gradients_follow_the_loop():
-    """1, 2, 3, 2, 1, ... micro steps an update; the weight decay inside counts updates."""
+    """Updates have 1, 2, 3, 2, 1, ... micro steps; the weight decay inside counts updates."""
     decay = cj.cyclical_schedule(0.0, 0.8, 6, factor=2.5)
     every = cj.cyclical_schedule(1.0, 3.0, 5)
     inner = optax.chain(cj.add_decayed_weights(decay), optax.sgd(0.1))
