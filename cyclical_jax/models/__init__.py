@@ -1,4 +1,4 @@
-"""Flax linen models, behind two functions that know arrays and pytrees alone."""
+"""Flax linen models, behind two functions that take and return only arrays and pytrees."""
 
 from cyclical_jax.models.cnn import CNN as CNN
 from cyclical_jax.models.mlp import MLP as MLP

@@ -1,4 +1,4 @@
-"""What the models share: the attributes, and the way from features to logits."""
+"""The base of the models: their attributes, and the layers from features to logits."""
 
 from typing import Any
 
@@ -11,17 +11,16 @@ from cyclical_jax import _checks
 
 
 class Classifier(nn.Module):
-    """The base of the models; a subclass makes features of images and ends with `classify`.
+    """The base of the models; a subclass turns images into features and ends with `classify`.
 
     Attributes:
       num_classes: Number of logits.
       hidden_sizes: Width of each hidden dense layer.
       batch_norm: Whether each layer but the last is normalised before its ReLU.
       axis_name: Mapped axis over which BatchNorm averages; None outside of one.
-      dropout: In training, the probability with which each number that a dense layer reads,
-        other than a pixel, is zeroed; the others are scaled to keep the mean. 0 for none; may be
-        traced.
-      dtype: Of the computation. Parameters, BatchNorm's statistics and the logits are float32.
+      dropout: Probability with which, in training, each input of a dense layer other than a pixel
+        is set to 0; the others are scaled to keep the mean. 0 for none; may be traced.
+      dtype: Used for the computation. Parameters, BatchNorm's statistics and logits are float32.
     """
 
     num_classes: int
@@ -36,26 +35,27 @@ class Classifier(nn.Module):
         for size in self.hidden_sizes:
             features = nn.Dense(size, dtype=self.dtype)(features)
             features = self.drop(self.activate(features, train), train)
-        # Not in `dtype`: a bfloat16 logit of 10 would be off by up to 0.03, and so would the loss.
+        # float32: a bfloat16 logit of 10 would be off by up to 0.03, and so would the loss.
         return nn.Dense(self.num_classes, dtype=jnp.float32)(features)
 
     def activate(self, x: jax.Array, train: bool) -> jax.Array:
-        """[batch, ..., channels] -> BatchNorm over all axes but the last, if asked for -> ReLU."""
+        """[batch, ..., channels] -> BatchNorm over all axes but the last, if it is on -> ReLU."""
         if self.batch_norm:
             norm = nn.BatchNorm(not train, axis_name=self.axis_name, dtype=self.dtype)
             x = norm(x)
         return nn.relu(x)
 
     def drop(self, x: jax.Array, train: bool) -> jax.Array:
-        """Dropout of each number by itself, in training."""
+        """Applies dropout to each number by itself, in training."""
         _checks.number("dropout", self.dropout, minimum=0, maximum=1)
         return dropped(self, x, self.dropout, x.shape) if train else x
 
 
 def dropped(module: nn.Module, x: jax.Array, rate: ArrayLike, shape: tuple[int, ...]) -> jax.Array:
-    """Zeros at `rate`, one draw for each entry of a `shape` that broadcasts; the mean is kept.
+    """Sets entries of `x` to 0 with probability `rate` and scales the others to keep the mean.
 
-    Unlike linen's, the rate may be traced.
+    There is one draw for each entry of `shape`, which broadcasts to that of `x`. Unlike in linen's
+    dropout, the rate may be traced.
     """
     if _checks.is_plain(rate) and rate == 0:
         return x

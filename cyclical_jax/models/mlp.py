@@ -7,7 +7,7 @@ from cyclical_jax.models.classifier import Classifier
 
 
 class MLP(Classifier):
-    """Dense layers with ReLU; [batch, height, width, channels] -> [batch, num_classes].
+    """Dense layers with ReLU; [batch, height, width, channels] -> logits [batch, num_classes].
 
     Its attributes are those of `Classifier`.
     """

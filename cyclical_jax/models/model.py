@@ -1,4 +1,4 @@
-"""Models as two functions of pytrees, and the models that a recipe can name."""
+"""Models as two functions of pytrees, and the table of networks with names."""
 
 import dataclasses
 from collections.abc import Callable, Mapping
@@ -18,17 +18,18 @@ _NOT_OPTIONS = {"num_classes", "axis_name", "parent", "name"}
 
 
 class Network(NamedTuple):
-    """A network that a recipe can name."""
+    """A network and what can be chosen about it."""
 
-    module: Callable[..., nn.Module]  # of keywords num_classes, axis_name and the options
-    options: tuple[str, ...]  # names of its further keywords
+    module: Callable[..., nn.Module]  # takes the keywords num_classes, axis_name and the options
+    options: tuple[str, ...]  # names of its other keywords
 
 
 def network_of(module_class: type[nn.Module]) -> Network:
-    """The network of a linen module class, whose options are the attributes that it declares.
+    """Returns the network of a linen module class; its attributes are the options.
 
     Args:
-      module_class: Has the attributes `num_classes` and `axis_name`, which are not options.
+      module_class: A class with at least the attributes `num_classes` and `axis_name`, which are
+        not options.
     """
     names = [field.name for field in dataclasses.fields(module_class)]
     return Network(module_class, tuple(name for name in names if name not in _NOT_OPTIONS))
@@ -43,12 +44,12 @@ NETWORKS: Mapping[str, Network] = {
 }
 MODELS = tuple(NETWORKS)
 MODEL_OPTIONS = {name: network.options for name, network in NETWORKS.items()}
-# On a CPU a convolution inside a compiled loop is 10 times slower than one outside.
+# On a CPU a convolution inside a compiled loop is 10 times slower than outside of it.
 CONVOLUTIONAL = frozenset({"cnn", *_PUBLISHED})
 
 
 class Model(NamedTuple):
-    """What the train step needs of a model, whatever library it was written with."""
+    """A model of any library, as the two functions that the train step needs."""
 
     # (key, images [batch, height, width, channels]) -> params, model_state
     init: Callable[[jax.Array, jax.Array], tuple[Any, Any]]
@@ -64,7 +65,7 @@ def make_model(
     networks: Mapping[str, Network] = NETWORKS,
     **options: Any,
 ) -> Model:
-    """The model of that name.
+    """Returns the model of that name.
 
     Args:
       name: A key of `networks`; by default one of `MODELS`.
@@ -84,10 +85,11 @@ def make_model(
 
 
 def from_linen(module: nn.Module) -> Model:
-    """A `Model` of a linen module that is called as `module(images, train=...)`.
+    """Returns the `Model` of a linen module that is called as `module(images, train=...)`.
 
-    In training its dropout draws from the key; all of its collections but "params" are updated. A
-    knob is an attribute of the module that has another value, which may be traced, in this call.
+    In training, dropout draws from the key, and all collections but "params" are updated. The
+    keyword arguments `knobs` of `apply` replace attributes of the module in that call; their values
+    may be traced.
     """
 
     def init(key, images):

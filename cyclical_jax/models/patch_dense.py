@@ -1,4 +1,4 @@
-"""One dense layer shared by overlapping patches: a convolution's prior at a matmul's speed."""
+"""One dense layer shared by overlapping patches: like a convolution, but a matrix product."""
 
 import jax
 import jax.numpy as jnp
@@ -9,17 +9,17 @@ from cyclical_jax.models.classifier import Classifier
 
 
 class PatchDense(Classifier):
-    """A shared dense layer on patches, then an MLP on what it makes of all of them.
+    """A shared dense layer on patches, then an MLP on its outputs for all patches.
 
-    [batch, height, width, channels] -> [batch, num_classes]. Height less `patch_size` must be a
-    multiple of `stride`, and so must width, so that the patches reach every pixel. Training it
-    compiles to matrix products without a convolution, which on a CPU is slow within a loop.
+    [batch, height, width, channels] -> logits [batch, num_classes]. Height minus `patch_size` must
+    be a multiple of `stride`, and width minus `patch_size` too, so that the patches reach every
+    pixel. Its training needs matrix products but no convolution, which is slow in a loop on a CPU.
 
     Attributes beside those of `Classifier`:
       patch_size: Height and width of a patch, in pixels.
-      stride: Distance between neighbouring patches, in pixels; they overlap below `patch_size`.
-      channels: Width of the shared layer, whose kernel is [patch_size, patch_size, image
-        channels, channels] as a convolution's would be.
+      stride: Distance between neighbouring patches, in pixels; below `patch_size` they overlap.
+      channels: Width of the shared layer, whose kernel is [patch_size, patch_size, image channels,
+        channels], like that of a convolution.
     """
 
     hidden_sizes: tuple[int, ...] = (256,)
@@ -36,12 +36,12 @@ class PatchDense(Classifier):
 
 
 def overlapping_patches(images: jax.Array, patch_size: int, stride: int) -> jax.Array:
-    """All square patches at multiples of `stride`.
+    """Returns all square patches at multiples of `stride`.
 
     Args:
       images: [batch, height, width, channels].
       patch_size: Height and width of a patch, in pixels.
-      stride: From a patch to the next, in pixels, at most `patch_size`.
+      stride: Distance from a patch to the next, in pixels, at most `patch_size`.
 
     Returns:
       [batch, rows of patches, patch_size, columns of patches, patch_size, channels].
@@ -50,7 +50,7 @@ def overlapping_patches(images: jax.Array, patch_size: int, stride: int) -> jax.
       ValueError: Patches of that size and stride leave pixels out.
     """
     _check_cover(images, patch_size, stride)
-    # Whole slices, first of rows: as fast as a gather, whose gradient would be a slow scatter.
+    # Slices, first of rows, are as fast as a gather, whose gradient would be a slow scatter.
     for axis in (1, 3):
         starts = range(0, images.shape[axis] - patch_size + 1, stride)
         slices = [jax.lax.slice_in_dim(images, s, s + patch_size, axis=axis) for s in starts]

@@ -1,7 +1,7 @@
-"""Residual networks, for large images and for those of CIFAR.
+"""Residual networks, for large images and for CIFAR's.
 
-He et al., 1512.03385, with the stride of a bottleneck at its 3x3 convolution, and the scale of each
-branch's last normalisation starting at 0 (Goyal et al., 1706.02677).
+They follow He et al., 1512.03385, except that the stride of a bottleneck is at its 3x3 convolution,
+and that the scale of each branch's last normalisation starts at 0 (Goyal et al., 1706.02677).
 """
 
 from collections.abc import Iterator
@@ -25,8 +25,8 @@ class ConvNorm(nn.Module):
     Attributes:
       features: Channels of the result.
       kernel: Height and width of the kernel.
-      stride: From a place of the kernel to the next, in pixels.
-      init_scale: What the normalisation's scale starts at.
+      stride: Distance from one place of the kernel to the next, in pixels.
+      init_scale: Initial scale of the normalisation.
       axis_name, dtype: As in `ResNet`.
     """
 
@@ -63,18 +63,18 @@ class ResNet(nn.Module):
     Attributes:
       num_classes: Number of logits.
       stage_sizes: Blocks of each stage; each stage after the first halves height and width.
-      stage_width: Channels of the first stage, doubled by each after it; a bottleneck's result has
-        four times as many.
-      is_bottleneck: Whether a block is 1x1, 3x3, 1x1 or two 3x3.
-      is_for_small_images: Whether the stem is one 3x3 convolution, or one of 7x7 and a 3x3 maximum,
-        each of stride 2.
-      is_parameter_free: Whether a shortcut to another shape is every other pixel and channels of
-        zeros (He et al.'s option A), or else a 1x1 convolution (B).
-      stochastic_depth: In training, the probability with which an image skips the branch of the
-        last block; that of block l of L is l / L of it (Huang et al., 1603.09382). What is not
-        skipped is scaled to keep the mean. May be traced.
+      stage_width: Channels of the first stage; each later stage doubles them. The result of a
+        bottleneck has four times as many.
+      is_bottleneck: True: a block is convolutions of 1x1, 3x3, 1x1. False: two of 3x3.
+      is_for_small_images: True: the stem is one 3x3 convolution. False: it is a 7x7 convolution and
+        a 3x3 maximum, each of stride 2.
+      is_parameter_free: True: a shortcut to another shape takes every other pixel and adds channels
+        of zeros (He et al.'s option A). False: it is a 1x1 convolution (option B).
+      stochastic_depth: Probability with which, in training, an image skips the branch of the last
+        block; for block l of L it is l / L times as large (Huang et al., 1603.09382). Branches that
+        are not skipped are scaled to keep the mean. May be traced.
       axis_name: Mapped axis over which BatchNorm averages; None outside of one.
-      dtype: Of the computation. Parameters, BatchNorm's statistics and the logits are float32.
+      dtype: Used for the computation. Parameters, BatchNorm's statistics and logits are float32.
     """
 
     num_classes: int
@@ -97,7 +97,7 @@ class ResNet(nn.Module):
                 stride = 2 if stage > 0 and block == 0 else 1
                 width = self.stage_width * 2**stage
                 x = self._block(x, width, stride, next(skips), conv_norm, train)
-        # Not in `dtype`: a bfloat16 logit of 10 would be off by up to 0.03, and so would the loss.
+        # float32: a bfloat16 logit of 10 would be off by up to 0.03, and so would the loss.
         features = x.mean((1, 2), dtype=jnp.float32)
         return nn.Dense(self.num_classes, dtype=jnp.float32)(features)
 
@@ -127,13 +127,13 @@ class ResNet(nn.Module):
 
 
 def skip_rates(last: ArrayLike, number: int) -> Iterator[ArrayLike]:
-    """Rates of stochastic depth of that many blocks, in a line to that of the last one."""
+    """Returns the rates of stochastic depth of `number` blocks, growing linearly to `last`."""
     _checks.number("stochastic_depth", last, minimum=0, maximum=1)
     return (last * (block + 1) / number for block in range(number))
 
 
 def _subsampled(x, stride, features):
-    """Every pixel a stride apart, with as many channels of zeros before as after its own."""
+    """Returns every `stride`-th pixel, with channels of zeros added before and after its own."""
     more = features - x.shape[-1]
     padding = (0, 0), (0, 0), (0, 0), (more // 2, more - more // 2)
     return jnp.pad(x[:, ::stride, ::stride], padding)

@@ -1,8 +1,8 @@
 """TResNet-M, the network of the papers: Ridnik et al., 2003.13630.
 
 A residual network with a space-to-depth stem, blurred (anti-aliased) downsampling, squeeze-excite,
-and leaky ReLU within its blocks. BatchNorm and the activation are two layers here, which the
-authors' in-place one computes at once.
+and leaky ReLU within its blocks. BatchNorm and the activation are two layers here; the authors'
+in-place layer computes both at once.
 """
 
 from functools import partial
@@ -17,7 +17,7 @@ from jax.typing import ArrayLike
 from cyclical_jax.models.classifier import dropped
 from cyclical_jax.models.resnet import ConvNorm, skip_rates
 
-_PATCH = 4  # side of the squares that the stem makes channels of
+_PATCH = 4  # side of the squares that the stem turns into channels, in pixels
 _STEM_SLOPE, _BLOCK_SLOPE = 0.01, 0.001  # of the leaky ReLU below 0
 _LEAST_SQUEEZED = 64  # channels
 _STAGE_SIZES = (3, 4, 11, 3)
@@ -26,13 +26,14 @@ _STAGE_SIZES = (3, 4, 11, 3)
 class TResNetM(nn.Module):
     """[batch, height, width, channels] -> logits [batch, num_classes], float32.
 
-    Height and width must be multiples of 4, at least 20: the last blur mirrors one of two pixels.
+    Height and width must be multiples of 4 and at least 20: the last blur mirrors at the border,
+    which needs two pixels.
 
     Attributes:
       num_classes: Number of logits.
       stochastic_depth: As in `ResNet`.
       axis_name: Mapped axis over which BatchNorm averages; None outside of one.
-      dtype: Of the computation. Parameters, BatchNorm's statistics and the logits are float32.
+      dtype: Used for the computation. Parameters, BatchNorm's statistics and logits are float32.
     """
 
     num_classes: int
@@ -78,7 +79,7 @@ def _conv_and_blur(x, width, stride, conv_norm, train):
 
 
 def _shortcut(x, branch, conv_norm, train):
-    """The input in the shape of the branch: averaged 2x2 squares, and other channels."""
+    """Returns the input in the shape of the branch: 2x2 means, then a 1x1 convolution."""
     if x.shape == branch.shape:
         return x
     if x.shape[1:3] != branch.shape[1:3]:
@@ -88,7 +89,7 @@ def _shortcut(x, branch, conv_norm, train):
 
 
 def _squeeze_excite(x, divisor, dtype):
-    """Each channel times a number in [0, 1] that follows from the means of all (1709.01507)."""
+    """Scales each channel by a number in [0, 1] computed from all channels' means (1709.01507)."""
     width = x.shape[-1]
     means = x.mean((1, 2), keepdims=True)
     squeezed = nn.relu(nn.Dense(max(width // divisor, _LEAST_SQUEEZED), dtype=dtype)(means))
@@ -96,14 +97,14 @@ def _squeeze_excite(x, divisor, dtype):
 
 
 def space_to_depth(images: jax.Array, side: int) -> jax.Array:
-    """Squares of pixels as channels: [b, h, w, c] -> [b, h / side, w / side, side * side * c]."""
+    """Turns squares into channels: [b, h, w, c] -> [b, h / side, w / side, side * side * c]."""
     batch, height, width, channels = images.shape
     squares = images.reshape(batch, height // side, side, width // side, side, channels)
     return squares.swapaxes(2, 3).reshape(batch, height // side, width // side, -1)
 
 
 def blur_pool(x: jax.Array) -> jax.Array:
-    """Every other pixel of the image blurred by [1, 2, 1] / 4 both ways, mirrored at the border.
+    """Blurs by [1, 2, 1] / 4 both ways, mirroring at the border, and takes every other pixel.
 
     [b, h, w, c] -> [b, ⌈h/2⌉, ⌈w/2⌉, c]. Source: Zhang, 1904.11486.
     """

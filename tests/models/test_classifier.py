@@ -1,4 +1,4 @@
-"""What every model does alike: precision, dropout, BatchNorm, options, and life as a `Model`."""
+"""What all models have in common: precision, dropout, BatchNorm, options, and use as a `Model`."""
 
 import functools
 
@@ -26,7 +26,7 @@ SMALL = {
     "patch_dense": dict(hidden_sizes=(7,), patch_size=4, stride=2, channels=3),
     "cnn": dict(hidden_sizes=(6,), widths=(3, 4)),
 }
-# What is dropped is what the last layer reads.
+# Options with which dropout acts only on the input of the last layer.
 DROPPED_ONCE = {
     "mlp": dict(hidden_sizes=(9,)),
     "patch_dense": dict(hidden_sizes=()),
@@ -40,7 +40,7 @@ def make(name, axis_name=None, **options):
 
 
 def images(batch=6, seed=0):
-    """[batch, 8, 6, 2], lopsided: the second half is brighter."""
+    """Returns [batch, 8, 6, 2], where the second half of the batch is brighter."""
     x = np.random.default_rng(seed).normal(size=(batch, 8, 6, 2)).astype(np.float32)
     x[batch // 2 :] = 3 * x[batch // 2 :] + 2
     return jnp.asarray(x)
@@ -51,7 +51,7 @@ def init(model):
 
 
 def test_every_model_has_a_case_here_or_is_a_published_network():
-    """Those are in test_resnet.py."""
+    """The cases of published networks are in test_resnet.py."""
     published = {name for name in MODELS if "stochastic_depth" in MODEL_OPTIONS[name]}
     assert {*SMALL} == {*MODELS} - published
 
@@ -135,7 +135,7 @@ def test_dropout_differs_between_the_images_of_a_batch(name):
 @pytest.mark.parametrize("rate", [0.25, 0.6])
 @pytest.mark.parametrize("name", SMALL)
 def test_dropout_keeps_the_mean(name, rate):
-    """And so does the mean of the logits, which are linear in what is dropped."""
+    """The logits are linear in what is dropped, so their mean is kept too."""
     model = make(name, dropout=rate, **DROPPED_ONCE[name])
     params, state = init(model)
 
@@ -151,7 +151,7 @@ def test_dropout_keeps_the_mean(name, rate):
 
 @pytest.mark.parametrize("name", SMALL)
 def test_dropout_of_everything_leaves_the_last_bias(name):
-    """So no feature reaches the logits but through dropout."""
+    """It shows that every feature reaches the logits through dropout."""
     model = make(name, dropout=1.0, **DROPPED_ONCE[name])
     params, state = init(model)
     logits, _ = model.apply(params, state, images(), train=True, key=jax.random.key(0))
@@ -203,7 +203,7 @@ def test_the_gradient_is_finite_at_every_rate(rate):
 
 @pytest.mark.parametrize("name", SMALL)
 def test_batch_norm_normalises_by_the_batch_in_training(name):
-    """So an affine change of what the first layer returns is undone, unlike in evaluation."""
+    """It undoes an affine change of the first layer's outputs; in evaluation it does not."""
     model = make(name, batch_norm=True)
     params, state = init(model)
     first = {"mlp": "Dense_0", "patch_dense": "DenseGeneral_0", "cnn": "Conv_0"}[name]
@@ -241,7 +241,7 @@ def test_batch_norm_evaluates_with_running_statistics_that_only_training_moves(n
 
 @pytest.mark.parametrize("name", SMALL)
 def test_batch_norm_averages_over_the_mapped_axis(name):
-    """Two halves, of different brightness, are normalised as the whole batch is."""
+    """Two halves of different brightness are normalised like the whole batch."""
     params, state = init(make(name, batch_norm=True))
 
     def halves(axis_name):
@@ -327,7 +327,7 @@ class Plain(nn.Module):
 
 
 class Stateful(nn.Module):
-    """Dropout, BatchNorm and a collection of its own."""
+    """Has dropout, BatchNorm and a collection of its own."""
 
     @nn.compact
     def __call__(self, x, *, train):
@@ -364,7 +364,7 @@ def test_a_stateful_module_of_the_user_draws_from_the_key_and_updates_its_collec
 
 
 class Scaled(nn.Module):
-    """With an option."""
+    """Has one option, `scale`."""
 
     num_classes: int
     axis_name: str | None

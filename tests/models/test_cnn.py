@@ -1,4 +1,4 @@
-"""The CNN is its transcription: SciPy's correlation, and loops for the pooling."""
+"""The CNN against its transcription: SciPy's correlation, and loops for the pooling."""
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +15,7 @@ def make(**options):
 
 
 def pool_by_hand(maps):
-    """[height, width, channels]: the maximum of whatever there is of each 2x2 square."""
+    """Returns the maximum of each 2x2 square of [height, width, channels], cut at the border."""
     height, width, channels = maps.shape
     pooled = np.empty((-(-height // 2), -(-width // 2), channels), maps.dtype)
     for i, j in np.ndindex(*pooled.shape[:2]):
@@ -49,7 +49,7 @@ def by_hand(params, images):
 
 @pytest.mark.parametrize("height, width, channels", [(7, 5, 3), (8, 4, 1), (9, 1, 2), (1, 1, 1)])
 def test_the_logits_equal_the_transcription(height, width, channels):
-    """Of odd maps too, and of those that are a single pixel before the last pooling."""
+    """The cases include odd maps, and maps of a single pixel before the last pooling."""
     rng = np.random.default_rng(height)
     images = rng.normal(size=(4, height, width, channels)).astype(np.float32)
     model = make(widths=(4, 3, 5), hidden_sizes=(6,))

@@ -1,4 +1,4 @@
-"""The MLP is its transcription in NumPy."""
+"""The MLP against its transcription in NumPy."""
 
 import jax
 import numpy as np
@@ -23,7 +23,7 @@ def test_the_mlp_equals_its_transcription():
 
 
 def test_batch_norm_comes_before_the_relu():
-    """Which a bias far below 0 silences."""
+    """A normalisation with a bias far below 0 silences the ReLU."""
     model = make_model("mlp", num_classes=3, axis_name=None, batch_norm=True)
     images = np.random.default_rng(0).normal(size=(5, 3, 4, 2)).astype(np.float32)
     params, state = model.init(jax.random.key(0), images)

@@ -1,4 +1,4 @@
-"""The train step takes a model of another library: here one of Flax NNX, as two functions."""
+"""The train step takes a model of another library, as two functions: here one of Flax NNX."""
 
 import jax
 import numpy as np

@@ -1,4 +1,4 @@
-"""PatchDense is its transcription in NumPy, a loop over the patches, and a convolution's equal."""
+"""PatchDense against NumPy, with a loop over the patches, and against a convolution."""
 
 import jax
 import jax.numpy as jnp
@@ -8,8 +8,8 @@ import pytest
 from cyclical_jax.models import make_model
 from cyclical_jax.models.patch_dense import overlapping_patches
 
-# height, width, channels, patch_size, stride: overlapping, with a stride that does not divide the
-# patch, apart, and a single patch.
+# height, width, channels, patch_size, stride: patches that overlap, with a stride that divides the
+# patch or does not, that only touch, and a single patch.
 CASES = [(12, 20, 3, 8, 4), (11, 8, 2, 5, 3), (6, 9, 1, 3, 3), (7, 5, 2, 5, 1), (4, 4, 1, 4, 2)]
 
 
@@ -23,7 +23,7 @@ def random_images(height, width, channels):
 
 
 def random_params(model, images):
-    """With biases that are not 0."""
+    """Returns parameters whose biases are not 0, and the model's state."""
     params, state = model.init(jax.random.key(0), images)
     leaves, tree = jax.tree.flatten(params)
     rng = np.random.default_rng(1)
@@ -32,7 +32,7 @@ def random_params(model, images):
 
 
 def by_hand(params, images, patch_size, stride):
-    """Logits of one image after another, of one patch after another."""
+    """Returns logits, computed image by image and patch by patch."""
     params = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), params)
     shared = params["DenseGeneral_0"]
     logits = []
@@ -63,7 +63,7 @@ def test_the_logits_equal_the_loop_over_patches(height, width, channels, patch_s
 
 @pytest.mark.parametrize("height, width, channels, patch_size, stride", CASES)
 def test_gradients_equal_those_of_a_convolution(height, width, channels, patch_size, stride):
-    """Of the shared kernel and of the images."""
+    """They are the gradients by the shared kernel and by the images."""
     images = random_images(height, width, channels)
     rng = np.random.default_rng(2)
     kernel = rng.normal(size=(patch_size, patch_size, channels, 4)).astype(np.float32)
@@ -118,7 +118,7 @@ def test_batch_norm_of_the_patches_is_of_each_channel_over_all_patches():
 
 
 def test_batch_norm_of_the_patches_comes_before_their_relu():
-    """Which a bias far below 0 silences, so that the last bias alone is left."""
+    """A bias far below 0 silences the ReLU, so only the last bias is left."""
     images = random_images(12, 20, 3)
     model = make(channels=5, batch_norm=True, hidden_sizes=())
     params, state = model.init(jax.random.key(0), images)

@@ -1,4 +1,4 @@
-"""The papers' networks: sizes as published, values as timm's with the same weights."""
+"""The papers' networks: their sizes are as published, their values equal timm's."""
 
 import re
 
@@ -40,7 +40,7 @@ def test_there_are_as_many_parameters_as_published(name, size, num_classes, expe
 
 
 def random_like(tree, seed):
-    """Of a trained network's size: scales and variances around 1, whatever they start at."""
+    """Draws values like those of a trained network: scales and variances are around 1."""
     rng = np.random.default_rng(seed)
 
     def draw(path, leaf):
@@ -93,13 +93,13 @@ def test_batchnorm_sees_the_batch_of_all_devices():
 
 @pytest.fixture(scope="module")
 def fresh():
-    """resnet20_cifar as it starts, for 3 classes."""
+    """Returns resnet20_cifar for 3 classes, with its initial variables."""
     model = make_model("resnet20_cifar", num_classes=3, axis_name=None)
     return model, *jax.jit(model.init)(jax.random.key(0), jnp.zeros((1, 8, 8, 3)))
 
 
 def test_at_the_start_each_block_is_its_parameter_free_shortcut(fresh):
-    """So the features are every fourth pixel of the stem's 16 channels, among zeros."""
+    """The features are every fourth pixel of the stem's 16 channels, beside zeros."""
     model, params, state = fresh
     images = np.random.default_rng(0).normal(size=(2, 8, 8, 3)).astype("f4")
     of_stem = {"params": params["ConvNorm_0"], "batch_stats": state["batch_stats"]["ConvNorm_0"]}
@@ -163,7 +163,7 @@ def logits_of(network, params, state, images, seed, **knobs):
 
 
 def without_branches(params):
-    """Of each block the last normalisation, which starts at 0, is 0."""
+    """Sets the scale and bias of each block's last normalisation to 0, as they start."""
 
     def zeroed(path, leaf):
         is_last = path[0].key == "ConvNorm_2" and path[1].key == "BatchNorm_0"
@@ -193,7 +193,7 @@ def test_an_image_that_skips_a_block_has_its_shortcut_alone(one_block):
     at_quarter = logits_of(network, params, state, images, 0, stochastic_depth=jnp.float32(0.25))
     is_skipped = np.abs(at_quarter - skipped).max(-1) < 1e-4
     assert 6 < is_skipped.sum() < 28  # 16 ± 3.5 of 64
-    # The others' branch is scaled: neither the whole nor the shortcut.
+    # The branch of the others is scaled, so they equal neither the whole nor the shortcut.
     assert (np.abs(at_quarter - whole).max(-1)[~is_skipped] > 1e-4).all()
 
 
@@ -233,7 +233,7 @@ def test_a_published_network_takes_a_traced_rate(name):
     np.testing.assert_array_equal(some, again)
     assert np.abs(some - others).max() > 1e-3
     whole, _ = jax.jit(lambda x: model.apply(params, state, x, train=True))(images)
-    # BatchNorm of four images whose maps are of one pixel multiplies roundings.
+    # BatchNorm over four images with maps of one pixel magnifies rounding errors.
     error = np.abs(logits_at(jnp.float32(0), 0) - whole).max()
     assert error < 0.02 * np.abs(some - whole).max()
 
@@ -300,12 +300,12 @@ def test_a_published_network_is_convolutional_and_has_two_options(name):
 
 
 def by_position(names):
-    """ConvNorm_12 after ConvNorm_2."""
+    """Sorts by the numbers in the names: ConvNorm_12 comes after ConvNorm_2."""
     return sorted(names, key=lambda name: [int(n) for n in re.findall(r"\d+", name)])
 
 
 def import_timm(torch):
-    """timm, which imports torchvision, whose registry build lacks its operators without CUDA."""
+    """Imports timm, although torchvision, which it imports, lacks its operators without CUDA."""
     try:
         import torchvision  # noqa: F401
     except RuntimeError:  # there is no such operator
@@ -316,7 +316,7 @@ def import_timm(torch):
 
 
 def in_order_of_use(torch, module):
-    """Convolutions with their normalisations, and dense layers, as the forward pass meets them."""
+    """Returns convolutions, normalisations and dense layers in the order of the forward pass."""
     used, hooks = [], []
     kinds = torch.nn.Conv2d, torch.nn.BatchNorm2d, torch.nn.Linear
     for child in module.modules():
@@ -330,7 +330,7 @@ def in_order_of_use(torch, module):
 
 
 def copied(torch, module, params, state):
-    """Our random weights into timm's, both in the order in which timm uses them."""
+    """Copies our random weights into timm's network, in the order in which timm uses them."""
     used = in_order_of_use(torch, module)
     convolutions = [child for child in used if isinstance(child, torch.nn.Conv2d)]
     norms = [child for child in used if isinstance(child, torch.nn.BatchNorm2d)]
@@ -344,7 +344,7 @@ def copied(torch, module, params, state):
     def tensor(array, *axes):
         return torch.tensor(np.array(array).transpose(*axes) if axes else np.array(array))
 
-    # timm meets the shortcut of a block first, we last.
+    # In timm's forward pass the shortcut of a block comes first, in ours last.
     order = shortcut_last(module, convolutions)
     for (convolution, norm), name in zip(
         [(convolutions[i], norms[i]) for i in order], ours, strict=True
@@ -362,7 +362,7 @@ def copied(torch, module, params, state):
 
 
 def shortcut_last(module, convolutions):
-    """Positions in `convolutions`, by block, those of its `downsample` after the others."""
+    """Returns positions in `convolutions` by block, with its `downsample` after the others."""
     names = {child: name for name, child in module.named_modules()}
 
     def key(position):
