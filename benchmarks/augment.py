@@ -1,10 +1,10 @@
-"""What augmentation costs beside the train step that it is for.
+"""The time of augmentation, as a fraction of the time of a train step.
 
     python -m benchmarks.augment
 
-All cores; a batch of 128 x 32 x 32 x 3 as floats on the device, and the forward and backward pass
-of ResNet-20. Crop, flip, affine, brightness, contrast, saturation and erasing, one after the other,
-are "all seven". The claim: they take at most 0.20 of the time of the step.
+It uses all cores. The batch is 128 x 32 x 32 x 3 floats on the device; the step is the forward and
+backward pass of ResNet-20. "All seven" are crop, flip, affine, brightness, contrast, saturation and
+erasing, one after the other. The claim: they take at most 0.20 of the time of the step.
 """
 
 import jax

@@ -1,10 +1,11 @@
-"""What saving costs: a run that saves every epoch, or as by default, over one that does not.
+"""The time of a run that saves checkpoints, over that of a run that does not.
 
-python -m benchmarks.checkpoints [seconds of a run] [rounds]
+    python -m benchmarks.checkpoints [seconds of a run] [rounds]
 
-An MLP of 28 x 28 images with SGD and a moving average, so that a checkpoint has 10 MB; runs
-interleaved, in random order. The claim: at most 1.05 by default (a save at the first end of an
-epoch after 30 s). Every epoch of a third of a second is the worst case, and only told.
+An MLP on 28 x 28 images with SGD and a moving average, so that a checkpoint has 10 MB. Runs are
+interleaved, in random order. The claim: at most 1.05 with the default, which saves at the first end
+of an epoch after 30 s. Saving after every epoch, of a third of a second, is the worst case; it is
+printed without a claim.
 """
 
 import random
@@ -47,7 +48,7 @@ def main(seconds: float = 70.0, rounds: int = 5):
 
 
 def _run_of(seconds: float):
-    """As many epochs as take about `seconds`."""
+    """Returns the recipe of a run of about `seconds`, its dataset and its number of epochs."""
     config = fashion_mnist.get_config("all")
     config.batch_size, config.ema_decay, config.model.hidden_sizes = 128, 0.999, (512, 512)
     dataset = runs.random_dataset(128 * 60, side=28)
@@ -60,7 +61,7 @@ def _run_of(seconds: float):
 
 
 def _train(recipe, dataset, every: float | None):
-    """Seconds of a run, and those of reading its last checkpoint."""
+    """Returns the seconds of a run, and the seconds of reading its last checkpoint."""
     with tempfile.TemporaryDirectory() as directory:
         if every is None:
             start = time.perf_counter()

@@ -1,9 +1,10 @@
-"""What the persistent compilation cache saves: compiling a run's programs, cold over warm.
+"""The time of compiling a run's programs, without the persistent compilation cache over with it.
 
     python -m benchmarks.compilation
 
-Each of five rounds trains twice, in processes of their own, with one new cache directory. The
-claim: warm is at least 5 times as fast as cold. A whole run traces too, which no cache saves.
+Each of five rounds trains twice, in two processes, with one new cache directory: first cold, then
+warm. The claim: warm is at least 5 times as fast as cold. A whole run also traces its programs, and
+no cache saves that time.
 """
 
 import os

@@ -1,12 +1,12 @@
-"""A convolutional network on a CPU: torch's step over ours, which is no claim but a report.
+"""A convolutional network on a CPU: the time of torch's step over ours. It makes no claim.
 
     pip install torch                     # a benchmark-only extra
     python -m benchmarks.convolutions
     XLA_FLAGS=--xla_cpu_experimental_ynn_fusion_type= GLIBC_TUNABLES=glibc.malloc.hugetlb=1 \\
         python -m benchmarks.convolutions
 
-All cores, as a user would run it. XLA's convolutions are slower than torch's here; the launch
-settings of the second command make them faster.
+It uses all cores, as a user would. XLA's convolutions are slower than torch's here; the settings
+of the second command make them faster.
 """
 
 import os

@@ -1,13 +1,13 @@
-"""Images a second of the feed that ImageNet is trained on, a core, beside timm's.
+"""Images per second and core of the feed for ImageNet, beside timm's.
 
     python -m benchmarks.image_feed
 
-One core. timm's is torch's DataLoader with `timm.data.create_transform`, set to crop and mirror
-alone; both crop the same 256 JPEGs of 500 x 375, from memory: two photographs of scikit-learn,
-shifted. Feeds have one worker process, and batches of 64 of 224 x 224; the first batch, with which
-the worker starts, is not counted. Crops are the same work in this process, to 224 and to 112. Ours
-has JPEGs decoded at a half, a quarter or an eighth where its crop is no less than what is wanted
-then, which no crop to 224 of these is; "in full" does without.
+It uses one core. timm's feed is torch's DataLoader with `timm.data.create_transform`, set to crop
+and mirror only. Both crop the same 256 JPEGs of 500 x 375 pixels from memory: two photographs of
+scikit-learn, shifted. Feeds have one worker process and batches of 64 images of 224 x 224; the
+first batch, with which the worker starts, is not counted. Crops are the same work in this process,
+to 224 and to 112 pixels. Ours decodes a JPEG at a half, a quarter or an eighth if the crop is then
+at least as large as its result, which no crop of these to 224 is. "In full" never does so.
 """
 
 from benchmarks import interleaved
@@ -36,7 +36,7 @@ Crop = Callable[[bytes, int], Any]  # (JPEG, seed) -> pixels
 
 
 class JpegDataset(torch.utils.data.Dataset):
-    """What timm's loader reads."""
+    """The dataset that timm's loader reads."""
 
     def __init__(self, jpegs: list[bytes]):
         self._jpegs, self._transform = jpegs, timm_transform(224)

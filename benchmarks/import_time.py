@@ -1,8 +1,8 @@
-"""What `import cyclical_jax` adds to `import jax, optax`; the claim is at most 0.3 seconds.
+"""The time that `import cyclical_jax` adds to `import jax, optax`. The claim: at most 0.3 s.
 
     python -m benchmarks.import_time
 
-Every import is a process of its own; the first of each, which fills the disk cache, is not counted.
+Every import runs in a new process. The first of each kind fills the disk cache and is not counted.
 """
 
 import os

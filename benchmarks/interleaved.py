@@ -1,6 +1,6 @@
 """Times several functions side by side: every round runs each once, in random order.
 
-A machine shared with others drifts by 2x between runs; ratios within a round do not. So claims of
+On a shared machine times drift by 2x between runs, but ratios within a round do not. So claims of
 speed are medians of per-round ratios.
 """
 
@@ -15,7 +15,7 @@ Seconds = dict[str, np.ndarray]  # name -> [rounds]
 
 
 def pin_to_one_core() -> None:
-    """Call before importing jax or torch: their thread pools size themselves on import."""
+    """Pins this process to one core. Call it before jax or torch is imported and makes threads."""
     os.environ["OMP_NUM_THREADS"] = "1"
     os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
 
@@ -23,7 +23,7 @@ def pin_to_one_core() -> None:
 def time_interleaved(
     functions: Mapping[str, Callable[[], object]], *, rounds: int = 11, round_seconds: float = 0.02
 ) -> Seconds:
-    """Seconds a call of each function, [rounds]; a function must wait for its own result."""
+    """Returns seconds per call of each function, [rounds]; each must wait for its own result."""
     repeats = {name: _repeats(function, round_seconds) for name, function in functions.items()}
     seconds: dict[str, list[float]] = {name: [] for name in functions}
     order, shuffle = list(functions), random.Random(0).shuffle
@@ -35,7 +35,7 @@ def time_interleaved(
 
 
 def ratio(seconds: Seconds, numerator: str, denominator: str) -> float:
-    """Median over the rounds of how many times longer `numerator` took than `denominator`."""
+    """Returns the median over the rounds of the time of `numerator` over that of `denominator`."""
     return float(np.median(seconds[numerator] / seconds[denominator]))
 
 

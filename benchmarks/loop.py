@@ -1,11 +1,12 @@
-"""The loop: an epoch in one call over one dispatch a step, over jit, and torch's over ours.
+"""The training loop: an epoch in one call, beside one call per step, jit alone, and torch.
 
     pip install torch                     # a benchmark-only extra
     python -m benchmarks.loop
 
-One core; same network, batches, loss and techniques on all sides. The claims: one call is at least
-2 times as fast as a call a step on digits and 1.25 times on 28 x 28 images; pmap costs at most 1.35
-of jit; torch, eager as the published code is, takes at least 10 and 1.5 times as long.
+It uses one core; network, batches, loss and techniques are the same on all sides. The claims: one
+call is at least 2 times as fast as one call per step on digits, and 1.25 times on 28 x 28 images;
+pmap takes at most 1.35 times as long as jit; torch, eager like the published code, takes at least
+10 times as long on digits and 1.5 times on 28 x 28 images.
 """
 
 from benchmarks import interleaved

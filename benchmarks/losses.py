@@ -1,9 +1,9 @@
-"""Cyclical focal loss, forward + backward: this library, Optax's cross entropy, the published code.
+"""Cyclical focal loss, forward and backward, beside Optax's cross entropy and the published code.
 
     pip install torch                     # a benchmark-only extra
     python -m benchmarks.losses
 
-float32 on one core; gammas and hardness are traced.
+It uses float32 and one core; gammas and hardness are traced.
 """
 
 from benchmarks import interleaved

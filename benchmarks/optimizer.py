@@ -1,9 +1,10 @@
-"""One optimizer update with weight decay and clipping: Optax's constants, ours, ours on schedules.
+"""One optimizer update with decay and clipping: Optax with constants, ours with and without cycle.
 
     python -m benchmarks.optimizer
 
-11.2 million float32 parameters in the 62 tensors of a ResNet-18, buffers donated, not pinned. The
-claims: a schedule costs at most 1.05 of a constant, and no more than Optax's own constant chain.
+The parameters are 11.2 million float32 numbers in the 62 tensors of a ResNet-18. Buffers are
+donated, and all cores are used. The claims: a schedule takes at most 1.05 times as long as a
+constant, and no longer than Optax's own chain with constants.
 """
 
 import os
@@ -66,7 +67,7 @@ def _adamw(clip, decay):
 
 
 def _resnet18_shapes():
-    """As for 32 x 32 images and 10 classes: convolutions, normalisations, one dense layer."""
+    """Returns the shapes of a ResNet-18 for 32 x 32 images and 10 classes."""
     shapes = [(3, 3, 3, 64), (64,), (64,)]
     before = 64
     for width in (64, 128, 256, 512):
@@ -87,7 +88,7 @@ def _random(shapes, seed, scale):
 
 
 def _update(optimizer, shapes):
-    """The parameters and the state of a call are donated to the next."""
+    """Each call donates its parameters and its state to the next."""
     params, gradients = _random(shapes, 0, 0.02), _random(shapes, 1, 0.001)
     carry = params, optimizer.init(params)
 

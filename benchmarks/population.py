@@ -1,13 +1,16 @@
-"""32 configurations of digits, end to end, by a population and by what people do instead.
+"""The time of training 32 configurations on digits, as a population and in two other ways.
 
     python -m benchmarks.population
 
-Each of five rounds starts every way in processes of its own, without a compilation cache:
+Each of five rounds starts every way in new processes, without a compilation cache:
 
-- population: all 32 through one compiled program, a device a core; the whole process;
+- population: all 32 go through one compiled program, with one device per core. The time is that of
+  the whole process.
 - compiled each: the numbers are constants of the program, which is compiled for each configuration,
-  one after the other on one device; the start of the process, and 8 times 4 configurations;
-- processes: `experiments.train` for each, one after the other; 16 times 2 processes.
+  one after the other on one device. The time is the start of the process plus 8 times that of 4
+  configurations.
+- processes: `experiments.train` runs for each, one after the other. The time is 16 times that of 2
+  processes.
 
 The claims: at most 10 s; 8 times as fast as compiled each, 20 times as fast as processes.
 """
@@ -100,7 +103,7 @@ def _processes():
 
 
 def _run(*arguments):
-    """Seconds, and what was printed."""
+    """Returns the seconds, and the text that was printed."""
     environment = {**os.environ, "JAX_ENABLE_COMPILATION_CACHE": "false"}
     command = [sys.executable, *arguments]
     start = time.perf_counter()

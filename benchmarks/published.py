@@ -1,7 +1,7 @@
-"""The published training in torch, eager as its authors run it: what ours is measured against.
+"""The published training in torch, eager as its authors run it, for comparison with ours.
 
-Typed again from the formulas of arXiv 2202.08835 and 2202.08978. As there, the schedules move once
-an epoch and the loss is read at every step.
+It is written anew from the formulas of arXiv 2202.08835 and 2202.08978. As in the published code,
+the schedules change once per epoch and the loss is read at every step.
 """
 
 from collections.abc import Callable
@@ -51,7 +51,7 @@ def cnn(widths: tuple[int, ...], hidden_size: int) -> nn.Module:
 def epoch(
     network: nn.Module, images: np.ndarray, labels: np.ndarray, batch_size: int
 ) -> Callable[[], None]:
-    """An epoch on data in memory: [n, height, width, 1] bytes and [n] labels."""
+    """Returns an epoch on data in memory: [n, height, width, 1] bytes and [n] labels."""
     pixels = torch.tensor(images).permute(0, 3, 1, 2)
     targets = torch.tensor(labels).long()
     optimizer = torch.optim.SGD(

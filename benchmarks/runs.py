@@ -1,4 +1,4 @@
-"""Parts of real runs, ready to be timed: an epoch of a config on bytes drawn at random."""
+"""Parts of real runs for timing: an epoch of a config on random bytes."""
 
 from collections.abc import Callable
 
@@ -15,7 +15,7 @@ from cyclical_jax.training.devices import place
 
 
 def random_dataset(num_train: int, side: int) -> Dataset:
-    """Grey images of `side` x `side` pixels in ten classes."""
+    """Returns random grey images of `side` x `side` pixels, in ten classes."""
     rng = np.random.default_rng(0)
     image = rng.integers(0, 256, (num_train, side, side, 1), np.uint8)
     train = {"image": image, "label": rng.integers(0, 10, num_train).astype(np.int32)}
@@ -24,7 +24,7 @@ def random_dataset(num_train: int, side: int) -> Dataset:
 
 
 def epoch(config: ConfigDict, dataset: Dataset, way: str) -> Callable[[], None]:
-    """Trains for an epoch a call, on and on, in one of the loop's ways."""
+    """Returns a function that trains for one more epoch per call, in one of the loop's ways."""
     recipe = parse(config)
     structure, timetable = recipe.structure, loop.plan(recipe, dataset)
     numbers = place(jax.tree.map(jnp.float32, recipe.numbers))
@@ -43,7 +43,7 @@ def epoch(config: ConfigDict, dataset: Dataset, way: str) -> Callable[[], None]:
 
 
 def jitted_epoch(config: ConfigDict, dataset: Dataset) -> Callable[[], None]:
-    """The same by `jax.jit` on one device: what pmap's own part is measured against."""
+    """Returns the same with `jax.jit` on one device, to measure the time that pmap adds."""
     recipe = parse(config)
     structure, timetable = recipe.structure, loop.plan(recipe, dataset)
     numbers = jax.tree.map(jnp.float32, recipe.numbers)

@@ -1,10 +1,11 @@
-"""What each technique costs: an epoch with it over the plain one, on the same batches.
+"""The time of an epoch with each technique, over that of the plain one, on the same batches.
 
     python -m benchmarks.techniques
 
-All cores, a batch of 128 of 28 x 28, the MLP of configs/fashion_mnist.py and a small CNN; beside
-it, for the techniques that take examples without labels, 128 of these. A technique that is not used
-costs nothing: the compiled program is the same, which tests/training/test_techniques.py compares.
+It uses all cores, batches of 128 images of 28 x 28, the MLP of configs/fashion_mnist.py and a small
+CNN. Techniques that learn from examples without labels get 128 of these beside each batch. A
+technique that is not used costs nothing: the compiled program is the same, which
+tests/training/test_techniques.py checks.
 """
 
 import jax
@@ -68,7 +69,7 @@ def _config(model, changes):
 
 
 def _dataset():
-    """With all that techniques add to examples."""
+    """Returns a random dataset with all entries that techniques add to examples."""
     dataset, rng = runs.random_dataset(BATCH * STEPS, side=28), np.random.default_rng(1)
     number = len(dataset.train["label"])
     added = {
