@@ -1,4 +1,4 @@
-"""Which examples make which batch: functions of (seed, epoch), so there is nothing to save."""
+"""The examples of each batch, as functions of (seed, epoch), so there is nothing to save."""
 
 import functools
 from collections.abc import Callable, Mapping
@@ -7,17 +7,17 @@ import numpy as np
 
 Selection = dict[str, np.ndarray]  # index [batches, batch_size], and mask where some is padding
 _OTHER_SEEDS = 2**64  # above every seed of a run
-Select = Callable[..., Selection]  # of keywords start and stop: the numbers of batches
+Select = Callable[..., Selection]  # takes the keywords start and stop, numbers of batches
 
 
 def in_order(
     num_examples: int, batch_size: int, *, start: int = 0, stop: int | None = None
 ) -> Selection:
-    """Every example exactly once, in order, for evaluation; batches `start` up to `stop` of it.
+    """Selects every example once, in order, for evaluation: batches `start` to `stop` of that.
 
     Returns:
-      "index", [batches, batch_size], int32, and "mask" of the same shape, float32, which is 0 where
-      an index is padding.
+      "index", [batches, batch_size], int32; and "mask" of the same shape, float32, which is 0 where
+      an index is padding. `stop` is not included.
     """
     selection = _padded(np.arange(num_examples), batch_size)
     return {name: array[start:stop] for name, array in selection.items()}
@@ -26,18 +26,19 @@ def in_order(
 def shuffled(
     num_examples: int, batch_size: int, *, seed: int, start: int, stop: int, remainder: str
 ) -> Selection:
-    """The batches from number `start` up to `stop` of endless epochs, each a new permutation.
+    """Selects batches `start` to `stop` (not included) of endless epochs, each a new permutation.
 
     Args:
       num_examples: Length of an epoch.
-      batch_size: Examples a batch.
-      seed: Of all permutations.
-      start, stop: Batches are numbered on over all epochs.
-      remainder: "drop" leaves the examples that do not fill a batch out of their epoch, others in
-        every epoch; "pad" fills their batch with others of the epoch, which its mask takes out.
+      batch_size: Examples per batch.
+      seed: Seed of all permutations.
+      start, stop: Numbers of batches, which count on over all epochs.
+      remainder: "drop" leaves out the last examples of an epoch that do not fill a batch; they
+        differ from epoch to epoch. "pad" fills their batch with other examples of the epoch, where
+        the mask is 0.
 
     Returns:
-      "index", [stop - start, batch_size], int32; for "pad" "mask", float32, too.
+      "index", [stop - start, batch_size], int32; for "pad" also "mask", float32.
     """
     batches = num_examples // batch_size if remainder == "drop" else -(-num_examples // batch_size)
     parts = []
@@ -57,19 +58,19 @@ def with_others(
     start: int,
     stop: int,
 ) -> Selection:
-    """A selection of `labelled` and of other sets of examples, each in an order of its own.
+    """Selects batches of `labelled` and of other sets of examples, each set in its own order.
 
     Args:
       labelled: Selects the examples with labels.
-      others: For each further entry of the batch, its number of examples and its batch size. An
-        epoch of each ends by itself, and drops what does not fill a batch.
-      seed: Seed of the run. The permutations of `labelled` and of all others differ; those of an
-        entry depend on its position in `others`.
-      start, stop: Numbers of batches, of all sets alike.
+      others: For each further entry of the batch, its number of examples and its batch size. Each
+        set has its own epochs, which drop the examples that do not fill a batch.
+      seed: Seed of the run. Each set has its own permutations; those of an entry depend on the seed
+        and on the entry's place in `others`.
+      start, stop: Numbers of batches, the same for all sets.
 
     Returns:
-      The selection of `labelled` and, for each entry, f"{entry}_index", [stop - start, its batch
-      size], int32.
+      The selection of `labelled` and, for each entry, f"{entry}_index": [stop - start, batch size
+      of the entry], int32.
     """
     selection = labelled(start=start, stop=stop)
     for number, (entry, (num_examples, batch_size)) in enumerate(others.items(), 1):
@@ -84,7 +85,7 @@ def with_others(
 def with_unlabelled(
     labelled: Select, num_unlabelled: int, batch_size: int, *, seed: int, start: int, stop: int
 ) -> Selection:
-    """A selection of `labelled` and, as "unlabelled_index", one of examples without labels.
+    """Selects batches of `labelled` and, as "unlabelled_index", of examples without labels.
 
     See `with_others`.
     """
@@ -93,17 +94,17 @@ def with_unlabelled(
 
 
 def part_of(selection: Selection, number: int, count: int) -> Selection:
-    """Part `number` of `count` equal ones of every batch."""
+    """Returns part `number` of `count` equal parts of every batch."""
     return {name: np.split(array, count, axis=-1)[number] for name, array in selection.items()}
 
 
 def select_part(select: Select, number: int, count: int, *, start: int, stop: int) -> Selection:
-    """That part of what is selected; a worker process may be sent a `functools.partial` of it."""
+    """Returns `part_of` the selection; a `functools.partial` of it can be sent to a process."""
     return part_of(select(start=start, stop=stop), number, count)
 
 
 def rows(selection: Selection) -> list[Selection]:
-    """Each batch by itself, with arrays of [batch_size]."""
+    """Returns a list of batches, whose arrays are [batch_size]."""
     numbers = range(len(selection["index"]))
     return [{name: array[row] for name, array in selection.items()} for row in numbers]
 
@@ -118,7 +119,7 @@ def _epoch(num_examples, batch_size, seed, epoch, remainder) -> Selection:
 
 
 def _padded(order: np.ndarray, batch_size: int) -> Selection:
-    """Padding repeats the first of them: BatchNorm, which knows no mask, had better see images."""
+    """Pads with the first examples, not with zeros: BatchNorm ignores the mask and sees them."""
     num_batches = -(-len(order) // batch_size)
     index = np.resize(order, (num_batches, batch_size)).astype(np.int32)
     mask = np.arange(index.size).reshape(index.shape) < len(order)

@@ -1,4 +1,4 @@
-"""From an encoded photograph to pixels of one size: a random crop to train on, or the centre."""
+"""Decodes photographs to one size: a random crop for training, the centre for evaluation."""
 
 import io
 import math
@@ -9,20 +9,20 @@ import PIL.Image
 Box = tuple[float, float, float, float]  # left, top, right, bottom, in pixels
 
 # Szegedy et al. 2014 (arXiv 1409.4842), section 6.
-MIN_AREA = 0.08  # of the image's
-MAX_ASPECT = 4 / 3  # of width to height, or of height to width
+MIN_AREA = 0.08  # fraction of the image's area
+MAX_ASPECT = 4 / 3  # width to height, or height to width
 TRIES = 10
 
-CENTRE = 224 / 256  # of the short side, to evaluate on
+CENTRE = 224 / 256  # fraction of the short side, for evaluation
 
 
 def random_crop(encoded: bytes, size: int, rng: np.random.Generator) -> np.ndarray:
-    """A random part of a photograph, in half of the cases mirrored.
+    """Returns a random part of a photograph, mirrored with probability 1/2.
 
     Args:
-      encoded: An image file of any mode.
-      size: Of a side.
-      rng: What the crop is drawn from.
+      encoded: The bytes of an image file, of any mode.
+      size: Side of the result, in pixels.
+      rng: Generator that draws the crop.
 
     Returns:
       uint8 [size, size, 3].
@@ -33,16 +33,20 @@ def random_crop(encoded: bytes, size: int, rng: np.random.Generator) -> np.ndarr
 
 
 def centre_crop(encoded: bytes, size: int) -> np.ndarray:
-    """The centre of a photograph whose short side is `size` / CENTRE; uint8 [size, size, 3]."""
+    """Returns the centre of a photograph resized to a short side of `size` / CENTRE pixels.
+
+    The result is uint8 [size, size, 3].
+    """
     image = _open(encoded)
     side = CENTRE * min(image.size)
     return _crop(image, _centred(*image.size, side, side), size)
 
 
 def random_box(width: int, height: int, rng: np.random.Generator) -> Box:
-    """Of an area from MIN_AREA to all, and an aspect up to MAX_ASPECT, uniform in its logarithm.
+    """Draws a box of an area from MIN_AREA of the image's to all of it, and of a random aspect.
 
-    Where TRIES boxes do not fit, the largest in the centre whose aspect is allowed.
+    The area is uniform, and so is the logarithm of the aspect, up to MAX_ASPECT. If TRIES boxes do
+    not fit in the image, the result is the largest box in the centre whose aspect is allowed.
     """
     for _ in range(TRIES):
         area = rng.uniform(MIN_AREA, 1) * width * height
@@ -75,10 +79,10 @@ def _crop(image: PIL.Image.Image, box: Box, size: int) -> np.ndarray:
 
 
 def _shrink(image: PIL.Image.Image, box: Box, size: int) -> float:
-    """Has a JPEG decoded at 1/2, 1/4 or 1/8, which is faster, while its box is no less than `size`.
+    """Lets a JPEG be decoded at 1/2, 1/4 or 1/8, which is faster, if the box stays at least `size`.
 
     Returns:
-      The scale of what will be decoded.
+      The scale at which the image will be decoded.
     """
     left, top, right, bottom = box
     width, height = image.size

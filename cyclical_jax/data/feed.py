@@ -1,4 +1,4 @@
-"""Batches made ahead of their use, so that the device need not wait for them."""
+"""Prefetching: batches are made ahead of their use, so that the device need not wait."""
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -15,7 +15,7 @@ Batch = TypeVar("Batch")
 def prefetched(
     make_batch: Callable[[Item], Batch], items: Iterable[Item], *, depth: int = 2
 ) -> Iterator[Batch]:
-    """`make_batch` of each of the `items`, in their order, up to `depth` of them ahead in a thread.
+    """Yields `make_batch(item)` for each item, in order; a thread makes up to `depth` ahead.
 
     An error in `make_batch` is raised where its batch would have come. Closing the iterator waits
     for the batch that is being made.

@@ -12,11 +12,11 @@ _WHOLE_NUMBER = re.compile(r"[+-]?[0-9]+")
 
 
 class Positions(NamedTuple):
-    """Positions in the split that is trained on, from 0, as TFDS orders it."""
+    """Positions in the training split, from 0, in TFDS's order."""
 
     path: str
     indices: np.ndarray  # [n], in the order of the split
-    lines: np.ndarray  # [n], where they are in the file
+    lines: np.ndarray  # [n], their line numbers in the file
 
 
 class Names(NamedTuple):
@@ -25,14 +25,14 @@ class Names(NamedTuple):
     path: str
     names: np.ndarray  # [n], bytes
     labels: np.ndarray  # [n]; -1 where there is none
-    lines: np.ndarray  # [n], where they are in the file
+    lines: np.ndarray  # [n], their line numbers in the file
 
 
 def read(path: str) -> Positions | Names:
-    """Reads whole numbers between commas or white space, or a name or "name label" a line.
+    """Reads positions, separated by commas or white space; or a "name" or "name label" per line.
 
     Raises:
-      ValueError: The file cannot be read or is empty, or a line is wrong or repeats another's.
+      ValueError: The file cannot be read or is empty; or a line is wrong or repeats an example.
     """
     lines = _split_lines(path)
     if not lines:
@@ -42,19 +42,19 @@ def read(path: str) -> Positions | Names:
 
 
 def positions(file: Positions | Names, labels: np.ndarray, names: np.ndarray | None) -> np.ndarray:
-    """Where the examples of a file are.
+    """Returns the positions of the examples that a file lists.
 
     Args:
-      file: What `read` returned.
-      labels: [n] of the examples to train on.
-      names: [n or more] bytes, theirs and those of the rest of the dataset's file; None where the
-        dataset has none.
+      file: The result of `read`.
+      labels: [n] labels of the examples to train on.
+      names: [n or more] bytes, the names of these and of the other examples of TFDS's split; None
+        if the dataset has no names.
 
     Returns:
       Positions in `labels`, ascending.
 
     Raises:
-      ValueError: The dataset has no names, not this one, or it has another label.
+      ValueError: The dataset has no names, a name is not in it, or a label differs from its own.
     """
     if isinstance(file, Positions):
         return file.indices
@@ -71,7 +71,7 @@ def positions(file: Positions | Names, labels: np.ndarray, names: np.ndarray | N
 
 
 def refuse_outside(file: Positions, available: int) -> None:
-    """Raises ValueError for the first position that is not of `available` examples."""
+    """Raises ValueError for the first position that is not below `available`."""
     outside = file.indices >= available
     if outside.any():
         first = np.flatnonzero(outside)[np.argmin(file.lines[outside])]
@@ -91,7 +91,7 @@ def _look_up(file: Names, names: np.ndarray) -> np.ndarray:
 
 
 def _refuse(file: Names, wrong: np.ndarray, problem: str, known: np.ndarray | None = None) -> None:
-    """Raises ValueError for the first line that is `wrong`."""
+    """Raises ValueError for the first line where `wrong` is true."""
     if wrong.any():
         first = np.argmax(wrong)
         words = {"name": _shown(file.names[first]), "label": file.labels[first]}
@@ -100,7 +100,7 @@ def _refuse(file: Names, wrong: np.ndarray, problem: str, known: np.ndarray | No
 
 
 def _split_lines(path: str) -> dict[int, list[str]]:
-    """The words of each line that has any, by its number."""
+    """Returns {line number: its words} for the lines that have words."""
     try:
         text = Path(path).expanduser().read_text(encoding="utf-8-sig")
     except OSError as error:

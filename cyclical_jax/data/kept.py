@@ -1,4 +1,4 @@
-"""Arrays that took long to make, kept in a file for the next time."""
+"""Keeps arrays that take long to make in a file for the next time."""
 
 import contextlib
 import uuid
@@ -12,7 +12,7 @@ Arrays = dict[str, np.ndarray]
 
 
 def kept(path: Path, names: Collection[str], make: Callable[[], Arrays]) -> Arrays:
-    """The arrays of those names, from the file or else from `make`, which the file then holds."""
+    """Returns the arrays of those names from the file, or makes them and writes the file."""
     arrays = _read(path, names)
     if arrays is None:
         arrays = make()
@@ -21,7 +21,7 @@ def kept(path: Path, names: Collection[str], make: Callable[[], Arrays]) -> Arra
 
 
 def _read(path: Path, names: Collection[str]) -> Arrays | None:
-    """Returns what `_write` wrote, or None where it cannot be read for any reason."""
+    """Returns the arrays that `_write` wrote, or None if they cannot be read for any reason."""
     try:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
             return {name: arrays[name] for name in names}
@@ -32,7 +32,7 @@ def _read(path: Path, names: Collection[str]) -> Arrays | None:
 def _write(path: Path, arrays: Arrays) -> None:
     """Writes the arrays at once or not at all."""
     temporary = path.with_name(f"{path.name}.{uuid.uuid4().hex}")
-    with contextlib.suppress(OSError):  # a read-only or a full disk: they are made again next time
+    with contextlib.suppress(OSError):  # on a read-only or full disk they are made again next time
         try:
             with temporary.open("xb") as file:
                 np.savez(file, **arrays)  # type: ignore[arg-type]

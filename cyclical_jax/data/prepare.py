@@ -1,7 +1,7 @@
 """Builds TFDS's datasets without TensorFlow.
 
-TFDS's own builders of these datasets open files and encode images by TensorFlow. Ours keep their
-names, features, keys and checksums, so that the result is the same dataset and TFDS reads it.
+TFDS's own builders of these datasets open files and encode images with TensorFlow. Ours keep their
+names, features, keys and checksums, so the result is the same dataset, and TFDS can read it.
 """
 
 import gzip
@@ -35,8 +35,8 @@ from cyclical_jax.data.sources import (
 DEBIAN_FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")
 NETWORK_DEADLINE = 5.0  # seconds
 
-# When the official files were compressed. Debian removed this time and the file's name from the
-# gzip headers, which TFDS's checksums cover.
+# The times at which the official files were compressed. TFDS's checksums cover the gzip headers,
+# from which Debian removed these times and the file names.
 GZIP_TIMES = {
     "train-images-idx3-ubyte.gz": 1504176606,
     "train-labels-idx1-ubyte.gz": 1504176606,
@@ -50,18 +50,18 @@ def prepare(name: str, *, data_dir: PathLike | None = None, raw_dir: PathLike | 
 
     Args:
       name: "fashion_mnist", "cifar10", "cifar100" or "imagenet2012".
-      data_dir: where TFDS keeps its datasets; None is TFDS's default.
-      raw_dir: where all the official files are. With None, those which are neither in Debian's
-        directory (fashion_mnist) nor in `<data_dir>/downloads/manual` (the others) are
-        downloaded, except imagenet2012's.
+      data_dir: Directory of TFDS's datasets; None is TFDS's default.
+      raw_dir: Directory of all the official files. If None, they are looked for in Debian's
+        directory (fashion_mnist) or in `<data_dir>/downloads/manual` (the others), and files that
+        are missing there are downloaded, except imagenet2012's.
 
     Returns:
       TFDS's builder of the dataset, ready to be read.
 
     Raises:
       ValueError: `name` is not one of these, or the raw files are not the official ones.
-      OSError: a raw file is missing and cannot be downloaded.
-      DatasetNotFoundError: the dataset is there already, but cannot be used.
+      OSError: A raw file is missing and cannot be downloaded.
+      DatasetNotFoundError: The dataset is there already, but cannot be used.
     """
     if name == "digits":
         raise ValueError("'digits' comes with scikit-learn: there is nothing to prepare.")
@@ -83,7 +83,7 @@ def _collect_raw_files(builder: Any, raw_dir: PathLike | None, manual_dir: Path)
     """Puts the raw files into `manual_dir`, where TFDS looks before it downloads.
 
     Returns:
-      What is missing and cannot be downloaded, or None.
+      A message about the first file that is missing and cannot be downloaded, or None.
     """
     may_download = raw_dir is None and not builder.MANUAL_DOWNLOAD_INSTRUCTIONS
     directory = Path(raw_dir or _default_raw_dir(builder)).expanduser()
@@ -112,7 +112,7 @@ def _place(file: Path, manual_dir: Path) -> None:
 
 
 def _why_unreachable(url: str) -> str:
-    """Asks once, within a deadline: TFDS would try for minutes. Empty where the URL answers."""
+    """Returns why a URL does not answer, or "". It asks once; TFDS would try for minutes."""
     reasons = []
 
     def ask():
@@ -131,14 +131,14 @@ def _why_unreachable(url: str) -> str:
 
 
 def _build(builder: Any, manual_dir: str) -> None:
-    """Builds the dataset, or leaves nothing."""
+    """Builds the dataset; if that fails, no files are left."""
     config = tfds.download.DownloadConfig(manual_dir=manual_dir, try_download_gcs=False)
     try:
         builder.download_and_prepare(download_config=config)
     except (NonMatchingChecksumError, tfds.download.DownloadError, tarfile.TarError) as error:
         reason = str(error).partition("\n")[0].rstrip(":.")
         raise ValueError(f"{builder.name} was not built: {reason}.") from error
-    # TFDS knows no checksums of ImageNet's archives; one that was cut short shows here.
+    # TFDS has no checksums of ImageNet's archives, so a truncated one is noticed only here.
     if flaw := find_flaw(builder, TFDS_DATASETS[builder.name].num_examples):
         builder.data_path.rmtree()
         raise ValueError(f"{builder.name} was not built: {flaw}.")
@@ -183,7 +183,7 @@ def read_cifar(content: bytes, *, num_labels: int) -> tuple[np.ndarray, np.ndarr
 
 
 class _CifarArchive:
-    """What CIFAR-10 and CIFAR-100 share: a tar archive of records."""
+    """The shared part of CIFAR-10 and CIFAR-100: both are a tar archive of records."""
 
     _cifar_info: Any  # TFDS's
     info: Any  # TFDS's
@@ -241,7 +241,7 @@ with tfds.core.registered.skip_registration():  # the names belong to TFDS's own
         """CIFAR-100 from its tar archive."""
 
     class Imagenet2012(imagenet.Builder):
-        """ImageNet-1k from the two tar archives which TFDS cannot download."""
+        """ImageNet-1k from its two tar archives, which TFDS cannot download."""
 
         pkg_dir_path = Path(imagenet.__file__).parent  # where its description is
         raw_urls = list(imagenet.Builder.url_infos)
@@ -256,7 +256,7 @@ with tfds.core.registered.skip_registration():  # the names belong to TFDS's own
             }
 
         def _fix_image(self, image_fname, image):
-            """22 images are CMYK, one is a PNG; Pillow's colours may differ from TensorFlow's."""
+            """Makes RGB JPEGs of 22 CMYK images and a PNG; colours may differ from TensorFlow's."""
             if image_fname not in (*imagenet.CMYK_IMAGES, *imagenet.PNG_IMAGES):
                 return image
             fixed = io.BytesIO()
@@ -267,12 +267,12 @@ with tfds.core.registered.skip_registration():  # the names belong to TFDS's own
 
 
 def _stream_tar(path: Path) -> Iterator[tuple[str, BinaryIO]]:
-    with path.open("rb") as file:  # a file, because TFDS opens a path by TensorFlow
+    with path.open("rb") as file:  # TFDS would open a path with TensorFlow
         yield from tfds.download.iter_archive(file, tfds.download.ExtractMethod.TAR_STREAM)
 
 
 def _validation_labels(archive: Path) -> dict[str, str]:
-    """TFDS lists the labels in the order of the images' names."""
+    """Returns {image name: label}; TFDS lists the labels in the order of the names."""
     labels = tfds.core.tfds_path("datasets/imagenet2012/validation_labels.txt").read_text().split()
     with tarfile.open(archive) as tar:
         return dict(zip(sorted(tar.getnames()), labels, strict=False))

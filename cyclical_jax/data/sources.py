@@ -1,7 +1,7 @@
-"""Datasets by name, in three disjoint splits: choose on validation; read test once, at the end.
+"""Datasets by name, in three disjoint splits: choose on validation; use test once, at the end.
 
-`digits` ships with scikit-learn. The others are TFDS's, read without TensorFlow and never
-downloaded here: `experiments/prepare_data.py` does that.
+`digits` ships with scikit-learn. The others are TFDS's. They are read without TensorFlow, and only
+`experiments/prepare_data.py` downloads them.
 """
 
 import functools
@@ -23,22 +23,22 @@ from cyclical_jax.data.streams import Stream
 from cyclical_jax.data.subsets import AnySubset, parse_subset, subset_indices, subset_size
 
 PathLike = str | os.PathLike[str]
-Split = Any  # Arrays or a Stream: who reads a split knows which
+Split = Any  # Arrays or a Stream; the reader of a split knows which
 
 
 class TfdsDataset(NamedTuple):
-    """What we know of a dataset before it is opened."""
+    """The facts about a dataset that are known before it is opened."""
 
     num_classes: int
-    num_examples: dict[str, int]  # in TFDS's own splits
-    num_train: int  # of TFDS's train split; the rest is our validation
+    num_examples: dict[str, int]  # by the names of TFDS's own splits
+    num_train: int  # the first examples of TFDS's train split; the rest is our validation
     how_to_get: str  # {prepare} stands for the command of `prepare_data`
-    test: str = "test"  # of TFDS's own splits
-    file_name: str | None = None  # TFDS's feature that says which image it is
+    test: str = "test"  # which of TFDS's own splits it is
+    file_name: str | None = None  # TFDS's feature that identifies the image
 
     @property
     def splits(self) -> dict[str, str]:
-        """Ours, in TFDS's slicing syntax."""
+        """Our splits, in TFDS's slicing syntax."""
         train, validation = f"train[:{self.num_train}]", f"train[{self.num_train}:]"
         return {"train": train, "validation": validation, "test": self.test}
 
@@ -89,17 +89,17 @@ DIGITS_SPLITS = {
 }
 DIGITS_SEED = 0  # not the run's seed: all runs share the three splits
 
-ARRAYS = ("image", "label")  # of a split
-UNLABELLED = "unlabelled"  # of the training split, where it is asked for: images without labels
+ARRAYS = ("image", "label")  # in every split
+UNLABELLED = "unlabelled"  # in a training split, on request: images without labels
 
 
 class Dataset(NamedTuple):
     """A dataset in memory, or one that is read batch by batch.
 
-    Each split is `{"image": uint8 [n, height, width, channels], "label": int32 [n]}`, with labels
-    in 0 .. num_classes - 1, or float32 [n, num_classes] from 0 to 1; or it is a `Stream`. The
+    Each split is `{"image": uint8 [n, height, width, channels], "label": int32 [n]}` or a `Stream`.
+    Labels are in 0 .. num_classes - 1; or they are float32 [n, num_classes] from 0 to 1. The
     training split may hold more: `"unlabelled"`, uint8 [any number, height, width, channels], and
-    what techniques add to examples, [n, ...].
+    the entries that techniques add to examples, [n, ...].
     """
 
     train: Split
@@ -109,7 +109,7 @@ class Dataset(NamedTuple):
 
 
 class DatasetNotFoundError(FileNotFoundError):
-    """A dataset is missing or cannot be used. The message holds the commands that get it."""
+    """A dataset is missing or cannot be used. The message has the commands that get it."""
 
 
 def load(
@@ -121,30 +121,30 @@ def load(
     image_size: int | None = None,
     unlabelled: bool = False,
 ) -> Dataset:
-    """Loads a dataset into memory, or opens ImageNet: the same examples in the same order always.
+    """Loads a dataset into memory, or opens ImageNet; the order of examples is always the same.
 
-    The first load of a TFDS dataset takes seconds, to decode its images; it keeps a decoded copy
-    beside them where it may write. The first load of a subset by class or by file name of ImageNet
-    reads all of it once, and keeps its labels and names.
+    The first load of a TFDS dataset takes seconds to decode its images; it keeps a decoded copy
+    beside them if the directory is writable. The first load of an ImageNet subset by class or file
+    name reads the whole training split once, and keeps its labels and names.
 
     Args:
       name: "digits" (8x8 grey images, whose values 0 .. 16 are scaled to 0 .. 255),
         "fashion_mnist", "cifar10", "cifar100" or "imagenet2012", whose splits are `Stream`s.
-      data_dir: where TFDS keeps its datasets. None is TFDS's default: `$TFDS_DATA_DIR`, or else
+      data_dir: Directory of TFDS's datasets. None is TFDS's default: `$TFDS_DATA_DIR`, or else
         `~/tensorflow_datasets`.
-      train_on: "train", or "train+validation", when all is chosen: then the train split holds the
-        validation split's examples too, and that split none.
-      subset: which of the examples to train on are kept, as `parse_subset` reads it; None is all.
-      image_size: of a side of "imagenet2012"'s images, which differ in theirs; None elsewhere.
-      unlabelled: whether `train["unlabelled"]` are the images that the subset leaves out.
+      train_on: "train"; or "train+validation", which moves the examples of the validation split to
+        the train split. Use it once all hyperparameters are chosen.
+      subset: The examples to train on, as `parse_subset` reads it; None is all.
+      image_size: Side in pixels to which "imagenet2012"'s images are cropped; None for the others.
+      unlabelled: Whether `train["unlabelled"]` holds the images that the subset leaves out.
 
     Raises:
-      ValueError: an argument is not one of these, or the subset has what the examples to train on
-        have not, or leaves nothing out.
-      DatasetNotFoundError: the dataset is not in `data_dir`, or cannot be used.
+      ValueError: An argument is not one of these; or the subset lists examples that are not there;
+        or `unlabelled` is True and the subset leaves nothing out.
+      DatasetNotFoundError: The dataset is not in `data_dir`, or cannot be used.
       ImportError: scikit-learn (for digits) or TFDS is not installed.
     """
-    num_train(name, train_on=train_on, subset=subset)  # too few are told before they are loaded
+    num_train(name, train_on=train_on, subset=subset)  # checks them before anything is loaded
     check_image_size(name, image_size)
     chosen = None if subset is None else parse_subset(subset)
     if unlabelled:
@@ -163,7 +163,7 @@ def load(
 
 
 def check_image_size(name: str, image_size: int | None) -> None:
-    """Raises ValueError unless "imagenet2012" has a size and others have none."""
+    """Raises ValueError unless a size is given for "imagenet2012", and none for the others."""
     if name in RESIDENT_DATASETS:
         if image_size is not None:
             raise ValueError(
@@ -178,36 +178,36 @@ def check_image_size(name: str, image_size: int | None) -> None:
 def check_unlabelled(name: str, train_on: str, subset: str | None) -> None:
     """Raises ValueError unless a subset of a dataset in memory leaves examples out."""
     if name not in RESIDENT_DATASETS:
-        raise ValueError(f"unlabelled images are kept in memory: of {name!r} there are none.")
+        raise ValueError(f"unlabelled images are kept in memory, but {name!r} is not.")
     if subset is None:
         raise ValueError("unlabelled images are those that `subset` leaves out, got None.")
     if num_unlabelled(name, train_on=train_on, subset=subset) == 0:
-        raise ValueError(f"unlabelled images are what `subset` leaves out: {subset!r}, nothing.")
+        raise ValueError(f"there are no unlabelled images: `subset` {subset!r} leaves none out.")
 
 
 def num_unlabelled(name: str, *, train_on: str, subset: str) -> int:
-    """How many examples the subset leaves out."""
+    """Returns the number of examples that the subset leaves out."""
     return num_train(name, train_on=train_on) - num_train(name, train_on=train_on, subset=subset)
 
 
 def num_examples(split: Split) -> int:
-    """Of a split in memory or of a stream."""
+    """Returns the number of examples of a split in memory or of a stream."""
     return len(split) if isinstance(split, Stream) else len(split["label"])
 
 
 def image_shape(split: Split) -> tuple[int, ...]:
-    """Height, width and channels, of a split in memory or of a stream."""
+    """Returns height, width and channels of a split in memory or of a stream."""
     return split.image_shape if isinstance(split, Stream) else split["image"].shape[1:]
 
 
 def num_train(name: str, *, train_on: str = TRAIN_ON[0], subset: str | None = None) -> int:
-    """How many examples there are to train on, without loading them.
+    """Returns the number of examples to train on, without loading them.
 
     Args:
-      name, train_on, subset: as in `load`.
+      name, train_on, subset: As in `load`.
 
     Raises:
-      ValueError: as in `load`.
+      ValueError: As in `load`.
     """
     _checks.one_of("dataset", name, DATASETS)
     _checks.one_of("train_on", train_on, TRAIN_ON)
@@ -226,7 +226,7 @@ def num_train(name: str, *, train_on: str = TRAIN_ON[0], subset: str | None = No
 
 
 def _train_sizes(name: str) -> dict[str, int]:
-    """Numbers of examples, by `train_on`."""
+    """Returns {train_on: number of examples}."""
     if name == "digits":
         sizes = DIGITS_SPLITS["train"].stop, DIGITS_SPLITS["validation"].stop
     else:
@@ -235,14 +235,14 @@ def _train_sizes(name: str) -> dict[str, int]:
 
 
 def num_classes(name: str) -> int:
-    """Of a dataset, without loading it."""
+    """Returns the number of classes of a dataset, without loading it."""
     return 10 if name == "digits" else TFDS_DATASETS[name].num_classes
 
 
 def _load_tfds(name: str, data_dir: PathLike | None) -> Dataset:
     builder = open_prepared(name, data_dir)
     source = TFDS_DATASETS[name]
-    # Named by TFDS's slices: of others what is kept would be stale.
+    # The names hold TFDS's slices, so that a file made for other slices is not used.
     keys = [f"{tfds_split}/{key}" for tfds_split in source.splits.values() for key in ARRAYS]
     decode = functools.partial(_decode, name, data_dir, builder)
     arrays = kept(Path(builder.data_path, "decoded.npz"), keys, decode)
@@ -279,8 +279,8 @@ def _open_streams(
 
 
 def _chosen(name: str, data_dir: PathLike | None, subset: AnySubset, available: int) -> np.ndarray:
-    """Positions in TFDS's train split, of which the first `available` ones are trained on."""
-    if isinstance(subset, index_files.Positions):  # spares the reading of all labels
+    """Returns a subset's positions in TFDS's train split; `available` is the number to train on."""
+    if isinstance(subset, index_files.Positions):  # no labels need to be read
         return subset.indices
     known = _known(name, data_dir)
     labels, num_classes = known["label"][:available], TFDS_DATASETS[name].num_classes
@@ -288,7 +288,7 @@ def _chosen(name: str, data_dir: PathLike | None, subset: AnySubset, available: 
 
 
 def _known(name: str, data_dir: PathLike | None) -> Arrays:
-    """Label and file name of all of TFDS's train split."""
+    """Returns the labels and file names of TFDS's whole train split."""
     directory = str(open_prepared(name, data_dir).data_path)
     read = functools.partial(_read_names, name, data_dir, directory)
     return kept(Path(directory, "names.npz"), ("label", "name"), read)
@@ -305,7 +305,7 @@ def _read_names(name: str, data_dir: PathLike | None, directory: str) -> Arrays:
 
 
 def _encoded(directory: str, tfds_split: str) -> Any:
-    """Opens a split of a prepared dataset as examples whose images are bytes still."""
+    """Opens a split of a prepared dataset as examples with encoded images, as bytes."""
     tfds = _import_optional("tensorflow_datasets")
     builder = tfds.builder_from_directory(directory)
     return builder.as_data_source(tfds_split, decoders={"image": tfds.decode.SkipDecoding()})
@@ -338,14 +338,14 @@ def data_source(
     Args:
       name: "fashion_mnist", "cifar10", "cifar100" or "imagenet2012".
       split: "train", "validation" or "test".
-      data_dir: as in `load`.
+      data_dir: As in `load`.
 
     Returns:
       A sequence of `{"image": uint8 [height, width, channels], "label": int, ...}`.
 
     Raises:
       ValueError: `name` or `split` is not one of these.
-      DatasetNotFoundError: the dataset is not in `data_dir`, or cannot be used.
+      DatasetNotFoundError: The dataset is not in `data_dir`, or cannot be used.
       ImportError: TFDS is not installed.
     """
     if name == "digits":
@@ -365,17 +365,17 @@ def how_to_get(name: str, data_dir: PathLike | None) -> str:
 
 
 def prepared_directory(name: str, data_dir: PathLike | None) -> Path:
-    """Returns where TFDS keeps the current version of a dataset, be it there or not."""
+    """Returns the directory of a dataset's current version, whether it exists or not."""
     tfds = _import_optional("tensorflow_datasets")
     root = Path(data_dir or tfds.core.constants.DATA_DIR).expanduser()
     return root / name / str(tfds.builder_cls(name).VERSION)
 
 
 def open_prepared(name: str, data_dir: PathLike | None) -> Any:
-    """Returns TFDS's builder of a dataset that is complete, without asking the network.
+    """Returns TFDS's builder of a dataset, which is complete, without using the network.
 
     Raises:
-      DatasetNotFoundError: the dataset is not in `data_dir`, or cannot be used.
+      DatasetNotFoundError: The dataset is not in `data_dir`, or cannot be used.
       ImportError: TFDS is not installed.
     """
     directory = prepared_directory(name, data_dir)
@@ -397,7 +397,7 @@ def open_prepared(name: str, data_dir: PathLike | None) -> Any:
 
 
 def find_flaw(builder: Any, num_examples: dict[str, int]) -> str | None:
-    """Says why a dataset cannot be used; TFDS itself would say it late, wrongly or never."""
+    """Returns why a dataset cannot be used, or None; TFDS reports it late, wrongly or never."""
     file_format = builder.info.file_format.value
     if file_format != "array_record":
         return f"its format is {file_format}, which cannot be read without TensorFlow"

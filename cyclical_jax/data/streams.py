@@ -1,4 +1,4 @@
-"""Splits that are too large for memory: batches of photographs, made by other processes."""
+"""Splits that are too large for memory: other processes make batches of photographs."""
 
 import contextlib
 import dataclasses
@@ -24,15 +24,15 @@ Batch = dict[str, np.ndarray]
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Stream:
-    """Photographs that are read and cropped when a batch asks for them.
+    """A split whose photographs are read and cropped when a batch needs them.
 
     Attributes:
-      name: Of the split, for errors.
+      name: Name of the split, for errors.
       open_examples: Opens the sequence of `{"image": bytes, "label": int, "file_name": bytes}` in
-        whatever process; picklable.
-      positions: [n], which of that sequence are in this split.
-      image_size: Of a side.
-      augmented: Whether a crop is random and may be mirrored, or is the centre.
+        any process; picklable.
+      positions: [n], the positions in that sequence that make this split.
+      image_size: Side of the images, in pixels.
+      augmented: True: a crop is random and may be mirrored. False: it is the centre.
     """
 
     name: str
@@ -51,16 +51,17 @@ class Stream:
     def batches(
         self, select: Select, *, start: int, stop: int, seed: int, num_workers: int
     ) -> Generator[Batch]:
-        """The batches from number `start` up to `stop`, the same ones with any number of workers.
+        """Yields batches `start` to `stop` (not included), the same with any number of workers.
 
-        Close the iterator where you leave it early: that ends the workers.
+        If you leave the iterator early, close it: that ends the workers.
 
         Args:
-          select: `select(start=..., stop=...)` gives the rows of those batches, as
-            `batches.shuffled` does; picklable. It is called in the workers.
+          select: `select(start=..., stop=...)` returns the rows of those batches, as
+            `batches.shuffled` does; picklable. The workers call it.
           start, stop: Numbers of batches.
-          seed: Of crops and mirrors, which depend on it, the batch's number and the example alone.
-          num_workers: Processes; 0 makes the batches in this one.
+          seed: Seed of crops and mirrors, which depend only on it, on the batch's number and on the
+            example.
+          num_workers: Number of processes; with 0 this process makes the batches.
 
         Yields:
           {"image": uint8 [batch, size, size, 3], "label": int32 [batch]} and a row of `select`.
@@ -69,7 +70,7 @@ class Stream:
           ValueError: A number is negative.
           DamagedExampleError: An image is damaged.
           RuntimeError: A worker died.
-          ImportError: Grain is not installed, and there are to be workers.
+          ImportError: Grain is not installed, and `num_workers` is not 0.
         """
         for name, number in {"start": start, "seed": seed, "num_workers": num_workers}.items():
             _checks.whole_number(name, number, minimum=0, maximum=2**63 - 1)
@@ -81,11 +82,11 @@ class Stream:
 
 
 class DamagedExampleError(RuntimeError):
-    """An example of a stream cannot be read; a line that says which."""
+    """An example of a stream cannot be read. The message is one line that names it."""
 
 
 class _BatchMaker:
-    """From the number of a batch to the batch."""
+    """A picklable function from the number of a batch to the batch."""
 
     def __init__(self, stream: Stream, select: Select, seed: int):
         self._stream = stream
@@ -113,7 +114,7 @@ class _BatchMaker:
             example = examples[position]
             where += f", {example['file_name'].decode()},"
             return self._crop(example["image"], number, index), example["label"]
-        except Exception as error:  # Pillow's decoders raise whatever they meet in a damaged file
+        except Exception as error:  # for a damaged file Pillow's decoders raise errors of any type
             reason = " ".join(f"{type(error).__name__}: {error}".split())
             raise DamagedExampleError(f"{where} cannot be read: {reason}") from error
 
@@ -128,12 +129,12 @@ class _BatchMaker:
 def _by_workers(
     make_batch: _BatchMaker, start: int, stop: int, num_workers: int
 ) -> Generator[Batch]:
-    """Worker k makes batches k, k + num_workers, ..., two ahead of what is asked for."""
+    """Yields batches; worker k makes numbers k, k + num_workers, ..., each two ahead."""
     grain = _import_grain()
     batches = (
         grain.MapDataset.range(start, stop)
         .map(make_batch)
-        # No threads in a worker, which would read hundreds of batches ahead.
+        # Without threads in a worker: they would read hundreds of batches ahead.
         .to_iter_dataset(grain.ReadOptions(num_threads=0, prefetch_buffer_size=0))
         .mp_prefetch(
             grain.MultiprocessingOptions(num_workers=num_workers, per_worker_buffer_size=2),
@@ -144,32 +145,32 @@ def _by_workers(
 
 
 def _copied(batches: Any) -> Generator[Batch]:
-    """Grain's arrays are shared memory, a file each, for as long as somebody holds on to them."""
+    """Yields copies: Grain's arrays occupy shared memory, a file each, while they are in use."""
     damaged = None
     try:
         with contextlib.closing(batches):
             for batch in batches:
                 yield {name: np.array(array) for name, array in batch.items()}
-    except RuntimeError as error:  # with what a worker raised as the text of a traceback
+    except RuntimeError as error:  # its text has the traceback of the worker's error
         name = f"{DamagedExampleError.__name__}: "
         lines = [line for line in str(error).splitlines() if name in line]
         if not lines:
             raise
         damaged = lines[-1].partition(name)[2]
     finally:
-        # Its queues are in cycles. Collected at any other time, that may be in the middle of a
+        # Its queues are in reference cycles. Collected later, they may be freed in the middle of a
         # call of multiprocessing's resource tracker, which then loses count of them (Python 3.12).
         del batches
         gc.collect()
-    if damaged:  # only here, where nothing holds the error, and by it the queues, any more
+    if damaged:  # raised here, after the first error, which holds on to the queues, is gone
         raise DamagedExampleError(damaged)
 
 
 def _end_with_parent(worker: int, num_workers: int) -> None:
-    """Ends this process when its parent does, and only then.
+    """Makes this process end when its parent ends, and only then.
 
-    Nobody else would, and it waits for room for ever. A terminal and a cluster send their signals
-    to workers too, where the parent has a run to save first.
+    Otherwise it would wait forever for room in its queue. A terminal and a cluster send their
+    signals to workers too, but the parent needs them until it has saved the run.
     """
     del worker, num_workers
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -189,7 +190,7 @@ def _import_grain() -> Any:
         grain = importlib.import_module("grain")
     except ImportError as error:
         raise ImportError(f"{error}. Install it: pip install 'cyclical-jax[train]'") from error
-    # Grain 0.2.18 reads this flag of absl's where nobody has parsed any (google/grain#1355).
+    # Grain 0.2.18 reads this absl flag even if no flags were parsed (google/grain#1355).
     flag = "grain_enable_multiprocess_worker_profiling"
     if flag in flags.FLAGS:
         flags.FLAGS[flag].present = True

@@ -1,7 +1,8 @@
-"""Subsets of a training split: "4K CIFAR-10" and its kin, long tails, or whatever a file lists.
+"""Subsets of a training split: "4K CIFAR-10" and the like, long tails, or those that a file lists.
 
-"First" is in the order of the file. The published subsets are in the order of the official files;
-TFDS shuffles once, when it prepares a dataset, so ours are other images, chosen by the same rule.
+"First" refers to the order of TFDS's files. The published subsets follow the order of the official
+files. TFDS shuffles once, when it prepares a dataset, so ours are other images, chosen by the same
+rule.
 """
 
 import difflib
@@ -16,14 +17,14 @@ from cyclical_jax.data.index_files import Names, Positions
 
 
 class Subset(NamedTuple):
-    """How many examples, and how they are shared among the classes."""
+    """A number of examples, and how they are shared among the classes."""
 
     total: int
-    ratio: float | None  # as in `linear_quotas`; None: whatever comes first, of any class
+    ratio: float | None  # as in `linear_quotas`; None: the first examples, of any class
 
 
 class LongTailed(NamedTuple):
-    """As in `long_tailed_quotas`."""
+    """The arguments of `long_tailed_quotas`."""
 
     most: int
     factor: float
@@ -32,9 +33,9 @@ class LongTailed(NamedTuple):
 AnySubset = Subset | LongTailed | Positions | Names
 
 
-# For 10 classes the two imbalanced ones go 490, 470, ... 310 and 580, 540, ... 220, as those of
-# arXiv 2202.08978 do; its balanced one is first_4k. (The published code takes the images beside
-# those of its first file, which counts from 1: nearly balanced ones.)
+# For 10 classes the two imbalanced ones have 490, 470, ... 310 and 580, 540, ... 220 examples, like
+# those of arXiv 2202.08978; its balanced one is first_4k. (The first file of the published code
+# counts from 1, so that code takes the neighbours of the listed images: nearly balanced ones.)
 SUBSETS = {
     "4k": Subset(4000, ratio=1),
     "4k_5_3": Subset(4000, ratio=5 / 3),
@@ -44,15 +45,15 @@ SUBSETS = {
 
 
 def parse_subset(text: Any) -> AnySubset:
-    """Reads what says which examples are trained on.
+    """Parses the option that says which examples are trained on.
 
     Args:
       text: A name of `SUBSETS`; or "balanced N", N examples in equal parts of all classes; or
         "long_tailed N F", as in `long_tailed_quotas`; or the path of an index file in .txt or .csv.
-        Such a file holds either whole numbers between commas or white space, positions in the split
-        that is trained on, from 0, as TFDS orders it; or a line an example, whose first word is a
-        file name, and whose second, if any, its label. The folders of a name are ignored; the rest
-        is TFDS's `file_name` of ImageNet, its `id` of CIFAR.
+        Such a file holds either positions in the training split, whole numbers from 0 in TFDS's
+        order, separated by commas or white space; or one example per line: a file name and, if you
+        like, its label. The folders of a file name are ignored; the rest is TFDS's `file_name` for
+        ImageNet, its `id` for CIFAR.
 
     Raises:
       ValueError: `text` is none of these, or its file cannot be used.
@@ -76,7 +77,7 @@ def parse_subset(text: Any) -> AnySubset:
 
 
 def index_file_of(subset: str | None) -> Path | None:
-    """The file that a subset is read from, where it is."""
+    """Returns the file that a subset is read from, or None if it is read from no file."""
     if subset is None or isinstance(parse_subset(subset), Subset | LongTailed):
         return None
     return Path(subset).expanduser()
@@ -106,7 +107,7 @@ def _parse_long_tailed(text: str, words: Sequence[str]) -> LongTailed:
 
 
 def subset_size(subset: AnySubset, num_classes: int) -> int:
-    """How many examples there are in a subset of a dataset with that many classes."""
+    """Returns the number of examples in a subset of a dataset with that many classes."""
     match subset:
         case Subset(total=total):
             return total
@@ -119,19 +120,20 @@ def subset_size(subset: AnySubset, num_classes: int) -> int:
 def subset_indices(
     subset: AnySubset, labels: np.ndarray, num_classes: int, *, names: np.ndarray | None = None
 ) -> np.ndarray:
-    """Which examples of a split are in the subset.
+    """Returns the indices of a subset's examples in a split.
 
     Args:
-      subset: What `parse_subset` returned.
+      subset: The result of `parse_subset`.
       labels: [n] classes, 0 .. num_classes - 1.
-      num_classes: Of the dataset.
-      names: [n or more] bytes, for `Names`: those of the examples, and of what is not trained on.
+      num_classes: Number of classes of the dataset.
+      names: [n or more] bytes, for `Names`: the names of the examples, then of those that are not
+        trained on.
 
     Returns:
       Indices, in the order of the split.
 
     Raises:
-      ValueError: There are fewer examples, or fewer of a class; or a name or a label is wrong.
+      ValueError: There are too few examples, or too few of a class; or a name or a label is wrong.
     """
     match subset:
         case Positions() | Names():
@@ -146,17 +148,17 @@ def subset_indices(
 
 
 def first_per_class(labels: np.ndarray, quotas: Sequence[int] | np.ndarray) -> np.ndarray:
-    """The first quotas[k] examples of each class k.
+    """Returns the first quotas[k] examples of each class k.
 
     Args:
       labels: [n] classes.
       quotas: [classes] numbers of examples.
 
     Returns:
-      [sum of quotas] indices, in the order of the file.
+      [sum of quotas] indices, in the order of the split.
 
     Raises:
-      ValueError: A class has fewer examples.
+      ValueError: A class has fewer examples than its quota.
     """
     firsts = []
     for label, quota in enumerate(quotas):
@@ -168,12 +170,12 @@ def first_per_class(labels: np.ndarray, quotas: Sequence[int] | np.ndarray) -> n
 
 
 def long_tailed_quotas(num_classes: int, most: int, factor: float) -> np.ndarray:
-    """How many of each class, where they fall by the same ratio from each class to the next.
+    """Returns numbers of examples that fall by the same ratio from each class to the next.
 
-        n_k = int(most * factor^(-k / (num_classes - 1))),
+        n_k = int(most * factor^(-k / (num_classes - 1))):
 
-    `most` of the first class, `factor` times fewer of the last. Of ten classes, 5000 and 100 are
-    5000, 2997, 1796, ... 83, 50.
+    `most` for the first class, `factor` times fewer for the last. For ten classes, most 5000 and
+    factor 100 give 5000, 2997, 1796, ... 83, 50.
 
     Returns:
       [num_classes] numbers of examples.
@@ -186,12 +188,12 @@ def long_tailed_quotas(num_classes: int, most: int, factor: float) -> np.ndarray
 
 
 def linear_quotas(num_classes: int, total: int, ratio: float = 1.0) -> np.ndarray:
-    """How many of each class, where they fall along a line; `ratio` 1 is balanced.
+    """Returns numbers of examples that fall linearly from class to class; `ratio` 1 is balanced.
 
         n_k = high - (high - low) (k + 1/2) / num_classes,    high = ratio * low,
 
-    rounded so that their sum is `total`: the largest fractions are rounded up, of equal ones the
-    first. The last class's n is a little above `low`, the first one's a little below `high`.
+    rounded so that their sum is `total`: the largest fractions are rounded up, the first ones among
+    equal fractions. So n is a little above `low` for the last class, below `high` for the first.
 
     Returns:
       [num_classes] numbers of examples.

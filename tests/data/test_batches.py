@@ -59,7 +59,7 @@ def test_pad_has_every_example_once_an_epoch_and_masks_the_rest(num_examples, ba
     for order, is_real in zip(index, mask, strict=True):
         assert sorted(order[is_real == 1]) == list(range(num_examples))
         assert (is_real == 1).sum() + (is_real == 0).sum() == len(order)
-        assert set(order) == set(range(num_examples))  # padding is of images that there are
+        assert set(order) == set(range(num_examples))  # padding repeats examples
     assert (index[0] != index[1]).any()
 
 

@@ -1,4 +1,4 @@
-"""Crops of real photographs, beside Pillow's own functions one after the other."""
+"""Crops of real photographs, against Pillow's own functions one after the other."""
 
 import io
 import math
@@ -47,9 +47,9 @@ def test_random_boxes_have_the_published_areas_and_aspects(width, height):
     assert (boxes[:, :2] >= 0).all() and (boxes[:, 2:] <= [width, height]).all()
     area, aspect = wide * high / (width * height), wide / high
     assert 0.079 < area.min() < 0.09 and 0.95 < area.max() <= 1
-    # By their rounding to whole pixels they may be a little beyond.
+    # Rounding to whole pixels may put them a little beyond the limit.
     assert 0.73 < aspect.min() < 0.76 and 1.32 < aspect.max() < 1.37
-    small = area < 0.3  # of these none are left out for not fitting
+    small = area < 0.3  # boxes of these areas always fit
     assert np.log(aspect[small]).mean() == pytest.approx(0, abs=0.02)
     assert np.quantile(area[small], 0.5) == pytest.approx((0.08 + 0.3) / 2, abs=0.01)
 

@@ -20,7 +20,7 @@ def leaves_no_thread():
 
 
 def settled(made, expected):
-    """What was made, once the thread has had the time to make too many."""
+    """Returns what was made, after the thread has had time to make too many."""
     deadline = time.monotonic() + 5
     while len(made) < expected and time.monotonic() < deadline:
         time.sleep(0.001)

@@ -1,4 +1,4 @@
-"""Files of positions and of names; and whatever is wrong with one, told by its line."""
+"""Files of positions and of names, and errors that name the wrong line."""
 
 import numpy as np
 import pytest

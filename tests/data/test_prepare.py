@@ -43,7 +43,7 @@ def idx(array):
 
 
 def debian_gzip(content):
-    """As `gzip --no-name` writes it: no flags, no name."""
+    """Compresses as `gzip --no-name` does: without flags and without a name."""
     return gzip.compress(content, mtime=1591544557)
 
 
@@ -97,7 +97,7 @@ def expect(monkeypatch):
 
 @pytest.fixture(autouse=True)
 def no_network(monkeypatch):
-    """Whoever needs the network in a test says so by replacing this."""
+    """Fails a test that uses the network, unless it replaces these functions."""
 
     def refuse(*args, **kwargs):
         raise AssertionError("The network was asked.")
@@ -122,7 +122,7 @@ def serve(directory):
 
 
 def read(name, split, data_dir):
-    """Through TFDS alone."""
+    """Reads a split by TFDS's own functions."""
     return list(tfds.data_source(name, split=split, data_dir=data_dir, download=False))
 
 

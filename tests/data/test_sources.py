@@ -263,7 +263,7 @@ class TestLoad:
 
 
 class TestSubset:
-    """Of the tiny dataset, by tiny subsets in place of the table's."""
+    """Subsets of the tiny dataset; tiny ones replace those of the table."""
 
     @pytest.fixture(autouse=True)
     def tiny_subsets(self, monkeypatch):
@@ -401,7 +401,7 @@ def tiny_imagenet(monkeypatch):
 
 @pytest.fixture(scope="module")
 def pristine_imagenet(tmp_path_factory):
-    """Our own builder's, of archives like the official ones: 6 + 3 + 3 images of three classes."""
+    """Builds a tiny dataset from archives like the official ones: 12 images of three classes."""
     raw_dir, data_dir = (tmp_path_factory.mktemp(name) for name in ("raw", "imagenet"))
     numbers = {"n01440764": range(6), "n01443537": range(6, 9), "n15075141": range(9, 12)}
     folders = {
@@ -419,7 +419,7 @@ def pristine_imagenet(tmp_path_factory):
 
 
 class TestImagenet:
-    """Streams, and what of them is trained on."""
+    """Streams, and the subsets of them to train on."""
 
     @pytest.fixture
     def data_dir(self, pristine_imagenet, tmp_path, monkeypatch):
@@ -434,7 +434,7 @@ class TestImagenet:
 
     @pytest.fixture
     def known(self, data_dir):
-        """(file name, label) in the order of TFDS's train split, by TFDS alone."""
+        """Returns (file name, label) in the order of TFDS's train split, by TFDS's functions."""
         source = tfds.data_source("imagenet2012", split="train", data_dir=data_dir, download=False)
         return [(example["file_name"].decode(), example["label"]) for example in source]
 
@@ -501,7 +501,7 @@ class TestImagenet:
         file = tmp_path / "ImageNet_LT_train.txt"
         file.write_text("".join(f"train/{name[:9]}/{name} {label}\n" for name, label in wanted))
         assert list(load(subset=str(file)).train.positions) == [0, 3, 7]
-        monkeypatch.setattr(sources, "_read_names", pytest.fail)  # they are kept
+        monkeypatch.setattr(sources, "_read_names", pytest.fail)  # the kept file is used
         assert list(load(subset=str(file)).train.positions) == [0, 3, 7]
 
     def test_what_is_kept_for_validation_is_not_trained_on(self, load, known, tmp_path):
@@ -543,8 +543,25 @@ class TestImagenet:
             sources.load("cifar10", image_size=224)
 
 
+@pytest.mark.parametrize(
+    "name, subset, line",
+    [
+        ("imagenet2012", "4k", "unlabelled images are kept in memory, but 'imagenet2012' is not."),
+        ("digits", None, "unlabelled images are those that `subset` leaves out, got None."),
+        (
+            "digits",
+            "balanced 1197",
+            "there are no unlabelled images: `subset` 'balanced 1197' leaves none out.",
+        ),
+    ],
+)
+def test_unlabelled_images_are_those_that_a_subset_leaves_out(name, subset, line):
+    with pytest.raises(ValueError, match=re.escape(line)):
+        sources.check_unlabelled(name, "train", subset)
+
+
 class TestIndexFiles:
-    """Of a dataset in memory."""
+    """Index files for a dataset in memory."""
 
     def test_positions(self, data_dir, tmp_path):
         whole = sources.load("cifar10", data_dir=data_dir)
@@ -609,7 +626,7 @@ class TestNames:
 
 
 class TestMissing:
-    """What is not there is said at once, without a network, with the commands that get it."""
+    """A missing dataset is an error at once, without a network, with the commands to get it."""
 
     @pytest.mark.parametrize(
         "name, version, command",
@@ -653,7 +670,7 @@ class TestMissing:
 
 
 class TestUnusable:
-    """Damage is refused, never read as a smaller or another dataset."""
+    """Damage is an error; it is never read as a smaller or another dataset."""
 
     def refuse(self, data_dir, flaw):
         with pytest.raises(sources.DatasetNotFoundError) as error:

@@ -1,4 +1,4 @@
-"""Batches of photographs: the same bytes whoever makes them, and no process left behind."""
+"""Batches of photographs have the same bytes with any workers, and no process is left behind."""
 
 import functools
 import gc
@@ -26,7 +26,7 @@ PHOTOS = [PIL.Image.fromarray(image) for image in load_sample_images().images]
 
 
 def example(number):
-    """Of a photograph's own corner."""
+    """Returns an example whose image is a part of a photograph, different for each number."""
     left = 40 * number
     image = PHOTOS[number % 2].crop((left, 0, left + 180, 150))
     buffer = io.BytesIO()
@@ -43,7 +43,7 @@ SELECT = functools.partial(shuffled, NUM_EXAMPLES, BATCH, seed=3, remainder="dro
 
 
 def stream(examples=None, *, positions=range(NUM_EXAMPLES), augmented=True):
-    # `list` of a list, for something that a worker can be sent whatever it has imported.
+    # `list` of a list can be sent to a worker without imports.
     open_examples = functools.partial(list, examples or EXAMPLES)
     return Stream("train of here", open_examples, positions, SIZE, augmented)
 
@@ -214,7 +214,7 @@ def test_leaving_ends_the_workers(leave):
 
 @pytest.mark.parametrize("stop", [1, 9])
 def test_leaving_frees_the_queues_at_once(stop):
-    """What the collector frees at some other time, multiprocessing's tracker may lose count of."""
+    """If the collector frees them later, multiprocessing's tracker may lose count of them."""
     iterator = stream().batches(SELECT, start=0, stop=9, seed=0, num_workers=2)
     gc.disable()
     try:
@@ -240,10 +240,10 @@ def test_a_worker_that_dies_is_an_error_and_no_wait_for_ever():
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_to_all_is_for_the_parent_alone(number):
-    """A terminal and a cluster send it to the whole group; the run has to be saved first."""
+    """A terminal and a cluster signal the whole group, but the run must be saved first."""
     before = set(multiprocessing.active_children())
     iterator = stream().batches(SELECT, start=0, stop=30, seed=1, num_workers=2)
-    first = next(iterator), next(iterator)  # one of each worker, which has begun then
+    first = next(iterator), next(iterator)  # one from each worker, so both have started
     workers = [child.pid for child in set(multiprocessing.active_children()) - before]
     for pid in workers:
         os.kill(pid, number)
