@@ -19,13 +19,13 @@ class ScaleByLayerState(NamedTuple):
 
 
 def scale_by_layer(share: optax.ScalarOrSchedule, layers: Layers) -> optax.GradientTransformation:
-    """Multiplies the updates of layer i by clip(share L - (i - 1), 0, 1), of the head by 1.
+    """Multiplies the updates of layer i by clip(share L - (i - 1), 0, 1).
 
-    L is the largest layer number. Share 0 trains only the head, 1 all layers; between them the
-    layers thaw one after the other from the head down. Put it last in a chain, so that neither
-    momentum nor decay moves a frozen layer. Earlier transformations see all layers: a clip of the
-    global norm counts the gradients of frozen ones. BatchNorm's statistics are not parameters, so
-    they change in frozen layers too.
+    The head is layer 0, and its factor is 1; L is the largest layer number. Share 0 trains only the
+    head, 1 all layers; between them the layers thaw one after the other from the head down. Put it
+    last in a chain, so that neither momentum nor decay moves a frozen layer. Earlier
+    transformations see all layers: a clip of the global norm counts the gradients of frozen ones.
+    BatchNorm's statistics are not parameters, so they change in frozen layers too.
 
     Args:
       share: In [0, 1]; a number or a schedule.

@@ -188,8 +188,8 @@ def accumulate_gradients(
     Raises:
       ValueError: A plain number is not whole or is below 1.
 
-    Source: the abstract of arXiv 2202.08835 names the batch size. It does not say which end is
-    easy; we take large batches to be easy, by analogy to the learning rate.
+    Source: the abstract of arXiv 2202.08835 names the batch size; that large batches are the easy
+    end is our reading, by analogy to the learning rate.
     """
     if not callable(every):
         _checks.whole_number("every", every, minimum=1, maximum=2**31 - 1)

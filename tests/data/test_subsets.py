@@ -1,4 +1,4 @@
-"""Which examples are in a subset, of labels that are lopsided and out of order."""
+"""The examples of a subset, where labels are unbalanced and out of order."""
 
 from fractions import Fraction
 
