@@ -20,10 +20,10 @@ from matplotlib.figure import Figure
 from ml_collections import ConfigDict, config_flags
 
 from cyclical_jax import data
+from cyclical_jax.accumulation import windows_schedule
 from cyclical_jax.catalogue import parse
 from cyclical_jax.techniques import learning_rate
 from cyclical_jax.training import assembly
-from cyclical_jax.training.accumulation import windows_schedule
 from cyclical_jax.training.durations import Timetable
 from cyclical_jax.training.logs import WorkdirError
 from cyclical_jax.training.structure import Recipe

@@ -10,9 +10,9 @@ import jax
 import optax
 
 from cyclical_jax import transforms
+from cyclical_jax.accumulation import windows_schedule
 from cyclical_jax.models import Model
 from cyclical_jax.schedules import as_schedule, cyclical_schedule
-from cyclical_jax.training.accumulation import windows_schedule
 from cyclical_jax.training.durations import Timetable
 from cyclical_jax.training.state import JUDGED, TrainState, Variables, init_state
 from cyclical_jax.training.step import Program

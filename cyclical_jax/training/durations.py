@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from cyclical_jax.training.accumulation import Windows
+from cyclical_jax.accumulation import Windows
 
 UNITS = ("steps", "epochs", "examples")
 _DURATION = re.compile(r"\s*(?P<amount>[-+.\w]+)\s+(?P<unit>[a-z]+?)s?\s*")

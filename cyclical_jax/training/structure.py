@@ -12,15 +12,15 @@ from typing import Any, NamedTuple
 
 import optax
 
-from cyclical_jax.schedules import Scale, Shape, cyclical_schedule
-from cyclical_jax.training import keys as engine
-from cyclical_jax.training.accumulation import (
+from cyclical_jax.accumulation import (
     Windows,
     powers_of_two,
     uniform_windows,
     windows_of_micro_steps,
     windows_of_updates,
 )
+from cyclical_jax.schedules import Scale, Shape, cyclical_schedule
+from cyclical_jax.training import keys as engine
 from cyclical_jax.training.durations import Duration, Timetable, Units
 from cyclical_jax.training.fields import Field, RecipeError, one_of
 from cyclical_jax.training.technique import Task, Technique, columns

@@ -9,6 +9,7 @@ import hypothesis
 import jax
 import numpy as np
 import pytest
+from cyclical_jax.training.pretrained import prepare
 from hypothesis import strategies as st
 from ml_collections import ConfigDict
 
@@ -23,7 +24,6 @@ from cyclical_jax.training.fields import (
     SWITCHES,
     Cycle,
 )
-from cyclical_jax.training.pretrained import prepare
 from cyclical_jax.training.recipe import Recipe, RecipeError, default_config, parse
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*`gamma_hc`:UserWarning")

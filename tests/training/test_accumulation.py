@@ -9,20 +9,20 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from cyclical_jax.training.images import take_batch
 
 from configs import default
 from cyclical_jax import cyclical_schedule, data
-from cyclical_jax.data.batches import shuffled
-from cyclical_jax.training import assembly, loop, ways
-from cyclical_jax.training.accumulation import (
+from cyclical_jax.accumulation import (
     powers_of_two,
     uniform_windows,
     windows_of_micro_steps,
     windows_of_updates,
     windows_schedule,
 )
+from cyclical_jax.data.batches import shuffled
+from cyclical_jax.training import assembly, loop, ways
 from cyclical_jax.training.checkpoints import Checkpoints
-from cyclical_jax.training.images import take_batch
 from cyclical_jax.training.keeper import Keeper, StoppedError
 from cyclical_jax.training.population import Population
 from cyclical_jax.training.recipe import Accumulation, RecipeError, cyclical, parse

@@ -7,8 +7,8 @@ import optax
 import pytest
 
 import cyclical_jax as cj
+from cyclical_jax.accumulation import uniform_windows
 from cyclical_jax.training import assembly
-from cyclical_jax.training.accumulation import uniform_windows
 from cyclical_jax.training.durations import Timetable
 from cyclical_jax.training.recipe import cyclical, default_config, parse
 from cyclical_jax.training.state import init_state

@@ -5,7 +5,7 @@ from fractions import Fraction
 
 import pytest
 
-from cyclical_jax.training.accumulation import uniform_windows
+from cyclical_jax.accumulation import uniform_windows
 from cyclical_jax.training.durations import Duration, Timetable, Units, parse_duration
 
 

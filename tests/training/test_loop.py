@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from cyclical_jax.training.images import take_batch
 
 from configs import default, digits
 from cyclical_jax import data
@@ -21,7 +22,6 @@ from cyclical_jax.training import assembly, evaluation, loop, ways
 from cyclical_jax.training.checkpoints import Checkpoints
 from cyclical_jax.training.devices import place
 from cyclical_jax.training.durations import Timetable
-from cyclical_jax.training.images import take_batch
 from cyclical_jax.training.keeper import Keeper, StoppedError
 from cyclical_jax.training.recipe import RecipeError, cyclical, parse
 from cyclical_jax.training.state import TrainState

@@ -15,7 +15,7 @@ from configs import (
     fashion_mnist,
     fashion_mnist_4k,
 )
-from cyclical_jax.training.accumulation import uniform_windows
+from cyclical_jax.accumulation import uniform_windows
 from cyclical_jax.training.durations import Duration, Timetable
 from cyclical_jax.training.fields import FIELDS, OPTIONS, SECTIONS
 from cyclical_jax.training.recipe import (

@@ -9,21 +9,21 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from cyclical_jax.training.images import as_batch
+from cyclical_jax.training.pretrained import Earlier, prepare
 from scipy.special import log_softmax, softmax
 from scipy.stats import rankdata
 
 from configs import default
 from cyclical_jax import augment, data
+from cyclical_jax.accumulation import uniform_windows
 from cyclical_jax.data.batches import part_of
 from cyclical_jax.training import assembly, evaluation, loop, networks, pretrained, ways
-from cyclical_jax.training.accumulation import uniform_windows
 from cyclical_jax.training.checkpoints import CHECKPOINTS, CONFIG, Checkpoints
 from cyclical_jax.training.devices import place
 from cyclical_jax.training.durations import Timetable
-from cyclical_jax.training.images import as_batch
 from cyclical_jax.training.keeper import Keeper, StoppedError
 from cyclical_jax.training.population import Population
-from cyclical_jax.training.pretrained import Earlier, prepare
 from cyclical_jax.training.recipe import RecipeError, cyclical, parse, put
 from cyclical_jax.training.state import init_state
 from cyclical_jax.training.step import make_train_step
