@@ -1,0 +1,79 @@
+"""Every technique and task goes through the same trials; a new one is tested by being listed."""
+
+import json
+
+import pytest
+
+from cyclical_jax.catalogue import CATALOGUE, default_config, parse
+from cyclical_jax.testing import SMALL, Case, check
+from cyclical_jax.training.checkpoints import CHECKPOINTS, CONFIG, Checkpoints
+from cyclical_jax.training.keeper import Keeper
+from cyclical_jax.training.loop import train
+from cyclical_jax.training.recipe import cyclical, load_dataset, put
+
+pytestmark = pytest.mark.usefixtures("fast_compilation")
+
+RUN = "{earlier run}"  # stands for the workdir of a run
+BATCH_NORM = {"model.batch_norm": True}
+# How each entry is turned on; `Case` has further arguments.
+ON = {
+    "classification": {"loss.name": "cyclical_focal", "loss.temperature": cyclical(0.5, 2)},
+    "multilabel": {"task.name": "multilabel"},
+    "network": {"model.dropout": cyclical(0.1, 0.3), "model.batch_norm": True},
+    "optimizer": {
+        "optimizer.name": "adamw",
+        "optimizer.weight_decay": cyclical(1e-4, 1e-2),
+        "optimizer.max_norm": cyclical(0.5, 2),
+        "optimizer.max_delta": cyclical(0.5, 2),
+        "optimizer.clipping": cyclical(0.1, 0.5),
+    },
+    "learning_rate": {
+        "optimizer.learning_rate": cyclical(0.01, 0.1),
+        "optimizer.learning_rate_schedule": "one_cycle",
+        "optimizer.warmup": "2 steps",
+    },
+    "finetuning": {"finetuning.start": RUN, "finetuning.share": cyclical(0, 1)},
+    "augmentation": {"augment.operations": ("flip", "mixup"), "augment.strength": cyclical(0, 1)},
+    "semisupervised": {
+        "semisupervised.unlabelled_weight": cyclical(0.5, 1),
+        "semisupervised.threshold": cyclical(0.3, 0.1),
+        "semisupervised.batch_size": 8,
+        "semisupervised.weak": (),
+        "semisupervised.strong": (),
+    },
+    "distillation": {"distillation.teacher": RUN, "distillation.teacher_weight": cyclical(0.9, 0)},
+    "curriculum": {"curriculum.scorer": RUN, "curriculum.preference": cyclical(4, -2)},
+    "running_curriculum": {
+        "running_curriculum.preference": cyclical(4, -2),
+        "running_curriculum.average_decay": cyclical(0.5, 0.9),
+    },
+    "class_weights": {"loss.class_weights": (2.0, *[1.0] * 9)},
+    "moving_average": {"ema_decay": cyclical(0.5, 0.9)},
+    "gradient_norm": {"loss.gradient_norm": "cross_entropy"},
+}
+RANDOM = {"network", "augmentation"}
+COMMON = {"gradient_norm": {"loss.temperature": 2.0}, "moving_average": BATCH_NORM}
+
+
+@pytest.fixture(scope="module")
+def earlier_run(tmp_path_factory):
+    """The workdir of a run of a few updates."""
+    workdir, config = tmp_path_factory.mktemp("earlier"), default_config()
+    for key, value in SMALL.items():
+        put(config, key, value)
+    (workdir / CONFIG).write_text(json.dumps(config.to_dict()))
+    recipe = parse(config)
+    with Checkpoints(workdir / CHECKPOINTS) as checkpoints:
+        keeper = Keeper(checkpoints, every=1e9)
+        train(recipe, load_dataset(recipe), report=lambda row: None, keeper=keeper)
+    return str(workdir)
+
+
+def test_every_entry_is_turned_on_here():
+    assert ON.keys() == {entry.name for entry in CATALOGUE.entries}
+
+
+@pytest.mark.parametrize("name", ON)
+def test_every_entry_passes_every_trial(name, earlier_run):
+    changes = {key: earlier_run if value is RUN else value for key, value in ON[name].items()}
+    check(Case(name, changes, is_random=name in RANDOM, common=COMMON.get(name, {})))
