@@ -22,6 +22,7 @@ import numpy as np
 from cyclical_jax.catalogue import CATALOGUE, default_config, parse
 from cyclical_jax.training import run
 from cyclical_jax.training.checkpoints import Checkpoints
+from cyclical_jax.training.durations import Timetable
 from cyclical_jax.training.earlier import prepare
 from cyclical_jax.training.fields import RecipeError
 from cyclical_jax.training.keeper import Keeper, StoppedError
@@ -29,8 +30,8 @@ from cyclical_jax.training.keys import TASK
 from cyclical_jax.training.loop import train
 from cyclical_jax.training.population import Population
 from cyclical_jax.training.recipe import load_dataset, put
-from cyclical_jax.training.structure import Catalogue, Recipe
-from cyclical_jax.training.technique import IN_MEMORY, Task, spec_of
+from cyclical_jax.training.structure import Catalogue, Recipe, Structure
+from cyclical_jax.training.technique import IN_MEMORY, Spec, Task, spec_of
 from cyclical_jax.training.ways import Inputs, make_program
 
 SMALL = {
@@ -127,7 +128,7 @@ def it_goes_on_as_if_not_stopped(case: Case) -> None:
         calls.append(None)
         return len(calls) == 2  # before the last call
 
-    options = {"report": lambda row: None, "earlier": earlier}
+    options: dict[str, Any] = {"report": lambda row: None, "earlier": earlier}
     with tempfile.TemporaryDirectory() as folder, Checkpoints(Path(folder)) as checkpoints:
         with contextlib.suppress(StoppedError):
             keeper = Keeper(checkpoints, is_stopping=is_stopping)
@@ -246,11 +247,12 @@ def _on_one_device(recipe: Recipe):
 
 
 def _lowered(recipe: Recipe) -> str:
-    program = jax.jit(make_program("resident", *_static(recipe), None))
+    structure, timetable, spec = _static(recipe)
+    program = jax.jit(make_program("resident", structure, timetable, spec, None))
     return program.lower(*_arguments(recipe)).as_text()
 
 
-def _static(recipe: Recipe):
+def _static(recipe: Recipe) -> tuple[Structure, Timetable, Spec]:
     dataset, _ = prepare(recipe, load_dataset(recipe))
     timetable = run.plan(recipe, dataset, num_devices=1)
     return recipe.structure, timetable.lengths, spec_of(dataset)
@@ -299,7 +301,7 @@ def _compilations() -> Iterator[list[str]]:
     """Lists the programs that are compiled within it."""
     compiled: list[str] = []
 
-    def listen(event, duration, **_):
+    def listen(event: str, duration_secs: float, **_: str | int) -> None:
         if event == "/jax/core/compile/backend_compile_duration":
             compiled.append(event)
 

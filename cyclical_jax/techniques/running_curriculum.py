@@ -7,7 +7,7 @@ import jax.numpy as jnp
 
 from cyclical_jax.curriculum import difficulty_ranks, sample_weights, update_difficulty
 from cyclical_jax.losses import softmax_cross_entropy
-from cyclical_jax.training.devices import gathered, own_share
+from cyclical_jax.training.devices import gathered, own_slice
 from cyclical_jax.training.fields import knob, or_none
 from cyclical_jax.training.technique import (
     CLASS_LOGITS,
@@ -57,7 +57,7 @@ def part(site: Site) -> Part:
         own = batch[DIFFICULTY], batch.get("mask", jnp.ones_like(batch[DIFFICULTY]))
         difficulty, mask = gathered(own, axis_name)
         weights = sample_weights(difficulty_ranks(difficulty), preference)
-        weights = own_share(weights / weights.mean(where=mask > 0), axis_name, len(own[0]))
+        weights = own_slice(weights / weights.mean(where=mask > 0), axis_name, len(own[0]))
         return batch | {"weight": weights * batch.get("weight", jnp.float32(1))}
 
     def update(memory, seen):

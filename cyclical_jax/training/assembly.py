@@ -101,9 +101,9 @@ def make_terms(structure: Structure, parts: Parts) -> tuple[list[LossTerm], list
     own, *further = parts[name].terms
     others = [term for part in parts for term in (further if part == name else parts[part].terms)]
     others.sort(key=lambda term: not term.is_instead)
-    shares = [as_schedule(term.weight) for term in others if term.is_instead]
-    if shares:
-        own = own._replace(weight=lambda count: 1 - _total(share(count) for share in shares))
+    taken = [as_schedule(term.weight) for term in others if term.is_instead]
+    if taken:
+        own = own._replace(weight=lambda count: 1 - _total(weight(count) for weight in taken))
     references = [part.reference for part in parts.values() if part.reference is not None]
     reference = [references[0]._replace(weight=own.weight), *others] if references else []
     return [own, *others], reference
@@ -190,9 +190,9 @@ def _transforms(parts: Parts, names: Sequence[str]) -> list[BatchTransform]:
     return [transform for name in names for transform in parts[name].transforms]
 
 
-def _total(shares) -> jax.Array:
+def _total(weights) -> jax.Array:
     """Returns their sum, without a zero to begin with."""
-    first, *rest = shares
-    for share in rest:
-        first = first + share
+    first, *rest = weights
+    for weight in rest:
+        first = first + weight
     return first

@@ -84,7 +84,7 @@ def own_part(selection: Selection) -> Selection:
     return part_of(selection, jax.process_index(), jax.process_count())
 
 
-def share(tree: Any, *, axis: int = 0) -> Any:
+def scatter(tree: Any, *, axis: int = 0) -> Any:
     """Splits `axis` of every leaf into one share for each local device, and sends it there.
 
     [..., n, ...] becomes [devices, ..., n / devices, ...].
@@ -107,7 +107,7 @@ def gathered(tree: Any, axis_name: str | None) -> Any:
     return jax.lax.all_gather(tree, axis_name, tiled=True) if axis_name else tree
 
 
-def own_share(values: jax.Array, axis_name: str | None, size: int) -> jax.Array:
+def own_slice(values: jax.Array, axis_name: str | None, size: int) -> jax.Array:
     """Returns this device's `size` of `values`, which `gathered` brought together."""
     if axis_name is None:
         return values

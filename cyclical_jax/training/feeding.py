@@ -11,7 +11,7 @@ from cyclical_jax.data.batches import Select, rows, select_part
 from cyclical_jax.data.feed import prefetched
 from cyclical_jax.data.sources import Split, num_examples
 from cyclical_jax.data.streams import Stream
-from cyclical_jax.training.devices import share
+from cyclical_jax.training.devices import scatter
 
 
 def sent_batches(
@@ -31,7 +31,7 @@ def sent_batches(
     if isinstance(split, Stream):
         batches = split.batches(own, start=start, stop=stop, seed=seed, num_workers=num_workers)
         with contextlib.closing(batches):
-            yield from prefetched(share, batches)
+            yield from prefetched(scatter, batches)
     else:
         selections = (own(start=number, stop=number + 1) for number in range(start, stop))
         single = (row for selection in selections for row in rows(selection))
@@ -39,7 +39,7 @@ def sent_batches(
 
 
 def _send_batch(split: dict[str, Any], selection: dict[str, Any]) -> dict[str, jax.Array]:
-    return share(take_examples(split, selection))
+    return scatter(take_examples(split, selection))
 
 
 def take_examples(split: dict[str, Any], selection: dict[str, Any]) -> dict[str, jax.Array]:

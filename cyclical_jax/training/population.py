@@ -20,7 +20,7 @@ from cyclical_jax.data import num_examples
 from cyclical_jax.data.batches import Selection, rows
 from cyclical_jax.data.sources import Arrays, Dataset
 from cyclical_jax.training import run
-from cyclical_jax.training.devices import Throttle, on_all_devices, place, share
+from cyclical_jax.training.devices import Throttle, on_all_devices, place, scatter
 from cyclical_jax.training.durations import Timetable
 from cyclical_jax.training.earlier import Earlier, check_prepared
 from cyclical_jax.training.evaluation import Scores, evaluation_batches, make_batch_sums
@@ -135,10 +135,10 @@ class Population:
         if len(numbers) != len(seeds):
             raise ValueError(f"{len(numbers)} `numbers` need as many `seeds`, not {len(seeds)}.")
         stop = min(stop or self.timetable.micro_steps, self.timetable.micro_steps)
-        shared = share(
+        shared = scatter(
             jax.tree.map(lambda *leaves: np.array(leaves, np.float32), *self._filled(numbers))
         )
-        own_seeds = share(np.array(self._filled(seeds), np.uint32))
+        own_seeds = scatter(np.array(self._filled(seeds), np.uint32))
         states, zeros = self._programs.initialise(shared, own_seeds, self._start)
         trained = Members(states, [[] for _ in seeds], [None for _ in seeds])
         totals, done = zeros, 0
@@ -201,12 +201,12 @@ class Population:
         capacity = min(self.timetable.longest_interval, MOST_MICRO_STEPS)
         count = np.int32(len(selections[0]["index"]))
         filled = _stacked([fill(selection, capacity) for selection in selections])
-        return program(states, inputs._replace(batches=share(filled), count=count))
+        return program(states, inputs._replace(batches=scatter(filled), count=count))
 
     def _one_by_one(self, program, states, inputs, selections):
         throttle, totals = Throttle(), inputs.totals
         for of_members in zip(*map(rows, selections), strict=True):
-            batch = share(_stacked(of_members))
+            batch = scatter(_stacked(of_members))
             states, totals = program(states, inputs._replace(totals=totals, batches=batch))
             throttle(totals)
         return states, totals

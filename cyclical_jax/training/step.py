@@ -176,7 +176,7 @@ def _forward(program: Program, views, state, batch, values, key):
 
 
 def _mean_of(term: LossTerm, outputs, step, batch: Batch, values: Values, average) -> jax.Array:
-    """Returns this device's share of the weighted mean of a term."""
+    """Returns this device's part of the weighted mean of a term."""
     losses = term.loss(*[outputs[view] for view in term.views], batch, values)
     losses = as_schedule(term.weight)(step) * losses
     if MAIN not in term.views:
@@ -187,7 +187,7 @@ def _mean_of(term: LossTerm, outputs, step, batch: Batch, values: Values, averag
 
 
 def _measures(terms: Sequence[LossTerm], outputs, batch: Batch, values: Values, average) -> Metrics:
-    """Returns this device's share of the mean of each measure of the terms."""
+    """Returns this device's part of the mean of each measure of the terms."""
     found: Metrics = {}
     for term in terms:
         own = [outputs[view] for view in term.views]

@@ -25,7 +25,7 @@ from cyclical_jax.training.devices import (
     Throttle,
     on_all_devices,
     own_part,
-    share,
+    scatter,
     split_over_devices,
 )
 from cyclical_jax.training.durations import Timetable
@@ -191,8 +191,8 @@ def _resident(program, timetable: Timetable, inputs: Inputs) -> Advance:
     def advance(state, totals, selection):
         count = len(selection["index"])
         filled = fill(own_part(selection), capacity)
-        shares = jax.tree.map(lambda array: split_over_devices(array, axis=1), filled)
-        own = inputs._replace(totals=totals, batches=shares, count=np.int32(count))
+        batches = jax.tree.map(lambda array: split_over_devices(array, axis=1), filled)
+        own = inputs._replace(totals=totals, batches=batches, count=np.int32(count))
         return program(state, own)
 
     return advance
@@ -205,7 +205,7 @@ def fill(selection: Selection, capacity: int) -> Selection:
 
 
 def _send(selection: Selection) -> Iterator[Any]:
-    return prefetched(share, rows(own_part(selection)))
+    return prefetched(scatter, rows(own_part(selection)))
 
 
 def _next(sent: Iterator[Any], selection: Selection) -> Iterator[Any]:
