@@ -121,7 +121,8 @@ def other_numbers_compile_nothing(case: Case) -> None:
 
 
 def it_goes_on_as_if_not_stopped(case: Case) -> None:
-    trained, calls = _trained(case), []
+    trained = _trained(case)
+    calls: list[None] = []
     dataset, earlier = prepare(trained.recipe, load_dataset(trained.recipe))
 
     def is_stopping():
