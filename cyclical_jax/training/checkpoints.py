@@ -26,15 +26,8 @@ CONFIG, CHECKPOINTS = "config.json", "checkpoints"  # where a workdir has them
 _ABOUT = "about"  # the item beside the state: digest, seconds, worth by validation
 _WORTH = "worth"  # of a checkpoint, by the task's own score on validation: more is better
 _LONGEST_REASON = 200  # characters of what Orbax says
-_OF_THE_MACHINE = {
-    errno.EIO,
-    errno.ESTALE,
-    errno.EMFILE,
-    errno.ENFILE,
-    errno.ENOMEM,
-    errno.EACCES,
-    errno.EPERM,
-}
+_MACHINE = ("EIO", "ESTALE", "EMFILE", "ENFILE", "ENOMEM", "EACCES", "EPERM")
+_OF_THE_MACHINE = {getattr(errno, name) for name in _MACHINE}
 _OVERHEAD = 1_000_000  # bytes of a checkpoint beside its arrays, at most
 
 _logger = logging.getLogger(__name__)
@@ -47,7 +40,7 @@ class CheckpointError(OSError):
 
 
 class Snapshot(NamedTuple):
-    """All that a run needs to go on: order and randomness of its data follow from the state."""
+    """All that a run needs to go on. The order of its data follows from the state."""
 
     state: TrainState
     totals: Totals  # of the row of the log that is not complete yet
@@ -94,12 +87,12 @@ class Checkpoints:
             logger.removeFilter(_is_not_of_orbax)
 
     def _close(self, error_type) -> None:
-        # An error on the way out of one would hide it.
+        # An error while leaving would hide the one that is on its way.
         with self._errors_told() if error_type is None else contextlib.suppress(Exception):
             self._manager.close()
 
     def save(self, snapshot: Snapshot, worth: float | None = None) -> None:
-        """Starts to write; returns when it has all in memory.
+        """Starts to write, and returns when all is in memory.
 
         One of that micro step that is there, of a run that was stopped in its validation, stays,
         and is given the worth.
@@ -145,7 +138,7 @@ class Checkpoints:
             self._manager.wait_until_finished()
 
     def restore(self, like: Snapshot) -> Snapshot | None:
-        """The newest checkpoint that is undamaged; None where there is none at all.
+        """Returns the newest checkpoint that is undamaged; None where there is none at all.
 
         One that is damaged is named in a warning and set aside, as `damaged-<micro step>`.
 
@@ -162,12 +155,12 @@ class Checkpoints:
         return self._rebuilt(micro_step, like, arrays, about["seconds"])
 
     def arrays(self) -> _Arrays | None:
-        """Those of the checkpoint that `restore` reads, by the paths of their leaves."""
+        """Returns {path of a leaf: array} of the checkpoint that `restore` reads."""
         newest = self._newest()
         return None if newest is None else newest[1]
 
     def best_arrays(self) -> _Arrays:
-        """Those of the checkpoint that is worth most by validation, of those that were saved.
+        """Returns {path of a leaf: array} of the checkpoint that is worth most by validation.
 
         Raises:
           CheckpointError: None was saved with one, or that checkpoint is damaged.
@@ -186,7 +179,7 @@ class Checkpoints:
             ) from error
 
     def _newest(self) -> tuple[int, _Arrays, dict[str, Any]] | None:
-        """The newest that is undamaged."""
+        """Returns the newest that is undamaged: its micro step, arrays and digest."""
         damaged: dict[int, str] = {}
         for micro_step in sorted(self._manager.all_steps(), reverse=True):
             try:
@@ -205,17 +198,17 @@ class Checkpoints:
         return None
 
     def _agree(self, is_read: bool) -> bool:
-        """Whether all processes have read it, so that all of them begin with the same one."""
+        """Returns whether all processes have read it, so that all begin with the same one."""
         (failed,) = largest_of_all([not is_read])
         return not failed
 
     def _on_unraisable(self, unraisable) -> None:
-        """Of the arrays beside one that failed TensorStore tells a loop that Orbax has closed."""
+        """Hides an error that TensorStore raises beside the real one, in a loop that is closed."""
         if str(unraisable.exc_value) != "Event loop is closed":
             self._hook(unraisable)
 
     def _worth_of(self, micro_step: int) -> float:
-        """On validation; that of one which was saved without it, or is damaged, is below any."""
+        """Returns the worth by validation; -inf for a checkpoint without one, or a damaged one."""
         if micro_step not in self._worths:
             worth = _about(self._directory / str(micro_step)).get(_WORTH)
             known = float(worth) if isinstance(worth, float | int) else -math.inf
@@ -223,7 +216,7 @@ class Checkpoints:
         return self._worths[micro_step]
 
     def _check_space(self, arrays: _Arrays) -> None:
-        """Orbax would find out too, in the middle of it and with many words."""
+        """Raises CheckpointError if the disk is too small; Orbax would find out half-way."""
         needed = sum(array.nbytes for array in arrays.values()) + _OVERHEAD
         free = shutil.disk_usage(self._directory).free
         if free < needed:
@@ -255,7 +248,7 @@ class Checkpoints:
         return Snapshot(state, totals, seconds)
 
     def _set_aside(self, damaged: Mapping[int, str]) -> None:
-        """Renames them, newer than one that was read, and warns of each."""
+        """Renames damaged checkpoints that are newer than one that was read, and warns of each."""
         for micro_step, reason in damaged.items():
             path = self._directory / str(micro_step)
             _logger.warning(
@@ -278,7 +271,7 @@ class Checkpoints:
 
     @contextlib.contextmanager
     def _errors_told(self) -> Iterator[None]:
-        """Orbax and TensorStore raise what they like: OSError, ValueError, RuntimeError."""
+        """Turns whatever Orbax and TensorStore raise into one CheckpointError with a line."""
         try:
             yield
         except Exception as error:
@@ -290,7 +283,7 @@ class Checkpoints:
 
 
 class _NewestAndBest:
-    """Orbax's own policy of the best fails at a checkpoint whose metrics are damaged."""
+    """Keeps the newest and the best; Orbax's own policy fails at damaged metrics."""
 
     def __init__(self, num_newest: int, worth_of: Callable[[int], float]):
         self._num_newest, self._worth_of = num_newest, worth_of
@@ -305,7 +298,7 @@ class _NewestAndBest:
 def read_variables(
     directory: Path, like: Variables, *, without: Sequence[str] = (), best: bool = False
 ) -> tuple[Variables, int]:
-    """The variables of the newest undamaged checkpoint; those averaged, where they are.
+    """Returns the variables that are evaluated, of the newest undamaged checkpoint.
 
     Args:
       directory: Of the checkpoints of a run, which may be training still.
@@ -340,7 +333,7 @@ def read_variables(
 
 
 def identity(directory: Path) -> str:
-    """Of the newest checkpoint, damaged or not: what tells it from those of other states.
+    """Returns what tells the newest checkpoint, damaged or not, from those of other states.
 
     Raises:
       CheckpointError: There is none.
@@ -353,7 +346,7 @@ def identity(directory: Path) -> str:
 
 
 def _about(checkpoint: Path) -> dict[str, Any]:
-    """What stands beside its state; nothing where that is damaged."""
+    """Returns the item beside the state; {} where it is damaged."""
     try:
         about = json.loads((checkpoint / _ABOUT / "metadata").read_text())
     except (OSError, ValueError):
@@ -362,13 +355,13 @@ def _about(checkpoint: Path) -> dict[str, Any]:
 
 
 def _may_pass(error: Exception) -> bool:
-    """Whether it is of the machine rather than of what is in a file."""
+    """Returns whether an error comes from the machine rather than from a file's content."""
     of_machine = isinstance(error, OSError) and error.errno in _OF_THE_MACHINE
     return of_machine or isinstance(error, MemoryError)
 
 
 def _reason(error: Exception) -> str:
-    """The first line of what Orbax says, or the reason that it has at its end."""
+    """Returns the first line of an error of Orbax, or the reason that stands at its end."""
     full = os.strerror(errno.ENOSPC)
     if "Gloo" in str(error) or "coordination" in str(error):
         return "another process has ended"
@@ -376,12 +369,12 @@ def _reason(error: Exception) -> str:
 
 
 def _is_not_of_orbax(record: logging.LogRecord) -> bool:
-    """What Orbax raises, in its threads too, it logs with its traceback before."""
+    """Returns False for the tracebacks that Orbax logs of what it raises anyway."""
     return not (record.exc_info and ("orbax" in record.pathname or record.name == "asyncio"))
 
 
 def _misfit(wanted: Mapping[str, Any], found: Mapping[str, Any]) -> str | None:
-    """The first array of another shape or dtype, or of one of both alone."""
+    """Returns a line for the first array that differs in shape or dtype, or is missing."""
     for name in sorted(wanted.keys() | found.keys()):
         there, here = (_kind(arrays.get(name)) for arrays in (found, wanted))
         if there != here:
@@ -390,7 +383,7 @@ def _misfit(wanted: Mapping[str, Any], found: Mapping[str, Any]) -> str | None:
 
 
 def _arrays(snapshot: Snapshot) -> _Arrays:
-    """Copies on the host, which no later step can change."""
+    """Returns copies on the host, which no later step can change."""
     leaves = jax.tree_util.tree_leaves_with_path((snapshot.state, snapshot.totals))
     return {_name(path): np.array(_data(leaf)) for path, leaf in leaves}
 

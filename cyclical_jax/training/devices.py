@@ -64,7 +64,7 @@ def on_all_devices(
 
 
 class Throttle:
-    """Waits, when a call is dispatched, until few calls before it are unfinished."""
+    """Lets few calls be unfinished at once: a new one waits for earlier ones."""
 
     def __init__(self):
         # On a CPU whose cores serve as several devices, calls in flight deadlock each other.
@@ -73,19 +73,19 @@ class Throttle:
         self._unfinished: deque[Any] = deque()
 
     def __call__(self, result: Any) -> None:
-        """Takes what the call returned; none of it may be donated."""
+        """Waits if needed. `result` is what the call returned; none of it may be donated."""
         self._unfinished.append(result)
         if len(self._unfinished) > self._most:
             jax.block_until_ready(self._unfinished.popleft())
 
 
 def own_part(selection: Selection) -> Selection:
-    """This process's part of every batch of a selection that is equal on all."""
+    """Returns this process's part of every batch of a selection that is equal on all."""
     return part_of(selection, jax.process_index(), jax.process_count())
 
 
 def scatter(tree: Any, *, axis: int = 0) -> Any:
-    """Splits `axis` of every leaf into one share for each local device, and sends it there.
+    """Splits `axis` of every leaf into one slice for each local device, and sends it there.
 
     [..., n, ...] becomes [devices, ..., n / devices, ...].
     """
@@ -97,7 +97,7 @@ def scatter(tree: Any, *, axis: int = 0) -> Any:
 
 
 def split_over_devices(array: np.ndarray, axis: int) -> np.ndarray:
-    """[..., n, ...] -> [devices, ..., n / devices, ...]: one share of `axis` for each device."""
+    """Returns [devices, ..., n / devices, ...] of [..., n, ...]: a slice for each device."""
     count = jax.local_device_count()
     return np.stack(np.split(array, count, axis=axis))
 
@@ -116,12 +116,12 @@ def own_slice(values: jax.Array, axis_name: str | None, size: int) -> jax.Array:
 
 
 def is_first_process() -> bool:
-    """Whether this is the process that writes what one alone may write."""
+    """Returns whether this is the process that writes what one alone may write."""
     return jax.process_index() == 0
 
 
 def largest_of_all(values: Sequence[float]) -> tuple[float, ...]:
-    """The largest of each value over all processes, which all have to call this."""
+    """Returns the largest of each value over all processes, which all have to call this."""
     if jax.process_count() == 1:
         return tuple(values)
     gathered = multihost_utils.process_allgather(np.array(values, np.float64))
@@ -129,7 +129,7 @@ def largest_of_all(values: Sequence[float]) -> tuple[float, ...]:
 
 
 def text_of_first(text: str) -> str:
-    """That of the first process, of `text` of all; all have to call this."""
+    """Returns the `text` of the first process; all processes have to call this."""
     if jax.process_count() == 1:
         return text
     encoded = np.frombuffer(text.encode(), np.uint8)
@@ -149,7 +149,7 @@ def check_equal(tree: Any, name: str) -> None:
 
 
 def wait_for_all(place: str) -> None:
-    """Returns when all processes are there."""
+    """Returns when all processes have called this."""
     if jax.process_count() > 1:
         multihost_utils.sync_global_devices(place)
 

@@ -15,7 +15,7 @@ _DURATION = re.compile(r"\s*(?P<amount>[-+.\w]+)\s+(?P<unit>[a-z]+?)s?\s*")
 
 
 class Units(NamedTuple):
-    """What a batch and an epoch are."""
+    """The sizes of a batch and an epoch."""
 
     batch_size: int
     micro_steps_per_epoch: int
@@ -28,7 +28,7 @@ class Duration(NamedTuple):
     unit: str  # one of UNITS
 
     def in_micro_steps(self, units: Units, micro_steps_a_step: float) -> int:
-        """The whole number of micro steps nearest to it, at least 1; of examples, rounded up."""
+        """Returns the nearest whole number of micro steps, at least 1; examples are rounded up."""
         if self.unit == "examples":
             return math.ceil(self.amount / units.batch_size)
         scale = micro_steps_a_step if self.unit == "steps" else units.micro_steps_per_epoch
@@ -36,7 +36,7 @@ class Duration(NamedTuple):
 
 
 class Timetable(NamedTuple):
-    """When a run ends, and when it logs and validates, in micro steps."""
+    """The times at which a run logs, validates and ends, in micro steps."""
 
     windows: Windows  # the micro steps of each update
     micro_steps_per_epoch: int
@@ -47,7 +47,7 @@ class Timetable(NamedTuple):
 
     @property
     def micro_steps(self) -> int:
-        """Of the run."""
+        """Micro steps of the run."""
         return sum(count * size for count, size in self.windows)
 
     @property
@@ -62,37 +62,37 @@ class Timetable(NamedTuple):
 
     @property
     def lengths(self) -> "Timetable":
-        """The part that the compiled program knows: without when rows are written."""
+        """The part that the compiled program depends on: all but the times of rows."""
         return self._replace(log_every=1, validate_every=1)
 
     def next_row(self, micro_step: int) -> int:
-        """The first micro step after `micro_step` at which a row is written."""
+        """Returns the first micro step after `micro_step` at which a row is written."""
         intervals = (self.log_every, self.validate_every)
         rows = [(micro_step // interval + 1) * interval for interval in intervals]
         return self.next_stop(min(*rows, self.micro_steps))
 
     def next_epoch(self, micro_step: int) -> int:
-        """The first micro step after `micro_step` at which an epoch has ended, or the run."""
+        """Returns the first micro step after `micro_step` at which an epoch or the run ends."""
         epoch = micro_step // self.micro_steps_per_epoch + 1
         return self.next_stop(min(epoch * self.micro_steps_per_epoch, self.micro_steps))
 
     def is_row(self, micro_step: int) -> bool:
-        """Whether a row is written there, at the end of a call."""
+        """Returns whether a row is written there, at the end of a call."""
         return self.next_row(self._before(micro_step)) == micro_step
 
     def is_epoch(self, micro_step: int) -> bool:
-        """Whether an epoch has ended in what was trained last, or the run."""
+        """Returns whether an epoch or the run has ended in what was trained last."""
         return self.next_epoch(self._before(micro_step)) == micro_step
 
     def next_stop(self, micro_step: int) -> int:
-        """Where a call can end: there, or at the end of its update where that is one batch."""
+        """Returns where a call can end: there, or at the end of an update that is one batch."""
         if not self.as_one_batch:
             return micro_step
         start, size = self._window_of(micro_step)
         return start + size
 
     def parts(self, start: int, stop: int) -> Iterator[tuple[int, int]]:
-        """(batches in a row, micro steps of each) from `start` to `stop`, where calls can end."""
+        """Yields (batches in a row, micro steps of each) from `start` to `stop`."""
         if not self.as_one_batch:
             yield stop - start, 1
             return
@@ -104,11 +104,11 @@ class Timetable(NamedTuple):
                 yield within // size, size
 
     def _before(self, micro_step: int) -> int:
-        """Where what ends at `micro_step` began."""
+        """Returns where the batch that ends at `micro_step` began."""
         return self._window_of(micro_step)[0] if self.as_one_batch else micro_step - 1
 
     def _window_of(self, micro_step: int) -> tuple[int, int]:
-        """The start of the update that has `micro_step` as one of its ends, and its size."""
+        """Returns start and size of the batch that ends at `micro_step` or around it."""
         end = 0
         for count, size in self.windows:
             first, end = end, end + count * size
@@ -117,7 +117,7 @@ class Timetable(NamedTuple):
         return first + (micro_step - first - 1) // size * size, size
 
     def num_rows(self, micro_step: int) -> int:
-        """How many rows have been written by `micro_step`, with the one that is written there."""
+        """Returns how many rows are written up to `micro_step`, and at it."""
         if self.as_one_batch:
             return self._count_rows(micro_step)
         log, validate = self.log_every, self.validate_every
@@ -132,18 +132,18 @@ class Timetable(NamedTuple):
         return count
 
     def validates_at(self, micro_step: int) -> bool:
-        """Whether the row at `micro_step` has the validation split's scores."""
+        """Returns whether the row at `micro_step` has the validation split's scores."""
         intervals = (m // self.validate_every for m in (self._before(micro_step), micro_step))
         return len({*intervals}) == 2 or micro_step == self.micro_steps
 
     def epoch(self, micro_step: int) -> float:
-        """Epochs that have passed; a whole number where they are whole."""
+        """Returns the epochs that have passed; a whole number where they are whole."""
         epochs, rest = divmod(micro_step, self.micro_steps_per_epoch)
         return epochs if rest == 0 else round(micro_step / self.micro_steps_per_epoch, 6)
 
 
 def parse_duration(text: str) -> Duration:
-    """A duration from its words.
+    """Returns the duration that a text says.
 
     Raises:
       ValueError: `text` is not a number above 0 and a unit; epochs alone come in parts.

@@ -1,4 +1,4 @@
-"""What is prepared on the host before a run: arrays of its techniques, also of earlier runs."""
+"""Arrays that techniques prepare on the host before a run, also of earlier runs."""
 
 import dataclasses
 import json
@@ -23,7 +23,7 @@ from cyclical_jax.training.technique import Spec, spec_of
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class TrainedModel:
-    """A network and its variables; a pytree of them."""
+    """A network and its variables; as a pytree it is the variables."""
 
     structure: Structure = dataclasses.field(metadata={"static": True})
     spec: Spec = dataclasses.field(metadata={"static": True})
@@ -37,14 +37,14 @@ class TrainedModel:
 
 
 class Earlier(NamedTuple):
-    """What a run got beside what was added to its examples."""
+    """The arrays of a run beside those that were added to its examples."""
 
     given: Given = {}  # an entry for each technique that was prepared; None where it has no arrays
     start: Variables | None = None  # first variables; those that are missing are drawn
 
 
 class Host:
-    """What a technique can use to prepare a run.
+    """Everything that a technique may use to prepare a run.
 
     Attributes:
       recipe, dataset: Those of the run.
@@ -96,7 +96,7 @@ class Host:
 
 
 def prepare(recipe: Recipe, dataset: Dataset) -> tuple[Dataset, Earlier]:
-    """Lets the techniques in use prepare what they need, and returns the dataset with it.
+    """Lets the techniques in use prepare a run; returns the dataset and further arrays.
 
     Raises:
       RecipeError: An earlier run is not there, or does not fit; a line that names the key.

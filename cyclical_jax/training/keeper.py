@@ -1,4 +1,4 @@
-"""When a run is saved, and how it ends before its end."""
+"""The times at which a run is saved, and its end where it is asked to stop."""
 
 import time
 from collections.abc import Callable
@@ -10,16 +10,16 @@ from cyclical_jax.training.durations import Timetable
 
 
 class StoppedError(Exception):
-    """A run was asked to stop, and did, after it was saved."""
+    """A run was asked to stop. It was saved, and stopped."""
 
 
 class Keeper:
     """Saves a run at the first end of an epoch `every` seconds after it was saved last.
 
     Args:
-      checkpoints: Where to; None keeps nothing.
+      checkpoints: Where it is saved; None keeps nothing.
       every: Seconds, at least 0, which is every epoch.
-      before_save: Called first, to make sure of what a checkpoint counts on, such as rows of a log.
+      before_save: Called before each save; a log puts its rows on the disk, say.
       is_stopping: Asked after each call of the compiled program, from the first on; at its first
         True, of any process, the run is saved and ends.
     """
@@ -37,23 +37,23 @@ class Keeper:
         self._saved_at, self._since, self._is_stopping = time.monotonic(), 0.0, False
 
     def agree(self, seconds: float) -> float:
-        """The seconds of the slowest process's call; all processes ask, and decide alike."""
+        """Returns the seconds of the slowest process's call; all processes call this alike."""
         own = seconds, time.monotonic() - self._saved_at, self._ask()
         seconds, self._since, is_stopping = largest_of_all(own)
         self._is_stopping |= bool(is_stopping)
         return seconds
 
     def is_asked(self) -> bool:
-        """Whether any process was asked to stop; all of them ask."""
+        """Returns whether any process was asked to stop; all processes call this alike."""
         self.agree(0.0)
         return self._is_stopping
 
     def next_stop(self, timetable: Timetable, done: int) -> int:
-        """Where the next call has to end, at the latest, for this to be in time."""
+        """Returns the latest micro step at which the next call may end, to be saved in time."""
         return timetable.next_epoch(done) if self._is_due() else timetable.micro_steps
 
     def keep(self, snapshot: Snapshot, timetable: Timetable, done: int, worth=None) -> None:
-        """Saves, if it is time; called after each call of the program.
+        """Saves, if it is time. It is called after each call of the program.
 
         Raises:
           StoppedError: The run was to stop; it is saved.
@@ -70,7 +70,7 @@ class Keeper:
             self._saved_at, self._since = time.monotonic(), 0.0
 
     def pause(self, snapshot: Snapshot) -> None:
-        """Called within what lasts long and leaves the run where it is, such as a validation.
+        """Saves and stops, if asked to. It is called within a validation, say, which lasts long.
 
         Raises:
           StoppedError: The run was to stop; it is saved.
@@ -80,7 +80,7 @@ class Keeper:
             self._stop(self._checkpoints, snapshot, None)
 
     def finish(self, snapshot: Snapshot, worth: float | None) -> None:
-        """Saves the end of the run; returns when it is written."""
+        """Saves the end of the run, and returns when it is written."""
         if self._checkpoints is not None:
             self._before_save()
             self._checkpoints.save(snapshot, worth)

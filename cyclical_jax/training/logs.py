@@ -1,4 +1,4 @@
-"""What a run leaves behind and shows: metrics.jsonl, TensorBoard's files, a bar or lines."""
+"""The log of a run and its workdir: metrics.jsonl, TensorBoard's files, a bar or lines."""
 
 import contextlib
 import fcntl
@@ -32,16 +32,16 @@ TENSORBOARD = "tensorboard"
 
 
 class WorkdirError(OSError):
-    """The working directory cannot take a run, or not in the way that was asked for."""
+    """The workdir cannot take the run."""
 
 
 class RunLog:
-    """Takes the rows of a run; a context, which closes its files.
+    """Takes the rows of a run. It is a context, which closes its files.
 
     Every row goes to `metrics.jsonl` in the workdir, to TensorBoard's files there if `tensorboard`,
-    and is printed as a line; on a terminal below the lines a bar shows what is still to come. Rows
-    of after the micro step `start`, at which the run goes on, are dropped, and the one that is
-    written there, if that `is_to_come`; those before are `rows`.
+    and is printed as a line; on a terminal a bar below the lines shows what is still to come. The
+    run goes on at the micro step `start`: rows after it are dropped, and so is the row at it, if
+    that `is_to_come`. The rows before it are `rows`.
 
     Raises:
       WorkdirError: `metrics.jsonl` cannot be written, or does not hold the rows before `start`.
@@ -77,7 +77,7 @@ class RunLog:
 
     def __exit__(self, *error):
         self._bar.stop()
-        with contextlib.suppress(OSError):  # a row that could not be written: told already
+        with contextlib.suppress(OSError):  # the error of a row was raised already
             self._metrics.close()
         if self._writer:
             self._writer.close()
@@ -111,7 +111,7 @@ class RunLog:
 
 
 class SilentLog:
-    """Of the processes beside the first: writes and shows nothing."""
+    """The log of the other processes: it writes and shows nothing."""
 
     def __init__(self):
         self.rows: list[Row] = []
@@ -134,7 +134,7 @@ class SilentLog:
 
 
 def run_log(*arguments: Any, **options: Any) -> RunLog | SilentLog:
-    """A `RunLog`, in the first process."""
+    """Returns a `RunLog` in the first process, a `SilentLog` in others."""
     return RunLog(*arguments, **options) if is_first_process() else SilentLog()
 
 
@@ -150,10 +150,10 @@ def opened_workdir(
     catalogue: Catalogue,
     inputs: dict[str, str] | None = None,
 ) -> Iterator[None]:
-    """Makes `workdir`, with `config.json` in it, or checks that the run there is of this config.
+    """Makes `workdir`, with `config.json` in it, or checks that the run there has this config.
 
-    So it does with the `inputs`, as of `inputs.identities`, in `inputs.json`. For as long as the
-    context lasts no other process can open it.
+    It does the same with the `inputs` that `inputs.identities` returns, in `inputs.json`. As long
+    as the context lasts, no other process can open the workdir.
 
     Raises:
       WorkdirError: It holds a run of another config or of other inputs, or one without checkpoints;
@@ -183,7 +183,7 @@ def opened_workdir(
 
 
 def as_json(config: dict[str, Any]) -> str:
-    """A config that `parse` takes, as text; its file may hold NumPy's numbers."""
+    """Returns a config as text; NumPy's numbers are written as numbers."""
     return json.dumps(config, indent=2, default=lambda number: number.item())
 
 
@@ -211,20 +211,20 @@ def config_differences(
 
 
 def read_result(workdir: Path) -> dict[str, Any] | None:
-    """What `write_result` wrote, of a run that has ended."""
+    """Returns what `write_result` wrote; None if the run has not ended."""
     path = workdir / RESULT
     return json.loads(path.read_text()) if path.exists() else None
 
 
 def write_result(workdir: Path, result: dict[str, Any]) -> None:
-    """Writes `result.json`, what is known when training has ended; in the first process."""
+    """Writes `result.json` when training has ended, in the first process."""
     if not is_first_process():
         return
     write_whole(workdir / RESULT, json.dumps(result, indent=2, allow_nan=False))
 
 
 def write_whole(path: Path, text: str) -> None:
-    """The whole file, or none; raises WorkdirError if it cannot be written."""
+    """Writes the whole file or none; raises WorkdirError if it cannot be written."""
     temporary = path.with_name(f".{path.name}.new")
     with _writing(path):
         temporary.write_text(text + "\n")
@@ -232,7 +232,7 @@ def write_whole(path: Path, text: str) -> None:
 
 
 def _is_taken(workdir: Path) -> bool:
-    """Whether there is a run to go on with."""
+    """Returns whether there is a run to go on with."""
     checkpoints, metrics = workdir / CHECKPOINTS, workdir / METRICS
     with _writing(checkpoints):
         if checkpoints.exists() and any(checkpoints.iterdir()):
@@ -256,7 +256,7 @@ def _check_same(path: Path, now: dict[str, Any], what: str, defaults: dict[str, 
 
 
 def _keep_rows(path: Path, number: int) -> list[Row]:
-    """The first rows of the log, and takes what comes after them out of the file."""
+    """Returns the first rows of the log, and deletes the rows after them from the file."""
     content = path.read_bytes() if path.exists() else b""
     lines = content.splitlines(keepends=True)
     kept, dropped = lines[:number], lines[number:]
@@ -305,7 +305,7 @@ class _ImagesPerSecond(ProgressColumn):
 
 
 def _bar(console: Console, batch_size: int) -> Progress:
-    """A bar with what is left of the time; disabled where there is no terminal to draw it on."""
+    """Returns a bar that shows the time left; it is disabled where there is no terminal."""
     return Progress(
         TextColumn("{task.percentage:>3.0f} %"),
         BarColumn(),
@@ -329,7 +329,7 @@ def _tensorboard() -> Any:
 
 
 def _check_writer(writer: Any, path: Path) -> None:
-    """Its thread ends at a full disk without a word, and then ten rows later the queue is full."""
+    """Raises WorkdirError if the writer's thread has ended: at a full disk it does so silently."""
     try:
         thread = operator.attrgetter("file_writer.event_writer._worker")(writer)
     except AttributeError:  # of a version that has it elsewhere

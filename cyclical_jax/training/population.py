@@ -53,7 +53,7 @@ class Members(NamedTuple):
 
 
 class Outcome(NamedTuple):
-    """What is known of a member in the end."""
+    """The result of a member."""
 
     rows: list[Row]
     scores: dict[str, Scores]  # split -> after the last update; {} beside an error
@@ -65,7 +65,7 @@ class Population:
 
     Args:
       recipe: Its own numbers and seed are not used.
-      dataset: Of all members.
+      dataset: The data of all members.
       earlier: As in `loop.train`.
       chunk: Members that a device trains at once, by `vmap`; 1 for one after the other.
 
@@ -151,7 +151,7 @@ class Population:
         return trained._replace(states=states)
 
     def evaluate(self, states: TrainState, split: str) -> list[Scores]:
-        """The scores of each member on a split, as of `evaluation.evaluate` on one device."""
+        """Returns the scores of each member on a split, as `evaluate` on one device does."""
         sums, throttle = [], Throttle()
         select, count = evaluation_batches(num_examples(getattr(self._dataset, split)), 1)
         for selection in rows(select(start=0, stop=count)):
@@ -162,7 +162,7 @@ class Population:
         return [scores(of_member) for of_member in zip(*map(self._members, sums), strict=True)]
 
     def seconds_a_member(self) -> float:
-        """Seconds to train one, compiled and with all devices at work, told by a short start."""
+        """Returns the seconds that a member takes, measured on its first updates."""
         # Unwatched: a member that diverges would end the measurement.
         members = [self._recipe.numbers] * self.size, list(range(self.size))
         states = self.train(*members, stop=1, watch=False).states
@@ -212,7 +212,7 @@ class Population:
         return states, totals
 
     def _report(self, done, states, totals, trained: Members, numbers) -> None:
-        """Adds a row to each member that is finite, or the reason why it is not."""
+        """Adds a row to each member that is finite, and the error to one that is not."""
         validates = self.timetable.validates_at(done) and num_examples(self._dataset.validation)
         values = self.evaluate(states, "validation") if validates else [None] * self.size
         counts = self._members((states.step, states.skipped))
@@ -222,7 +222,7 @@ class Population:
                 trained.errors[member] = self._error_of_row(done, *part)
 
     def _error_of_row(self, done, reported, numbers, counts, totals, scores) -> str | None:
-        """Adds a row to those a member has reported; what `loop.train` would have ended with."""
+        """Adds a row to a member's; returns the error that would have ended `loop.train`."""
         try:
             run.check_totals(self._structure, numbers, self.timetable, totals)
             row = run.make_row(self._structure, self.timetable, done, counts, totals, scores)
@@ -233,7 +233,7 @@ class Population:
         return None
 
     def _finish(self, trained: Members, splits: Sequence[str]) -> Iterator[Outcome]:
-        """The members' outcomes, with their scores on `splits`."""
+        """Yields the members' outcomes, with their scores on `splits`."""
         of_splits = [self.evaluate(trained.states, split) for split in splits]
         norms = self._members(_norms(trained.states.params))
         for member, (reported, error) in enumerate(zip(trained.rows, trained.errors, strict=True)):
@@ -248,24 +248,24 @@ class Population:
         return self._splits[name]
 
     def _members(self, tree: Any) -> list[Any]:
-        """Each member's part of leaves [devices, chunk, ...], on the host."""
+        """Returns each member's part of leaves [devices, chunk, ...], on the host."""
         flat = jax.tree.map(lambda x: x.reshape(self.size, *x.shape[2:]), jax.device_get(tree))
         return [jax.tree.map(operator.itemgetter(member), flat) for member in range(self.size)]
 
     def _filled(self, members: Sequence[Any]) -> list[Any]:
-        """As many as all devices take, the last one repeated."""
+        """Returns as many as all devices take; the last one is repeated."""
         return [*members, *[members[-1]] * (self.size - len(members))]
 
 
 def is_alike(recipe: Recipe, other: Recipe) -> bool:
-    """Whether both can be members of one population: they differ in numbers and seed alone."""
+    """Returns whether both fit one population: they differ in numbers and seed alone."""
     return dataclasses.replace(recipe, numbers=other.numbers, seed=other.seed) == other
 
 
 def best_chunk(
     recipe: Recipe, dataset: Dataset, *, num_members: int, earlier: Earlier | None = None
 ) -> int:
-    """The chunk with the least measured time a member, of those that `num_members` can fill.
+    """Returns the chunk with the least measured time a member, for `num_members`.
 
     On a CPU it is 1, unmeasured: there `vmap` makes tiny members at most 1.8 times as fast and
     others slower, and a member would no longer be the single run bit for bit.
@@ -295,7 +295,7 @@ def _way(recipe: Recipe, dataset: Dataset) -> str:
 
 
 def _error_of_end(norm, of_splits: Sequence[Scores], splits, reported) -> str | None:
-    """As `loop.train` and `experiments.train` check a run when it has ended."""
+    """Returns the error with which `experiments.train` would end, if any."""
     judged = {"the norm of the parameters": float(norm)}
     judged |= {f"{split}_loss": s["loss"] for split, s in zip(splits, of_splits, strict=True)}
     try:
@@ -315,7 +315,7 @@ def _stacked(selections: Sequence[Selection]) -> Selection:
 
 
 class _Programs(NamedTuple):
-    """Each on all devices, of arguments whose leaves are [devices, chunk, ...] or shared by all."""
+    """Programs on all devices; leaves of arguments are [devices, chunk, ...] or shared by all."""
 
     initialise: Callable[..., tuple[TrainState, Totals]]  # (numbers, seeds, first variables)
     # micro steps of a batch -> a program of (states, (totals, given, split, ...))
@@ -360,7 +360,7 @@ def _of_members(function, in_axes, chunk: int, donate: bool = False):
 
 
 def _one_by_itself(function, in_axes):
-    """As `vmap` over axes of length 1, whose products of matrices would be others, and slower."""
+    """Does what `vmap` does over axes of length 1, with the matrix products of a single run."""
 
     def without_axis(axis, tree):
         return tree if axis is None else jax.tree.map(lambda leaf: leaf[0], tree)

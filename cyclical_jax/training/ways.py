@@ -43,7 +43,7 @@ MOST_MICRO_STEPS = 4096  # a call: bounds the memory of its selection
 
 
 class Inputs(NamedTuple):
-    """What a program takes beside the state; as `in_axes`, the axis of each.
+    """The arguments of a program beside the state; as `AXES`, the mapped axis of each.
 
     `split` is None where batches are streamed, `count` where a call is one micro step.
     """
