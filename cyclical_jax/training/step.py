@@ -225,7 +225,7 @@ def _averager(batch, mean_over_devices) -> Callable[[jax.Array], jax.Array]:
 
     def average(values):
         is_real = _as_wide(batch["mask"], values) > 0
-        count = mean_over_devices(is_real.sum(dtype=values.dtype))
+        count = mean_over_devices(is_real.sum(dtype=jnp.float32))
         return jnp.where(is_real, values, 0).sum() / jnp.where(count > 0, count, 1)
 
     return average
