@@ -101,9 +101,9 @@ def make_terms(structure: Structure, parts: Parts) -> tuple[list[LossTerm], list
     own, *further = parts[name].terms
     others = [term for part in parts for term in (further if part == name else parts[part].terms)]
     others.sort(key=lambda term: not term.is_instead)
-    taken = [as_schedule(term.weight) for term in others if term.is_instead]
     if taken:
-        own = own._replace(weight=lambda count: 1 - _total(weight(count) for weight in taken))
+        whole = as_schedule(own.weight)
+        own = own._replace(weight=lambda count: whole(count) - _total(at(count) for at in taken))
     references = [part.reference for part in parts.values() if part.reference is not None]
     reference = [references[0]._replace(weight=own.weight), *others] if references else []
     return [own, *others], reference
