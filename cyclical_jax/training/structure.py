@@ -27,7 +27,10 @@ from cyclical_jax.training.technique import Task, Technique, columns
 
 _MOST_WINDOWS = 10**7
 # Names of the log that no knob may have.
-_TAKEN = ("step", "epoch", "loss", "grad_norm", "skipped", "images_per_second", "seconds")
+_TAKEN = (
+    *("step", "epoch", "loss", "grad_norm", "num_examples"),
+    *("skipped", "images_per_second", "seconds"),
+)
 
 
 class Knob(NamedTuple):
