@@ -84,7 +84,7 @@ class Catalogue:
       plugins: (path, digest of its content) of each file that added to it.
 
     Raises:
-      RecipeError: Two entries have one name or one key.
+      RecipeError: Two entries have one name or one key, or a switch is no key of its technique.
     """
 
     tasks: tuple[Task, ...]
@@ -96,15 +96,18 @@ class Catalogue:
         return f"catalogue of {', '.join(entry.name for entry in self.entries)}"
 
     def __post_init__(self):
-        seen: dict[str, str] = {key: "the engine" for key in engine.KEYS}
+        names: set[str] = set()
+        owners = dict.fromkeys((*engine.KEYS, engine.TASK), "the engine")
         for entry in self.entries:
-            for what in (f"name {entry.name}", *entry.keys):
-                if what in seen:
-                    raise RecipeError(
-                        f"{entry.name} has the {what if ' ' in what else f'key {what}'}, which "
-                        f"{seen[what]} has too."
-                    )
-                seen[what] = entry.name
+            if entry.name in names:
+                raise RecipeError(f"Two tasks or techniques have the name {entry.name!r}.")
+            for key in entry.keys:
+                if key in owners:
+                    raise RecipeError(f"{owners[key]} and {entry.name} both have the key {key}.")
+            if entry.switch is not None and entry.switch not in entry.keys:
+                raise RecipeError(f"{entry.name} has no key {entry.switch}, which is its switch.")
+            names.add(entry.name)
+            owners |= dict.fromkeys(entry.keys, entry.name)
 
     @property
     def entries(self) -> tuple[Technique, ...]:
