@@ -102,7 +102,11 @@ def _unmet_needs(catalogue: Catalogue, checked: Checked, entry: Technique) -> It
         )
     dataset = checked.get("dataset")
     if IN_MEMORY in entry.needs and dataset and dataset not in RESIDENT_DATASETS:
-        yield (f"{entry.switch} is for datasets that fit in memory; leave it None for {dataset!r}.")
+        yield (
+            f"{entry.switch} is for datasets that fit in memory; leave it None for {dataset!r}."
+            if entry.switch
+            else f"dataset must fit in memory, which {entry.name} needs, got {dataset!r}."
+        )
 
 
 def _unread(catalogue: Catalogue, checked: Checked) -> Iterator[str]:
