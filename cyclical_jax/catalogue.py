@@ -47,9 +47,10 @@ TECHNIQUES = (
     moving_average.TECHNIQUE,
     gradient_norm.TECHNIQUE,
 )
-# {key of an earlier version: where it went}
+# {key of an earlier version: what is set now in its place}
 MOVED = {
-    "curriculum.name": "curriculum.scorer, or running_curriculum.preference for running averages,",
+    "curriculum.name": "curriculum.scorer for the losses of an earlier run, or "
+    "running_curriculum.preference for running averages",
     "curriculum.average_decay": "running_curriculum.average_decay",
     "loss.margin": "multilabel.margin",
 }

@@ -248,7 +248,7 @@ def _loss_name(names: tuple[str, ...]) -> Field:
     def check(key, value):
         if isinstance(value, str) and value in _MULTILABEL:
             raise ValueError(
-                f"{key} {value!r} is a task now: task.name='multilabel' and "
+                f"{key} {value!r} is now task.name='multilabel' with "
                 f"multilabel.loss={_MULTILABEL[value]!r}."
             )
         return field.check(key, value)

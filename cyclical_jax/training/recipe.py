@@ -155,7 +155,7 @@ def _misnamed(catalogue: Catalogue, values) -> Iterator[str]:
     keys, moved = catalogue.keys, dict(catalogue.moved)
     for key in sorted(values.keys() - keys.keys()):
         if key in moved:
-            yield f"{key} is not a key of a config any more: it is {moved[key]} now."
+            yield f"{key} is now {moved[key]}."
         elif key in catalogue.sections:
             within = ", ".join(valid for valid in keys if valid.startswith(f"{key}."))
             yield f"{key} must be a section of {within}, got {values[key]!r}."
@@ -170,6 +170,9 @@ def _misnamed(catalogue: Catalogue, values) -> Iterator[str]:
 def _nearest(catalogue: Catalogue, key: str) -> list[str]:
     """Returns the valid keys and sections that look like `key`, or else all of its section."""
     section, _, word = key.rpartition(".")
+    same_word = [valid for valid in catalogue.keys if valid.rpartition(".")[2] == word]
+    if same_word:
+        return same_word
     everywhere = {valid.rpartition(".")[2]: valid for valid in reversed(catalogue.keys)}
     own = {
         valid.rpartition(".")[2]: valid
@@ -177,8 +180,6 @@ def _nearest(catalogue: Catalogue, key: str) -> list[str]:
         if valid.rpartition(".")[0] == section
     }
     own |= {name: name for name in catalogue.sections} if not section else {}
-    if word in everywhere:
-        return [everywhere[word]]
     for words in (own, everywhere):
         if matches := difflib.get_close_matches(word, words, cutoff=0.75):
             return [words[match] for match in matches]
