@@ -2,8 +2,9 @@
 
 python -m experiments.train --config=configs/default.py --print_config
 
-lists the keys with their types and meanings, which `cyclical_jax/training/fields.py` holds. A value
-that may cycle is a number or `cyclical(easy, hard)`; None is off.
+lists the keys with their types and meanings: those of the engine are in
+`cyclical_jax/training/keys.py`, the others in the file of their task or technique. A value that may
+cycle is a number or `cyclical(easy, hard)`; None is off.
 """
 
 from collections.abc import Mapping

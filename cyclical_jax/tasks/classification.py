@@ -76,17 +76,17 @@ LOSSES: dict[str, Loss] = {
 }
 _KNOBS: dict[str, Field] = {
     "loss.temperature": knob(
-        1.0, "divides the logits in the loss of the labels; all else has 1", above=0
+        1.0, "divides the logits in the labels' loss; everything else uses 1", above=0
     ),
     "loss.label_smoothing": knob(
-        0.0, "share of the label that is given to all classes", minimum=0, maximum=1
+        0.0, "share of each label that is spread evenly over all classes", minimum=0, maximum=1
     ),
     "loss.gamma": knob(2.0, "exponent of the focal loss", minimum=0),
     "loss.hardness": knob(
         {"easy": 0.0, "hard": 1.0}, "mixes the confident and the focal loss", minimum=0, maximum=1
     ),
     "loss.gamma_hc": knob(
-        3.0, "exponent of the confident loss; up to 3.591 it is monotone", minimum=0
+        3.0, "exponent of the confident loss, which is monotone up to 3.591", minimum=0
     ),
     "loss.gamma_pos": knob(2.0, "focal exponent of the label", minimum=0),
     "loss.gamma_neg": knob(2.0, "focal exponent of the other classes", minimum=0),

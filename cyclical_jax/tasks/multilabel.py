@@ -44,12 +44,14 @@ KEYS: dict[str, Field] = {
     "multilabel.hardness": knob(
         {"easy": 0.0, "hard": 1.0}, "mixes the confident and the focal loss", minimum=0, maximum=1
     ),
-    "multilabel.gamma_hc": knob(3.0, "exponent of the confident loss", minimum=0),
+    "multilabel.gamma_hc": knob(
+        3.0, "exponent of the confident loss, which is monotone up to 3.591", minimum=0
+    ),
     "multilabel.gamma_pos": knob(1.0, "focal exponent of the labels", minimum=0),
     "multilabel.gamma_neg": knob(4.0, "focal exponent of the other classes", minimum=0),
     "multilabel.margin": knob(
         0.05,
-        "probability below which a class that is no label costs nothing",
+        "probability below which a class that is not a label adds no loss",
         minimum=0,
         maximum=0.999,
     ),

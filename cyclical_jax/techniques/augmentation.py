@@ -18,11 +18,11 @@ from cyclical_jax.training.technique import (
 
 OPERATIONS, STRENGTH = "augment.operations", "augment.strength"
 KEYS = {
-    OPERATIONS: names(augment.NAMES, "operations on an image, in this order"),
+    OPERATIONS: names(augment.NAMES, "operations on each image, in this order"),
     STRENGTH: or_none(
         knob(
             None,
-            "strength of all operations; see cyclical_jax/augment.py",
+            "strength of all operations, from none to full; see cyclical_jax/augment.py",
             minimum=0,
             maximum=1,
         )

@@ -25,7 +25,7 @@ KEYS = {
         None,
         _check,
         "'balanced', or tuple of numbers, at least 0, or None",
-        "weights of the examples' losses, one a class, not normalised: 2 for all doubles the "
+        "weights of the losses, one per class, not normalised: 2 for every class doubles the "
         "gradient; 'balanced' is n / (classes n_class)",
     )
 }

@@ -22,10 +22,11 @@ RUN, PREFERENCE = "curriculum.scorer", "curriculum.preference"
 RANK = "rank"  # entry of a batch: the place of an example's loss among all
 
 KEYS = {
-    RUN: earlier_run("workdir of the run whose loss says how difficult an example is"),
+    RUN: earlier_run("workdir of the run whose losses rank the examples from easy to difficult"),
     PREFERENCE: knob(
         {"easy": 4.0, "hard": 0.0},
-        "preference c for easy examples: weights c exp(-c r) / (1 - exp(-c)) of their rank r",
+        "preference c for easy examples: one of rank r, from 0 to 1, weighs "
+        "c exp(-c r) / (1 - exp(-c))",
         minimum=-100,
         maximum=100,
     ),

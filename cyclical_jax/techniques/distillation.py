@@ -18,14 +18,16 @@ WEIGHT, TEMPERATURE = "distillation.teacher_weight", "distillation.teacher_tempe
 LOGITS = "teacher"  # entry of a batch
 
 KEYS = {
-    RUN: earlier_run("workdir of the run whose soft labels are learned"),
+    RUN: earlier_run("workdir of the run that gives the soft labels"),
     WEIGHT: knob(
         {"easy": 1.0, "hard": 0.0},
-        "weight of the teacher's loss; the labels' loss gets the rest",
+        "weight of the teacher's loss; the labels' loss gets the rest of 1",
         minimum=0,
         maximum=1,
     ),
-    TEMPERATURE: knob(2.0, "divides the logits of both, in the teacher's loss", above=0),
+    TEMPERATURE: knob(
+        2.0, "divides the logits of teacher and student in the teacher's loss", above=0
+    ),
 }
 
 

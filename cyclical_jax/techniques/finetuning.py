@@ -13,13 +13,13 @@ from cyclical_jax.training.technique import Part, Place, Prepared, Site, Techniq
 
 RUN, NEW_HEAD, SHARE = "finetuning.start", "finetuning.new_head", "finetuning.share"
 KEYS = {
-    RUN: earlier_run("workdir of the run whose parameters are the first"),
+    RUN: earlier_run("workdir of the run from whose parameters training starts"),
     NEW_HEAD: flag(False, "draws the parameters of the last layer anew"),
     SHARE: or_none(
         knob(
             None,
-            "share of the layers that learn, from the head down; BatchNorm's statistics move in "
-            "all",
+            "share of the layers that learn, counted from the head; BatchNorm's statistics are "
+            "updated in all layers",
             minimum=0,
             maximum=1,
         )

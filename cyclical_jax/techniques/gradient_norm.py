@@ -22,9 +22,9 @@ KEYS = {
         one_of(
             None,
             ("cross_entropy",),
-            "the loss whose gradient's norm the gradient gets, at temperature 1 and the same label "
-            "smoothing; None: its own, which a cycle of the loss changes as a cycle of the "
-            "learning rate would",
+            "loss whose gradient gives the gradient its norm, at temperature 1 and with the same "
+            "label smoothing; None keeps the gradient's own norm, which a cycle of the loss "
+            "changes as a cycle of the learning rate would",
         )
     )
 }

@@ -17,13 +17,13 @@ NUM_RESTARTS = "optimizer.num_restarts"
 WARMUP = "optimizer.warmup"
 
 KEYS = {
-    RATE: knob(0.1, "factor of the update", above=0),
+    RATE: knob(0.1, "factor of the update; a schedule and a warm-up may multiply it", above=0),
     SCHEDULE: or_none(
         one_of(
             "cosine",
             ("cosine", "one_cycle", "warm_restarts"),
-            "a factor of the learning rate, which may cycle too; "
-            "cyclical_jax/techniques/learning_rate.py has the formulas",
+            "schedule that multiplies the learning rate, which may cycle too; see "
+            "cyclical_jax/techniques/learning_rate.py",
         )
     ),
     NUM_RESTARTS: or_none(

@@ -26,11 +26,13 @@ _OPTIONS: dict[str, Field] = {
     "model.stride": whole(4, "pixels from one patch to the next", minimum=1),
     "model.channels": whole(32, "outputs of the layer that all patches share", minimum=1),
     "model.widths": sizes((32, 64), "channels of the convolutions"),
-    "model.batch_norm": flag(False, "normalises each hidden layer over the whole batch"),
+    "model.batch_norm": flag(
+        False, "normalises each hidden layer over the whole batch, on all devices"
+    ),
     "model.dropout": or_none(
         knob(
             None,
-            "rate of zeros among the inputs of a dense layer, other than pixels",
+            "share of the inputs of a dense layer that are set to 0; pixels never are",
             minimum=0,
             maximum=1,
         )
@@ -38,14 +40,14 @@ _OPTIONS: dict[str, Field] = {
     "model.stochastic_depth": or_none(
         knob(
             None,
-            "rate at which an image skips the last residual block; the rate of the others grows to "
-            "it in a line",
+            "rate at which an image skips the last residual block; the rate grows linearly with "
+            "the depth of the block",
             minimum=0,
             maximum=1,
         )
     ),
     "model.dtype": one_of(
-        "float32", ("float32", "bfloat16"), "dtype of the computation; parameters are float32"
+        "float32", ("float32", "bfloat16"), "dtype of the computation; parameters stay in float32"
     ),
 }
 
@@ -54,7 +56,8 @@ def problems(checked: Own) -> Iterator[str]:
     if checked.get(NAME) == "mlp" and checked.get("model.hidden_sizes") == ():
         for key in ("model.batch_norm", "model.dropout"):
             if checked.get(key):
-                yield f"{key} is read where model.hidden_sizes has a layer, not ()."
+                default = _OPTIONS[key].default
+                yield f"{key} is read where model.hidden_sizes has a layer; leave it at {default}."
 
 
 class NetworkWithKeys(NamedTuple):

@@ -19,7 +19,7 @@ KEYS = {
     "optimizer.weight_decay": or_none(
         knob(
             1e-3,
-            "decay of the parameters, times the learning rate; biases and normalisations are left",
+            "decay of the parameters, times the learning rate, except biases and normalisations",
             minimum=0,
         )
     ),
@@ -35,7 +35,7 @@ KEYS = {
     "optimizer.b2": constant(
         0.999, "decay of adamw's mean of the gradient's square", minimum=0, below=1
     ),
-    "optimizer.eps": knob(1e-8, "keeps adamw from a division by zero", above=0),
+    "optimizer.eps": knob(1e-8, "keeps adamw from dividing by zero", above=0),
 }
 _CLIPS = {
     "optimizer.max_norm": transforms.clip_by_global_norm,

@@ -27,15 +27,15 @@ KEYS = {
     PREFERENCE: or_none(
         knob(
             None,
-            "preference c for easy examples: weights c exp(-c r) / (1 - exp(-c)) of their rank r "
-            "in the batch, say cyclical(4, 0)",
+            "preference c for easy examples, say cyclical(4, 0): one of rank r, from 0 to 1, in "
+            "its batch weighs c exp(-c r) / (1 - exp(-c)), divided by the mean over the batch",
             minimum=-100,
             maximum=100,
         )
     ),
     DECAY: knob(
         0.9,
-        "decay of the running average of an example's loss, each time it is seen",
+        "decay of the running average of each example's loss, per time that it is seen",
         minimum=0,
         maximum=1,
     ),

@@ -24,20 +24,26 @@ CONFIDENT = "confident"  # share of them that is predicted well enough to be lea
 
 KEYS = {
     WEIGHT: or_none(
-        knob(None, "weight of the loss of the examples that subset leaves out", minimum=0)
+        knob(
+            None,
+            "weight of the loss of the unlabelled examples: those that subset leaves out",
+            minimum=0,
+        )
     ),
     THRESHOLD: knob(
         0.95, "probability from which a prediction counts as a label", minimum=0, maximum=1
     ),
-    BATCH_SIZE: whole(128, "unlabelled examples a micro step, over all devices", minimum=1),
+    BATCH_SIZE: whole(
+        128, "unlabelled examples per micro step, summed over all devices", minimum=1
+    ),
     "semisupervised.weak": names(
         tuple(augment.OPERATIONS),
-        "operations on the view that is predicted from",
+        "operations on the view whose prediction becomes the label",
         default=("crop", "flip"),
     ),
     "semisupervised.strong": names(
         tuple(augment.OPERATIONS),
-        "operations on the view that learns the prediction",
+        "operations on the view that learns this label",
         default=("crop", "flip", "mix", "erase"),
     ),
 }

@@ -1,4 +1,4 @@
-"""What is wrong between values of a config that are right by themselves, a line each."""
+"""Finds contradictions between values of a config that are right by themselves, a line each."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -41,7 +41,7 @@ def uneven_batch(batch_size: int, num_devices: int, *, key: str = "batch_size") 
 
 
 def is_on(catalogue: Catalogue, checked: Checked, entry: Technique) -> bool:
-    """Returns whether a task is chosen, or a technique is in use, by all that is known."""
+    """Returns whether a task is chosen or a technique is in use, as far as the values tell."""
     if isinstance(entry, Task):
         return checked.get(TASK) == entry.name
     if entry.switch is None:
@@ -50,14 +50,17 @@ def is_on(catalogue: Catalogue, checked: Checked, entry: Technique) -> bool:
 
 
 def is_read(catalogue: Catalogue, checked: Checked, key: str) -> bool:
-    """Returns whether the choices made do read a key."""
+    """Returns whether a run with these values reads a key."""
     return _why_unread(catalogue, checked, key) is None
 
 
 def _accumulation_problems(checked: Checked) -> Iterator[str]:
     accumulate = checked.get("accumulate", Cycle(1, 1))
     if checked.get("remainder") == "pad" and max(accumulate.easy, accumulate.hard) > 1:
-        yield "remainder must be 'drop' where accumulate is above 1: a part would weigh as a whole."
+        yield (
+            "remainder must be 'drop' where accumulate is above 1: a padded batch would weigh as "
+            "much as a full one."
+        )
     if checked.get("accumulate_as") == "one_batch":
         if max(accumulate.easy, accumulate.hard) == 1:
             yield "accumulate_as is 'one_batch', but accumulate is 1: there is nothing to join."
@@ -73,7 +76,7 @@ def _subset_problems(dataset: str, train_on: str, subset: str | None) -> Iterato
 
 
 def _stream_problems(dataset: str, image_size: int | None, loop: str | None) -> Iterator[str]:
-    """Yields what a dataset that does not fit in memory lacks, and what others do not take."""
+    """Yields a line if the image size or the loop does not suit the dataset."""
     try:
         check_image_size(dataset, image_size)
     except ValueError as error:

@@ -1,7 +1,8 @@
-"""Makers of the keys of a config: a key has a default, a check, its type in words, and a meaning.
+"""Functions that make the keys of a config: a default, a check, a type in words, and a meaning.
 
-A technique, a task and the engine each declare their keys with these functions. Every check takes
-(key, value) and returns the value as the recipe holds it; a ValueError has a line for each problem.
+The engine, each task and each technique declare their keys with these functions. A check takes
+(key, value) and returns the value as the recipe holds it, or raises a ValueError with a line for
+each problem.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -44,7 +45,7 @@ FACTOR: Limits = {"minimum": 1, "maximum": 1e9}
 
 
 class Cycle(NamedTuple):
-    """A knob as the config gives it; None where the clock of the config decides."""
+    """A knob as the config gives it; a factor or shape that is None is that of `config.cycle`."""
 
     easy: float
     hard: float
@@ -54,7 +55,7 @@ class Cycle(NamedTuple):
 
 
 def one_of(default: str | None, allowed: tuple[str, ...], meaning: str) -> Field:
-    """One of several words."""
+    """Returns a key whose value is one of several words."""
 
     def check(key, value):
         _checks.one_of(key, value, allowed)
@@ -64,7 +65,7 @@ def one_of(default: str | None, allowed: tuple[str, ...], meaning: str) -> Field
 
 
 def whole(default: int | None, meaning: str, *, minimum: int, maximum: int = 2**31 - 1) -> Field:
-    """A whole number."""
+    """Returns a key whose value is a whole number."""
 
     def check(key, value):
         _check_scalar(key, value)
@@ -75,7 +76,7 @@ def whole(default: int | None, meaning: str, *, minimum: int, maximum: int = 2**
 
 
 def number(default: float, meaning: str, **limits: Unpack[Limits]) -> Field:
-    """A number that is part of the compiled program."""
+    """Returns a key whose value is a number, which is part of the compiled program."""
 
     def check(key, value):
         _check_number(key, value, **limits)
@@ -85,7 +86,7 @@ def number(default: float, meaning: str, **limits: Unpack[Limits]) -> Field:
 
 
 def flag(default: bool, meaning: str) -> Field:
-    """True or False."""
+    """Returns a key whose value is True or False."""
 
     def check(key, value):
         if not isinstance(value, bool):
@@ -96,7 +97,7 @@ def flag(default: bool, meaning: str) -> Field:
 
 
 def text(default: str | None, meaning: str) -> Field:
-    """Any string."""
+    """Returns a key whose value is any string."""
 
     def check(key, value):
         if not isinstance(value, str):
@@ -107,12 +108,12 @@ def text(default: str | None, meaning: str) -> Field:
 
 
 def earlier_run(meaning: str) -> Field:
-    """The workdir of an earlier run, or None."""
+    """Returns a key whose value is the workdir of an earlier run, or None."""
     return or_none(text(None, meaning))._replace(is_run=True)
 
 
 def sizes(default: tuple[int, ...], meaning: str) -> Field:
-    """A tuple of whole numbers, each at least 1."""
+    """Returns a key whose value is a tuple of whole numbers, each at least 1."""
 
     def check(key, value):
         if not isinstance(value, tuple | list):
@@ -123,7 +124,7 @@ def sizes(default: tuple[int, ...], meaning: str) -> Field:
 
 
 def names(allowed: tuple[str, ...], meaning: str, *, default: tuple[str, ...] = ()) -> Field:
-    """A tuple of words."""
+    """Returns a key whose value is a tuple of words."""
 
     def check(key, value):
         if not isinstance(value, tuple | list):
@@ -135,7 +136,7 @@ def names(allowed: tuple[str, ...], meaning: str, *, default: tuple[str, ...] = 
 
 
 def duration(default: str | None, meaning: str) -> Field:
-    """A length of training, such as "1.5 epochs"."""
+    """Returns a key whose value is a length of training, such as "1.5 epochs"."""
 
     def check(key, value) -> Duration:
         try:
@@ -147,7 +148,7 @@ def duration(default: str | None, meaning: str) -> Field:
 
 
 def knob(default: Any, meaning: str, **limits: Unpack[Limits]) -> Field:
-    """A number that may cycle, and is an argument of the compiled program."""
+    """Returns a key whose value may cycle; its numbers are arguments of the compiled program."""
 
     def check(key, value) -> Cycle:
         if isinstance(value, str):
@@ -166,7 +167,7 @@ def knob(default: Any, meaning: str, **limits: Unpack[Limits]) -> Field:
 
 
 def constant(default: float, meaning: str, **limits: Unpack[Limits]) -> Field:
-    """A number that is an argument of the program as a knob is, but does not cycle."""
+    """Returns a key whose value is an argument of the program, as a knob is, but does not cycle."""
     plain = number(default, meaning, **limits)
 
     def check(key, value) -> Cycle:
@@ -176,7 +177,7 @@ def constant(default: float, meaning: str, **limits: Unpack[Limits]) -> Field:
 
 
 def whole_knob(default: int, meaning: str, *, minimum: int) -> Field:
-    """A knob whose ends are whole numbers."""
+    """Returns a knob whose ends are whole numbers."""
     plain, ends = (make(default, meaning, minimum=minimum) for make in (knob, whole))
 
     def check(key, value) -> Cycle:
@@ -194,7 +195,7 @@ def whole_knob(default: int, meaning: str, *, minimum: int) -> Field:
 
 
 def or_none(field: Field) -> Field:
-    """The same key where None stands for off."""
+    """Returns the same key, which may also be None: off."""
 
     def check(key, value):
         return None if value is None else field.check(key, value)
@@ -229,7 +230,7 @@ def raise_all(problems) -> None:
 
 
 def _problems_of_cycle(key, value, limits):
-    """Yields a line for each thing that is wrong with the entries of a `cyclical(...)`."""
+    """Yields a line for each problem within a `cyclical(...)`."""
     allowed = ", ".join(Cycle._fields)
     for name in sorted(value.keys() - set(Cycle._fields), key=str):
         yield f"{key}.{name} is not a key of a cycle: {allowed}."

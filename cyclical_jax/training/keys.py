@@ -33,12 +33,12 @@ KEYS: dict[str, Field] = {
     "image_size": or_none(
         whole(
             None,
-            "side of an image in pixels, for imagenet2012, whose images differ in size",
+            "side of an image in pixels; only for imagenet2012, whose images differ in size",
             minimum=1,
             maximum=4096,
         )
     ),
-    "data_dir": or_none(text(None, "folder of TFDS's datasets; None is TFDS's own default")),
+    "data_dir": or_none(text(None, "folder of the prepared datasets; None is the default of TFDS")),
     "train_on": one_of(
         "train",
         TRAIN_ON,
@@ -48,23 +48,28 @@ KEYS: dict[str, Field] = {
         _subset("the examples to train on; cyclical_jax/data/subsets.py describes each subset")
     ),
     "seed": whole(
-        0, "seed of the initial parameters, the order of the examples, all randomness", minimum=0
+        0,
+        "seed of all randomness: initial parameters, order of the examples, augmentation, dropout",
+        minimum=0,
     ),
     "duration": duration("40 epochs", "length of training; a step is an optimizer update"),
-    "batch_size": whole(64, "examples a micro step, over all devices", minimum=1),
+    "batch_size": whole(64, "examples per micro step, summed over all devices", minimum=1),
     "accumulate": whole_knob(
-        1, "micro steps whose gradients make one update: a cyclical batch size", minimum=1
+        1,
+        "micro steps per update, whose gradients are averaged; a cycle is a cyclical batch size",
+        minimum=1,
     ),
     "accumulate_as": one_of(
         "micro_steps",
         ("micro_steps", "one_batch"),
-        "one_batch computes the micro steps of an update at once, as a larger batch; where "
-        "accumulate cycles, its values are then rounded to powers of 2, each compiled once",
+        "way to compute an update: its micro steps one after the other, or all at once as one "
+        "larger batch; one_batch rounds a cycle of accumulate to powers of 2, and compiles each "
+        "size once",
     ),
     "remainder": one_of(
         "drop",
         ("drop", "pad"),
-        "treatment of the examples of an epoch that do not fill a batch",
+        "treatment of the last examples of an epoch, where they do not fill a batch",
     ),
     "log_every": duration("1 epoch", "interval between two rows of the log"),
     "validate_every": duration("1 epoch", "interval between two validations"),
@@ -72,21 +77,22 @@ KEYS: dict[str, Field] = {
         "stop",
         ("stop", "skip"),
         "reaction to a loss or gradient that is not finite; a skipped batch makes no update, so "
-        "the cycle ends that much short of easy",
+        "the cycle ends before it is back at easy",
     ),
     "loop": or_none(
         one_of(
             None,
             ("resident", "stepwise", "streamed"),
-            "resident: many steps a call, on data that rests on the devices; stepwise: one step a "
-            "call on it; streamed: one step a call on batches that are sent to the devices; None: "
-            "stepwise for convolutions on a CPU, else resident where the data fits",
+            "way to call the program: resident takes many steps per call, on data kept on the "
+            "devices; stepwise one step per call, on such data; streamed one step per call, on "
+            "batches sent to the devices; None is stepwise for convolutions on a CPU, else "
+            "resident where the data fits",
         )
     ),
     # The clock of every knob that brings no factor or shape of its own.
-    "cycle.factor": number(2.0, "the peak is at the fraction 1 / factor of training", **FACTOR),
-    "cycle.shape": one_of("linear", SHAPES, "shape of the hardness as it grows and falls"),
+    "cycle.factor": number(2.0, "place of the peak: the fraction 1 / factor of training", **FACTOR),
+    "cycle.shape": one_of("linear", SHAPES, "shape of the rise and fall of the hardness"),
     "cycle.num_cycles": whole(
-        1, "number of times that easy -> hard -> easy is repeated", minimum=1, maximum=MOST_CYCLES
+        1, "number of cycles easy -> hard -> easy in a run", minimum=1, maximum=MOST_CYCLES
     ),
 }

@@ -57,7 +57,7 @@ def default_config(catalogue: Catalogue) -> ConfigDict:
 
 
 def completed(config: ConfigDict, keys: Mapping[str, Field]) -> ConfigDict:
-    """Returns `config`, to which the keys that it lacks were added at their defaults."""
+    """Adds the keys that `config` lacks, at their defaults, and returns it."""
     for key, field in keys.items():
         section, _, name = key.rpartition(".")
         if name not in (config.get(section, {}) if section else config):
@@ -66,7 +66,7 @@ def completed(config: ConfigDict, keys: Mapping[str, Field]) -> ConfigDict:
 
 
 def put(config: ConfigDict, key: str, value: Any) -> None:
-    """Sets `key`, "section.name" say, and makes the sections that are not there."""
+    """Sets `key`, such as "section.name", and makes the section if it is not there."""
     *sections, name = key.split(".")
     for section in sections:
         if not isinstance(config.get(section), ConfigDict):
@@ -140,7 +140,7 @@ def _flat(catalogue: Catalogue, config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _checked(catalogue: Catalogue, values) -> tuple[dict[str, Any], list[str]]:
-    """Returns the values that are right by themselves, and what is wrong with the others."""
+    """Returns the values that are right by themselves, and a line for each other problem."""
     checked, problems = {}, []
     for key in (key for key in catalogue.keys if key in values):
         try:
@@ -151,7 +151,7 @@ def _checked(catalogue: Catalogue, values) -> tuple[dict[str, Any], list[str]]:
 
 
 def _misnamed(catalogue: Catalogue, values) -> Iterator[str]:
-    """Yields a line for each key that is not one, and for each that is missing."""
+    """Yields a line for each key that the catalogue does not have, and for each missing key."""
     keys, moved = catalogue.keys, dict(catalogue.moved)
     for key in sorted(values.keys() - keys.keys()):
         if key in moved:

@@ -1,4 +1,4 @@
-"""The types of a recipe: structure, numbers, catalogue, and the recipe of a whole run.
+"""The types of a recipe: its structure, its numbers, the catalogue, and the recipe itself.
 
 *Structure* is static: it decides what is compiled. *Numbers* are a pytree of every easy, hard and
 factor. One compiled program serves all runs that differ in numbers alone.
