@@ -101,6 +101,7 @@ def make_terms(structure: Structure, parts: Parts) -> tuple[list[LossTerm], list
     own, *further = parts[name].terms
     others = [term for part in parts for term in (further if part == name else parts[part].terms)]
     others.sort(key=lambda term: not term.is_instead)
+    taken = [as_schedule(term.weight) for term in others if term.is_instead]
     if taken:
         whole = as_schedule(own.weight)
         own = own._replace(weight=lambda count: whole(count) - _total(at(count) for at in taken))
