@@ -13,7 +13,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from cyclical_jax.catalogue import default_config
-from cyclical_jax.training.recipe import put
+from cyclical_jax.training.recipe import cyclical, put
 
 get_config = default_config
 
@@ -22,14 +22,24 @@ get_config = default_config
 CYCLICAL_FOCAL: dict[str, Any] = {"loss.name": "cyclical_focal", "loss.label_smoothing": 0.1}
 
 
-def with_all(variants: Mapping[str, Mapping[str, Any]]) -> dict[str, Mapping[str, Any]]:
-    """`variants` and two more: "plain" changes nothing, "all" makes all their changes."""
-    everything = {key: value for changes in variants.values() for key, value in changes.items()}
-    return {"plain": {}, **variants, "all": everything}
+def variants(weight_decay: ConfigDict) -> dict[str, Mapping[str, Any]]:
+    """Returns {variant: its changes}: "plain", a variant for each of four techniques, and "all".
+
+    Args:
+      weight_decay: The cycle of the weight decay. The others are the same for all datasets.
+    """
+    four: dict[str, Mapping[str, Any]] = {
+        "weight_decay": {"optimizer.weight_decay": weight_decay},
+        "clipping": {"optimizer.max_norm": cyclical(easy=0.5, hard=2.0)},
+        "temperature": {"loss.temperature": cyclical(easy=0.5, hard=2.0)},
+        "focal": CYCLICAL_FOCAL,
+    }
+    everything = {key: value for changes in four.values() for key, value in changes.items()}
+    return {"plain": {}, **four, "all": everything}
 
 
 def vary(config: ConfigDict, variants: Mapping[str, Mapping[str, Any]], variant: str) -> ConfigDict:
-    """`config` with the changes, {"section.key": value}, of the `variant` named."""
+    """Makes the changes, {"section.key": value}, of a variant, and returns the config."""
     if variant not in variants:
         raise ValueError(f"{variant!r} is no variant of this config; it has {', '.join(variants)}.")
     for key, value in variants[variant].items():

@@ -10,14 +10,7 @@ focal cycle one technique each, all cycles the four at once.
 from configs import default
 from cyclical_jax.training.recipe import cyclical
 
-VARIANTS = default.with_all(
-    {
-        "weight_decay": {"optimizer.weight_decay": cyclical(easy=1e-4, hard=2e-3)},
-        "clipping": {"optimizer.max_norm": cyclical(easy=0.5, hard=2.0)},
-        "temperature": {"loss.temperature": cyclical(easy=0.5, hard=2.0)},
-        "focal": default.CYCLICAL_FOCAL,
-    }
-)
+VARIANTS = default.variants(cyclical(easy=1e-4, hard=2e-3))
 
 
 def get_config(variant: str = "plain"):

@@ -50,14 +50,7 @@ _FINETUNING = {
     "optimizer.learning_rate": 0.01,
 }
 
-VARIANTS = default.with_all(
-    {
-        "weight_decay": {"optimizer.weight_decay": cyclical(easy=1e-4, hard=1e-3)},
-        "clipping": {"optimizer.max_norm": cyclical(easy=0.5, hard=2.0)},
-        "temperature": {"loss.temperature": cyclical(easy=0.5, hard=2.0)},
-        "focal": default.CYCLICAL_FOCAL,
-    }
-) | {
+VARIANTS = default.variants(cyclical(easy=1e-4, hard=1e-3)) | {
     "batch_size": {"accumulate": cyclical(easy=4, hard=1), "batch_size": 128},
     "one_batch": {
         "accumulate": cyclical(easy=4, hard=1),

@@ -18,14 +18,9 @@ line "n01440764/n01440764_10026.JPEG 0" an image.
 from configs import default
 from cyclical_jax.training.recipe import cyclical
 
-VARIANTS = default.with_all(
-    {
-        "weight_decay": {"optimizer.weight_decay": cyclical(easy=1e-5, hard=4e-5)},
-        "clipping": {"optimizer.max_norm": cyclical(easy=0.5, hard=2.0)},
-        "temperature": {"loss.temperature": cyclical(easy=0.5, hard=2.0)},
-        "focal": default.CYCLICAL_FOCAL,
-    }
-) | {"long_tailed": {"subset": "long_tailed 700 100", "model.name": "resnet10"}}
+VARIANTS = default.variants(cyclical(easy=1e-5, hard=4e-5)) | {
+    "long_tailed": {"subset": "long_tailed 700 100", "model.name": "resnet10"}
+}
 
 
 def get_config(variant: str = "plain"):
