@@ -3,7 +3,7 @@
 The numbers may be traced: everything here is built inside the compiled program.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -14,6 +14,7 @@ from cyclical_jax.accumulation import windows_schedule
 from cyclical_jax.models import Model
 from cyclical_jax.schedules import as_schedule, cyclical_schedule
 from cyclical_jax.training.durations import Timetable
+from cyclical_jax.training.fields import RecipeError
 from cyclical_jax.training.state import JUDGED, TrainState, Variables, init_state
 from cyclical_jax.training.step import Program
 from cyclical_jax.training.structure import Numbers, Structure
@@ -105,14 +106,16 @@ def make_terms(structure: Structure, parts: Parts) -> tuple[list[LossTerm], list
     if taken:
         whole = as_schedule(own.weight)
         own = own._replace(weight=lambda count: whole(count) - _total(at(count) for at in taken))
-    references = [part.reference for part in parts.values() if part.reference is not None]
-    reference = [references[0]._replace(weight=own.weight), *others] if references else []
-    return [own, *others], reference
+    references = {name: part.reference for name, part in parts.items() if part.reference}
+    _check_one("a reference", references)
+    reference = [r._replace(weight=own.weight) for r in references.values() if r]
+    return [own, *others], [*reference, *others] if reference else []
 
 
 def make_memories(parts: Parts) -> dict[str, Memory]:
     """Returns {name in the state: memory} of the parts that keep one."""
     kept = {name: part.memory for name, part in parts.items() if part.memory is not None}
+    _check_one("a memory that is judged", [name for name in kept if kept[name].is_judged])
     return {JUDGED if memory.is_judged else name: memory for name, memory in kept.items()}
 
 
@@ -189,6 +192,11 @@ def _starting_from(model: Model, start: Variables) -> Model:
 
 def _transforms(parts: Parts, names: Sequence[str]) -> list[BatchTransform]:
     return [transform for name in names for transform in parts[name].transforms]
+
+
+def _check_one(what: str, names: Collection[str]) -> None:
+    if len(names) > 1:
+        raise RecipeError(f"{' and '.join(names)} cannot be on at once: each has {what}.")
 
 
 def _total(weights) -> jax.Array:
