@@ -9,7 +9,8 @@ from sklearn.datasets import load_digits
 import cyclical_jax as cj
 from cyclical_jax.models import Model
 from cyclical_jax.training.state import init_state
-from cyclical_jax.training.step import LossTerm, make_train_step
+from cyclical_jax.training.step import Program, make_train_step
+from cyclical_jax.training.technique import LossTerm
 
 
 class Network(nnx.Module):
@@ -47,7 +48,7 @@ def test_an_nnx_network_with_batch_norm_and_dropout_learns_digits():
     images = (images.reshape(-1, 8, 8, 1) / 8 - 1).astype(np.float32)
     model, optimizer = make_nnx_model(), optax.adamw(0.01)
     term = LossTerm(lambda logits, batch, values: cj.softmax_cross_entropy(logits, batch["label"]))
-    step = jax.jit(make_train_step(model, optimizer, [term], knobs={}))
+    step = jax.jit(make_train_step(Program(model, optimizer, [term])))
     state = init_state(model, optimizer, images[:2], seed=0)
 
     losses = []

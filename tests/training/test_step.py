@@ -14,7 +14,8 @@ import cyclical_jax as cj
 from cyclical_jax.models import Model, from_linen, make_model
 from cyclical_jax.training.devices import AXIS, on_all_devices, place, share
 from cyclical_jax.training.state import init_state
-from cyclical_jax.training.step import BatchTransform, LossTerm, make_train_step
+from cyclical_jax.training.step import Program, make_train_step
+from cyclical_jax.training.technique import MAIN, BatchTransform, LossTerm, Memory
 
 pytestmark = pytest.mark.usefixtures("fast_compilation")
 
@@ -22,10 +23,9 @@ STEPS, BATCH, CLASSES = 5, 12, 5
 CYCLE = dict(total_steps=STEPS, factor=2)
 HARDNESS = [0.0, 0.5, 1.0, 0.5, 0.0]
 KNOBS = {
-    "hardness": cj.hardness_schedule(**CYCLE),
-    "temperature": cj.cyclical_schedule(0.5, 2.0, **CYCLE),
+    "loss.hardness": cj.hardness_schedule(**CYCLE),
+    "loss.temperature": cj.cyclical_schedule(0.5, 2.0, **CYCLE),
 }
-DECAYS = np.array([0.9, 0.15, 0.9, 0.2, 0.9], np.float32)  # of the moving average
 
 
 def optimizer():
@@ -36,10 +36,17 @@ def optimizer():
     )
 
 
+def is_right(logits, batch, values):
+    return logits.argmax(-1) == batch["label"]
+
+
+def measured(loss, weight=1.0):
+    return LossTerm(loss, weight, measures=(("accuracy", is_right),))
+
+
 def focal(logits, batch, values):
-    return cj.cyclical_focal_loss(
-        logits, batch["label"], values["hardness"], temperature=values["temperature"]
-    )
+    knobs = dict(hardness=values["loss.hardness"], temperature=values["loss.temperature"])
+    return cj.cyclical_focal_loss(logits, batch["label"], **knobs)
 
 
 def cross_entropy(logits, batch, values):
@@ -65,19 +72,42 @@ LINEAR = Model(  # logits = pixels @ params
 )
 
 
-def make(axis_name, *, model, optimizer, terms, transforms=(), seed=1, **options):
-    """A step and its first state."""
-    step = make_train_step(
-        model, optimizer, terms, transforms, knobs=KNOBS, axis_name=axis_name, **options
-    )
+def _counted(memory, seen):
+    mask = seen.batch.get("mask", jnp.ones(len(seen.batch["label"])))
+    count, largest = (mask > 0).sum(), seen.outputs[MAIN].max()
+    if seen.axis_name:
+        count = jax.lax.psum(count, seen.axis_name)
+        largest = jax.lax.pmax(largest, seen.axis_name)
+    return {
+        "examples": memory["examples"] + count,
+        "largest": jnp.maximum(memory["largest"], largest),
+        "hardness": seen.values["loss.hardness"],
+        "last": seen.new.params,
+        "before": seen.old.params,
+    }
+
+
+# How many examples it has seen, which a batch recalls, and the largest output of all of them.
+COUNTER = Memory(
+    init=lambda variables: {
+        "examples": jnp.int32(0),
+        "largest": jnp.float32(-1e9),
+        "hardness": jnp.float32(-1),
+        **{name: jax.tree.map(jnp.copy, variables.params) for name in ("last", "before")},
+    },
+    update=_counted,
+    recall=lambda memory, batch: batch | {"so far": jnp.full(BATCH, memory["examples"])},
+)
+COUNTED = dict(memories={"counter": COUNTER})
+
+
+def make(axis_name=None, *, model=LINEAR, optimizer=None, terms=None, seed=1, **options):
+    """A step and its first state; the model is one that compiles fast."""
+    optimizer, terms = optimizer or optax.sgd(1.0), terms or [measured(cross_entropy)]
+    program = Program(model, optimizer, terms, knobs=KNOBS, axis_name=axis_name, **options)
     image = batches()[0]["image"][: BATCH // 2]
-    return step, init_state(model, optimizer, image, seed, ema="ema_decay" in options)
-
-
-def make_linear(axis_name=None, *, model=LINEAR, optimizer=None, terms=None, **options):
-    """Of what compiles fast."""
-    optimizer, terms = optimizer or optax.sgd(1.0), terms or [LossTerm(cross_entropy)]
-    return make(axis_name, model=model, optimizer=optimizer, terms=terms, **options)
+    state = init_state(model, optimizer, image, seed, memories=program.memories)
+    return make_train_step(program), state
 
 
 def batches(**extra):
@@ -123,11 +153,6 @@ def assert_trees_equal(actual, expected):
     assert_trees_close(actual, expected, rtol=0, atol=0)
 
 
-def are_equal(one, other):
-    leaves = zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True)
-    return all(np.array_equal(a, b) for a, b in leaves)
-
-
 # ---- programs, compiled once for all tests
 
 
@@ -153,21 +178,17 @@ def shard_mapped(step):
     return jax.jit(mapped)
 
 
-def decay_at(count):
-    return jnp.asarray(DECAYS)[count]
-
-
-# With BatchNorm, a clip that is active, decay, momentum and a moving average.
+# With BatchNorm, a clip that is active, decay, momentum and a memory.
 VARIANTS = {
-    "plain": lambda: dict(optimizer=optimizer(), terms=[LossTerm(focal)]),
+    "plain": lambda: dict(optimizer=optimizer(), terms=[measured(focal)]),
     "accumulating": lambda: dict(
-        optimizer=cj.accumulate_gradients(optimizer(), 2), terms=[LossTerm(focal)]
+        optimizer=cj.accumulate_gradients(optimizer(), 2), terms=[measured(focal)]
     ),
     "of another's norm": lambda: dict(
-        optimizer=optimizer(), terms=[LossTerm(focal)], norm_terms=[LossTerm(cross_entropy)]
+        optimizer=optimizer(), terms=[measured(focal)], reference=[LossTerm(cross_entropy)]
     ),
     "skipping": lambda: dict(
-        optimizer=optimizer(), terms=[LossTerm(poisoned)], skip_nonfinite=True
+        optimizer=optimizer(), terms=[measured(poisoned)], skip_nonfinite=True
     ),
 }
 
@@ -176,7 +197,7 @@ VARIANTS = {
 def program(variant, mapped=jax.jit):
     """The step of a variant, mapped, and its first state on the host."""
     axis_name = None if mapped is jax.jit else AXIS
-    step, state = make(axis_name, model=mlp(axis_name), ema_decay=decay_at, **VARIANTS[variant]())
+    step, state = make(axis_name, model=mlp(axis_name), **COUNTED, **VARIANTS[variant]())
     return mapped(step), state
 
 
@@ -215,10 +236,9 @@ def test_all_devices_hold_the_same_state():
         AXIS,
         model=mlp(AXIS, dropout=0.4),
         optimizer=optimizer(),
-        terms=[LossTerm(cross_entropy)],
         transforms=[BatchTransform(noise, 0.5)],
-        ema_decay=0.9,
         skip_nonfinite=True,
+        **COUNTED,
     )
     state, _ = run(pmapped(step), place(state), batches(mask=MASK)[:3])
     for leaf in jax.tree.leaves(state._replace(key=jax.random.key_data(state.key))):
@@ -228,7 +248,7 @@ def test_all_devices_hold_the_same_state():
 
 
 def test_the_state_of_a_model_that_knows_no_axis_is_averaged_too():
-    """Its floats; an integer is taken as it is, into the moving average as well."""
+    """Its floats; an integer is taken as it is."""
 
     def apply(params, state, images, *, train, key):
         logits, _ = LINEAR.apply(params, state, images, train=train, key=key)
@@ -237,24 +257,12 @@ def test_the_state_of_a_model_that_knows_no_axis_is_averaged_too():
     def init(key, images):
         return LINEAR.init(key, images)[0], {"mean": jnp.float32(0), "count": jnp.int32(0)}
 
-    step, state = make_linear(AXIS, model=Model(init, apply), ema_decay=0.5)
+    step, state = make(AXIS, model=Model(init, apply))
     batch = batches()[0]
     state, _ = pmapped(step)(place(state), batch)
     for shard in state.model_state["mean"].addressable_shards:
         np.testing.assert_allclose(shard.data, batch["image"].mean(), rtol=1e-6)
-    assert state.model_state["count"] == state.ema.model_state["count"] == 1
-    assert state.ema.model_state["count"].dtype == jnp.int32
-
-
-def test_the_moving_average_keeps_the_dtype_of_the_parameters():
-    def init(key, images):
-        params, model_state = LINEAR.init(key, images)
-        return jax.tree.map(lambda param: param.astype(jnp.bfloat16), params), model_state
-
-    step, state = make_linear(None, model=LINEAR._replace(init=init), ema_decay=0.5)
-    new, _ = jax.jit(step)(state, batches()[0])
-    assert jax.tree.map(jnp.result_type, new.ema) == jax.tree.map(jnp.result_type, state.ema)
-    assert {leaf.dtype for leaf in jax.tree.leaves(new.ema.params)} == {jnp.dtype("bfloat16")}
+    assert state.model_state["count"] == 1 and state.model_state["count"].dtype == jnp.int32
 
 
 # ---- randomness
@@ -283,12 +291,11 @@ def dropout_of(step, seed):
 
 
 def test_dropout_differs_between_steps_and_devices_and_repeats_with_the_seed():
-    options = dict(model=from_linen(_ShowsItsDropout()), optimizer=optax.sgd(1.0))
-    options |= dict(terms=[LossTerm(cross_entropy)])
-    step, state = make(AXIS, **options)
+    model = from_linen(_ShowsItsDropout())
+    step, state = make(AXIS, model=model)
     mapped = jax.jit(jax.vmap(step, in_axes=(None, 0), out_axes=(0, None), axis_name=AXIS))
     on_two = (lambda state, batch: mapped(state, share(batch))), state
-    on_one = jax.jit(make(None, **options)[0]), state
+    on_one = jax.jit(make(model=model)[0]), state
     dropped, same, other, single = (
         dropout_of(*args) for args in ((on_two, 1), (on_two, 1), (on_two, 2), (on_one, 1))
     )
@@ -302,25 +309,28 @@ def test_dropout_differs_between_steps_and_devices_and_repeats_with_the_seed():
 def test_every_transform_and_the_model_have_keys_of_their_own_at_every_micro_step():
     """Each transform adds a channel of one random number, and the model's state shows them."""
 
-    def transform(batch, key, strength):
-        drawn = jnp.full_like(batch["image"][..., :1], jax.random.uniform(key))
-        return batch | {"image": jnp.concatenate([batch["image"], drawn], -1)}
+    def drawing(entry):
+        def transform(batch, key, strength):
+            drawn = jnp.full_like(batch[entry][..., :1], jax.random.uniform(key))
+            return batch | {entry: jnp.concatenate([batch[entry], drawn], -1)}
+
+        return BatchTransform(transform)
 
     def apply(params, state, images, *, train, key):
         drawn = [*images[0, 0, 0, 1:], jax.random.uniform(key)]
         return LINEAR.apply(params, {"drawn": jnp.stack(drawn)}, images[..., :1], train=1, key=key)
 
     model = LINEAR._replace(apply=apply)
-    step, state = make_linear(model=model, transforms=[BatchTransform(transform)] * 2)
+    step, state = make(model=model, transforms=[drawing("image")] * 2, later=[drawing(MAIN)])
     step, drawn = jax.jit(step), []
     for batch in batches()[:2]:
         new_state, _ = step(state, batch)
         drawn += new_state.model_state["drawn"].tolist()
         state = state._replace(micro_step=state.micro_step + 1)
-    assert len(set(drawn)) == len(drawn) == 6
+    assert len(set(drawn)) == len(drawn) == 8
 
 
-# ---- terms, transforms, metrics
+# ---- terms, transforms, views, metrics
 
 
 def test_metrics_carry_the_value_in_force_of_every_knob():
@@ -337,12 +347,29 @@ def test_metrics_carry_the_value_in_force_of_every_knob():
             assert row[name] == pytest.approx(value, abs=1e-6), (count, name)
 
 
+def test_knobs_have_the_names_that_the_program_gives_them():
+    columns = {"loss.hardness": "hardness", "loss.temperature": "loss.temperature"}
+    step, state = make(columns=columns)
+    _, row = jax.jit(step)(state, batches()[0])
+    assert {"hardness", "loss.temperature"} <= row.keys() and "temperature" not in row
+
+
+def test_the_model_takes_its_knobs_by_their_last_word():
+    def apply(params, state, images, *, train, key, hardness):
+        logits, _ = LINEAR.apply(params, state, images, train=train, key=key)
+        return logits, {"hardness": hardness}
+
+    step, state = make(model=LINEAR._replace(apply=apply), model_knobs=["loss.hardness"])
+    new, _ = jax.jit(step)(state._replace(step=jnp.int32(1)), batches()[0])
+    assert new.model_state == {"hardness": 0.5}
+
+
 def test_the_loss_is_the_weighted_sum_of_its_terms():
     def constant(value):
         return lambda logits, batch, values: jnp.full(len(logits), value)
 
     grows = LossTerm(constant(10.0), weight=lambda count: count)
-    step, state = make_linear(terms=[LossTerm(constant(1.0), 0.5), grows])
+    step, state = make(terms=[LossTerm(constant(1.0), 0.5), grows])
     _, metrics = run(jax.jit(step), state, batches())
     assert [float(row["loss"]) for row in metrics] == [0.5, 10.5, 20.5, 30.5, 40.5]
 
@@ -358,10 +385,151 @@ def test_transforms_run_in_order_with_their_strength():
         return batch["image"].mean((1, 2, 3))
 
     transforms = [BatchTransform(add, lambda count: count), BatchTransform(double, 2.0)]
-    step, state = make_linear(terms=[LossTerm(mean_of_image)], transforms=transforms)
+    step, state = make(terms=[LossTerm(mean_of_image)], transforms=transforms)
     _, metrics = run(jax.jit(step), state, batches())
     expected = [2 * (batch["image"].mean() + count) for count, batch in enumerate(batches())]
     np.testing.assert_allclose([row["loss"] for row in metrics], expected, rtol=1e-5)
+
+
+def test_the_main_view_is_made_after_the_transforms_and_before_the_later_ones():
+    """And the model gets it as the later ones leave it."""
+
+    def double(entry):
+        return BatchTransform(lambda batch, key, strength: batch | {entry: 2 * batch[entry]})
+
+    def apply(params, state, images, *, train, key):
+        return LINEAR.apply(params, {"got": images.mean()}, images, train=train, key=key)
+
+    step, state = make(
+        model=LINEAR._replace(apply=apply),
+        transforms=[double("image")],
+        view=lambda batch: batch["image"] + 1,
+        later=[double("image"), double(MAIN)],
+    )
+    batch = batches()[0]
+    new, _ = jax.jit(step)(state, batch)
+    expected = 2 * (2 * batch["image"].mean() + 1)
+    np.testing.assert_allclose(new.model_state["got"], expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize("mapped", [jax.jit, pmapped])
+def test_views_may_be_trees_of_which_the_model_makes_trees(mapped):
+    """All views go through the model in one call, and each term gets the outputs of its own."""
+    calls = []
+
+    def outputs_of(params, inputs):
+        images, shift = inputs["image"], inputs["shift"]
+        logits = images.reshape(len(images), -1) @ params + shift[:, None]
+        return {"sum": logits.sum(-1), "shifts": (2 * shift, -shift)}
+
+    def apply(params, state, inputs, *, train, key):
+        calls.append(len(inputs["shift"]))
+        return outputs_of(params, inputs), state
+
+    def scaled(batch, scale):
+        return {name: scale * batch[name] for name in ("image", "shift")}
+
+    def add_views(batch, key, strength):
+        twice = jax.tree.map(lambda leaf: jnp.concatenate([leaf, leaf]), scaled(batch, 3))
+        return batch | {"other": twice, "third": scaled(batch, -1)}
+
+    def own(outputs, batch, values):
+        return outputs["sum"] + outputs["shifts"][0] * outputs["shifts"][1]
+
+    def product(third, other, batch, values):
+        size = len(third["sum"])
+        first, second = other["sum"][:size], other["shifts"][0][size:]
+        return first * third["sum"] + second * third["shifts"][1]
+
+    axis_name = None if mapped is jax.jit else AXIS
+    program = Program(
+        Model(LINEAR.init, apply),
+        optax.sgd(1e-3),
+        [LossTerm(own), LossTerm(product, 0.5, views=("third", "other"))],
+        view=lambda batch: scaled(batch, 1),
+        later=[BatchTransform(add_views)],
+        axis_name=axis_name,
+    )
+    batch = batches(shift=WEIGHT)[0]
+    state = init_state(program.model, program.optimizer, batch["image"], seed=1)
+
+    def by_hand(params):
+        main, other, third = (outputs_of(params, scaled(batch, scale)) for scale in (1, 3, -1))
+        product = other["sum"] * third["sum"] + other["shifts"][0] * third["shifts"][1]
+        return (own(main, batch, {}) + 0.5 * product).mean()
+
+    loss, gradient = jax.value_and_grad(by_hand)(state.params)
+    expected = np.asarray(state.params - 1e-3 * gradient)
+    new, row = mapped(make_train_step(program))(place(state), batch)
+    assert row["loss"] == pytest.approx(float(loss), rel=1e-5)
+    assert row["num_examples"] == BATCH
+    np.testing.assert_allclose(new.params, expected, rtol=1e-4, atol=1e-5)
+    assert calls == [4 * BATCH // (2 if axis_name else 1)]
+
+
+def test_measures_of_further_views_are_means_over_these():
+    """And not over the examples of the main view, of which some are padding."""
+
+    def twice(batch, key, strength):
+        return batch | {"other": jnp.concatenate([batch[MAIN], -batch[MAIN]])}
+
+    def is_first(outputs, batch, values):
+        return jnp.arange(len(outputs)) < 3
+
+    beside = LossTerm(
+        lambda outputs, batch, values: 0 * outputs[:, 0],
+        views=("other",),
+        measures=(("first", is_first),),
+    )
+    own = LossTerm(cross_entropy, measures=(("own", is_first),))
+    step, state = make(terms=[own, beside], later=[BatchTransform(twice)])
+    _, row = jax.jit(step)(state, batches(mask=MASK)[2])
+    assert row["first"] == pytest.approx(3 / 24) and row["own"] == pytest.approx(3 / 7)
+
+
+# ---- memories
+
+
+def test_a_batch_recalls_before_its_transforms_and_memories_follow_the_optimizer():
+    """The memory gets the new state, the changed batch, the outputs and the values of knobs."""
+
+    def change(batch, key, strength):
+        return batch | {"image": batch["image"] + batch["so far"][:, None, None, None] / 100}
+
+    options = dict(optimizer=optax.sgd(0.01), transforms=[BatchTransform(change)])
+    step, state = make(**options, **COUNTED)
+    step, data, so_far, largest = jax.jit(step), batches(mask=MASK), 0, -1e9
+    for batch, hardness in zip(data, HARDNESS, strict=True):
+        images = batch["image"] + np.float32(so_far / 100)
+        outputs, _ = LINEAR.apply(state.params, {}, images, train=True, key=None)
+        new, _ = step(state, batch)
+        so_far, largest = so_far + batch["mask"].sum(), max(largest, float(outputs.max()))
+        memory = new.memory["counter"]
+        assert memory["examples"] == so_far
+        assert memory["largest"] == pytest.approx(largest, rel=1e-5)
+        assert memory["hardness"] == hardness
+        assert_trees_equal((memory["last"], memory["before"]), (new.params, state.params))
+        assert not np.array_equal(new.params, state.params)
+        state = new
+
+
+def test_memories_have_names_and_do_not_meet():
+    def adding(amount):
+        return Memory(lambda variables: jnp.int32(0), lambda memory, seen: memory + amount)
+
+    step, state = make(memories={"one": adding(1), "other": adding(10)})
+    state, _ = run(jax.jit(step), state, batches()[:3])
+    assert state.memory == {"one": 3, "other": 30}
+
+
+def test_a_memory_sees_the_counts_before_and_after():
+    def counts(memory, seen):
+        both = [(state.step, state.micro_step) for state in (seen.old, seen.new)]
+        return jnp.array(both)
+
+    step, state = make(memories={"counts": Memory(lambda _: jnp.zeros((2, 2), int), counts)})
+    state, _ = run(jax.jit(step), state, batches()[:2])
+    assert state.memory["counts"].tolist() == [[1, 1], [2, 2]]
 
 
 # ---- a step by hand: softmax regression, one update of plain SGD at rate 1
@@ -389,8 +557,9 @@ def by_hand(params, batch, temperature=1):
     ],
     ids=["plain-2", "mask-1", "weight-1", "mask-weight-2"],
 )
-def test_loss_gradient_and_accuracy_are_means_over_what_is_no_padding(extra, mapped):
-    step, state = make_linear(None if mapped is jax.jit else AXIS)
+def test_loss_gradient_and_measures_are_means_over_what_is_no_padding(extra, mapped):
+    """A measure may be a condition, and has no weights."""
+    step, state = make(None if mapped is jax.jit else AXIS)
     batch, params = batches(**extra)[2], np.asarray(state.params)
     state, row = mapped(step)(place(state), batch)
     loss, accuracy, gradient, count = by_hand(params, batch)
@@ -399,7 +568,7 @@ def test_loss_gradient_and_accuracy_are_means_over_what_is_no_padding(extra, map
     assert row["num_examples"] == count and row["num_examples"].dtype == np.int32
     assert row["grad_norm"] == pytest.approx(np.sqrt((gradient**2).sum()), rel=1e-5)
     np.testing.assert_allclose(params - state.params, gradient, rtol=1e-4, atol=2e-6)
-    assert state.ema is None
+    assert state.memory == {}
 
 
 @pytest.mark.parametrize("mapped", [jax.jit, pmapped])
@@ -416,14 +585,6 @@ def test_nothing_depends_on_the_label_or_weight_of_a_masked_example(mapped):
     assert_trees_equal(metrics, changed_metrics)
 
 
-def test_accuracy_of_labels_that_are_probabilities_is_that_of_their_likeliest_class():
-    step, state = make_linear()
-    hard = batches()[3]
-    soft = 0.6 * np.eye(CLASSES, dtype=np.float32)[hard["label"]] + 0.08
-    _, row = jax.jit(step)(state, hard | {"label": soft})
-    assert row["accuracy"] == pytest.approx(by_hand(state.params, hard)[1]) and row["accuracy"] > 0
-
-
 # ---- a gradient with the norm of another's
 
 
@@ -438,8 +599,8 @@ def steepest(logits, batch, values):
 
 @pytest.mark.parametrize("mapped", [jax.jit, pmapped])
 def test_the_gradient_has_its_direction_and_the_norm_of_the_other(mapped):
-    options = dict(terms=[LossTerm(tempered)], norm_terms=[LossTerm(cross_entropy)])
-    step, state = make_linear(None if mapped is jax.jit else AXIS, **options)
+    options = dict(terms=[LossTerm(tempered)], reference=[LossTerm(cross_entropy)])
+    step, state = make(None if mapped is jax.jit else AXIS, **options)
     batch, params = batches(mask=MASK, weight=WEIGHT)[2], np.asarray(state.params)
     state, row = mapped(step)(place(state), batch)
     loss, _, gradient, _ = by_hand(params, batch, temperature=2)
@@ -453,38 +614,32 @@ def test_the_gradient_has_its_direction_and_the_norm_of_the_other(mapped):
 
 def test_the_norm_of_its_own_gradient_changes_nothing():
     states = []
-    for norm_terms in ([], [LossTerm(focal)]):
-        options = dict(terms=[LossTerm(focal)], norm_terms=norm_terms)
-        step, state = make_linear(**options)
+    for reference in ([], [LossTerm(focal)]):
+        step, state = make(terms=[measured(focal)], reference=reference)
         states.append(run(jax.jit(step), state, batches()))
     assert_trees_close(*(without_key(state) for state, _ in states), rtol=1e-5)
     assert_trees_close(*(metrics for _, metrics in states), rtol=1e-5)
 
 
-@pytest.mark.parametrize("weight", [0.0, 1.0])
-def test_a_gradient_of_zero_stays_zero(weight):
-    """Whatever the norm that it should have."""
-    options = dict(terms=[LossTerm(cross_entropy, 0.0)])
-    step, state = make_linear(**options, norm_terms=[LossTerm(cross_entropy, weight)])
+@pytest.mark.parametrize(
+    "weight, of_reference, is_learned",
+    [(0.0, 0.0, False), (0.0, 1.0, False), (1.0, 0.0, True)],
+    ids=["both zero", "zero", "zero reference"],
+)
+def test_where_one_gradient_is_zero_the_step_is(weight, of_reference, is_learned):
+    """A gradient of zero stays zero, whatever the norm that it should have."""
+    terms, reference = [LossTerm(cross_entropy, weight)], [LossTerm(cross_entropy, of_reference)]
+    step, state = make(terms=terms, reference=reference)
     params = np.asarray(state.params)
     state, row = jax.jit(step)(state, batches()[0])
-    assert row["grad_norm"] == 0
+    assert row["grad_norm"] == 0 and (row["loss"] > 0) == is_learned
     np.testing.assert_array_equal(state.params, params)
 
 
-def test_a_gradient_becomes_zero_where_the_other_is():
-    options = dict(norm_terms=[LossTerm(cross_entropy, 0.0)])
-    step, state = make_linear(**options)
-    params = np.asarray(state.params)
-    state, row = jax.jit(step)(state, batches()[0])
-    assert row["grad_norm"] == 0 and row["loss"] > 0
-    np.testing.assert_array_equal(state.params, params)
-
-
-@pytest.mark.parametrize("which", ["terms", "norm_terms"])
+@pytest.mark.parametrize("which", ["terms", "reference"])
 def test_a_norm_that_is_not_finite_shows(which):
-    terms = dict(terms=[LossTerm(cross_entropy)], norm_terms=[LossTerm(cross_entropy)])
-    step, state = make_linear(**(terms | {which: [LossTerm(steepest)]}), skip_nonfinite=True)
+    terms = dict(terms=[LossTerm(cross_entropy)], reference=[LossTerm(cross_entropy)])
+    step, state = make(**(terms | {which: [LossTerm(steepest)]}), skip_nonfinite=True)
     params = np.asarray(state.params)
     state, row = jax.jit(step)(state, batches()[0])
     assert np.isfinite(row["loss"]) and not np.isfinite(row["grad_norm"])
@@ -500,8 +655,7 @@ def test_both_gradients_are_of_one_forward_pass():
         calls.append(key)
         return LINEAR.apply(params, state, images, train=train, key=key)
 
-    model = LINEAR._replace(apply=apply)
-    step, state = make_linear(model=model, norm_terms=[LossTerm(tempered)])
+    step, state = make(model=LINEAR._replace(apply=apply), reference=[LossTerm(tempered)])
     jax.jit(step)(state, batches()[0])
     assert len(calls) == 1
 
@@ -517,8 +671,8 @@ def test_each_parameter_keeps_the_dtype_of_its_gradient():
         logits, state = LINEAR.apply(params["kernel"], state, images, train=train, key=key)
         return logits + params["bias"][None], state
 
-    options = dict(optimizer=optax.sgd(1.0, momentum=0.9), norm_terms=[LossTerm(tempered)])
-    step, state = make_linear(model=Model(init, apply), **options)
+    options = dict(optimizer=optax.sgd(1.0, momentum=0.9), reference=[LossTerm(tempered)])
+    step, state = make(model=Model(init, apply), **options)
     new, _ = jax.jit(step)(state, batches()[0])
     assert jax.tree.map(jnp.result_type, new) == jax.tree.map(jnp.result_type, state)
 
@@ -535,7 +689,7 @@ def test_each_parameter_keeps_the_dtype_of_its_gradient():
     ids=["ours", "optax"],
 )
 def test_step_counts_updates_and_micro_step_counts_batches(accumulate):
-    step, state = make_linear(optimizer=accumulate(optax.sgd(0.1)))
+    step, state = make(optimizer=accumulate(optax.sgd(0.1)))
     step, seen, params = jax.jit(step), [], [np.asarray(state.params)]
     for batch in batches():
         state, row = step(state, batch)
@@ -551,41 +705,6 @@ def test_an_accumulating_optimizer_reports_the_values_of_its_last_update():
     norms = [float(row["max_norm"]) for row in metrics]
     assert norms == pytest.approx([0.05, 0.05, 0.05, 0.125, 0.125])
     assert [int(row["every"]) for row in metrics] == [2] * STEPS
-
-
-# ---- the moving average
-
-
-def averages_by_hand(states):
-    """After each step, given the states from the first on."""
-    average = jax.tree.map(np.float64, (states[0].params, states[0].model_state))
-    averages = []
-    for old, new in zip(states, states[1:], strict=False):
-        if new.step > old.step:
-            decay = min(float(DECAYS[old.step]), (1 + old.step) / (10 + old.step))
-            average = jax.tree.map(
-                lambda a, v, d=decay: d * a + (1 - d) * v, average, (new.params, new.model_state)
-            )
-        averages.append(average)
-    return averages
-
-
-@pytest.mark.parametrize(
-    "variant, extra", [("plain", {}), ("accumulating", dict(mask=MASK, weight=WEIGHT))]
-)
-def test_the_moving_average_follows_its_formula_and_is_no_alias(variant, extra):
-    """Donated: an average that shared memory with what it averages would be lost, or move."""
-    step, state = program(variant, pmapped)
-    states, state = [without_key(state)], place(state)
-    assert_trees_equal(tuple(states[0].ema), (states[0].params, states[0].model_state))
-    for batch in batches(**extra):
-        state, _ = step(state, batch)
-        states.append(without_key(state))
-    for new, expected in zip(states[1:], averages_by_hand(states), strict=True):
-        assert_trees_close(tuple(new.ema), expected, rtol=1e-5, atol=1e-6)
-    for old, new in zip(states, states[1:], strict=False):
-        assert are_equal(old.ema, new.ema) == (new.step == old.step)
-    assert states[0].model_state and not are_equal(states[-1].ema.params, states[-1].params)
 
 
 # ---- batches that are not finite
@@ -611,12 +730,14 @@ def poison_batches(kind):
     "kind, finite_loss, finite_grad", [(1, False, True), (2, True, False), (3, False, False)]
 )
 def test_a_skipped_batch_leaves_no_trace(kind, finite_loss, finite_grad):
+    """In a memory neither."""
     data = poison_batches(kind)
     state, metrics = run_program("skipping", pmapped, data)
     without, expected = run_program("skipping", pmapped, data[:2] + data[3:])
     assert_trees_equal(
         without_key(state), without_key(without)._replace(micro_step=STEPS, skipped=1)
     )
+    assert state.memory["counter"]["examples"] == (STEPS - 1) * BATCH
     assert np.isfinite(metrics[2]["loss"]) == finite_loss
     assert np.isfinite(metrics[2]["grad_norm"]) == finite_grad
     assert_trees_equal(metrics[:2] + metrics[3:], expected)
@@ -624,7 +745,7 @@ def test_a_skipped_batch_leaves_no_trace(kind, finite_loss, finite_grad):
 
 
 def test_an_update_to_parameters_that_are_not_finite_is_skipped():
-    step, state = make_linear(optimizer=optax.sgd(3e38), skip_nonfinite=True)
+    step, state = make(optimizer=optax.sgd(3e38), skip_nonfinite=True)
     params = np.asarray(state.params)
     state, row = jax.jit(step)(state, batches()[0])
     assert np.isfinite([row["loss"], row["grad_norm"]]).all()
@@ -633,8 +754,8 @@ def test_an_update_to_parameters_that_are_not_finite_is_skipped():
 
 
 def test_a_skipped_batch_of_an_accumulated_update_is_replaced_by_the_next():
-    options = dict(optimizer=cj.accumulate_gradients(optax.sgd(0.1), 2), ema_decay=0.7)
-    step, state = make_linear(terms=[LossTerm(poisoned)], skip_nonfinite=True, **options)
+    options = dict(optimizer=cj.accumulate_gradients(optax.sgd(0.1), 2), **COUNTED)
+    step, state = make(terms=[LossTerm(poisoned)], skip_nonfinite=True, **options)
     data, step = poison_batches(3), jax.jit(step)
     skipping, _ = run(step, state, data)
     without, _ = run(step, state, data[:2] + data[3:])
@@ -649,7 +770,7 @@ def test_a_batch_that_is_not_finite_spoils_what_does_not_skip_it():
     data[2]["image"][-1, 0, 0, 0] = np.nan
     state, metrics = run_program("plain", pmapped, data)
     assert np.isnan(metrics[-1]["loss"])
-    for leaf in jax.tree.leaves((state.params, state.model_state, state.ema)):
+    for leaf in jax.tree.leaves((state.params, state.model_state, state.memory["counter"]["last"])):
         assert np.isnan(leaf).any()
     assert (state.step, state.micro_step, state.skipped) == (STEPS, STEPS, 0)
 
@@ -689,14 +810,13 @@ def test_logits_of_more_axes_are_as_many_examples(mask, axis_name):
         for name, array in batch.items()
         if name in ("mask", "weight")
     }
-    image = batch["image"]
-    state = init_state(PIXELS, optax.sgd(1.0), image[:1], seed=0)
-    options = dict(model=PIXELS, optimizer=optax.sgd(1.0), terms=[LossTerm(focal)], knobs=KNOBS)
-    single = jax.jit(make_train_step(**options))
+    program = Program(PIXELS, optax.sgd(1.0), [measured(focal)], knobs=KNOBS)
+    state = init_state(PIXELS, program.optimizer, batch["image"][:1], seed=0)
+    single = jax.jit(make_train_step(program))
     expected, row = single(state, flat(batch | wide))
     if axis_name:
-        step = on_all_devices(make_train_step(**options, axis_name=axis_name), in_axes=(None, 0))
-        found, metrics = step(place(state), share(batch))
+        shared = make_train_step(program._replace(axis_name=axis_name))
+        found, metrics = on_all_devices(shared, in_axes=(None, 0))(place(state), share(batch))
     else:
         found, metrics = single(state, batch)
     np.testing.assert_allclose(found.params, expected.params, rtol=1e-5, atol=1e-6)
