@@ -8,22 +8,37 @@ import pytest
 
 import cyclical_jax as cj
 from cyclical_jax.accumulation import uniform_windows
+from cyclical_jax.catalogue import default_config, parse
+from cyclical_jax.models import Model
 from cyclical_jax.training import assembly
 from cyclical_jax.training.durations import Timetable
-from cyclical_jax.training.recipe import cyclical, default_config, parse
-from cyclical_jax.training.state import init_state
-from cyclical_jax.training.step import make_train_step
+from cyclical_jax.training.recipe import cyclical, put
+from cyclical_jax.training.state import JUDGED, Variables, init_state
+from cyclical_jax.training.step import Program, make_train_step
+from cyclical_jax.training.structure import Accumulation, Curve, Knob, Structure
+from cyclical_jax.training.technique import (
+    MAIN,
+    BatchTransform,
+    LossTerm,
+    Memory,
+    Part,
+    Place,
+    Spec,
+    Task,
+    Technique,
+)
 
 STEPS = 13
 PARAMS = {"kernel": jnp.array([[1.0, -2.0], [0.5, 3.0]]), "bias": jnp.array([4.0, -1.0])}
 CONSTANT_RATE = {"optimizer.learning_rate_schedule": None}
+SPEC = Spec(num_train=20, num_outputs=3, shape=(2, 2, 1))
 
 
 def parsed(changes):
     config = default_config()
-    for key, value in changes.items():
-        *section, name = key.split(".")
-        (config[section[0]] if section else config)[name] = value
+    with config.ignore_type():
+        for key, value in changes.items():
+            put(config, key, value)
     return parse(config)
 
 
@@ -31,10 +46,25 @@ def timetable(micro_steps, accumulate=1):
     return Timetable(uniform_windows(micro_steps, accumulate), 5, 5, 5)
 
 
+def schedules_of(recipe, table):
+    return assembly.make_schedules(recipe.structure, recipe.numbers, table)
+
+
+def parts_of(recipe, table, given=None):
+    schedules = schedules_of(recipe, table)
+    return assembly.make_parts(recipe.structure, schedules, SPEC, given or {}, None)
+
+
 def optimizer_of(changes, table):
-    recipe = parsed(CONSTANT_RATE | changes)
-    schedules = assembly.make_schedules(recipe.structure, recipe.numbers, table)
-    return assembly.make_optimizer(recipe.structure, schedules, table)
+    return assembly.make_optimizer(parts_of(parsed(CONSTANT_RATE | changes), table), table)
+
+
+def assembled(recipe, table):
+    """The step of a recipe and its first state."""
+    options = dict(timetable=table, spec=SPEC)
+    program = assembly.assemble(recipe.structure, recipe.numbers, **options)
+    state = assembly.assemble_state(recipe.structure, recipe.numbers, 0, **options)
+    return make_train_step(program), state
 
 
 def test_a_schedule_has_the_shape_scale_factor_and_cycles_of_the_config():
@@ -46,13 +76,13 @@ def test_a_schedule_has_the_shape_scale_factor_and_cycles_of_the_config():
             "loss.temperature": cyclical(0.5, 2.0, factor=4),
         }
     )
-    schedules = assembly.make_schedules(recipe.structure, recipe.numbers, timetable(STEPS))
+    schedules = schedules_of(recipe, timetable(STEPS))
     expected = {
-        "weight_decay": cj.cyclical_schedule(
+        "optimizer.weight_decay": cj.cyclical_schedule(
             1e-4, 1e-1, STEPS, factor=3, num_cycles=2, shape="rex", scale="log"
         ),
-        "temperature": cj.cyclical_schedule(0.5, 2.0, STEPS, factor=4, num_cycles=2),
-        "learning_rate": optax.cosine_decay_schedule(0.1, STEPS),
+        "loss.temperature": cj.cyclical_schedule(0.5, 2.0, STEPS, factor=4, num_cycles=2),
+        "optimizer.learning_rate": optax.cosine_decay_schedule(0.1, STEPS),
     }
     counts = jnp.arange(STEPS + 2)
     for name, schedule in expected.items():
@@ -63,17 +93,17 @@ def test_a_schedule_has_the_shape_scale_factor_and_cycles_of_the_config():
 
 def test_without_decay_the_learning_rate_is_its_knob():
     recipe = parsed(CONSTANT_RATE)
-    schedules = assembly.make_schedules(recipe.structure, recipe.numbers, timetable(STEPS))
-    assert schedules["learning_rate"](7) == pytest.approx(0.1)
+    schedules = schedules_of(recipe, timetable(STEPS))
+    assert schedules["optimizer.learning_rate"](7) == pytest.approx(0.1)
 
 
 def test_a_learning_rate_that_cycles_is_multiplied_by_its_decay():
     recipe = parsed({"optimizer.learning_rate": cyclical(0.1, 0.5)})
-    schedules = assembly.make_schedules(recipe.structure, recipe.numbers, timetable(5))
+    schedules = schedules_of(recipe, timetable(5))
     triangle = np.array([0.1, 0.3, 0.5, 0.3, 0.1])
     cosine = (1 + np.cos(np.pi * np.arange(5) / 5)) / 2
     np.testing.assert_allclose(
-        schedules["learning_rate"](np.arange(5)), triangle * cosine, rtol=1e-5
+        schedules["optimizer.learning_rate"](np.arange(5)), triangle * cosine, rtol=1e-5
     )
 
 
@@ -196,18 +226,9 @@ def test_the_knobs_of_an_accumulating_step_count_updates():
     recipe = parsed(
         {"accumulate": 4, "loss.name": "cyclical_focal", "model.hidden_sizes": (), "ema_decay": 0.5}
     )
-    table, structure = timetable(10, accumulate=4), recipe.structure
-    step = jax.jit(
-        assembly.assemble_train_step(
-            structure, recipe.numbers, timetable=table, num_classes=3, axis_name=None
-        )
-    )
-    schedules = assembly.make_schedules(structure, recipe.numbers, table)
-    optimizer = assembly.make_optimizer(structure, schedules, table)
-    model = assembly.assemble_model(structure, 3, None)
+    step, state = assembled(recipe, timetable(10, accumulate=4))
     batch = {"image": jnp.cos(jnp.arange(8.0)).reshape(2, 2, 2, 1), "label": jnp.array([0, 2])}
-    state = init_state(model, optimizer, batch["image"], seed=0, ema=True)
-    start, states, hardness = state, [], []
+    step, start, states, hardness = jax.jit(step), state, [], []
     for _ in range(10):
         state, metrics = step(state, batch)
         hardness.append(float(metrics["hardness"]))
@@ -219,52 +240,20 @@ def test_the_knobs_of_an_accumulating_step_count_updates():
         lambda old, new, ema: np.testing.assert_allclose(ema, 0.1 * old + 0.9 * new, atol=1e-7),
         start.params,
         states[3].params,
-        states[3].ema.params,
+        states[3].evaluated.params,
     )
 
 
 @pytest.mark.parametrize("on_nonfinite, step_of_three", [("stop", 3), ("skip", 0)])
 def test_a_step_skips_where_the_recipe_says_so(on_nonfinite, step_of_three):
     recipe = parsed({"on_nonfinite": on_nonfinite, "model.hidden_sizes": ()})
-    table, structure = timetable(STEPS), recipe.structure
-    step = jax.jit(
-        assembly.assemble_train_step(
-            structure, recipe.numbers, timetable=table, num_classes=3, axis_name=None
-        )
-    )
-    schedules = assembly.make_schedules(structure, recipe.numbers, timetable(STEPS))
-    optimizer = assembly.make_optimizer(structure, schedules, table)
-    model = assembly.assemble_model(structure, 3, None)
+    step, state = assembled(recipe, timetable(STEPS))
     batch = {"image": jnp.full((2, 2, 2, 1), jnp.inf), "label": jnp.array([0, 2])}
-    state = init_state(model, optimizer, batch["image"], seed=0)
+    step = jax.jit(step)
     for _ in range(3):
         state, _ = step(state, batch)
     assert (state.step, state.micro_step) == (step_of_three, 3)
-    assert state.ema is None
-
-
-@pytest.mark.parametrize(
-    "name, gammas, loss",
-    [
-        ("cross_entropy", {}, cj.softmax_cross_entropy),
-        ("focal", {"gamma": 1.5}, cj.focal_loss),
-        ("asymmetric_focal", {"gamma_pos": 1.5, "gamma_neg": 2.5}, cj.asymmetric_focal_loss),
-        (
-            "cyclical_focal",
-            {"hardness": 0.3, "gamma_hc": 2.5, "gamma_pos": 1.5, "gamma_neg": 3.5},
-            cj.cyclical_focal_loss,
-        ),
-    ],
-)
-def test_each_loss_gets_the_knobs_it_names(name, gammas, loss):
-    knobs = {"temperature": 2.0, "label_smoothing": 0.2, **gammas}
-    recipe = parsed({"loss.name": name} | {f"loss.{key}": value for key, value in knobs.items()})
-    schedules = assembly.make_schedules(recipe.structure, recipe.numbers, timetable(STEPS))
-    values = {key: schedule(0) for key, schedule in schedules.items()}
-    logits, labels = jnp.array([[1.0, 2.0, -1.0], [0.0, 0.5, 3.0]]), jnp.array([0, 2])
-    term = assembly.make_loss_term(recipe.structure)
-    actual = term.loss(logits, {"label": labels}, values)
-    np.testing.assert_allclose(actual, loss(logits, labels, **knobs), rtol=1e-5)
+    assert state.memory == {} and state.evaluated == state.variables
 
 
 TEMPERED = {"loss.temperature": 2.0, "loss.label_smoothing": 0.2, "model.hidden_sizes": ()}
@@ -274,32 +263,24 @@ BATCH = {
 }
 
 
-def step_of(recipe, **options):
+def step_of(recipe):
     """The train step of a recipe by hand, of its parts, and its first state."""
-    structure, table = recipe.structure, timetable(STEPS)
-    schedules = assembly.make_schedules(structure, recipe.numbers, timetable(STEPS))
-    optimizer = assembly.make_optimizer(structure, schedules, table)
-    model = assembly.assemble_model(structure, 3, None)
-    terms = [assembly.make_loss_term(structure)]
-    step = make_train_step(model, optimizer, terms, knobs=schedules, **options)
+    table = timetable(STEPS)
+    parts = parts_of(recipe, table)
+    model = assembly.assemble_model(recipe.structure, SPEC)
+    optimizer = assembly.make_optimizer(parts, table)
+    terms, knobs = parts["classification"].terms, schedules_of(recipe, table)
+    step = make_train_step(Program(model, optimizer, terms, knobs=knobs))
     return step, init_state(model, optimizer, BATCH["image"], seed=0)
-
-
-def assembled(recipe):
-    return assembly.assemble_train_step(
-        recipe.structure,
-        recipe.numbers,
-        timetable=timetable(STEPS),
-        num_classes=3,
-        axis_name=None,
-    )
 
 
 @pytest.mark.parametrize("gradient_norm, is_plain", [(None, True), ("cross_entropy", False)])
 def test_without_a_norm_the_program_is_that_of_the_loss_alone(gradient_norm, is_plain):
     recipe = parsed(TEMPERED | {"loss.gradient_norm": gradient_norm})
     step, state = step_of(recipe)
-    programs = [jax.jit(f).lower(state, BATCH).as_text() for f in (step, assembled(recipe))]
+    other, first = assembled(recipe, timetable(STEPS))
+    jax.tree.map(np.testing.assert_array_equal, first._replace(key=0), state._replace(key=0))
+    programs = [jax.jit(f).lower(state, BATCH).as_text() for f in (step, other)]
     assert (programs[0] == programs[1]) == is_plain
 
 
@@ -314,8 +295,8 @@ def test_the_gradient_has_the_norm_of_the_plain_loss_of_the_same_smoothing():
             "loss.gradient_norm": "cross_entropy",
         }
     )
-    _, state = step_of(recipe)
-    new, metrics = jax.jit(assembled(recipe))(state, BATCH)
+    step, state = assembled(recipe, timetable(STEPS))
+    new, metrics = jax.jit(step)(state, BATCH)
 
     def loss(params, temperature):
         (layer,) = params.values()
@@ -337,8 +318,228 @@ def test_the_gradient_has_the_norm_of_the_plain_loss_of_the_same_smoothing():
 
 def test_the_model_is_that_of_the_recipe():
     recipe = parsed({"model.hidden_sizes": (5, 4), "model.batch_norm": True})
-    model = assembly.assemble_model(recipe.structure, 3, axis_name=None)
-    params, model_state = model.init(jax.random.key(0), jnp.zeros((1, 2, 2, 1)))
+    model = assembly.assemble_model(recipe.structure, SPEC)
+    example = assembly.example_of(recipe.structure, SPEC)
+    assert example.shape == (1, *SPEC.shape)
+    params, model_state = model.init(jax.random.key(0), example)
     shapes = {name: layer["kernel"].shape for name, layer in params.items() if "kernel" in layer}
     assert shapes == {"Dense_0": (4, 5), "Dense_1": (5, 4), "Dense_2": (4, 3)}
     assert list(model_state) == ["batch_stats"]
+
+
+# ---- parts of made-up techniques and tasks
+
+LINEAR = Model(
+    init=lambda key, inputs: ({"kernel": jnp.ones((4, 3)), "bias": jnp.zeros(3)}, {}),
+    apply=lambda params, state, inputs, *, train, key: (
+        inputs.reshape(len(inputs), -1) @ params["kernel"] + params["bias"][None],
+        state,
+    ),
+)
+
+
+def weighted(weight, **options):
+    """A term that says its weight, as the loss of each example."""
+    return LossTerm(lambda outputs, batch, values: 1 + 0 * outputs[:, 0], weight, **options)
+
+
+SGD = ((Place.RATE, optax.scale(-0.1)),)
+
+
+def task_of(*terms, transforms=(), chain=SGD, **options):
+    part = Part(transforms, terms or (weighted(1.0),), chain)
+    options = dict(model=lambda site, before: LINEAR) | options
+    return Task("made_up", {}, lambda site: part, **options)
+
+
+def technique(name, part, **options):
+    return Technique(name, {}, part if callable(part) else lambda site: part, **options)
+
+
+def structure_of(task, *techniques):
+    curve = Curve("linear", "linear")
+    return Structure(
+        task=(task, ()),
+        techniques=tuple((entry, ()) for entry in techniques),
+        curves=(),
+        num_cycles=1,
+        batch_size=4,
+        beside=(),
+        accumulate=Accumulation(Knob(1, 1, 1), curve),
+        as_one_batch=False,
+        remainder="drop",
+        on_nonfinite="stop",
+    )
+
+
+def program_of(task, *techniques, **options):
+    structure, options = structure_of(task, *techniques), dict(spec=SPEC) | options
+    return assembly.assemble(structure, {}, timetable=timetable(STEPS), **options)
+
+
+def terms_of(task, *techniques):
+    structure = structure_of(task, *techniques)
+    return assembly.make_terms(structure, assembly.make_parts(structure, {}, SPEC, {}, None))
+
+
+def weights_of(terms, count=0):
+    return [term.weight(count) if callable(term.weight) else term.weight for term in terms]
+
+
+def test_the_order_is_what_changes_the_inputs_then_the_task_then_all_others():
+    """Each in the order of the catalogue; the task makes the main view between its own changes and
+    those of all others, and memories recall before all of them."""
+    acted = []
+
+    def acting(name):
+        def act(batch, key=None, strength=None):
+            acted.append((name, MAIN in batch))
+            return batch
+
+        return act
+
+    def entry(name, **options):
+        def recall(memory, batch):
+            return acting(f"recall {name}")(batch)
+
+        memory = Memory(lambda variables: 0, lambda memory, seen: acted.append((name, "update")))
+        transforms = (BatchTransform(acting(f"{name} first")), BatchTransform(acting(name)))
+        return technique(name, Part(transforms, memory=memory._replace(recall=recall)), **options)
+
+    def view(batch):
+        acted.append("view")
+        return batch["image"]
+
+    task = task_of(transforms=(BatchTransform(acting("task")),), view=view)
+    inputs = dict(changes_inputs=True)
+    entries = entry("a"), entry("b", **inputs), entry("c"), entry("d", **inputs)
+    program = program_of(task, *entries)
+    state = init_state(LINEAR, program.optimizer, BATCH["image"], 0, memories=program.memories)
+    make_train_step(program)(state, BATCH)
+    before = ["b first", "b", "d first", "d", "task"]
+    after = ["a first", "a", "c first", "c"]
+    assert acted == [
+        *((f"recall {name}", False) for name in "bdac"),
+        *((name, False) for name in before),
+        "view",
+        *((name, True) for name in after),
+        *((name, "update") for name in "bdac"),
+    ]
+
+
+def test_terms_that_stand_instead_share_the_weight_of_the_tasks_own_term():
+    """The others do not; the reference has the own term's weight, and all other terms."""
+    task = task_of(weighted(1.0), weighted(7.0))
+    entries = (
+        technique("a", Part(terms=(weighted(3.0),))),
+        technique("b", Part(terms=(weighted(lambda count: 0.1 * count, is_instead=True),))),
+        technique("c", Part(terms=(weighted(0.25, is_instead=True), weighted(5.0)))),
+        technique("d", Part(reference=weighted(100.0))),
+    )
+    terms, reference = terms_of(task, *entries)
+    for count in (0, 2, 5):
+        share = pytest.approx(0.1 * count)
+        rest = pytest.approx(1 - 0.1 * count - 0.25)
+        assert weights_of(terms, count) == [rest, share, 0.25, 7, 3, 5]
+        assert weights_of(reference, count) == [rest, share, 0.25, 7, 3, 5]
+    parts = [entry.part(None) for entry in (task, *entries)]
+    assert terms[0].loss is parts[0].terms[0].loss and reference[0].loss is parts[4].reference.loss
+    assert reference[1:] == terms[1:]
+
+
+def test_without_terms_instead_the_tasks_own_term_keeps_its_weight():
+    own = weighted(0.5)
+    terms, reference = terms_of(task_of(own), technique("a", Part(terms=(weighted(3.0),))))
+    assert terms[0] is own and weights_of(terms) == [0.5, 3] and reference == []
+    terms, _ = terms_of(
+        task_of(weighted(lambda count: 2.0 + count)),
+        technique("a", Part(terms=(weighted(0.5, is_instead=True),))),
+    )
+    assert weights_of(terms, 1) == [2.5, 0.5]
+
+
+def test_the_weights_of_a_teacher_and_of_unlabelled_images_are_those_of_their_keys():
+    """The labels get what the teacher leaves of 1, and unlabelled images take nothing of it."""
+    recipe = parsed(
+        {
+            "subset": "balanced 60",
+            "distillation.teacher": "runs/teacher",
+            "distillation.teacher_weight": cyclical(0.8, 0.2),
+            "semisupervised.unlabelled_weight": cyclical(3.0, 5.0),
+        }
+    )
+    terms, _ = assembly.make_terms(recipe.structure, parts_of(recipe, timetable(5)))
+    weights = [weights_of(terms, count) for count in range(5)]
+    teacher, unlabelled = np.array([0.8, 0.5, 0.2, 0.5, 0.8]), np.array([3, 4, 5, 4, 3])
+    np.testing.assert_allclose(weights, np.stack([1 - teacher, teacher, unlabelled], 1), rtol=1e-6)
+    assert [term.views for term in terms] == [(MAIN,), (MAIN,), ("strong", "weak")]
+
+
+def test_the_chain_is_in_the_order_of_the_places():
+    """Whatever the order of the techniques; each link writes its digit behind the others."""
+
+    def link(digit):
+        return optax.stateless(lambda updates, _: jax.tree.map(lambda u: 10 * u + digit, updates))
+
+    names = "RATE", "CLIP", "THAW", "DECAY", "PRECONDITION", "MOMENTUM"
+    links = [(Place[name], link(Place[name] + 1)) for name in names]
+    links.append((Place.CLIP, link(7)))  # behind the one that came before it
+    for parts in (links[:3], links[3:]), (links[:1], links[1:]), (links,):
+        entries = [
+            technique(str(number), Part(chain=tuple(own))) for number, own in enumerate(parts)
+        ]
+        optimizer = program_of(task_of(chain=()), *entries).optimizer
+        updates, _ = optimizer.update(jnp.zeros([]), optimizer.init(jnp.zeros([])))
+        assert updates == 1723456
+
+
+def test_memories_are_known_by_their_technique_and_the_judged_one_by_its_use():
+    memory = Memory(lambda variables: variables, lambda memory, seen: memory)
+    entries = (
+        technique("a", Part(memory=memory)),
+        technique("b", Part()),
+        technique("c", Part(memory=memory._replace(is_judged=True))),
+    )
+    assert program_of(task_of(), *entries).memories.keys() == {"a", JUDGED}
+
+
+def test_a_technique_gets_its_own_arrays_and_the_model_with_what_wraps_it():
+    """Models are made in the order of the entries, and the task's may be the first."""
+    sites, wrapped = {}, []
+
+    def entry(name, **options):
+        return technique(name, lambda site: sites.setdefault(name, site) and Part(), **options)
+
+    def model(name):
+        def wrap(site, before):
+            wrapped.append((name, before, site.axis_name))
+            return LINEAR._replace(init=name)
+
+        return wrap
+
+    task = task_of(model=model("task"), example=lambda own, spec: jnp.zeros((1, 7)))
+    entries = entry("a", model=model("a")), entry("b", model=model("b"), changes_inputs=True)
+    program = program_of(task, *entries, given={"a": 3}, axis_name="devices")
+    assert program.model.init == "a" and program.axis_name == "devices"
+    expected = [("b", None), ("task", "b"), ("a", "task")]
+    for axis_name in (None, "devices"):  # for the parts, and for the program
+        found = [(name, before and before.init) for name, before, on in wrapped if on == axis_name]
+        assert found == expected
+    assert (sites["a"].given, sites["b"].given) == (3, None)
+    for site in sites.values():
+        assert site.spec == SPEC and site.axis_name == "devices" and site.own == {}
+        assert site.model.init == "a" and site.example.shape == (1, 7)
+
+
+def test_no_model_is_an_error():
+    with pytest.raises(TypeError, match="Neither the task made_up nor a technique makes a model."):
+        program_of(task_of(model=None))
+
+
+def test_a_state_begins_with_the_variables_that_are_given_and_draws_the_others():
+    structure = structure_of(task_of())
+    start = Variables({"kernel": jnp.full((4, 3), 5.0)}, {"count": jnp.int32(4)})
+    options = dict(timetable=timetable(STEPS), spec=SPEC)
+    state = assembly.assemble_state(structure, {}, 0, start=start, **options)
+    assert (state.params["kernel"] == 5).all() and (state.params["bias"] == 0).all()
+    assert state.model_state == {"count": 4} and state.step == 0
