@@ -9,7 +9,7 @@ import pytest
 import cyclical_jax as cj
 from cyclical_jax.models import Model, make_model
 from cyclical_jax.techniques import moving_average
-from cyclical_jax.training.devices import AXIS, on_all_devices, place, share
+from cyclical_jax.training.devices import AXIS, on_all_devices, place, scatter
 from cyclical_jax.training.state import JUDGED, Variables, init_state
 from cyclical_jax.training.step import Program, make_train_step
 from cyclical_jax.training.technique import LossTerm, Site, Spec
@@ -94,7 +94,7 @@ def test_the_moving_average_follows_its_formula_and_is_no_alias(every, extra):
     states, state = [jax.device_get(state._replace(key=0))], place(state)
     assert are_equal(states[0].memory[JUDGED], states[0].variables)
     for batch in batches(**extra):
-        state, row = mapped(state, share(batch))
+        state, row = mapped(state, scatter(batch))
         states.append(jax.device_get(state._replace(key=0)))
         assert row["ema_decay"] == DECAYS[states[-2].step]
     for new, expected in zip(states[1:], averages_by_hand(states), strict=True):

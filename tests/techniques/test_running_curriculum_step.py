@@ -9,7 +9,7 @@ from scipy.special import log_softmax
 from cyclical_jax.losses import softmax_cross_entropy
 from cyclical_jax.models import Model
 from cyclical_jax.techniques import running_curriculum
-from cyclical_jax.training.devices import AXIS, on_all_devices, place, share
+from cyclical_jax.training.devices import AXIS, on_all_devices, place, scatter
 from cyclical_jax.training.state import init_state
 from cyclical_jax.training.step import Program, make_train_step
 from cyclical_jax.training.technique import LossTerm, Site, Spec
@@ -75,7 +75,7 @@ def test_difficulties_and_weights_of_two_devices_are_those_of_one():
     one = run(jax.jit(step), state, batches())
     step, state = make(AXIS)
     mapped = on_all_devices(step, in_axes=(None, 0))
-    two = run(lambda state, batch: mapped(state, share(batch)), place(state), batches())
+    two = run(lambda state, batch: mapped(state, scatter(batch)), place(state), batches())
     for a, b in zip(one, two, strict=True):
         jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-5, atol=1e-6), a, b)
 

@@ -10,7 +10,7 @@ from cyclical_jax.training.devices import (
     Throttle,
     on_all_devices,
     place,
-    share,
+    scatter,
     split_over_devices,
 )
 
@@ -66,7 +66,7 @@ def test_a_placed_state_compiles_once(count_compilations):
 @pytest.mark.parametrize("donate", [True, False])
 def test_only_what_is_donated_is_given_up(donate):
     mapped = on_all_devices(lambda state, x: state + x.sum(), in_axes=(None, 0), donate=donate)
-    state, x = place(jnp.zeros(3)), share(np.ones((2, 1), np.float32))
+    state, x = place(jnp.zeros(3)), scatter(np.ones((2, 1), np.float32))
     mapped(state, x)
     assert state.is_deleted() == donate and not x.is_deleted()
 
@@ -113,7 +113,7 @@ def test_shares_are_contiguous_and_complete():
 @pytest.mark.parametrize("axis, half", [(0, np.s_[2:]), (1, np.s_[:, 3:])])
 def test_each_share_lies_on_its_device(axis, half):
     array = np.arange(24).reshape(4, 6)
-    shares = share({"x": array}, axis=axis)["x"]
+    shares = scatter({"x": array}, axis=axis)["x"]
     assert [shard.device for shard in shares.addressable_shards] == jax.local_devices()
     assert all(shard.data.shape[0] == 1 for shard in shares.addressable_shards)
     np.testing.assert_array_equal(shares[1], array[half])
@@ -121,4 +121,4 @@ def test_each_share_lies_on_its_device(axis, half):
 
 def test_what_cannot_be_shared_evenly_is_refused():
     with pytest.raises(ValueError, match="equal division"):
-        share(np.zeros((5, 2)))
+        scatter(np.zeros((5, 2)))

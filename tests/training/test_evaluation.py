@@ -105,8 +105,8 @@ def test_without_an_average_the_parameters_are_evaluated(state):
 
 def test_batches_are_bounded_and_compile_once(state, monkeypatch, count_compilations):
     monkeypatch.setattr(evaluation, "_BATCH_SIZE", 8)
-    seen, shared = [], feeding.share
-    monkeypatch.setattr(feeding, "share", lambda tree: seen.append(tree) or shared(tree))
+    seen, shared = [], feeding.scatter
+    monkeypatch.setattr(feeding, "scatter", lambda tree: seen.append(tree) or shared(tree))
     placed = place(state.evaluated)
     evaluate(structure(), SPEC, placed, split(39))
     with count_compilations() as compilations:
@@ -117,8 +117,8 @@ def test_batches_are_bounded_and_compile_once(state, monkeypatch, count_compilat
 
 
 def test_a_small_split_is_one_batch(state, monkeypatch):
-    seen, shared = [], feeding.share
-    monkeypatch.setattr(feeding, "share", lambda tree: seen.append(tree) or shared(tree))
+    seen, shared = [], feeding.scatter
+    monkeypatch.setattr(feeding, "scatter", lambda tree: seen.append(tree) or shared(tree))
     evaluate(structure(), SPEC, place(state.evaluated), split(7))
     assert [len(batch["label"]) for batch in seen] == [8]
 

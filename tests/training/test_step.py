@@ -12,7 +12,7 @@ from jax.sharding import Mesh, PartitionSpec
 
 import cyclical_jax as cj
 from cyclical_jax.models import Model, from_linen, make_model
-from cyclical_jax.training.devices import AXIS, on_all_devices, place, share
+from cyclical_jax.training.devices import AXIS, on_all_devices, place, scatter
 from cyclical_jax.training.state import init_state
 from cyclical_jax.training.step import Program, make_train_step
 from cyclical_jax.training.technique import MAIN, BatchTransform, LossTerm, Memory
@@ -158,12 +158,12 @@ def assert_trees_equal(actual, expected):
 
 def pmapped(step):
     mapped = on_all_devices(step, in_axes=(None, 0), donate=True)
-    return lambda state, batch: mapped(state, share(batch))
+    return lambda state, batch: mapped(state, scatter(batch))
 
 
 def vmapped(step):
     mapped = jax.jit(jax.vmap(step, in_axes=(None, 0), out_axes=None, axis_name=AXIS))
-    return lambda state, batch: mapped(state, share(batch))
+    return lambda state, batch: mapped(state, scatter(batch))
 
 
 def shard_mapped(step):
@@ -294,7 +294,7 @@ def test_dropout_differs_between_steps_and_devices_and_repeats_with_the_seed():
     model = from_linen(_ShowsItsDropout())
     step, state = make(AXIS, model=model)
     mapped = jax.jit(jax.vmap(step, in_axes=(None, 0), out_axes=(0, None), axis_name=AXIS))
-    on_two = (lambda state, batch: mapped(state, share(batch))), state
+    on_two = (lambda state, batch: mapped(state, scatter(batch))), state
     on_one = jax.jit(make(model=model)[0]), state
     dropped, same, other, single = (
         dropout_of(*args) for args in ((on_two, 1), (on_two, 1), (on_two, 2), (on_one, 1))
@@ -816,7 +816,7 @@ def test_logits_of_more_axes_are_as_many_examples(mask, axis_name):
     expected, row = single(state, flat(batch | wide))
     if axis_name:
         shared = make_train_step(program._replace(axis_name=axis_name))
-        found, metrics = on_all_devices(shared, in_axes=(None, 0))(place(state), share(batch))
+        found, metrics = on_all_devices(shared, in_axes=(None, 0))(place(state), scatter(batch))
     else:
         found, metrics = single(state, batch)
     np.testing.assert_allclose(found.params, expected.params, rtol=1e-5, atol=1e-6)
