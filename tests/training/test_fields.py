@@ -1,20 +1,32 @@
-"""The table of keys: its words, and that its entries agree with each other."""
+"""The keys of a config: their words, and that they agree with each other."""
 
 import re
 
 import pytest
 
+from cyclical_jax.catalogue import CATALOGUE
+from cyclical_jax.training import fields
 from cyclical_jax.training.durations import Duration
-from cyclical_jax.training.fields import FIELDS, OPTIONS, SECTIONS, Cycle
+from cyclical_jax.training.fields import Cycle
+
+KEYS = CATALOGUE.keys
+NO_NOUN_OR_VERB = "of in on at by for from to with as if where when which that whether and or not"
 
 
-@pytest.mark.parametrize("key", FIELDS)
+@pytest.mark.parametrize("key", KEYS)
 def test_a_default_passes_its_own_check_and_has_type_and_meaning(key):
-    field = FIELDS[key]
+    field = KEYS[key]
     field.check(key, field.default)
     assert field.type and field.meaning
     for words in (field.type, field.meaning):
         assert "\n" not in words and words == words.strip() and not words.endswith(".")
+
+
+@pytest.mark.parametrize("key", KEYS)
+def test_a_meaning_starts_with_a_noun_or_a_verb(key):
+    first = re.match(r"(the |a |an )?([A-Za-z']+)[ ;,]", KEYS[key].meaning)
+    assert first and first[2].lower() not in NO_NOUN_OR_VERB.split()
+    assert "`" not in KEYS[key].meaning
 
 
 @pytest.mark.parametrize(
@@ -46,7 +58,7 @@ def test_a_default_passes_its_own_check_and_has_type_and_meaning(key):
     ],
 )
 def test_a_type_is_said_in_words(key, words):
-    assert FIELDS[key].type == words
+    assert KEYS[key].type == words
 
 
 @pytest.mark.parametrize(
@@ -79,7 +91,7 @@ def test_a_type_is_said_in_words(key, words):
     ],
 )
 def test_a_right_value_becomes_what_the_recipe_holds(key, value, expected):
-    actual = FIELDS[key].check(key, value)
+    actual = KEYS[key].check(key, value)
     assert actual == expected
     assert [type(a) for a in _leaves(actual)] == [type(e) for e in _leaves(expected)]
 
@@ -88,21 +100,69 @@ def _leaves(value):
     return list(value) if isinstance(value, tuple) else [value]
 
 
-def test_a_word_names_one_knob():
-    """The recipe's knobs have no section."""
-    knobs = [key.split(".")[-1] for key, field in FIELDS.items() if "cyclical(" in field.type]
-    assert len(knobs) == len(set(knobs)) == 27
-
-
 def test_the_options_of_a_choice_are_keys_of_its_section():
-    for choice, options in OPTIONS.items():
-        assert " or ".join(options) == FIELDS[choice].type.removesuffix(", or None")
+    choices = {
+        key: options for e in CATALOGUE.entries for key, options in (e.options or {}).items()
+    }
+    assert choices.keys() == {"loss.name", "multilabel.loss", "model.name", "optimizer.name"}
+    for choice, options in choices.items():
+        assert " or ".join(options) == KEYS[choice].type.removesuffix(", or None")
         section = choice.split(".")[0]
         for names in options.values():
-            assert {f"{section}.{name}" for name in names} <= FIELDS.keys()
+            assert {f"{section}.{name}" for name in names} <= KEYS.keys()
 
 
 def test_the_sections_are_those_of_the_keys():
-    own = "semisupervised", "distillation", "curriculum", "finetuning"
-    assert SECTIONS == ("augment", "cycle", "model", "optimizer", "loss", *own)
-    assert all(re.fullmatch(r"(\w+\.)?\w+", key) for key in FIELDS)
+    own = "semisupervised", "distillation", "curriculum", "running_curriculum"
+    first = "cycle", "task", "loss", "multilabel", "model", "optimizer", "finetuning", "augment"
+    assert CATALOGUE.sections == (*first, *own)
+    assert all(re.fullmatch(r"(\w+\.)?\w+", key) for key in KEYS)
+
+
+def test_the_keys_of_earlier_runs_are_marked_and_may_be_none():
+    runs = {key for key, field in KEYS.items() if field.is_run}
+    assert runs == {"distillation.teacher", "curriculum.scorer", "finetuning.start"}
+    assert all(KEYS[key].check(key, None) is None and KEYS[key].default is None for key in runs)
+
+
+@pytest.mark.parametrize(
+    "field, value, lines",
+    [
+        (
+            fields.one_of("a", ("a", "bcd"), ""),
+            "bcx",
+            ["x must be one of 'a', 'bcd', got 'bcx'. Did"],
+        ),
+        (
+            fields.whole(1, "", minimum=1, maximum=3),
+            4,
+            ["x must be a whole number from 1 to 3, got 4"],
+        ),
+        (fields.number(1.0, "", above=0), 0, ["x must be above 0, got 0."]),
+        (fields.flag(True, ""), 1, ["x must be True or False, got 1."]),
+        (fields.text("", ""), 3, ["x must be a string, got 3."]),
+        (fields.earlier_run(""), 3, ["x must be a string, got 3."]),
+        (fields.sizes((1,), ""), 3, ["x must be a tuple of whole numbers, say (64,), got 3."]),
+        (fields.names(("a", "b"), ""), "a", ["x must be a tuple, say ('a',), got 'a'."]),
+        (fields.names(("a", "b"), ""), ("c", "a", "d"), ["got 'c'.", "got 'd'."]),
+        (
+            fields.duration(None, ""),
+            "1",
+            ["x must be a number above 0 and a unit, such as '1.5 ep"],
+        ),
+        (fields.knob(1.0, "", minimum=0), {"easy": -1, "hard": -2}, ["x.easy must", "x.hard must"]),
+        (fields.constant(1.0, ""), {"easy": 1, "hard": 2}, ["x must be a number, got {"]),
+        (fields.whole_knob(1, "", minimum=1), 1.5, ["x must be a whole number from 1"]),
+        (
+            fields.whole_knob(1, "", minimum=1),
+            {"easy": 1.5, "hard": 2.5},
+            ["x.easy must be a whole number from 1", "x.hard must be a whole number from 1"],
+        ),
+        (fields.or_none(fields.flag(True, "")), 0, ["x must be True or False, got 0."]),
+    ],
+)
+def test_a_check_tells_every_problem_in_a_line(field, value, lines):
+    with pytest.raises(ValueError) as error:
+        field.check("x", value)
+    told = str(error.value).replace("`", "").splitlines()
+    assert len(told) == len(lines) and all(a in b for a, b in zip(lines, told, strict=True))
