@@ -9,22 +9,19 @@ import hypothesis
 import jax
 import numpy as np
 import pytest
-from cyclical_jax.training.pretrained import prepare
 from hypothesis import strategies as st
 from ml_collections import ConfigDict
 
 from cyclical_jax import data
-from cyclical_jax.training import loop
-from cyclical_jax.training.fields import (
-    FIELDS,
-    LOSS_KNOBS,
-    MULTILABEL,
-    OPTIONS,
-    SECTIONS,
-    SWITCHES,
-    Cycle,
-)
-from cyclical_jax.training.recipe import Recipe, RecipeError, default_config, parse
+from cyclical_jax.catalogue import CATALOGUE, default_config, parse
+from cyclical_jax.training.earlier import prepare
+from cyclical_jax.training.fields import Cycle, RecipeError
+from cyclical_jax.training.loop import train
+from cyclical_jax.training.run import NonFiniteError
+from cyclical_jax.training.structure import Recipe
+from cyclical_jax.training.ways import way_of
+
+KEYS, SECTIONS = CATALOGUE.keys, CATALOGUE.sections
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*`gamma_hc`:UserWarning")
 
@@ -40,6 +37,14 @@ settings = hypothesis.settings(
 )
 
 SMALL_MODELS = ("mlp", "patch_dense", "cnn")  # the published networks take a minute each
+# {word: the changes that choose a loss}
+LOSSES = {
+    name: {"loss.name": name}
+    for name in ("cross_entropy", "focal", "asymmetric_focal", "cyclical_focal")
+} | {
+    f"{name} multilabel": {"task.name": "multilabel", "multilabel.loss": name}
+    for name in ("cyclical", "asymmetric")
+}
 
 # ---- values, by key
 
@@ -73,7 +78,7 @@ SEQUENCES += [np.array([1.0, 2.0]), np.array(["a", "b"])]
 
 def plausible(key: str) -> st.SearchStrategy:
     """A value of the right type; a key may still be unread, or the value out of its range."""
-    field = FIELDS[key]
+    field = KEYS[key]
     if key in WORDS:
         values = st.sampled_from(WORDS[key])
     elif "number and steps" in field.type:
@@ -114,12 +119,12 @@ def put(config: dict, key: str, value) -> None:
 def any_configs(draw, junk):
     """The default with random keys at random values, without some, and with unknown ones."""
     config, words = default_config().to_dict(), st.text("abeglmnorst_", min_size=1, max_size=9)
-    for key in draw(st.lists(st.sampled_from(list(FIELDS)), max_size=6)):
+    for key in draw(st.lists(st.sampled_from(list(KEYS)), max_size=6)):
         put(config, key, draw(plausible(key) | junk | broken_cycles(junk)))
     for key in draw(st.lists(words, max_size=1)):
         section = draw(st.sampled_from([*SECTIONS, None]))
         put(config, f"{section}.{key}" if section else key, draw(junk | NUMBERS))
-    for key in draw(st.lists(st.sampled_from(list(FIELDS)), max_size=1)):
+    for key in draw(st.lists(st.sampled_from(list(KEYS)), max_size=1)):
         *section, name = key.split(".")
         (config[section[0]] if section else config).pop(name, None)
     return config
@@ -127,7 +132,7 @@ def any_configs(draw, junk):
 
 def keys_of(config: dict) -> set[str]:
     sections = {f"{name}.{key}" for name in SECTIONS for key in config[name]}
-    return FIELDS.keys() | config.keys() | sections
+    return KEYS.keys() | config.keys() | sections
 
 
 def check_lines(message: str, config: dict) -> None:
@@ -135,7 +140,7 @@ def check_lines(message: str, config: dict) -> None:
     for line in message.split("\n"):
         key = line.split(" ")[0] or "nothing"
         entry = re.fullmatch(r"(.+)\.\w+", key)
-        assert key in keys_of(config) or (entry and entry[1] in FIELDS), line
+        assert key in keys_of(config) or (entry and entry[1] in KEYS), line
 
 
 @pytest.mark.parametrize(
@@ -172,18 +177,26 @@ def test_any_config_is_a_recipe_or_lines_that_name_a_key(junk):
 def read_by(config: dict, key: str) -> bool:
     """Whether the choices made so far read the key."""
     section, _, name = key.rpartition(".")
-    if section in SWITCHES and config[section][SWITCHES[section]] is None:
+    entry = CATALOGUE.owners.get(key)
+    if entry is None:
+        return True
+    if entry in CATALOGUE.tasks and entry.name != config["task"]["name"]:
         return False
-    options = OPTIONS.get(f"{section}.name", {})
-    optional = {option for names in options.values() for option in names}
-    return name not in optional or name in options[config[section]["name"]]
+    if entry.switch is not None and value_at(config, entry.switch) is None:
+        return False
+    for choice, options in (entry.options or {}).items():
+        optional = {option for names in options.values() for option in names}
+        if name in optional and choice.startswith(f"{section}."):
+            return name in options[value_at(config, choice)]
+    return True
 
 
 @st.composite
 def structures(draw, loss):
     """Small configs that are right: what decides the compiled program, and lengths."""
     config = default_config().to_dict()
-    config["loss"]["name"] = loss
+    for key, value in LOSSES[loss].items():
+        put(config, key, value)
     for key, words in {
         "model.name": SMALL_MODELS,
         "model.hidden_sizes": [(4,), ()],
@@ -211,10 +224,10 @@ def structures(draw, loss):
         "cycle.shape": ["linear", "cosine", "rex"],
     }.items():
         put(config, key, draw(st.sampled_from(words)))
-    if loss in MULTILABEL:
+    if config["task"]["name"] == "multilabel":
         config["loss"]["gradient_norm"] = config["semisupervised"]["unlabelled_weight"] = None
     else:
-        put(config, "curriculum.name", draw(st.sampled_from([None, "running_average"])))
+        put(config, "running_curriculum.preference", draw(st.sampled_from([None, 2.0])))
     if config["semisupervised"]["unlabelled_weight"] is not None:
         config["subset"] = "balanced 40"
         config["semisupervised"] |= {"batch_size": 6, "weak": (), "strong": ("flip",)}
@@ -248,14 +261,14 @@ def runs(draw, config):
     plain_cycles = st.fixed_dictionaries(
         {"easy": ends, "hard": ends}, optional={"factor": st.sampled_from([1, 2.0, 3.5])}
     )
-    knobs = [key for key, field in FIELDS.items() if "cyclical(" in field.type]
+    knobs = [key for key, field in KEYS.items() if "cyclical(" in field.type]
     knobs.remove("accumulate")  # part of the structure
     knobs = [key for key in knobs if read_by(config, key) and value_at(config, key) is not None]
     config["seed"] = draw(st.integers(0, 9))
     for key in draw(st.lists(st.sampled_from(knobs), max_size=3, unique=True)):
         put(config, key, draw(ends | plain_cycles))
     if draw(st.integers(0, 4)) == 0:
-        key = draw(st.sampled_from(list(FIELDS)))
+        key = draw(st.sampled_from(list(KEYS)))
         put(config, key, draw(plausible(key) | st.sampled_from(JUNK)))
     return config
 
@@ -283,20 +296,26 @@ def is_small(recipe: Recipe, num_train: int) -> bool:
 
 def techniques_of(config: dict, recipe: Recipe, dataset: data.Dataset) -> list[str]:
     structure = recipe.structure
-    names = [structure.model, structure.optimizer, structure.loss, structure.on_nonfinite]
-    names += [loop.way_of(recipe, dataset), structure.remainder, config["model"]["dtype"]]
+    names = [config["model"]["name"], config["optimizer"]["name"], structure.on_nonfinite]
+    names += [word for word, changes in LOSSES.items() if chosen(config, changes)]
+    names += [way_of(recipe, dataset), structure.remainder, config["model"]["dtype"]]
     names += ["accumulate"] * (max(structure.accumulate.knob[:2]) > 1)
-    names += ["class_weights"] * (recipe.class_weights is not None)
+    names += [entry.name for entry, _ in structure.entries]
     names += ["batch_norm"] * config["model"]["batch_norm"]
     cycling = [name for name, knob in recipe.numbers.items() if knob.easy != knob.hard]
     return names + ["cycle"] * bool(cycling) + list(recipe.numbers)
+
+
+def chosen(config: dict, changes: dict) -> bool:
+    task = {"task.name": "classification"}
+    return all(value_at(config, key) == value for key, value in (task | changes).items())
 
 
 ALL_TECHNIQUES = {
     *SMALL_MODELS,
     "sgd",
     "adamw",
-    *LOSS_KNOBS,
+    *LOSSES,
     "stop",
     "skip",
     "drop",
@@ -304,8 +323,10 @@ ALL_TECHNIQUES = {
     "accumulate",
 }
 ALL_TECHNIQUES |= {"resident", "stepwise", "streamed", "float32", "bfloat16", "batch_norm", "cycle"}
-ALL_TECHNIQUES |= {"ema_decay", "max_norm", "max_delta", "clipping", "momentum", "b1", "hardness"}
-ALL_TECHNIQUES |= {"unlabelled_weight", "threshold", "class_weights", "average_decay"}
+ALL_TECHNIQUES |= {f"optimizer.{name}" for name in ("max_norm", "max_delta", "clipping")}
+ALL_TECHNIQUES |= {"ema_decay", "optimizer.momentum", "optimizer.b1"}
+ALL_TECHNIQUES |= {"loss.hardness", "multilabel.hardness", "running_curriculum.average_decay"}
+ALL_TECHNIQUES |= {"semisupervised.unlabelled_weight", "semisupervised.threshold", "class_weights"}
 
 
 @pytest.mark.slow
@@ -334,12 +355,12 @@ def test_a_random_config_trains_or_says_why_not(dataset, fast_compilation, capsy
             if not is_small(recipe, num_train):
                 outcomes["too long to run"] += 1
                 return
-            prepared, _ = prepare(recipe, dataset)
-            state = loop.train(recipe, prepared, seed=recipe.seed, report=rows.append)
+            prepared, earlier = prepare(recipe, dataset)
+            state = train(recipe, prepared, report=rows.append, earlier=earlier)
         except RecipeError as error:
             outcomes["refused"] += 1
             assert all(line.strip() for line in str(error).split("\n"))
-        except loop.NonFiniteError as error:
+        except NonFiniteError as error:
             outcomes["diverged"] += 1
             what = r"[\w ]+ is -?(nan|inf) at step \d+.*|\d+ of \d+ batches were skipped .*"
             assert re.fullmatch(f"({what}); try .*", str(error))
@@ -350,7 +371,7 @@ def test_a_random_config_trains_or_says_why_not(dataset, fast_compilation, capsy
             assert int(state.step) + (config["on_nonfinite"] == "skip") * steps >= steps
             assert rows[-1]["step"] == int(state.step) and math.isfinite(rows[-1]["val_loss"])
 
-    for seed, loss in enumerate(LOSS_KNOBS):
+    for seed, loss in enumerate(LOSSES):
         check(loss, seed)
     with capsys.disabled():  # pytest would not show it
         print(f"\n{dict(outcomes)}; of those that ran: {dict(ran.most_common())}")
