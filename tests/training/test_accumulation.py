@@ -1,119 +1,34 @@
-"""Windows against a search through every number of updates; and runs that take them."""
+"""Runs whose updates take several micro steps, one after the other or as one batch."""
 
-import dataclasses
 import functools
 import itertools
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from cyclical_jax.training.images import take_batch
 
 from configs import default
-from cyclical_jax import cyclical_schedule, data
-from cyclical_jax.accumulation import (
-    powers_of_two,
-    uniform_windows,
-    windows_of_micro_steps,
-    windows_of_updates,
-    windows_schedule,
-)
+from cyclical_jax import data
+from cyclical_jax.accumulation import powers_of_two
+from cyclical_jax.catalogue import parse
 from cyclical_jax.data.batches import shuffled
 from cyclical_jax.training import assembly, loop, ways
 from cyclical_jax.training.checkpoints import Checkpoints
+from cyclical_jax.training.feeding import take_examples
+from cyclical_jax.training.fields import RecipeError
 from cyclical_jax.training.keeper import Keeper, StoppedError
 from cyclical_jax.training.population import Population
-from cyclical_jax.training.recipe import Accumulation, RecipeError, cyclical, parse
+from cyclical_jax.training.recipe import cyclical
+from cyclical_jax.training.run import begin, plan
+from cyclical_jax.training.structure import Accumulation
+from cyclical_jax.training.technique import spec_of
 
 pytestmark = pytest.mark.usefixtures("fast_compilation")
-
-CYCLES = [
-    dict(easy=8, hard=1),
-    dict(easy=1, hard=8),
-    dict(easy=4, hard=3, factor=4),
-    dict(easy=30, hard=2, factor=1),
-    dict(easy=8, hard=1, num_cycles=3),
-    dict(easy=16, hard=1, scale="log", shape="cosine"),
-]
-
-
-def schedule_of(easy, hard, **options):
-    return lambda total_steps: cyclical_schedule(float(easy), float(hard), total_steps, **options)
 
 
 def listed(windows):
     return [size for count, size in windows for _ in range(count)]
-
-
-def transcribed(total_steps, easy, hard, factor=2, num_cycles=1, scale="linear", shape="linear"):
-    """By the formula, in float64."""
-    every = []
-    for count in range(total_steps):
-        place = count / (total_steps - 1) * num_cycles
-        x = 1 if count == total_steps - 1 else place % 1
-        h = factor * x if x <= 1 / factor else factor * (1 - x) / (factor - 1)
-        h = (1 - np.cos(np.pi * h)) / 2 if shape == "cosine" else h
-        value = easy * (hard / easy) ** h if scale == "log" else (1 - h) * easy + h * hard
-        every.append(max(1, round(value)))
-    return every
-
-
-@pytest.mark.parametrize("cycle", CYCLES, ids=str)
-@pytest.mark.parametrize("total_steps", [5, 37])
-def test_windows_of_updates_follow_the_formula(cycle, total_steps):
-    windows = listed(windows_of_updates(schedule_of(**cycle), total_steps))
-    expected = transcribed(total_steps, **cycle)
-    assert len(windows) == total_steps
-    # In float32 a half may fall to the other side.
-    assert max(abs(a - b) for a, b in zip(windows, expected, strict=True)) <= 1
-    assert sum(a != b for a, b in zip(windows, expected, strict=True)) <= total_steps // 5
-
-
-@pytest.mark.parametrize("cycle", CYCLES, ids=str)
-@pytest.mark.parametrize("micro_steps", [4, 9, 100])
-def test_as_many_updates_as_take_all_micro_steps(cycle, micro_steps):
-    least = cycle.get("num_cycles", 1) + 1
-    minimum = min(cycle["easy"], cycle["hard"])
-    of = schedule_of(**cycle)
-    windows = listed(windows_of_micro_steps(of, micro_steps, least=least, minimum=minimum))
-    assert sum(windows) == micro_steps and min(windows) >= 1
-    whole = listed(windows_of_updates(of, len(windows)))
-    assert sum(whole) >= micro_steps
-    if len(windows) > least:
-        assert sum(listed(windows_of_updates(of, len(windows) - 1))) < micro_steps
-    short = [place for place, (a, b) in enumerate(zip(windows, whole, strict=True)) if a != b]
-    assert all(windows[place] < whole[place] for place in short)
-    for place in short[:1]:  # what is after it has nothing left to give
-        assert set(windows[place + 1 :]) <= {1}
-
-
-def test_eight_to_one_to_eight():
-    sizes = listed(windows_of_micro_steps(schedule_of(8, 1), 60, least=2, minimum=1))
-    assert sizes == [8, 7, 6, 4, 3, 2, 1, 2, 3, 4, 6, 7, 7]  # the last by one shorter
-
-
-@pytest.mark.parametrize(
-    "micro_steps, every, windows",
-    [
-        (10, 4, ((2, 4), (1, 2))),
-        (8, 4, ((2, 4),)),
-        (3, 4, ((1, 3),)),
-        (5, 1, ((5, 1),)),
-        (2**31 - 1, 1, ((2**31 - 1, 1),)),
-    ],
-)
-def test_uniform_windows(micro_steps, every, windows):
-    assert uniform_windows(micro_steps, every) == windows
-
-
-@pytest.mark.parametrize("windows", [((7, 1),), ((2, 4), (1, 2)), ((1, 8), (2, 3), (4, 1), (1, 8))])
-def test_the_schedule_is_the_windows(windows):
-    every = jax.jit(windows_schedule(windows))
-    assert [int(every(count)) for count in range(len(listed(windows)))] == listed(windows)
-    assert every(jnp.int32(0)).dtype == jnp.int32
-    assert int(every(10**6)) == windows[-1][1]  # past the end the last value holds
 
 
 # ---- runs
@@ -132,6 +47,7 @@ def dataset():
 def recipe(**changes):
     config = default.get_config()
     small = dict(
+        seed=2,
         batch_size=BATCH,
         duration="31 examples",
         accumulate=cyclical(3, 1),
@@ -151,10 +67,10 @@ def recipe(**changes):
 
 def test_a_run_takes_every_gradient_once_and_ends_easy():
     run, rows = recipe(duration="20 epochs"), []
-    timetable = loop.plan(run, dataset())
+    timetable = plan(run, dataset())
     sizes = listed(timetable.windows)
     assert sum(sizes) == timetable.micro_steps == 200 and len(set(sizes)) == 3
-    state = loop.train(run, dataset(), seed=2, report=rows.append)
+    state = loop.train(run, dataset(), report=rows.append)
     assert int(state.step) == timetable.total_steps == len(sizes)
     assert int(state.opt_state.multi_steps.mini_step) == 0  # nothing is left over
     ends = list(itertools.accumulate(sizes))
@@ -169,13 +85,16 @@ def test_a_run_takes_every_gradient_once_and_ends_easy():
 
 def test_an_update_is_by_the_mean_gradient_of_its_window():
     run = recipe(duration="5 epochs")
-    timetable = loop.plan(run, dataset())
+    timetable = plan(run, dataset())
     sizes = listed(timetable.windows)
-    state = loop.train(run, dataset(), seed=2, report=lambda row: None)
-    model = assembly.assemble_model(run.structure, 3, axis_name=None)
-    term = assembly.make_loss_term(run.structure)
+    state = loop.train(run, dataset(), report=lambda row: None)
+    spec = spec_of(dataset())
+    model = assembly.assemble_model(run.structure, spec)
     schedules = assembly.make_schedules(run.structure, run.numbers, timetable)
-    params = loop.begin(run, dataset(), seed=2).state.params
+    (term,), _ = assembly.make_terms(
+        run.structure, assembly.make_parts(run.structure, schedules, spec, {}, None)
+    )
+    params = begin(run, dataset()).state.params
 
     @jax.jit
     @jax.grad
@@ -188,7 +107,7 @@ def test_an_update_is_by_the_mean_gradient_of_its_window():
     starts = itertools.accumulate(sizes, initial=0)
     for update, (start, size) in enumerate(zip(starts, sizes, strict=False)):
         chosen = {"index": np.concatenate(index[start : start + size])}
-        batch = take_batch(dataset().train, chosen)
+        batch = run.task.as_batch(take_examples(dataset().train, chosen))
         updates = jax.tree.map(lambda grad: -0.1 * grad, gradient(params, batch, update))
         params = optax.apply_updates(params, updates)
     jax.tree.map(
@@ -248,7 +167,7 @@ def one_batch(**changes):
 
 def trained(run, **options):
     rows = []
-    state = loop.train(run, dataset(), seed=2, report=rows.append, **options)
+    state = loop.train(run, dataset(), report=rows.append, **options)
     times = {"images_per_second", "seconds", "every"}
     return state, [{k: v for k, v in row.items() if k not in times} for row in rows]
 
@@ -298,13 +217,13 @@ def test_one_batch_goes_on_after_a_stop_and_is_a_member_of_a_population(tmp_path
     with Checkpoints(tmp_path / "checkpoints") as checkpoints:
         with pytest.raises(StoppedError):
             trained(run, keeper=Keeper(checkpoints, is_stopping=is_stopping))
-        start = checkpoints.restore(loop.begin(run, dataset(), seed=2))
+        start = checkpoints.restore(begin(run, dataset()))
         done = int(start.state.micro_step)
         resumed, later = trained(run, start=start)
     assert 0 < done < 200
     jax.tree.map(np.testing.assert_array_equal, resumed.params, state.params)
     assert rows[run.timetable(40).num_rows(done) :] == later
-    (outcome,) = Population(run, dataset()).outcomes([dataclasses.replace(run, seed=2)])
+    (outcome,) = Population(run, dataset()).outcomes([run])
     assert [row["step"] for row in outcome.rows] == [row["step"] for row in rows]
     np.testing.assert_allclose(outcome.rows[-1]["loss"], rows[-1]["loss"], rtol=1e-3)
 
