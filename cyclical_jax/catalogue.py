@@ -2,7 +2,7 @@
 
 import functools
 import hashlib
-import importlib.util
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
@@ -125,13 +125,17 @@ def with_plugins(paths: Sequence[str | Path]) -> Catalogue:
     Raises:
       RecipeError: A file cannot be run, defines none of these, or as in `extended`; a line.
     """
-    files = tuple((str(path), _digest(Path(path))) for path in paths)
+    files = tuple((str(path), _content(Path(path))) for path in paths)
     return _with_files(files) if files else CATALOGUE
 
 
 @functools.lru_cache(maxsize=8)
-def _with_files(files: tuple[tuple[str, str], ...]) -> Catalogue:
-    found = [_executed(Path(path)) for path, _ in files]
+def _with_files(files: tuple[tuple[str, bytes], ...]) -> Catalogue:
+    digests = [hashlib.sha256(content).hexdigest() for _, content in files]
+    found = [
+        _executed(Path(path), content, digest)
+        for (path, content), digest in zip(files, digests, strict=True)
+    ]
     names = [Path(path).name for path, _ in files]
     if len(set(names)) < len(names):
         raise RecipeError(f"--plugin must name files of different names, got {', '.join(names)}.")
@@ -146,25 +150,29 @@ def _with_files(files: tuple[tuple[str, str], ...]) -> Catalogue:
         tasks=[entry for module in found for entry in getattr(module, "TASKS", ())],
         models=models,
         losses=losses,
-        plugins=[(name, digest) for name, (_, digest) in zip(names, files, strict=True)],
+        plugins=list(zip(names, digests, strict=True)),
     )
 
 
-def _digest(path: Path) -> str:
+def _content(path: Path) -> bytes:
     try:
-        return hashlib.sha256(path.read_bytes()).hexdigest()
+        return path.read_bytes()
     except OSError as error:
         raise RecipeError(f"--plugin {path} cannot be read: {error.strerror}.") from error
 
 
-def _executed(path: Path) -> ModuleType:
-    """Returns the module of a file; whatever its code raises becomes a line."""
-    spec = importlib.util.spec_from_file_location(f"plugin_{path.stem}", path)
-    if spec is None or spec.loader is None:
+def _executed(path: Path, content: bytes, digest: str) -> ModuleType:
+    """Returns the module of a file; whatever its code raises becomes a line.
+
+    What runs is the content that has the digest: an import could take older bytecode for it.
+    """
+    if path.suffix != ".py":
         raise RecipeError(f"--plugin {path} must be a Python file, such as mine.py.")
-    module = importlib.util.module_from_spec(spec)
+    module = ModuleType(f"plugin_{path.stem}_{digest[:8]}")
+    module.__file__ = str(path)
+    sys.modules[module.__name__] = module  # where dataclasses look names up
     try:
-        spec.loader.exec_module(module)
+        exec(compile(content, path, "exec", dont_inherit=True), vars(module))
     except Exception as error:
         raise RecipeError(f"--plugin {path}: {type(error).__name__}: {error}") from error
     _check_kinds(path, module)
