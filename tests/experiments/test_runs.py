@@ -5,7 +5,9 @@ import json
 import numpy as np
 import pytest
 
+from cyclical_jax.catalogue import parse, with_plugins
 from cyclical_jax.training.logs import WorkdirError
+from cyclical_jax.training.recipe import cyclical
 from experiments import runs
 from experiments.arms import Arm, base_config, recipe_of
 
@@ -85,6 +87,30 @@ def test_keys_tell_runs_apart_by_what_changes_them():
     others = [recipe(), recipe(1), recipe(optimizer__momentum=0.5), recipe(duration="4 steps")]
     assert len({runs.run_key(each, VALIDATION) for each in others}) == 4
     assert runs.run_key(recipe(), ("test",)) != runs.run_key(recipe(), VALIDATION)
+
+
+def test_keys_tell_tasks_techniques_and_files_apart(tmp_path):
+    changes = [{}, {"task__name": "multilabel"}, {"loss__class_weights": "balanced"}]
+    changes += [{"ema_decay": 0.9}, {"running_curriculum__preference": 4}, {"optimizer__b1": 0.9}]
+    changes += [{"optimizer__warmup": "1 step"}, {"loss__gradient_norm": "cross_entropy"}]
+    keys = [runs.run_key(recipe(**each), VALIDATION) for each in changes]
+    assert (
+        len({*keys}) == len(keys) - 1 and keys[0] == keys[5]
+    )  # what is not read is at its default
+    plugin, keys = tmp_path / "mine.py", []
+    for factor in (2, 3, 2):
+        plugin.write_text(f"LOSSES = {{'mine': lambda logits, labels: {factor} * logits[:, 0]}}")
+        base = base_config("digits", common=SMALL | {"loss.name": "mine"})
+        keys.append(runs.run_key(parse(base, catalogue=with_plugins([plugin])), VALIDATION))
+    assert keys[0] == keys[2] != keys[1]
+
+
+def test_a_family_differs_in_numbers_and_seeds_alone():
+    some = {"plain": recipe(), "seed": recipe(3), "momentum": recipe(optimizer__momentum=0.5)}
+    some |= {"clip": recipe(optimizer__max_norm=1.0), "longer": recipe(duration="4 steps")}
+    some |= {"other clip": recipe(5, optimizer__max_norm=cyclical(1, 2))}
+    found = [list(family) for family in runs.families(some).values()]
+    assert found == [["plain", "seed", "momentum"], ["clip", "other clip"], ["longer"]]
 
 
 def test_runs_of_another_version_are_refused_unless_told(open_lab, monkeypatch):
