@@ -6,7 +6,7 @@ import pytest
 from cyclical_jax.catalogue import CATALOGUE, TASKS, TECHNIQUES, default_config, parse
 from cyclical_jax.models import Model
 from cyclical_jax.training.assembly import assemble_model
-from cyclical_jax.training.fields import RecipeError, flag, shown
+from cyclical_jax.training.fields import RecipeError, flag, one_of, or_none, shown, text
 from cyclical_jax.training.recipe import cyclical, put
 from cyclical_jax.training.structure import Catalogue
 from cyclical_jax.training.technique import IN_MEMORY, Spec, Task, Technique
@@ -195,3 +195,24 @@ def test_what_is_on_always_and_needs_examples_in_memory_names_itself():
     assert parse(default_config(catalogue), catalogue=catalogue).structure.techniques[-1][0] is mine
     line = "dataset must fit in memory, which mine needs, got 'imagenet2012'."
     assert lines_of(IMAGENET, catalogue) == [line]
+
+
+def test_a_technique_that_is_on_by_default_can_be_turned_off():
+    keys = {"mine.mode": or_none(text("x", "its mode")), "mine.more": flag(False, "does more")}
+    catalogue = Catalogue(TASKS, (*TECHNIQUES, Technique("mine", keys, switch="mine.mode")))
+    for mode, is_on in (("x", True), (None, False)):
+        recipe = parse(changed({"mine.mode": mode}, catalogue), catalogue=catalogue)
+        assert ("mine" in [entry.name for entry, _ in recipe.structure.techniques]) == is_on
+    line = "mine.more is read where mine.mode is set, not None; leave it at False."
+    assert lines_of({"mine.mode": None, "mine.more": True}, catalogue) == [line]
+
+
+def test_a_choice_decides_about_the_words_of_its_own_section():
+    modes = one_of("a", ("a", "b"), "its mode")
+    keys = {"mine.mode": modes} | {f"{s}.more": flag(False, "does more") for s in ("mine", "yours")}
+    mine = Technique("mine", keys, options={"mine.mode": {"a": (), "b": ("more",)}})
+    catalogue = Catalogue(TASKS, (*TECHNIQUES, mine))
+    recipe = parse(changed({"yours.more": True}, catalogue), catalogue=catalogue)
+    assert dict(recipe.structure.techniques[-1][1]) == {"mine.mode": "a", "yours.more": True}
+    line = "mine.more is read where mine.mode is 'b', not 'a'; leave it at False."
+    assert lines_of({"mine.more": True}, catalogue) == [line]
