@@ -1,7 +1,11 @@
 """Every test runs on two CPU devices, and silent rank promotion is an error."""
 
 import contextlib
+import hashlib
 import os
+import platform
+import tempfile
+from pathlib import Path
 
 # XLA's CPU client has one thread per core, and a collective blocks one thread per device. With two
 # devices on two cores a queue of pmapped calls would deadlock, so NPROC names more cores at start.
@@ -13,6 +17,41 @@ import pytest  # noqa: E402
 jax.config.update("jax_platforms", "cpu")
 jax.config.update("jax_num_cpu_devices", 2)
 jax.config.update("jax_numpy_rank_promotion", "raise")
+
+
+# What has been compiled once is read from then on: by the next run of the tests, by the other
+# workers of this one, and where a test makes a process or a function forget what it has compiled.
+# `count_compilations` counts it all the same.
+
+
+def pytest_configure(config):
+    if jax.config.jax_compilation_cache_dir is None and hasattr(config, "cache"):
+        _write_at_once()
+        directory = config.cache.mkdir(f"jax-{jax.__version__}-{_kind_of_cpu()}")
+        jax.config.update("jax_compilation_cache_dir", str(directory))
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+        jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+
+
+def _kind_of_cpu() -> str:
+    """Programs for one kind may end the process on another."""
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
+    features = next((line for line in lines if line.startswith(("flags", "Features"))), "")
+    return f"{platform.machine()}-{hashlib.sha256(features.encode()).hexdigest()[:8]}"
+
+
+def _write_at_once() -> None:
+    """JAX writes an entry in place: another worker may read half of it, which is a warning."""
+    from jax._src.lru_cache import LRUCache
+
+    def put(self, key, value):
+        path = Path(self.path) / f"{key}-cache"
+        with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as file:
+            file.write(value)
+        os.replace(file.name, path)
+
+    LRUCache.put = put
 
 
 @pytest.fixture(scope="module")
