@@ -1,30 +1,19 @@
 """Scores of what a run has left behind."""
 
 import json
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 
 from cyclical_jax.training.recipe import RecipeError
 from experiments import evaluate
-
-ROOT = Path(__file__).parents[2]
-
-
-def call(module, *arguments):
-    command = [sys.executable, "-m", f"experiments.{module}", *arguments]
-    process = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
-    assert process.returncode == 0, process.stderr
-    return process.stdout
+from tests import commands
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     """(workdir, result, rows) of a run that is best on validation before its end."""
     workdir = tmp_path_factory.mktemp("runs") / "run"
-    call(
+    process = commands.in_this_process(
         "train",
         "--config=configs/digits.py",
         f"--workdir={workdir}",
@@ -34,6 +23,7 @@ def run(tmp_path_factory):
         "--config.optimizer.learning_rate=cyclical(0.05, 4, factor=1)",
         "--config.optimizer.learning_rate_schedule=None",
     )
+    assert process.returncode == 0, process.stderr
     lines = (workdir / "metrics.jsonl").read_text().splitlines()
     return workdir, json.loads((workdir / "result.json").read_text()), list(map(json.loads, lines))
 
@@ -74,7 +64,9 @@ def test_what_is_not_there_is_one_line(run, tmp_path):
 @pytest.mark.slow
 def test_the_command_says_it_in_a_line(run):
     workdir, result, _ = run
-    (line,) = call("evaluate", f"--workdir={workdir}", "--split=test").splitlines()
+    process = commands.in_a_process("evaluate", f"--workdir={workdir}", "--split=test")
+    assert process.returncode == 0, process.stderr
+    (line,) = process.stdout.splitlines()
     start = f"newest of the checkpoints that {workdir} has kept, after 72 updates: test accuracy "
     assert line.startswith(f"{start}{result['test_accuracy']:.2%}, ") and line.endswith(
         "on 400 examples"

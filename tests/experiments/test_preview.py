@@ -1,10 +1,6 @@
 """What is drawn of a config before it is trained."""
 
 import io
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,8 +9,7 @@ from configs import digits, fashion_mnist
 from cyclical_jax.training.logs import WorkdirError
 from cyclical_jax.training.recipe import RecipeError, cyclical, default_config, parse, put
 from experiments import preview
-
-ROOT = Path(__file__).parents[2]
+from tests import commands
 
 
 def config_with(**changes):
@@ -258,9 +253,8 @@ def test_a_config_whose_data_are_not_there_is_drawn(tmp_path, capsys):
 @pytest.fixture
 def command(tmp_path):
     def call(*arguments):
-        environment = os.environ | {"XDG_CACHE_HOME": str(tmp_path / "cache"), "COLUMNS": "90"}
-        command = [sys.executable, "-m", "experiments.preview", f"--workdir={tmp_path}", *arguments]
-        return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+        workdir = f"--workdir={tmp_path}"
+        return commands.in_a_process("preview", workdir, *arguments, COLUMNS="90")
 
     return call
 

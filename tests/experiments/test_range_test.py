@@ -1,51 +1,20 @@
 """The range test: its runs, what it makes of them, and what it refuses."""
 
 import json
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 
-ROOT = Path(__file__).parents[2]
+from tests import commands
+
 KNOB = "optimizer.weight_decay"
 SMALL = ["--config=configs/digits.py", "--config.model.hidden_sizes=(4,)", f"--knob={KNOB}"]
 GRID = ["--low=1e-3", "--high=10", "--num=3", "--num_seeds=2", "--duration=20 steps"]
 
-# All calls in one process: most of a call's time is that of the imports.
-CALLS = """
-import contextlib, io, json, sys
-from absl import flags
-from experiments import command_line, range_test
-for arguments in json.loads(sys.stdin.read()):
-    for name in flags.FLAGS:
-        flags.FLAGS[name].unparse()
-    sys.argv, out, err = ["range_test", *arguments], io.StringIO(), io.StringIO()
-    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-        try:
-            command_line.run(range_test.main)
-        except SystemExit as end:
-            code = end.code
-    print(json.dumps([code, out.getvalue(), err.getvalue().splitlines()]))
-"""
 
-
-@pytest.fixture
-def python(tmp_path):
-    def call(*arguments, given=None):
-        environment = os.environ | {"XDG_CACHE_HOME": str(tmp_path / "cache")}
-        environment.pop("JAX_COMPILATION_CACHE_DIR", None)
-        options = dict(cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300)
-        return subprocess.run([sys.executable, *arguments], input=given, **options)
-
-    return call
-
-
-def test_the_record_is_that_of_its_runs(python, tmp_path):
-    call = ["-m", "experiments.range_test", *SMALL, *GRID]
-    process = python(*call, f"--workdir={tmp_path}", "--config.optimizer.max_norm=2.0")
+def test_the_record_is_that_of_its_runs(tmp_path):
+    arguments = [*SMALL, *GRID, f"--workdir={tmp_path}", "--config.optimizer.max_norm=2.0"]
+    process = commands.in_a_process("range_test", *arguments)
     assert (process.returncode, process.stderr) == (0, "")
     record = json.loads((tmp_path / "range_test.json").read_text())
     assert (record["knob"], record["scale"], record["seeds"]) == (KNOB, "log", [0, 1])
@@ -66,7 +35,7 @@ def test_the_record_is_that_of_its_runs(python, tmp_path):
     assert process.stdout.startswith(f"best: {best:.3g}; ")
 
 
-def test_a_mistake_is_a_line_and_exit_code_2_before_anything_is_trained(python, tmp_path):
+def test_a_mistake_is_a_line_and_exit_code_2_before_anything_is_trained(tmp_path):
     (tmp_path / "file").write_text("in the way")
     knobs = "is not a key that may cycle: accumulate, ema_decay, augment.strength"
     cases = [
@@ -97,11 +66,8 @@ def test_a_mistake_is_a_line_and_exit_code_2_before_anything_is_trained(python, 
         ([f"--workdir={tmp_path / 'file'}"], f"--workdir {tmp_path / 'file'} cannot be written: "),
     ]
     default = [*SMALL, *GRID, f"--workdir={tmp_path / 'runs'}"]
-    given = json.dumps([[*default, *arguments] for arguments, _ in cases])
-    process = python("-c", CALLS, given=given)
-    assert process.returncode == 0, process.stderr
-    ends = map(json.loads, process.stdout.splitlines())
-    for (arguments, begin), (code, out, lines) in zip(cases, ends, strict=True):
+    for arguments, begin in cases:
+        code, out, err = commands.in_this_process("range_test", *default, *arguments)
         assert (code, out) == (2, ""), arguments
-        assert [line[: len(begin)] for line in lines] == [begin]
+        assert [line[: len(begin)] for line in err.splitlines()] == [begin]
     assert not (tmp_path / "runs").exists()

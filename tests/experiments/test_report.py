@@ -6,16 +6,14 @@ import json
 import re
 import shutil
 import subprocess
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 
 from cyclical_jax.training.logs import WorkdirError
 from experiments import presentation, report
+from tests import commands
 
-ROOT = Path(__file__).parents[2]
 CHROMIUM = shutil.which("chromium")
 ODD_NAME = "<b>odd</b> & </script><img src=https://example.org/x.png>"
 
@@ -327,21 +325,16 @@ def test_what_is_not_there_is_told(tmp_path):
 # ---- the command
 
 
-def command(script, *arguments):
-    call = [sys.executable, "-m", f"experiments.{script}", *map(str, arguments)]
-    return subprocess.run(call, cwd=ROOT, capture_output=True, text=True)
-
-
 def test_the_command_writes_the_file_and_names_it(table, tmp_path):
     output = tmp_path / "new" / "report.html"
-    process = command("report", f"--results={table}", f"--output={output}")
+    process = commands.in_a_process("report", f"--results={table}", f"--output={output}")
     assert (process.returncode, process.stderr) == (0, "")
     assert process.stdout == f"{output}\n"
     assert len(figures_of(output.read_text())) == 2
 
 
 def test_a_mistake_is_one_line_and_exit_code_2(table, tmp_path):
-    process = command("report", f"--results={table}", f"--output={table}/x.html")
+    process = commands.in_a_process("report", f"--results={table}", f"--output={table}/x.html")
     assert process.returncode == 2 and process.stdout == ""
     (line,) = process.stderr.splitlines()
     assert re.match(r"--output .*/weights.json/x.html cannot be written: ", line)
@@ -433,9 +426,11 @@ def test_a_table_is_drawn_and_a_click_and_a_zoom_reach_all_panels(table, tmp_pat
 def test_a_run_of_the_script_is_drawn(tmp_path):
     workdir, output = tmp_path / "run", tmp_path / "run.html"
     small = ["--config.duration=3 epochs", "--config.model.hidden_sizes=(8,)"]
-    trained = command("train", "--config=configs/digits.py:all", f"--workdir={workdir}", *small)
+    small += ["--config=configs/digits.py:all", f"--workdir={workdir}"]
+    trained = commands.in_a_process("train", *small)
     assert trained.returncode == 0, trained.stderr
-    assert command("report", f"--results={workdir}", f"--output={output}").returncode == 0
+    reported = commands.in_a_process("report", f"--results={workdir}", f"--output={output}")
+    assert reported.returncode == 0
     page = output.read_text()
     (figure,), _, ranges = see_in_browser(page, output)
     changing = ["hardness", "learning_rate", "max_norm", "temperature", "weight_decay"]

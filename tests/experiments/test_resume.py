@@ -15,6 +15,8 @@ from pathlib import Path
 import orbax.checkpoint as ocp
 import pytest
 
+from tests import commands
+
 ROOT = Path(__file__).parents[2]
 TIMES = {"seconds", "images_per_second", "training_seconds"}
 # All that a state can hold, and 40 rows, on calls that are cut off anywhere.
@@ -60,6 +62,13 @@ def finish(process, code=0):
     out, err = process.communicate(timeout=240)
     assert process.returncode == code, err
     return out, err
+
+
+def here(workdir, *arguments, config=CONFIG, code=0):
+    """As `finish(start(...))`, where nothing is said of the process itself."""
+    ended = commands.in_this_process("train", *config, f"--workdir={workdir}", *arguments)
+    assert ended.returncode == code, ended.stderr
+    return ended.stdout, ended.stderr
 
 
 def rows_of(workdir):
@@ -153,17 +162,17 @@ def test_sigterm_and_ctrl_c_save_and_a_run_goes_on(start, uninterrupted, tmp_pat
     assert steps == sorted(set(steps))
 
 
-def test_a_run_that_has_ended_is_shown_again_and_not_trained(start, uninterrupted):
+def test_a_run_that_has_ended_is_shown_again_and_not_trained(uninterrupted):
     before = (uninterrupted / "metrics.jsonl").stat()
-    out, _ = finish(start(uninterrupted))
+    out, _ = here(uninterrupted)
     result = json.loads((uninterrupted / "result.json").read_text())
     assert f"test accuracy {result['test_accuracy']:.2%}" in out
     assert (uninterrupted / "metrics.jsonl").stat() == before
 
 
-def test_a_changed_config_is_refused_with_the_difference(start, uninterrupted):
-    process = start(uninterrupted, "--config.seed=3", "--config.optimizer.max_norm=None")
-    out, err = finish(process, 2)
+def test_a_changed_config_is_refused_with_the_difference(uninterrupted):
+    changes = "--config.seed=3", "--config.optimizer.max_norm=None"
+    out, err = here(uninterrupted, *changes, code=2)
     assert out == ""
     assert err.splitlines() == [
         f"{uninterrupted} holds a run of another config; choose another --workdir:",
@@ -192,9 +201,9 @@ def test_where_a_run_was_started_is_kept(start, uninterrupted, tmp_path):
     assert [entry["step"] > 0 for entry in starts] == [False, True]
 
 
-def test_a_workdir_that_cannot_hold_a_checkpoint_ends_the_run_before_it_starts(start, tmp_path):
+def test_a_workdir_that_cannot_hold_a_checkpoint_ends_the_run_before_it_starts(tmp_path):
     (tmp_path / "checkpoints").write_text("in the way")
-    _, err = finish(start(tmp_path), 2)
+    _, err = here(tmp_path, code=2)
     (line,) = err.splitlines()
     assert "checkpoints" in line and "Not a directory" in line
 
@@ -309,22 +318,22 @@ def test_what_ends_one_of_two_processes_ends_both(start, tmp_path):
     assert second.returncode != 0 and time.monotonic() - began < 100
 
 
-def test_a_record_of_starts_that_was_torn_stops_nothing(start, tmp_path):
-    finish(start(tmp_path, config=SHORT))
+def test_a_record_of_starts_that_was_torn_stops_nothing(tmp_path):
+    here(tmp_path, config=SHORT)
     (tmp_path / "result.json").unlink()
     (tmp_path / "environment.json").write_text("")
-    finish(start(tmp_path, config=SHORT))
+    here(tmp_path, config=SHORT)
     (last,) = json.loads((tmp_path / "environment.json").read_text())
     assert last["step"] > 0
 
 
-def test_an_index_file_that_has_changed_is_refused(start, tmp_path):
+def test_an_index_file_that_has_changed_is_refused(tmp_path):
     listed = tmp_path / "some.txt"
     listed.write_text(" ".join(map(str, range(400))))
     arguments = f"--config.subset={listed}", "--config.batch_size=20"
-    finish(start(tmp_path / "run", *arguments, config=SHORT))
+    here(tmp_path / "run", *arguments, config=SHORT)
     listed.write_text(" ".join(map(str, range(1, 401))))
-    _, err = finish(start(tmp_path / "run", *arguments, config=SHORT), 2)
+    _, err = here(tmp_path / "run", *arguments, config=SHORT, code=2)
     first, second = err.splitlines()
     assert first.endswith(
         "holds a run of other inputs, which have changed since; choose another --workdir:"
@@ -345,11 +354,12 @@ def test_an_index_file_that_has_changed_is_refused(start, tmp_path):
         ),
     ],
 )
-def test_a_place_that_cannot_be_is_refused(start, tmp_path, arguments, line):
-    assert finish(start(tmp_path, *arguments), 2)[1].splitlines() == [line]
+def test_a_place_that_cannot_be_is_refused(tmp_path, arguments, line):
+    assert here(tmp_path, *arguments, code=2)[1].splitlines() == [line]
 
 
 def test_half_a_place_among_processes_is_refused(start, tmp_path):
+    """In a process of its own, as all that have a place."""
     _, err = finish(start(tmp_path, "--num_processes=2", "--process_id=0"), 2)
     line = "--coordinator, --num_processes and --process_id must be given together."
     assert err.splitlines() == [line]

@@ -1,15 +1,13 @@
 """A table from its command: the files, what they say, and that the same command says it again."""
 
 import json
-import os
-import subprocess
-import sys
 import time
-from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[2]
+from tests import commands
+
+DIGITS = f"--config={commands.ROOT}/configs/digits.py"
 TABLE = """
 from cyclical_jax.training.recipe import cyclical
 from experiments.arms import Arm, Budget, Choice, Range, Table
@@ -33,39 +31,24 @@ TABLE = Table(
 FILES = ("small.json", "small.md", "small.png")
 
 
-@pytest.fixture(scope="module")
-def cache(tmp_path_factory):
-    return tmp_path_factory.mktemp("cache")
+def called(call, directory, script, *arguments):
+    """In a directory with `small.py`, as a user of the installed project does."""
+    directory.mkdir(exist_ok=True)
+    (directory / "small.py").write_text(TABLE)
+    return call(script, *arguments, cwd=directory, PYTHONPATH=str(commands.ROOT))
+
+
+def run(*arguments):
+    return called(commands.in_a_process, *arguments)
+
+
+def here(*arguments):
+    """Where nothing is said of the process itself, its devices or its bits."""
+    return called(commands.in_this_process, *arguments)
 
 
 @pytest.fixture(scope="module")
-def start(cache):
-    """Starts a script in a directory with `small.py`, as a user of the installed project does."""
-
-    def call(directory, script, *arguments):
-        directory.mkdir(exist_ok=True)
-        (directory / "small.py").write_text(TABLE)
-        environment = os.environ | {"XDG_CACHE_HOME": str(cache), "PYTHONPATH": str(ROOT)}
-        environment.pop("JAX_COMPILATION_CACHE_DIR", None)
-        command = [sys.executable, "-m", f"experiments.{script}", *arguments]
-        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-        return subprocess.Popen(command, cwd=directory, env=environment, **pipes)
-
-    return call
-
-
-@pytest.fixture(scope="module")
-def run(start):
-    def call(*arguments):
-        process = start(*arguments)
-        out, err = process.communicate(timeout=300)
-        return process.returncode, out, err
-
-    return call
-
-
-@pytest.fixture(scope="module")
-def finished(run, tmp_path_factory):
+def finished(tmp_path_factory):
     directory = tmp_path_factory.mktemp("finished")
     code, out, err = run(directory, "table", "--table=small.py", "--workdir=out")
     assert (code, err) == (0, ""), err
@@ -130,13 +113,13 @@ def test_test_is_read_for_the_runs_of_the_table_alone(finished):
         assert list(line["scores"]) == expected or line["error"]
 
 
-def test_a_run_is_that_of_the_train_script(run, arms, tmp_path):
+def test_a_run_is_that_of_the_train_script(arms, tmp_path):
     changes = arms["cyclical"]["changes"]
     cycle = changes.pop("optimizer.max_norm")
     code, _, err = run(
         tmp_path / "a",
         "train",
-        f"--config={ROOT}/configs/digits.py",
+        DIGITS,
         "--config.duration=3 epochs",
         "--config.model.hidden_sizes=(8,)",
         "--config.seed=2",
@@ -150,7 +133,7 @@ def test_a_run_is_that_of_the_train_script(run, arms, tmp_path):
     assert ours == {name: result[f"test_{name}"] for name in ours}
 
 
-def test_a_second_run_finds_everything_and_says_the_same(run, finished):
+def test_a_second_run_finds_everything_and_says_the_same(finished):
     directory, _ = finished
     before = {name: (directory / "out" / name).read_bytes() for name in (*FILES, "runs.jsonl")}
     code, out, err = run(directory, "table", "--table=small.py", "--workdir=out")
@@ -159,10 +142,11 @@ def test_a_second_run_finds_everything_and_says_the_same(run, finished):
 
 
 @pytest.mark.slow
-def test_a_run_from_nothing_and_one_that_was_killed_say_the_same(start, run, finished, tmp_path):
+def test_a_run_from_nothing_and_one_that_was_killed_say_the_same(finished, tmp_path):
     code, _, err = run(tmp_path / "new", "table", "--table=small.py", "--workdir=out")
     assert code == 0, err
-    process = start(tmp_path / "killed", "table", "--table=small.py", "--workdir=out")
+    arguments = tmp_path / "killed", "table", "--table=small.py", "--workdir=out"
+    process = called(commands.start, *arguments)
     runs = tmp_path / "killed/out/runs.jsonl"
     while not runs.exists() or runs.read_bytes().count(b"\n") < 5:
         assert process.poll() is None
@@ -171,7 +155,7 @@ def test_a_run_from_nothing_and_one_that_was_killed_say_the_same(start, run, fin
     process.communicate()
     kept = [line for line in lines_of(tmp_path / "killed") if line.endswith("}")]
     assert 5 <= len(kept) < 25
-    code, _, err = run(tmp_path / "killed", "table", "--table=small.py", "--workdir=out")
+    code, _, err = run(*arguments)
     assert code == 0, err
     assert lines_of(tmp_path / "killed")[:5] == kept[:5]
     for name in FILES:
@@ -181,33 +165,33 @@ def test_a_run_from_nothing_and_one_that_was_killed_say_the_same(start, run, fin
 
 
 @pytest.mark.parametrize(
-    "script, arguments, words",
+    "call, script, arguments, words",
     [
-        ("table", ["--table=smal"], "there are clipping, combined"),
-        ("table", ["--table=small.py", "--num_trials=0"], "--num_trials must be at least 1"),
-        ("tune", ["--table=small.py", "--datasets=mnist"], "digits, got 'mnist'"),
-        ("range_test", ["--knob=batch_size", "--low=1", "--high=64", "--num=2"], "batch_size"),
-        ("range_test", ["--knob=loss.temperature", "--low=0", "--high=1"], "above 0"),
-        ("range_test", ["--knob=loss.temprature", "--low=1", "--high=2"], "not a key"),
+        (run, "table", ["--table=smal"], "there are clipping, combined"),
+        (here, "table", ["--table=small.py", "--num_trials=0"], "--num_trials must be at least 1"),
+        (run, "tune", ["--table=small.py", "--datasets=mnist"], "digits, got 'mnist'"),
+        (run, "range_test", ["--knob=batch_size", "--low=1", "--high=64", "--num=2"], "batch_size"),
+        (here, "range_test", ["--knob=loss.temperature", "--low=0", "--high=1"], "above 0"),
+        (here, "range_test", ["--knob=loss.temprature", "--low=1", "--high=2"], "not a key"),
     ],
 )
-def test_bad_input_is_a_line(run, tmp_path, script, arguments, words):
-    config = [f"--config={ROOT}/configs/digits.py"] if script == "range_test" else []
-    code, out, err = run(tmp_path / "bad", script, *config, *arguments, "--workdir=out")
+def test_bad_input_is_a_line(tmp_path, call, script, arguments, words):
+    config = [DIGITS] if script == "range_test" else []
+    code, out, err = call(tmp_path / "bad", script, *config, *arguments, "--workdir=out")
     assert (code, out) == (2, "")
     assert words in err and len(err.splitlines()) <= 2
     assert not (tmp_path / "bad/out/runs.jsonl").exists()
 
 
-def test_a_table_without_a_control_is_refused_before_it_is_trained(run, tmp_path):
+def test_a_table_without_a_control_is_refused_before_it_is_trained(tmp_path):
     (tmp_path / "alone.py").write_text(TABLE.replace('control="none"', "control=None"))
-    code, out, err = run(tmp_path, "table", "--table=alone.py", "--workdir=out")
+    code, out, err = here(tmp_path, "table", "--table=alone.py", "--workdir=out")
     assert (code, out) == (2, "")
     assert err == "--table alone.py has no arm with a control to compare.\n"
     assert not (tmp_path / "out").exists()
 
 
-def test_tune_tells_what_it_chose(run, finished, arms):
+def test_tune_tells_what_it_chose(finished, arms):
     code, out, err = run(finished[0], "tune", "--table=small.py", "--workdir=out")
     assert (code, err) == (0, "")
     rate = arms["none"]["changes"]["optimizer.learning_rate"]
@@ -215,11 +199,10 @@ def test_tune_tells_what_it_chose(run, finished, arms):
     assert "wild" not in out
 
 
-def test_a_range_test_prints_the_cycle_to_paste(run, tmp_path):
+def test_a_range_test_prints_the_cycle_to_paste(tmp_path):
     flags = ["--knob=optimizer.weight_decay", "--low=1e-4", "--high=10", "--num=4", "--num_seeds=2"]
-    config = f"--config={ROOT}/configs/digits.py"
-    code, out, err = run(
-        tmp_path / "a", "range_test", config, *flags, "--duration=2 epochs", "--workdir=out"
+    code, out, err = here(
+        tmp_path / "a", "range_test", DIGITS, *flags, "--duration=2 epochs", "--workdir=out"
     )
     assert (code, err) == (0, ""), err
     record = json.loads((tmp_path / "a/out/range_test.json").read_text())

@@ -1,41 +1,23 @@
 """The commands of the README, as a user types them."""
 
 import json
-import os
 import re
 import struct
-import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
 from configs import digits
 from cyclical_jax.training.fields import FIELDS
 from experiments import demo
+from tests import commands
 
-ROOT = Path(__file__).parents[2]
 DIGITS = "--config=configs/digits.py"
 SMALL = ["--config.model.hidden_sizes=(8,)", "--config.duration=2 epochs"]
 
 
-@pytest.fixture(scope="module")
-def cache(tmp_path_factory):
-    """Where all commands here keep their compiled programs, and none those of the user."""
-    return tmp_path_factory.mktemp("cache")
-
-
-@pytest.fixture
-def train(cache):
-    def call(*arguments, python_path=""):
-        environment = os.environ | {"XDG_CACHE_HOME": str(cache), "PYTHONPATH": str(python_path)}
-        environment.pop("JAX_COMPILATION_CACHE_DIR", None)
-        command = [sys.executable, "-m", "experiments.train", *map(str, arguments)]
-        return subprocess.run(
-            command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300
-        )
-
-    return call
+def train(*arguments):
+    return commands.in_this_process("train", *arguments)
 
 
 def rows_of(workdir):
@@ -45,10 +27,11 @@ def rows_of(workdir):
 # ---- a run
 
 
-def test_a_run_leaves_its_metrics_config_and_result(train, tmp_path, cache):
-    workdir = tmp_path / "new" / "run"
+def test_a_run_leaves_its_metrics_config_and_result(tmp_path):
+    workdir, cache = tmp_path / "new" / "run", tmp_path / "cache"
     arguments = [f"{DIGITS}:all", f"--workdir={workdir}", *SMALL, "--config.accumulate=5"]
-    process = train(*arguments)
+    own_cache = {"XDG_CACHE_HOME": str(cache), "JAX_COMPILATION_CACHE_DIR": None}
+    process = commands.in_a_process("train", *arguments, **own_cache)
     assert process.returncode == 0, process.stderr
     assert process.stderr == ""
     assert list(cache.rglob("*-cache"))
@@ -86,7 +69,7 @@ def test_a_run_leaves_its_metrics_config_and_result(train, tmp_path, cache):
     assert rows_of(workdir) == rows
 
 
-def test_the_seed_of_the_config_is_that_of_the_run(train, tmp_path):
+def test_the_seed_of_the_config_is_that_of_the_run(tmp_path):
     losses = []
     for number, seed in enumerate((1, 1, 2)):
         workdir = tmp_path / str(number)
@@ -96,7 +79,7 @@ def test_the_seed_of_the_config_is_that_of_the_run(train, tmp_path):
     assert losses[0] == losses[1] != losses[2]
 
 
-def test_a_run_on_all_but_test_has_no_validation(train, tmp_path):
+def test_a_run_on_all_but_test_has_no_validation(tmp_path):
     arguments = [f"--workdir={tmp_path}", *SMALL, "--config.train_on=train+validation"]
     process = train(DIGITS, *arguments)
     assert process.returncode == 0, process.stderr
@@ -106,8 +89,8 @@ def test_a_run_on_all_but_test_has_no_validation(train, tmp_path):
     assert result["test_num_examples"] == 400 and "best_val_accuracy" not in result
 
 
-def test_a_run_on_a_subset_has_its_epochs(train, tmp_path):
-    """The subsets of the table are larger than digits: this config shrinks one."""
+def test_a_run_on_a_subset_has_its_epochs(tmp_path):
+    """The subsets of the table are larger than digits: this config shrinks one, for good."""
     config = tmp_path / "small.py"
     config.write_text(
         "from configs.digits import get_config\n"
@@ -115,12 +98,13 @@ def test_a_run_on_a_subset_has_its_epochs(train, tmp_path):
         "SUBSETS['4k'] = Subset(700, ratio=None)\n"
     )
     workdir = tmp_path / "run"
-    process = train(f"--config={config}", f"--workdir={workdir}", *SMALL, "--config.subset=4k")
+    arguments = [f"--config={config}", f"--workdir={workdir}", *SMALL, "--config.subset=4k"]
+    process = commands.in_a_process("train", *arguments)
     assert process.returncode == 0, process.stderr
     assert [row["step"] for row in rows_of(workdir)] == [10, 20]
 
 
-def test_tensorboard_has_every_number_of_every_row(train, tmp_path):
+def test_tensorboard_has_every_number_of_every_row(tmp_path):
     event_pb2 = pytest.importorskip("tensorboardX.proto.event_pb2")
     process = train(DIGITS, f"--workdir={tmp_path}", *SMALL, "--tensorboard")
     assert process.returncode == 0, process.stderr
@@ -153,7 +137,7 @@ def test_tensorboard_has_every_number_of_every_row(train, tmp_path):
 
 
 @pytest.mark.parametrize("config", ["configs/default.py", "configs/fashion_mnist.py:all"])
-def test_print_config_lists_every_key_and_needs_no_workdir(train, config):
+def test_print_config_lists_every_key_and_needs_no_workdir(config):
     process = train(f"--config={config}", "--print_config", "--config.seed=5")
     assert process.returncode == 0 and process.stderr == ""
     lines = process.stdout.splitlines()
@@ -196,7 +180,7 @@ def test_print_config_lists_every_key_and_needs_no_workdir(train, config):
         ),
     ],
 )
-def test_a_mistake_is_one_line_and_exit_code_2(train, tmp_path, arguments, begin):
+def test_a_mistake_is_one_line_and_exit_code_2(tmp_path, arguments, begin):
     workdir = tmp_path / "run"
     process = train(f"--workdir={workdir}", *arguments)
     assert process.returncode == 2
@@ -205,14 +189,22 @@ def test_a_mistake_is_one_line_and_exit_code_2(train, tmp_path, arguments, begin
     assert not workdir.exists()
 
 
-def test_an_unknown_variant_is_one_line_with_those_there_are(train, tmp_path):
+def test_a_process_ends_with_its_line_and_exit_code_2(tmp_path):
+    workdir = tmp_path / "run"
+    arguments = [DIGITS, f"--workdir={workdir}", "--config.batch_size=many"]
+    process = commands.in_a_process("train", *arguments)
+    line = "batch_size must be a number, got 'many'.\n"
+    assert process == (2, "", line) and not workdir.exists()
+
+
+def test_an_unknown_variant_is_one_line_with_those_there_are(tmp_path):
     process = train(f"{DIGITS}:wd", f"--workdir={tmp_path / 'run'}")
     assert process.returncode == 2
     (line,) = process.stderr.splitlines()
     assert "'wd' is no variant of this config; it has plain, weight_decay, clipping, " in line
 
 
-def test_all_problems_are_told_at_once(train, tmp_path):
+def test_all_problems_are_told_at_once(tmp_path):
     process = train(
         f"{DIGITS}:weight_decay",
         f"--workdir={tmp_path / 'run'}",
@@ -234,31 +226,39 @@ def test_all_problems_are_told_at_once(train, tmp_path):
     assert lines[0].endswith("nearest: optimizer.momentum.")
 
 
-def test_a_run_needs_a_workdir(train):
+def test_a_run_needs_a_workdir():
     process = train(DIGITS)
     assert process.returncode == 2
     (line,) = process.stderr.splitlines()
     assert "--workdir must be given" in line
 
 
-def test_tensorboard_without_its_writer_is_told_before_anything_is_done(train, tmp_path):
+@pytest.fixture
+def blocked_writer(tmp_path, monkeypatch):
     (tmp_path / "tensorboardX.py").write_text("raise ImportError('it is blocked')")
+    monkeypatch.syspath_prepend(tmp_path)
+    for name in [name for name in sys.modules if name.partition(".")[0] == "tensorboardX"]:
+        monkeypatch.delitem(sys.modules, name)
+
+
+@pytest.mark.usefixtures("blocked_writer")
+def test_tensorboard_without_its_writer_is_told_before_anything_is_done(tmp_path):
     workdir = tmp_path / "run"
-    process = train(DIGITS, f"--workdir={workdir}", "--tensorboard", python_path=tmp_path)
+    process = train(DIGITS, f"--workdir={workdir}", "--tensorboard")
     assert process.returncode == 2
     (line,) = process.stderr.splitlines()
     assert "it is blocked" in line and "pip install 'cyclical-jax[tensorboard]'" in line
     assert not workdir.exists()
 
 
-def test_a_run_without_tensorboard_does_not_need_its_writer(train, tmp_path):
-    (tmp_path / "tensorboardX.py").write_text("raise ImportError('it is blocked')")
-    process = train(DIGITS, f"--workdir={tmp_path / 'run'}", *SMALL, python_path=tmp_path)
+@pytest.mark.usefixtures("blocked_writer")
+def test_a_run_without_tensorboard_does_not_need_its_writer(tmp_path):
+    process = train(DIGITS, f"--workdir={tmp_path / 'run'}", *SMALL)
     assert process.returncode == 0, process.stderr
     assert not (tmp_path / "run" / "tensorboard").exists()
 
 
-def test_a_missing_dataset_is_told_with_the_commands_that_get_it(train, tmp_path):
+def test_a_missing_dataset_is_told_with_the_commands_that_get_it(tmp_path):
     process = train(
         "--config=configs/fashion_mnist.py",
         f"--config.data_dir={tmp_path}",
@@ -269,7 +269,7 @@ def test_a_missing_dataset_is_told_with_the_commands_that_get_it(train, tmp_path
     assert "Traceback" not in process.stderr
 
 
-def test_a_run_that_diverges_says_when_with_what_and_what_to_try(train, tmp_path):
+def test_a_run_that_diverges_says_when_with_what_and_what_to_try(tmp_path):
     arguments = [DIGITS, f"--workdir={tmp_path / 'run'}", *SMALL]
     process = train(*arguments, "--config.optimizer.learning_rate=1e20")
     assert process.returncode == 2
@@ -293,7 +293,7 @@ def test_a_run_that_diverges_says_when_with_what_and_what_to_try(train, tmp_path
 
 
 @pytest.mark.parametrize("where", ["file/run", "file"])
-def test_a_workdir_that_cannot_be_written_is_told(train, tmp_path, where):
+def test_a_workdir_that_cannot_be_written_is_told(tmp_path, where):
     (tmp_path / "file").write_text("in the way")
     process = train(DIGITS, f"--workdir={tmp_path / where}")
     assert process.returncode == 2

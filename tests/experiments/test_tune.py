@@ -1,15 +1,12 @@
 """The trials of an arm: which are made, and which is chosen."""
 
 import json
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 
 from experiments.arms import Arm, Range
+from tests import commands
 
-ROOT = Path(__file__).parents[2]
 RATES = Arm(search={"optimizer.learning_rate": Range(0.02, 0.5)}).trials(4)
 
 # In place of training: accuracy is best at a learning rate of 0.1, and fails above `most`.
@@ -56,17 +53,16 @@ for most in (1.0, 0.09, 0.0):
 """
 
 
-def printed(code, given=()):
-    """What the code prints as JSON: the flags of `tune` would clash with those of other scripts."""
-    command = [sys.executable, "-c", code, json.dumps(given)]
-    process = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
-    assert process.returncode == 0, process.stderr
-    return json.loads(process.stdout)
+def result_of(code, name, **given):
+    """As JSON, a global of the code. The flags of `tune` would clash with those of others."""
+    with commands.as_if_new():
+        exec(code, given)
+    return json.loads(json.dumps(given[name]))
 
 
 @pytest.fixture(scope="module")
 def told():
-    return printed(FAKE + "print(json.dumps(told))")
+    return result_of(FAKE, "told")
 
 
 def test_every_arm_has_as_many_trials_with_the_same_seeds_and_points(told):
@@ -114,9 +110,5 @@ def test_chosen_is_the_highest_mean_accuracy_then_the_lowest_mean_loss():
         [trial([0.6], [1]), trial([0.6], [1])],
         [trial([0.9, None], [0, None]), trial([0.2, 0.3], [5, 5])],
     ]
-    code = """
-import json, sys
-from experiments import tune
-print(json.dumps([tune.best(trials) for trials in json.loads(sys.argv[1])]))
-"""
-    assert printed(code, cases) == [1, 1, 0, 1]
+    code = "from experiments import tune; found = [tune.best(trials) for trials in cases]"
+    assert result_of(code, "found", cases=cases) == [1, 1, 0, 1]
