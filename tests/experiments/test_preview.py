@@ -7,20 +7,14 @@ import pytest
 
 from configs import digits, fashion_mnist
 from cyclical_jax.training.logs import WorkdirError
-from cyclical_jax.training.recipe import RecipeError, cyclical, default_config, parse, put
+from cyclical_jax.training.recipe import RecipeError, cyclical
 from experiments import preview
 from tests import commands
-
-
-def config_with(**changes):
-    config = default_config()
-    for key, value in changes.items():
-        put(config, key.replace("__", "."), value)
-    return config
+from tests.helpers import recipe_of
 
 
 def drawn_with(**changes):
-    return preview.preview(parse(config_with(**changes)))
+    return preview.preview(recipe_of(**changes))
 
 
 def triangle(easy, hard, factor, total_steps):
@@ -170,7 +164,7 @@ def test_the_picture_has_axes_for_every_knob_with_its_line():
 
 
 def test_the_text_has_a_panel_for_every_knob_and_no_colours():
-    drawn = preview.preview(parse(digits.get_config("all")))
+    drawn = preview.preview(recipe_of(digits.get_config("all")))
     text = preview.text(drawn, width=80)
     assert "\x1b" not in text
     assert all(len(line) <= 80 for line in text.splitlines())
@@ -182,7 +176,7 @@ def test_the_text_has_a_panel_for_every_knob_and_no_colours():
 
 
 def test_the_text_is_the_same_when_it_is_made_again_after_another():
-    small, large = drawn_with(), preview.preview(parse(digits.get_config("all")))
+    small, large = drawn_with(), preview.preview(recipe_of(digits.get_config("all")))
     first = preview.text(small, width=100)
     assert preview.text(large, width=50) != first
     assert preview.text(small, width=100) == first

@@ -3,19 +3,16 @@
 import jax.numpy as jnp
 import pytest
 
-from configs import default
 from cyclical_jax.training.checkpoints import CHECKPOINTS, Checkpoints, Snapshot
 from cyclical_jax.training.inputs import identities
-from cyclical_jax.training.recipe import RecipeError, parse, put
+from cyclical_jax.training.recipe import RecipeError
 from cyclical_jax.training.state import TrainState
 from cyclical_jax.training.totals import Totals
+from tests.helpers import recipe_of
 
 
 def recipe(**changes):
-    config = default.get_config()
-    for key, value in changes.items():
-        put(config, key.replace("__", "."), str(value))
-    return parse(config)
+    return recipe_of(**{key: str(value) for key, value in changes.items()})
 
 
 def save(workdir, micro_step, value):
@@ -48,7 +45,7 @@ def test_an_earlier_run_is_its_newest_checkpoint(tmp_path, key):
     others = {"curriculum__name": "earlier_run"} if key == "curriculum.scorer" else {}
 
     def of(name):
-        return identities(recipe(**{key.replace(".", "__"): tmp_path / name}, **others))
+        return identities(recipe(**{key: tmp_path / name}, **others))
 
     assert of("a") == of("b") and of("a").keys() == {key}
     save(tmp_path / "b", 5, 1.0)

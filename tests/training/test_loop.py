@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from cyclical_jax.training.images import take_batch
 
-from configs import default, digits
+from configs import digits
 from cyclical_jax import data
 from cyclical_jax.data.batches import shuffled
 from cyclical_jax.training import assembly, evaluation, loop, ways
@@ -23,35 +23,23 @@ from cyclical_jax.training.checkpoints import Checkpoints
 from cyclical_jax.training.devices import place
 from cyclical_jax.training.durations import Timetable
 from cyclical_jax.training.keeper import Keeper, StoppedError
-from cyclical_jax.training.recipe import RecipeError, cyclical, parse
+from cyclical_jax.training.recipe import RecipeError, cyclical
 from cyclical_jax.training.state import TrainState
+from tests.helpers import CLASSES, bright_classes, recipe_of
+from tests.helpers import without_times as timeless
 
 WAYS = ("resident", "stepwise", "streamed")
-TRAIN, VALIDATION, BATCH, CLASSES = 53, 21, 12, 4
+TRAIN, BATCH = 53, 12
 
 
-@functools.cache
-def dataset(num_train=TRAIN, seed=0):
-    """Classes differ in brightness; the last one is rare."""
-
-    def split(number):
-        label = (rng.integers(0, 13, number) // 4).astype(np.int32)
-        image = rng.integers(0, 100, (number, 3, 3, 1)) + 50 * label[:, None, None, None]
-        return {"image": image.astype(np.uint8), "label": label}
-
-    rng = np.random.default_rng(seed)
-    empty = {"image": np.zeros((0, 3, 3, 1), np.uint8), "label": np.zeros(0, np.int32)}
-    return data.Dataset(split(num_train), split(VALIDATION), empty, num_classes=CLASSES)
+def dataset(num_train=TRAIN):
+    return bright_classes(num_train, 21)
 
 
 def recipe(**changes):
-    """The default config, of a small model, with `section__key=value` set."""
-    config = default.get_config()
+    """Of a small model."""
     small = dict(batch_size=BATCH, model__hidden_sizes=(6,), duration="2 epochs")
-    for key, value in (small | changes).items():
-        *section, name = key.split("__")
-        (config[section[0]] if section else config)[name] = value
-    return parse(config, num_devices=2)
+    return recipe_of(num_devices=2, **small | changes)
 
 
 EVERYTHING = dict(
@@ -78,13 +66,6 @@ def train(recipe, data, seed=0, progress=lambda micro_step: None):
     rows = []
     state = loop.train(recipe, data, seed=seed, report=rows.append, progress=progress)
     return jax.device_get(state._replace(key=0)), rows
-
-
-def timeless(rows):
-    return [
-        {name: value for name, value in row.items() if name not in ("images_per_second", "seconds")}
-        for row in rows
-    ]
 
 
 def assert_same_state(one, other):
@@ -733,20 +714,14 @@ def test_a_plan_is_the_timetable_of_the_recipe():
 # ---- learning
 
 
-def of_digits(variant, **changes):
-    config = digits.get_config(variant)
-    config.duration = "12 epochs"
-    config.model.update(changes)
-    return parse(config)
-
-
 @pytest.mark.parametrize(
     "changes",
-    [pytest.param({}, marks=pytest.mark.slow), dict(dtype="bfloat16")],
+    [pytest.param({}, marks=pytest.mark.slow), dict(model__dtype="bfloat16")],
     ids=["float32", "bfloat16"],
 )
 def test_digits_are_learned(changes):
-    state, rows = train(of_digits("all", **changes), data.load("digits"))
+    run = recipe_of(digits.get_config("all"), duration="12 epochs", **changes)
+    state, rows = train(run, data.load("digits"))
     assert rows[-1]["val_accuracy"] > 0.95
     assert rows[-1]["step"] == state.step == 12 * (1197 // 64)
     assert [row["epoch"] for row in rows] == list(range(1, 13))

@@ -11,38 +11,26 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from configs import default
 from cyclical_jax import data
 from cyclical_jax.training import evaluation, loop, population, ways
 from cyclical_jax.training.population import Outcome, Population
-from cyclical_jax.training.recipe import Knob, RecipeError, cyclical, parse
+from cyclical_jax.training.recipe import Knob, RecipeError, cyclical
+from tests.helpers import CLASSES, bright_classes, recipe_of
+from tests.helpers import without_times as timeless
 
 pytestmark = pytest.mark.usefixtures("fast_compilation")
 
-TRAIN, BATCH, CLASSES = 53, 13, 4  # two devices could not share a batch
+TRAIN, BATCH = 53, 13  # two devices could not share a batch
 
 
-@functools.cache
-def dataset(num_train=TRAIN, num_validation=21):
-    """Classes differ in brightness; the last one is rare."""
-
-    def split(number):
-        label = (rng.integers(0, 13, number) // 4).astype(np.int32)
-        image = rng.integers(0, 100, (number, 3, 3, 1)) + 50 * label[:, None, None, None]
-        return {"image": image.astype(np.uint8), "label": label}
-
-    rng = np.random.default_rng(0)
-    return data.Dataset(*map(split, (num_train, num_validation, 21)), num_classes=CLASSES)
+def dataset(num_validation=21):
+    return bright_classes(TRAIN, num_validation, 21)
 
 
 def recipe(**changes):
-    """The default config, of a small model, with `section__key=value` set."""
-    config = default.get_config()
+    """Of a small model."""
     small = dict(batch_size=BATCH, model__hidden_sizes=(6,), duration="2 epochs")
-    for key, value in (small | changes).items():
-        *section, name = key.split("__")
-        (config[section[0]] if section else config)[name] = value
-    return parse(config)
+    return recipe_of(**small | changes)
 
 
 PADDED = dict(
@@ -147,11 +135,6 @@ def single(run, data, splits=SPLITS):
             for split in splits
         }
     return Single(on_host(state), Outcome(timeless(rows), scores, None))
-
-
-def timeless(rows):
-    times = ("images_per_second", "seconds")
-    return [{name: value for name, value in row.items() if name not in times} for row in rows]
 
 
 def on_host(state):

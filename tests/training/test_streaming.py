@@ -9,14 +9,15 @@ import numpy as np
 import PIL.Image
 import pytest
 
-from configs import default
+from configs import imagenet
 from cyclical_jax import data
 from cyclical_jax.data import crops
 from cyclical_jax.training import evaluation, loop, ways
 from cyclical_jax.training.checkpoints import Checkpoints
 from cyclical_jax.training.keeper import Keeper, StoppedError
 from cyclical_jax.training.population import Population
-from cyclical_jax.training.recipe import RecipeError, cyclical, parse
+from cyclical_jax.training.recipe import RecipeError, cyclical
+from tests.helpers import recipe_of, without_times
 
 SIZE, CLASSES = 6, 4
 
@@ -49,8 +50,7 @@ def dataset(broken=None):
     )
 
 
-def config(**changes):
-    config = default.get_config()
+def recipe(**changes):
     small = dict(
         dataset="imagenet2012",
         image_size=SIZE,
@@ -60,25 +60,14 @@ def config(**changes):
         model__hidden_sizes=(6,),
         optimizer__max_norm=cyclical(0.5, 2.0),
     )
-    for key, value in (small | changes).items():
-        *section, name = key.split("__")
-        (config[section[0]] if section else config)[name] = value
-    return config
-
-
-def recipe(**changes):
-    return parse(config(**changes), num_devices=2)
+    return recipe_of(num_devices=2, **small | changes)
 
 
 def train(run, source=None, **options):
     rows = []
     options = {"seed": 5, "report": rows.append} | options
     state = loop.train(run, source or dataset(), **options)
-    timeless = [
-        {name: value for name, value in row.items() if name not in ("images_per_second", "seconds")}
-        for row in rows
-    ]
-    return jax.device_get(state._replace(key=0)), timeless
+    return jax.device_get(state._replace(key=0)), without_times(rows)
 
 
 def assert_same(one, other):
@@ -155,9 +144,7 @@ def test_a_population_needs_its_data_in_memory():
 
 
 def test_the_config_of_imagenet_has_the_published_numbers():
-    from configs import imagenet
-
-    run = parse(imagenet.get_config("all"), num_devices=4)
+    run = recipe_of(imagenet.get_config("all"), num_devices=4)
     assert run.structure.model == "tresnet_m" and run.structure.batch_size == 4 * 384
     assert run.numbers["learning_rate"].easy == 0.6
     assert run.numbers["weight_decay"].factor == 4

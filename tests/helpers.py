@@ -1,0 +1,64 @@
+"""What several files of tests make: configs with changes, recipes of them, and a small dataset."""
+
+import functools
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from ml_collections import ConfigDict
+
+from cyclical_jax import data
+from cyclical_jax.catalogue import default_config, parse
+from cyclical_jax.training.recipe import put
+from cyclical_jax.training.structure import Recipe
+
+CLASSES = 4
+
+
+def config_of(
+    base: ConfigDict | None = None, changes: Mapping[str, Any] = {}, /, **more: Any
+) -> ConfigDict:
+    """A copy of `base`, or the default config, with {"section.key": value} and section__key=value.
+
+    A value may be of any type, and a key need not be there.
+    """
+    config = default_config() if base is None else base.copy_and_resolve_references()
+    more = {key.replace("__", "."): value for key, value in more.items()}
+    with config.unlocked(), config.ignore_type():
+        for key, value in (dict(changes) | more).items():
+            put(config, key, value)
+    return config
+
+
+def recipe_of(
+    base: ConfigDict | None = None,
+    changes: Mapping[str, Any] = {},
+    /,
+    *,
+    num_devices: int = 1,
+    **more: Any,
+) -> Recipe:
+    """Of such a config."""
+    return parse(config_of(base, changes, **more), num_devices=num_devices)
+
+
+@functools.cache
+def bright_classes(
+    num_train: int, num_validation: int, num_test: int = 0, seed: int = 0
+) -> data.Dataset:
+    """Images of 3 x 3, of classes that differ in brightness; the last one is rare."""
+
+    def split(number):
+        label = (rng.integers(0, 13, number) // 4).astype(np.int32)
+        image = rng.integers(0, 100, (number, 3, 3, 1)) + 50 * label[:, None, None, None]
+        return {"image": image.astype(np.uint8), "label": label}
+
+    rng = np.random.default_rng(seed)
+    sizes = (num_train, num_validation, num_test)
+    return data.Dataset(*map(split, sizes), num_classes=CLASSES)
+
+
+def without_times(rows):
+    """Rows of a log, without what no other run has the same of."""
+    times = ("images_per_second", "seconds")
+    return [{name: value for name, value in row.items() if name not in times} for row in rows]
