@@ -25,12 +25,20 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 
 
 def pytest_configure(config):
-    if jax.config.jax_compilation_cache_dir is None and hasattr(config, "cache"):
-        _write_at_once()
+    is_told = jax.config.jax_compilation_cache_dir is not None
+    if not is_told and hasattr(config, "cache") and _writes_at_once():
         directory = config.cache.mkdir(f"jax-{jax.__version__}-{_kind_of_cpu()}")
         jax.config.update("jax_compilation_cache_dir", str(directory))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
         jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
+    """The tests of a file share runs: unless told otherwise they go to one worker, as one."""
+    from xdist.scheduler import LoadFileScheduling
+
+    return LoadFileScheduling(config, log) if config.getvalue("dist") == "load" else None
 
 
 def _kind_of_cpu() -> str:
@@ -41,9 +49,12 @@ def _kind_of_cpu() -> str:
     return f"{platform.machine()}-{hashlib.sha256(features.encode()).hexdigest()[:8]}"
 
 
-def _write_at_once() -> None:
+def _writes_at_once() -> bool:
     """JAX writes an entry in place: another worker may read half of it, which is a warning."""
-    from jax._src.lru_cache import LRUCache
+    try:
+        from jax._src.lru_cache import LRUCache
+    except ImportError:  # no part of its interface: such a JAX compiles everything
+        return False
 
     def put(self, key, value):
         path = Path(self.path) / f"{key}-cache"
@@ -52,6 +63,7 @@ def _write_at_once() -> None:
         os.replace(file.name, path)
 
     LRUCache.put = put
+    return True
 
 
 @pytest.fixture(scope="module")
