@@ -13,19 +13,32 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from cyclical_jax.training.images import take_batch
 
 from configs import digits
 from cyclical_jax import data
 from cyclical_jax.data.batches import shuffled
+from cyclical_jax.tasks.classification import as_batch
 from cyclical_jax.training import assembly, evaluation, loop, ways
-from cyclical_jax.training.checkpoints import Checkpoints
+from cyclical_jax.training import run as run_parts
+from cyclical_jax.training.checkpoints import Checkpoints, Snapshot
 from cyclical_jax.training.devices import place
 from cyclical_jax.training.durations import Timetable
+from cyclical_jax.training.feeding import take_examples
+from cyclical_jax.training.fields import RecipeError
 from cyclical_jax.training.keeper import Keeper, StoppedError
-from cyclical_jax.training.recipe import RecipeError, cyclical
+from cyclical_jax.training.recipe import cyclical
+from cyclical_jax.training.run import (
+    NonFiniteError,
+    Timer,
+    begin,
+    has_row_to_come,
+    nothing_yet,
+    plan,
+)
 from cyclical_jax.training.state import TrainState
-from tests.helpers import CLASSES, bright_classes, recipe_of
+from cyclical_jax.training.step import make_train_step
+from cyclical_jax.training.technique import spec_of
+from tests.helpers import bright_classes, recipe_of
 from tests.helpers import without_times as timeless
 
 WAYS = ("resident", "stepwise", "streamed")
@@ -63,8 +76,9 @@ ROWS_AT = [4, 5, 8, 10, 12, 13]
 
 
 def train(recipe, data, seed=0, progress=lambda micro_step: None):
+    recipe = dataclasses.replace(recipe, seed=seed)
     rows = []
-    state = loop.train(recipe, data, seed=seed, report=rows.append, progress=progress)
+    state = loop.train(recipe, data, report=rows.append, progress=progress)
     return jax.device_get(state._replace(key=0)), rows
 
 
@@ -151,22 +165,20 @@ def padded():
 def test_a_run_equals_single_steps_on_one_device():
     run, split = padded(), dataset().train
     state, rows = train(run, dataset(), seed=1)
-    timetable = loop.plan(run, dataset())
-    step = assembly.assemble_train_step(
-        run.structure, run.numbers, timetable=timetable, num_classes=CLASSES, axis_name=None
-    )
-    step = jax.jit(step)
-    expected = loop.initial_state(run.structure, timetable, run.numbers, dataset(), 1)
+    timetable, spec = plan(run, dataset()), spec_of(dataset())
+    program = assembly.assemble(run.structure, run.numbers, timetable=timetable, spec=spec)
+    step = jax.jit(make_train_step(program))
+    expected = begin(dataclasses.replace(run, seed=1), dataset()).state
     batches = shuffled(TRAIN, BATCH, seed=1, start=0, stop=10, remainder="pad")
     metrics = []
     for number in range(10):
         selection = {name: array[number] for name, array in batches.items()}
-        expected, row = step(expected, take_batch(split, selection))
+        expected, row = step(expected, as_batch(take_examples(split, selection)))
         metrics.append(jax.device_get(row))
     jax.tree.map(
         lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=2e-5),
-        (state.params, state.ema),
-        (expected.params, expected.ema),
+        (state.params, state.evaluated),
+        (expected.params, expected.evaluated),
     )
     for epoch, row in enumerate(rows):
         of_epoch = metrics[5 * epoch : 5 * epoch + 5]
@@ -216,27 +228,28 @@ def test_of_streamed_images_a_few_batches_are_there():
 
 def test_the_program_does_not_hold_the_data_and_gives_up_the_old_state():
     run, large = recipe(), dataset(60_000)
-    timetable = loop.plan(run, large)
-    state = loop.initial_state(run.structure, timetable, run.numbers, dataset(), 0)
+    timetable, spec = plan(run, large), spec_of(large)
+    state = begin(run, large).state
     selection = {"index": np.zeros((2, 3, BATCH // 2), np.int32)}
-    totals = loop.nothing_yet(run.structure, state, run.numbers)
-    program = ways.compiled("resident", run.structure, timetable, CLASSES)
-    inputs = (totals, (run.numbers, None), large.train, (selection, np.int32(3)))
+    totals = nothing_yet(run.structure, state)
+    program = ways.compiled("resident", run.structure, timetable, spec)
+    inputs = ways.Inputs(totals, run.numbers, {}, large.train, selection, np.int32(3))
     text = program.lower(state, inputs).as_text()
     assert len(text) < 1_000_000
     assert text.count("tf.aliasing_output") == len(jax.tree.leaves(state))
-    assert program is ways.compiled("resident", run.structure, timetable, CLASSES)
+    assert program is ways.compiled("resident", run.structure, timetable, spec)
 
 
 def test_a_resident_call_has_one_shape_whatever_it_does():
     calls = []
 
     def program(state, inputs):
-        calls.append(inputs[-1])
-        return state, inputs[0]
+        calls.append((inputs.batches, inputs.count))
+        return state, inputs.totals
 
-    timetable = loop.plan(recipe(), dataset())._replace(log_every=3)
-    advance = ways._resident(program, timetable, {}, {})
+    timetable = plan(recipe(), dataset())._replace(log_every=3)
+    inputs = ways.Inputs(*[None] * 5)
+    advance = ways._resident(program, timetable, inputs)
     for micro_steps in (1, 3, 2):
         index = np.arange(micro_steps * 4, dtype=np.int32).reshape(micro_steps, 4) + 7
         advance(0, 0, {"index": index, "mask": index % 2})
@@ -250,7 +263,7 @@ def test_a_resident_call_has_one_shape_whatever_it_does():
         assert count == micro_steps and count.dtype == np.int32
 
     endless = timetable._replace(windows=((10**6, 1),), log_every=10**6, validate_every=10**6)
-    ways._resident(program, endless, {}, {})(0, 0, {"index": index})
+    ways._resident(program, endless, inputs)(0, 0, {"index": index})
     assert calls[-1][0]["index"].shape == (2, 4096, 2)
 
 
@@ -278,9 +291,11 @@ def rehearse(monkeypatch):
         monkeypatch.setattr(loop, "time", types.SimpleNamespace(perf_counter=perf_counter))
         monkeypatch.setattr(loop, "make_advance", lambda *args: advance)
         monkeypatch.setattr(loop, "evaluate", lambda *args, **kwargs: scores)
-        state = TrainState(params, {}, (), None, step=0, micro_step=0, skipped=0, key=0)
-        monkeypatch.setattr(loop, "initial_state", lambda *args: state)
-        loop.train(run, data or dataset(), seed=2, report=rows.append, progress=done.append)
+        state = TrainState(params, {}, (), {}, step=0, micro_step=0, skipped=0, key=0)
+        start = Snapshot(state, nothing_yet(run.structure, state), 0.0)
+        monkeypatch.setattr(loop, "begin", lambda *args, **kwargs: start)
+        run = dataclasses.replace(run, seed=2)
+        loop.train(run, data or dataset(), report=rows.append, progress=done.append)
         return done, given, rows
 
     return rehearse
@@ -342,7 +357,7 @@ def test_without_a_validation_split_no_row_has_scores_of_it(rehearse):
 
 
 def test_calls_are_bounded_in_memory(rehearse, monkeypatch):
-    monkeypatch.setattr(loop, "MOST_MICRO_STEPS", 3)
+    monkeypatch.setattr(run_parts, "MOST_MICRO_STEPS", 3)
     done, *_ = rehearse(recipe(**EVERYTHING | dict(log_every="9 steps")))
     assert done == [1, 4, 5, 8, 9, 10, 13]
 
@@ -390,7 +405,7 @@ def test_rows_come_at_every_interval_and_at_the_end():
 
 def test_the_timer_counts_no_compilation_and_grows_with_care():
     selection = {"index": np.zeros((4, 2))}
-    timer = loop.Timer(growth=2)
+    timer = Timer(growth=2)
     timer.add(3.0, selection)  # the first, which compiles
     assert timer.seconds == 0
     timer.add(0.5, selection)
@@ -403,13 +418,13 @@ def test_the_timer_counts_no_compilation_and_grows_with_care():
 
 
 def test_the_calls_that_compile_a_size_of_batches_are_told_to_the_timer(monkeypatch):
-    told, add = [], loop.Timer.add
+    told, add = [], Timer.add
 
     def record(self, seconds, selection, *, is_compiling=False):
         told.append(is_compiling)
         add(self, seconds, selection, is_compiling=is_compiling)
 
-    monkeypatch.setattr(loop.Timer, "add", record)
+    monkeypatch.setattr(Timer, "add", record)
     forget_programs(monkeypatch)
     run = recipe(accumulate=cyclical(4, 1), accumulate_as="one_batch", duration="12 epochs")
     train(run, dataset())
@@ -423,7 +438,7 @@ def test_a_stop_at_any_moment_leaves_no_trace(tmp_path, monkeypatch):
     """Within a validation, too, whose row is then written by who goes on."""
     monkeypatch.setattr(evaluation, "_BATCH_SIZE", 4)  # three batches of both devices
     run, stopped_at = recipe(**EVERYTHING, loop="resident"), set()
-    timetable = loop.plan(run, dataset())
+    timetable = plan(run, dataset())
 
     def stopping_at(number):
         asked = itertools.count()
@@ -431,8 +446,8 @@ def test_a_stop_at_any_moment_leaves_no_trace(tmp_path, monkeypatch):
 
     def train_from(start, reported, is_stopping, checkpoints):
         keeper = Keeper(checkpoints, every=1e9, is_stopping=is_stopping)
-        options = {"seed": 3, "report": reported.append, "start": start, "keeper": keeper}
-        return loop.train(run, dataset(), **options)
+        options = {"report": reported.append, "start": start, "keeper": keeper}
+        return loop.train(dataclasses.replace(run, seed=3), dataset(), **options)
 
     whole, rows = train(run, dataset(), seed=3)
     for number in itertools.count():
@@ -442,8 +457,8 @@ def test_a_stop_at_any_moment_leaves_no_trace(tmp_path, monkeypatch):
                 train_from(None, reported, stopping_at(number), checkpoints)
                 break
             except StoppedError:
-                start = checkpoints.restore(loop.begin(run, dataset(), seed=3))
-            is_to_come = loop.has_row_to_come(timetable, start)
+                start = checkpoints.restore(begin(dataclasses.replace(run, seed=3), dataset()))
+            is_to_come = has_row_to_come(timetable, start)
             stopped_at.add((int(start.state.micro_step), is_to_come))
             assert len(reported) == timetable.num_rows(start.state.micro_step) - is_to_come
             state = train_from(start, reported, lambda: False, checkpoints)
@@ -453,11 +468,11 @@ def test_a_stop_at_any_moment_leaves_no_trace(tmp_path, monkeypatch):
 
 
 def test_the_moving_average_is_what_is_validated():
-    run = recipe(**EVERYTHING, loop="resident")
+    run, spec = recipe(**EVERYTHING, loop="resident"), spec_of(dataset())
     state, rows, *_ = everything("resident")
     averaged, last = (
-        evaluation.evaluate(run.structure, CLASSES, place(some.evaluated), dataset().validation)
-        for some in (state, state._replace(ema=None))
+        evaluation.evaluate(run.structure, spec, place(some.evaluated), dataset().validation)
+        for some in (state, state._replace(memory={}))
     )
     assert (rows[-1]["val_loss"], rows[-1]["val_accuracy"]) == (
         averaged["loss"],
@@ -507,7 +522,7 @@ def selection(micro_steps):
     ],
 )
 def test_a_call_is_of_as_many_micro_steps_as_five_seconds_take(calls, expected):
-    timer = loop.Timer()
+    timer = Timer()
     assert timer.micro_steps_a_call == 1
     for micro_steps, seconds in calls:
         timer.add(seconds / 2, selection(micro_steps))
@@ -515,7 +530,7 @@ def test_a_call_is_of_as_many_micro_steps_as_five_seconds_take(calls, expected):
 
 
 def test_images_a_second_are_of_one_row_without_the_first_call_and_padding():
-    timer = loop.Timer()
+    timer = Timer()
     timer.add(100.0, selection(1))
     assert timer.images_per_second() is None and timer.seconds == 0
     timer.add(2.0, selection(3))
@@ -561,14 +576,14 @@ _programs_of_poison = functools.cache(ways.compiled.__wrapped__)
 def test_a_loss_that_is_not_finite_stops_the_run_and_says_where(white_is_nan, step):
     rows = []
     run = recipe(optimizer__momentum=cyclical(0.9, 0.2), log_every="2 steps")
-    with pytest.raises(loop.NonFiniteError) as error:
-        loop.train(run, white_is_nan(step), seed=0, report=rows.append)
+    with pytest.raises(NonFiniteError) as error:
+        loop.train(run, white_is_nan(step), report=rows.append)
     momentum = between(0.9, 0.2, 1 - abs(step - 3.5) / 3.5)
     rate = 0.1 * (1 + math.cos(math.pi * step / 8)) / 2
     message = str(error.value)
     assert message.startswith(f"loss is nan at step {step}, with ")
     assert f"momentum {momentum:.4g}" in message and f"learning_rate {rate:.4g}" in message
-    for remedy in ("a lower learning_rate", "optimizer.max_norm", "on_nonfinite='skip'"):
+    for remedy in ("a lower learning rate", "a clip of the gradient", "on_nonfinite='skip'"):
         assert remedy in message
     assert [row["step"] for row in rows] == [2][: step // 2]
 
@@ -576,7 +591,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_says_where(white_is_nan, st
 def test_a_rate_that_is_far_too_high_stops_the_run(white_is_nan):
     changes = dict(optimizer__momentum=cyclical(0.9, 0.2), log_every="2 steps")
     run = recipe(**changes, optimizer__learning_rate=1e30)
-    with pytest.raises(loop.NonFiniteError, match=r"at step [1-3], .*learning_rate \d.*e\+"):
+    with pytest.raises(NonFiniteError, match=r"at step [1-3], .*learning_rate \d.*e\+"):
         train(run, dataset())
 
 
@@ -601,14 +616,14 @@ def test_a_validation_loss_that_is_not_finite_stops_the_run(monkeypatch):
     scores = {"loss": float("nan"), "accuracy": 0.1, "num_examples": 1}
     monkeypatch.setattr(loop, "evaluate", lambda *args, **kwargs: scores)
     rows = []
-    with pytest.raises(loop.NonFiniteError, match="val_loss is nan at step 5; try a lower learn"):
-        loop.train(padded(), dataset(), seed=1, report=rows.append)
+    with pytest.raises(NonFiniteError, match="val_loss is nan at step 5; try a lower learn"):
+        loop.train(padded(), dataset(), report=rows.append)
     assert [row["step"] for row in rows] == [5] and "val_loss" not in rows[0]  # it is not lost
 
 
 def test_parameters_that_are_not_finite_end_the_run_with_an_error(rehearse):
-    message = "the norm of the parameters is inf at step 8; try a lower learning_rate"
-    with pytest.raises(loop.NonFiniteError, match=message):
+    message = "the norm of the parameters is inf at step 8; try a lower learning rate"
+    with pytest.raises(NonFiniteError, match=message):
         rehearse(recipe(), params={"w": np.float32([1, np.inf])})
 
 
@@ -620,10 +635,10 @@ def test_a_run_that_skips_more_than_half_of_its_batches_is_stopped(micro_step, s
     """From the end of its first epoch on, which is of 10 micro steps."""
     timetable = Timetable(((30, 1),), 10, 1, 1)
     expected = pytest.raises(
-        loop.NonFiniteError, match=f"^{skipped} of {micro_step} batches were skipped as not finite"
+        NonFiniteError, match=f"^{skipped} of {micro_step} batches were skipped as not finite"
     )
     with expected if is_stopped else contextlib.nullcontext():
-        loop._check_skipped(timetable, micro_step, skipped)
+        run_parts._check_skipped(timetable, micro_step, skipped)
 
 
 # ---- the way of a run
@@ -668,15 +683,15 @@ def test_the_way_is_the_fastest_that_works_or_the_recipes_own(
             "^duration must make more updates than cycle.num_cycles 8, got 8",
         ),
         (
-            dict(model="patch_dense", model_options=(("patch_size", 4), ("stride", 1))),
+            dict(model__name="patch_dense", model__patch_size=4, model__stride=1),
             "^model: patch_size must be a whole number from 1 to 3, got 4",
         ),
     ],
 )
 def test_what_cannot_be_trained_is_said_before_it_starts(changes, message):
-    run = recipe()
+    run = recipe(**{key: changes.pop(key) for key in list(changes) if "__" in key})
     run = dataclasses.replace(run, structure=dataclasses.replace(run.structure, **changes))
-    for start in (loop.plan, train):
+    for start in (plan, train):
         with pytest.raises(RecipeError, match=message):
             start(run, dataset())
 
@@ -688,27 +703,26 @@ def test_labels_that_name_no_class_are_refused(name, shift, found):
     label = np.arange(len(split["label"])) % 4 + shift
     message = f"^{name} labels of digits must be 0 to 3, got {found}.$"
     with pytest.raises(RecipeError, match=message):
-        loop.plan(recipe(), dataset()._replace(**{name: split | {"label": label}}))
+        plan(recipe(), dataset()._replace(**{name: split | {"label": label}}))
 
 
 def test_all_that_does_not_fit_is_said_at_once():
-    run, changes = recipe(), dict(batch_size=55, model="patch_dense")
-    changes["model_options"] = (("patch_size", 4),)
-    run = dataclasses.replace(run, structure=dataclasses.replace(run.structure, **changes))
+    run = recipe(model__name="patch_dense", model__patch_size=4)
+    run = dataclasses.replace(run, structure=dataclasses.replace(run.structure, batch_size=55))
     with pytest.raises(RecipeError) as error:
-        loop.plan(run, dataset())
+        plan(run, dataset())
     begins = [
         "batch_size must be",
         "model: patch_size",
         "batch_siz",
     ]
-    for line, begin in zip(str(error.value).splitlines(), begins, strict=True):
-        assert line.startswith(begin)
+    for line, beginning in zip(str(error.value).splitlines(), begins, strict=True):
+        assert line.startswith(beginning)
 
 
 def test_a_plan_is_the_timetable_of_the_recipe():
-    timetable = loop.plan(recipe(**EVERYTHING), dataset())
-    assert timetable == (((13, 1),), 5, 4, 5, 0, False)
+    timetable = plan(recipe(**EVERYTHING), dataset())
+    assert timetable == (((13, 1),), 5, 4, 5, False, ())
 
 
 # ---- learning
