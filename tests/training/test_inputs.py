@@ -3,21 +3,26 @@
 import jax.numpy as jnp
 import pytest
 
+from cyclical_jax.catalogue import CATALOGUE, default_config, parse, with_plugins
 from cyclical_jax.training.checkpoints import CHECKPOINTS, Checkpoints, Snapshot
+from cyclical_jax.training.fields import RecipeError
 from cyclical_jax.training.inputs import identities
-from cyclical_jax.training.recipe import RecipeError
+from cyclical_jax.training.recipe import put
 from cyclical_jax.training.state import TrainState
 from cyclical_jax.training.totals import Totals
 from tests.helpers import recipe_of
 
 
-def recipe(**changes):
-    return recipe_of(**{key: str(value) for key, value in changes.items()})
+def recipe(catalogue=CATALOGUE, **changes):
+    config = default_config(catalogue)
+    for key, value in changes.items():
+        put(config, key.replace("__", "."), str(value))
+    return parse(config, catalogue=catalogue)
 
 
 def save(workdir, micro_step, value):
     counts = (jnp.int32(micro_step) for _ in range(4))
-    state = TrainState({"w": jnp.float32(value)}, {}, (), None, *counts)
+    state = TrainState({"w": jnp.float32(value)}, {}, (), {}, *counts)
     totals = Totals(jnp.int32(0), {}, {}, {"step": jnp.int32(-1)})
     with Checkpoints(workdir / CHECKPOINTS) as checkpoints:
         checkpoints.save(Snapshot(state, totals, 0.0))
@@ -42,10 +47,9 @@ def test_an_index_file_is_its_content(tmp_path):
 def test_an_earlier_run_is_its_newest_checkpoint(tmp_path, key):
     save(tmp_path / "a", 4, 1.0)
     save(tmp_path / "b", 4, 1.0)
-    others = {"curriculum__name": "earlier_run"} if key == "curriculum.scorer" else {}
 
     def of(name):
-        return identities(recipe(**{key: tmp_path / name}, **others))
+        return identities(recipe(**{key.replace(".", "__"): tmp_path / name}))
 
     assert of("a") == of("b") and of("a").keys() == {key}
     save(tmp_path / "b", 5, 1.0)
@@ -59,3 +63,15 @@ def test_a_run_that_is_not_there_is_one_line_with_the_key(tmp_path):
     line = f"distillation.teacher: there is no checkpoint in {tmp_path / CHECKPOINTS}."
     hint = "Train that run first, or name the workdir of another."
     assert str(caught.value) == f"{line} {hint}"
+
+
+def test_a_plugin_is_its_content(tmp_path):
+    def of(directory, line):
+        path = tmp_path / directory / "mine.py"
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(f"{line}\nTECHNIQUES = ()\n")
+        return identities(recipe(with_plugins([path])))
+
+    one, other = of("a", "x = 1"), of("b", "x = 1")
+    assert one == other and one.keys() == {"plugin mine.py"}
+    assert of("b", "x = 2") != one and of("b", "x = 1") == one
