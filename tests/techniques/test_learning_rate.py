@@ -2,29 +2,39 @@
 
 import math
 
+import jax
 import numpy as np
 import pytest
 
-from configs import default
+from cyclical_jax.catalogue import default_config, parse
+from cyclical_jax.techniques.learning_rate import WARMUP
 from cyclical_jax.training import assembly
-from cyclical_jax.training.recipe import RecipeError, cyclical, parse
+from cyclical_jax.training.fields import RecipeError
+from cyclical_jax.training.recipe import cyclical
+from tests.techniques.helpers import logits_of, step_and_state
+
+pytestmark = pytest.mark.usefixtures("fast_compilation")
 
 STEPS, PEAK = 90, 0.4
+KEY = "optimizer.learning_rate"
 
 
 def recipe(**changes):
-    config = default.get_config()
+    config = default_config()
     config.duration, config.optimizer.learning_rate = f"{STEPS} steps", PEAK
     for key, value in changes.items():
-        *section, name = key.split("__")
-        (config[section[0]] if section else config.optimizer)[name] = value
+        config.optimizer[key] = value
     return parse(config)
 
 
-def rates(counts=range(STEPS), **changes):
-    run = recipe(**changes)
-    schedules = assembly.make_schedules(run.structure, run.numbers, run.timetable(1197))
-    return np.array([float(schedules["learning_rate"](count)) for count in counts])
+def rate_of(run, table=None):
+    table = table or run.timetable(1197)
+    return assembly.make_schedules(run.structure, run.numbers, table)[KEY]
+
+
+def rates(**changes):
+    rate = jax.jit(rate_of(recipe(**changes)))
+    return np.array([float(rate(count)) for count in range(STEPS)])
 
 
 def half_cosine(start, stop, x):
@@ -79,21 +89,19 @@ def test_a_warm_up_is_a_line_to_what_follows(changes, expected):
 
 @pytest.mark.parametrize("warmup, steps", [("1 epoch", 18), ("64 examples", 1), ("5 steps", 5)])
 def test_a_warm_up_is_a_duration(warmup, steps):
-    assert recipe(warmup=warmup).timetable(1197).warmup_steps == steps
+    assert recipe(warmup=warmup).timetable(1197).own == ((WARMUP, steps),)
 
 
 def test_a_warm_up_counts_updates_where_batches_are_accumulated():
-    config = default.get_config()
+    config = default_config()
     config.duration, config.accumulate, config.optimizer.warmup = "4 epochs", 3, "2 epochs"
-    assert parse(config).timetable(1197).warmup_steps == 12
+    assert parse(config).timetable(1197).own == ((WARMUP, 12),)
 
 
 def test_counts_may_be_an_array():
-    run = recipe(learning_rate_schedule="one_cycle", warmup="4 steps")
-    schedules = assembly.make_schedules(run.structure, run.numbers, run.timetable(1197))
-    at_once = schedules["learning_rate"](np.arange(STEPS))
-    expected = rates(learning_rate_schedule="one_cycle", warmup="4 steps")
-    np.testing.assert_allclose(at_once, expected, rtol=1e-6, atol=1e-7)
+    changes = dict(learning_rate_schedule="one_cycle", warmup="4 steps")
+    at_once = jax.jit(rate_of(recipe(**changes)))(np.arange(STEPS))
+    np.testing.assert_allclose(at_once, rates(**changes), rtol=1e-6, atol=1e-7)
 
 
 @pytest.mark.parametrize("schedule", ["cosine", "one_cycle", "warm_restarts"])
@@ -101,10 +109,25 @@ def test_counts_may_be_an_array():
 def test_the_shortest_runs_have_finite_rates(schedule, steps):
     restarts = dict(num_restarts=4) if schedule == "warm_restarts" else {}
     run = recipe(learning_rate_schedule=schedule, **restarts)
-    config_steps = run.timetable(1197)._replace(windows=((steps, 1),))
-    schedules = assembly.make_schedules(run.structure, run.numbers, config_steps)
+    rate = rate_of(run, run.timetable(1197)._replace(windows=((steps, 1),)))
     for count in range(steps):
-        assert 0 <= float(schedules["learning_rate"](count)) <= PEAK * (1 + 1e-6)
+        assert 0 <= float(rate(count)) <= PEAK * (1 + 1e-6)
+
+
+def test_a_step_moves_by_the_rate_in_force(batch):
+    step, state = step_and_state(
+        optimizer__learning_rate=cyclical(0.1, 0.5),
+        optimizer__momentum=0.0,
+    )
+    opt_state = step(state._replace(step=state.step - 1), batch)[0].opt_state  # counts one update
+    new, metrics = step(state._replace(opt_state=opt_state), batch)
+    rate = 0.3 * half_cosine(1, 0, 1 / 5)
+    assert metrics["learning_rate"] == pytest.approx(rate, rel=1e-5)
+    (before,), (after,) = state.params.values(), new.params.values()
+    logits = logits_of(state, batch["image"])
+    p = np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)
+    gradient = (p - np.eye(10)[batch["label"]]).mean(0)
+    np.testing.assert_allclose(after["bias"] - before["bias"], -rate * gradient, rtol=1e-4)
 
 
 @pytest.mark.parametrize(
