@@ -1,5 +1,6 @@
 """A batch, and earlier runs from which techniques take."""
 
+import contextlib
 import json
 from pathlib import Path
 
@@ -36,16 +37,30 @@ def earlier_runs(tmp_path_factory):
         "plain": dict(model__batch_norm=True),
         "wide": dict(model__hidden_sizes=(9,)),
     }
-    for seed, (name, changes) in enumerate(kinds.items()):
-        config = config_of(**changes, seed=seed)
-        (root / name).mkdir()
-        (root / name / CONFIG).write_text(json.dumps(config.to_dict()))
-        with Checkpoints(root / name / CHECKPOINTS) as checkpoints:
-            if name == "averaged":
-                train(parse(config), digits(), keeper=Keeper(checkpoints, every=1e9))
-            else:
-                checkpoints.save(_drawn(begin(parse(config), digits())))
+    with _fast():
+        for seed, (name, changes) in enumerate(kinds.items()):
+            _make_run(root / name, config_of(**changes, seed=seed), is_trained=name == "averaged")
     return {name: str(root / name) for name in kinds}
+
+
+@contextlib.contextmanager
+def _fast():
+    """Does what `fast_compilation` does, which may come after a fixture of the whole session."""
+    name = "jax_disable_most_optimizations"
+    before = jax.config.read(name)
+    jax.config.update(name, True)
+    yield
+    jax.config.update(name, before)
+
+
+def _make_run(workdir, config, *, is_trained):
+    workdir.mkdir()
+    (workdir / CONFIG).write_text(json.dumps(config.to_dict()))
+    with Checkpoints(workdir / CHECKPOINTS) as checkpoints:
+        if is_trained:
+            train(parse(config), digits(), keeper=Keeper(checkpoints, every=1e9))
+        else:
+            checkpoints.save(_drawn(begin(parse(config), digits())))
 
 
 def _drawn(snapshot):

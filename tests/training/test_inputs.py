@@ -65,13 +65,16 @@ def test_a_run_that_is_not_there_is_one_line_with_the_key(tmp_path):
     assert str(caught.value) == f"{line} {hint}"
 
 
-def test_a_plugin_is_its_content(tmp_path):
+def test_a_plugin_is_its_content_beside_all_else(tmp_path):
+    subset = tmp_path / "subset.txt"
+    subset.write_text("0 1 2 3")
+
     def of(directory, line):
         path = tmp_path / directory / "mine.py"
         path.parent.mkdir(exist_ok=True)
         path.write_text(f"{line}\nTECHNIQUES = ()\n")
-        return identities(recipe(with_plugins([path])))
+        return identities(recipe(with_plugins([path]), subset=subset))
 
     one, other = of("a", "x = 1"), of("b", "x = 1")
-    assert one == other and one.keys() == {"plugin mine.py"}
+    assert one == other and one.keys() == {"subset", "plugin mine.py"}
     assert of("b", "x = 2") != one and of("b", "x = 1") == one
