@@ -8,6 +8,7 @@ import numpy as np
 import optax
 import pytest
 
+from cyclical_jax.catalogue import TECHNIQUES
 from cyclical_jax.losses import softmax_cross_entropy
 from cyclical_jax.models import make_model
 from cyclical_jax.tasks.classification import as_batch
@@ -141,11 +142,13 @@ def everything(runs):
         distillation__teacher_temperature=cyclical(1, 4),
         curriculum__scorer=runs["wide"],
         curriculum__preference=cyclical(4, -1),
+        running_curriculum__preference=cyclical(2, -1),
         finetuning__start=runs["plain"],
         finetuning__share=cyclical(0, 1),
         finetuning__new_head=True,
         loss__class_weights="balanced",
         loss__name="cyclical_focal",
+        loss__gradient_norm="cross_entropy",
         loss__temperature=cyclical(0.5, 2.0),
         loss__label_smoothing=cyclical(0, 0.1),
         augment__operations=("crop", "flip", "brightness", "cutmix"),
@@ -170,10 +173,12 @@ def test_all_techniques_run_together_again_and_nothing_recompiles(
 ):
     run = recipe(**everything(earlier_runs))
     dataset, earlier = prepare(run, digits())
+    assert {entry for entry, _ in run.structure.techniques} == set(TECHNIQUES)
     state, rows = train(run, dataset, seed=1, earlier=earlier)
     assert len(rows) == 3 and all(np.isfinite(row["loss"]) for row in rows)
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(state))
-    assert {"share", "preference", "threshold", "teacher_weight", "strength"} <= rows[0].keys()
+    assert {"share", "threshold", "teacher_weight", "strength"} <= rows[0].keys()
+    assert {"curriculum.preference", "running_curriculum.preference"} <= rows[0].keys()
     assert all(0 <= row["confident"] <= 1 for row in rows)
     monkeypatch.setattr(ways, "compiled", functools.cache(ways.compiled.__wrapped__))
     with count_compilations() as compilations:
