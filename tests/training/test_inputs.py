@@ -10,7 +10,6 @@ from cyclical_jax.training.inputs import identities
 from cyclical_jax.training.recipe import put
 from cyclical_jax.training.state import TrainState
 from cyclical_jax.training.totals import Totals
-from tests.helpers import recipe_of
 
 
 def recipe(catalogue=CATALOGUE, **changes):
