@@ -19,6 +19,8 @@ from configs import digits, fashion_mnist
 from cyclical_jax.catalogue import parse
 from cyclical_jax.training import evaluation, loop
 from cyclical_jax.training.recipe import load_dataset
+from cyclical_jax.training.run import Row
+from cyclical_jax.training.technique import spec_of
 
 SEEDS = range(3)
 CONFIGS = {
@@ -46,9 +48,11 @@ def main(_):
 
 
 def _accuracy_and_seconds(recipe, dataset, seed):
-    rows: list[loop.Row] = []
-    state = loop.train(recipe, dataset, seed=seed, report=rows.append)
-    test = evaluation.evaluate(recipe.structure, dataset.num_classes, state.evaluated, dataset.test)
+    rows: list[Row] = []
+    own = dataclasses.replace(recipe, seed=seed)
+    state = loop.train(own, dataset, report=rows.append)
+    static = own.structure, spec_of(dataset)
+    test = evaluation.evaluate(*static, state.evaluated, dataset.test)
     return test["accuracy"], rows[-1]["seconds"]
 
 

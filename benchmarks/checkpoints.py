@@ -20,7 +20,7 @@ import jax
 from benchmarks import runs
 from configs import fashion_mnist
 from cyclical_jax.catalogue import parse
-from cyclical_jax.training import loop
+from cyclical_jax.training import loop, run
 from cyclical_jax.training.checkpoints import Checkpoints
 from cyclical_jax.training.keeper import Keeper
 
@@ -65,14 +65,14 @@ def _train(recipe, dataset, every: float | None):
     with tempfile.TemporaryDirectory() as directory:
         if every is None:
             start = time.perf_counter()
-            loop.train(recipe, dataset, seed=0, report=lambda row: None)
+            loop.train(recipe, dataset, report=lambda row: None)
             return time.perf_counter() - start, None
         with Checkpoints(Path(directory)) as checkpoints:
             start = time.perf_counter()
             keeper = Keeper(checkpoints, every=every)
-            loop.train(recipe, dataset, seed=0, report=lambda row: None, keeper=keeper)
+            loop.train(recipe, dataset, report=lambda row: None, keeper=keeper)
             took, start = time.perf_counter() - start, time.perf_counter()
-            assert checkpoints.restore(loop.begin(recipe, dataset, seed=0))
+            assert checkpoints.restore(run.begin(recipe, dataset))
         return took, time.perf_counter() - start
 
 

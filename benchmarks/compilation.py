@@ -36,7 +36,7 @@ config = digits.get_config("all")
 config.duration = "2 steps"
 {changes}
 start = time.perf_counter()
-loop.train(parse(config), data.load("digits"), seed=0, report=lambda row: None)
+loop.train(parse(config), data.load("digits"), report=lambda row: None)
 print(compiling, time.perf_counter() - start)
 """
 CASES = {

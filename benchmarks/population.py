@@ -29,9 +29,9 @@ import time
 import jax
 from configs import digits
 from cyclical_jax import data
-from cyclical_jax.training import evaluation, loop, population, ways
+from cyclical_jax.training import evaluation, loop, population, run, ways
 from cyclical_jax.catalogue import parse
-from cyclical_jax.training.structure import Knob
+from cyclical_jax.training.technique import spec_of
 
 def recipe(index):
     config = digits.get_config("all")
@@ -59,16 +59,14 @@ for index in range({_COMPILED}):
     make_program = ways.make_program
     def with_constants(*args):
         program = make_program(*args)
-        def run(state, inputs):
-            totals, _, *rest = inputs
-            return program(state, (totals, (own.numbers, None), *rest))
-        return run
+        return lambda state, inputs: program(state, inputs._replace(numbers=own.numbers))
     ways.make_program = with_constants
-    state = loop.train(own, dataset, seed=own.seed, report=lambda row: None)
+    state = loop.train(own, dataset, report=lambda row: None)
     ways.make_program = make_program
     evaluation._sums_on_all_devices.cache_clear()
-    loop._initial_state.clear_cache()
-    assert evaluation.evaluate(own.structure, 10, state.evaluated, dataset.test)["accuracy"] > 0.9
+    run._compiled_start.clear_cache()
+    static = own.structure, spec_of(dataset)
+    assert evaluation.evaluate(*static, state.evaluated, dataset.test)["accuracy"] > 0.9
 print(time.perf_counter() - start)
 """
 _PROCESSES = 2

@@ -5,13 +5,18 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 import numpy as np
-from cyclical_jax.training.images import sent_batches, take_batch
 from ml_collections import ConfigDict
 
 from cyclical_jax.catalogue import parse
 from cyclical_jax.data import Dataset
-from cyclical_jax.training import assembly, loop, ways
+from cyclical_jax.training import run, ways
 from cyclical_jax.training.devices import place
+from cyclical_jax.training.earlier import Earlier, prepare
+from cyclical_jax.training.feeding import sent_batches
+from cyclical_jax.training.state import TrainState
+from cyclical_jax.training.structure import Recipe
+from cyclical_jax.training.technique import spec_of
+from cyclical_jax.training.totals import Totals
 
 
 def random_dataset(num_train: int, side: int) -> Dataset:
@@ -26,13 +31,14 @@ def random_dataset(num_train: int, side: int) -> Dataset:
 def epoch(config: ConfigDict, dataset: Dataset, way: str) -> Callable[[], None]:
     """Returns a function that trains for one more epoch per call, in one of the loop's ways."""
     recipe = parse(config)
-    structure, timetable = recipe.structure, loop.plan(recipe, dataset)
-    numbers = place(jax.tree.map(jnp.float32, recipe.numbers))
-    select = _select(structure, dataset)
-    sent = sent_batches(dataset.train, select, start=0, stop=10**9, seed=0, num_workers=0)
-    advance = ways.make_advance(way, structure, timetable, numbers, dataset, sent)
-    state = place(loop.initial_state(structure, timetable, numbers, dataset, 0))
-    totals = place(loop.nothing_yet(structure, state, recipe.numbers))
+    dataset, earlier = prepare(recipe, dataset)
+    structure, timetable = recipe.structure, run.plan(recipe, dataset)
+    select = run.select_of(structure, dataset, recipe.seed)
+    ends = {"start": 0, "stop": 10**9}
+    sent = sent_batches(dataset.train, select, **ends, seed=recipe.seed, num_workers=0)
+    inputs = place(_inputs(recipe, dataset, earlier))
+    advance = ways.make_advance(way, structure, timetable, inputs, spec_of(dataset), sent)
+    state, totals = place(_start(recipe, dataset, earlier))
     selection = select(start=0, stop=timetable.micro_steps_per_epoch)
 
     def call():
@@ -45,26 +51,36 @@ def epoch(config: ConfigDict, dataset: Dataset, way: str) -> Callable[[], None]:
 def jitted_epoch(config: ConfigDict, dataset: Dataset) -> Callable[[], None]:
     """Returns the same with `jax.jit` on one device, to measure the time that pmap adds."""
     recipe = parse(config)
-    structure, timetable = recipe.structure, loop.plan(recipe, dataset)
-    numbers = jax.tree.map(jnp.float32, recipe.numbers)
-    state = loop.initial_state(structure, timetable, numbers, dataset, 0)
-    selection = _select(structure, dataset)(start=0, stop=timetable.micro_steps_per_epoch)
+    dataset, earlier = prepare(recipe, dataset)
+    structure, timetable = recipe.structure, run.plan(recipe, dataset)
+    one = ways.make_program("stepwise", structure, timetable, spec_of(dataset), None)
+    select = run.select_of(structure, dataset, recipe.seed)
+    selection = jax.device_put(select(start=0, stop=timetable.micro_steps_per_epoch))
 
-    def program(state, numbers, split, selection):
-        step = assembly.assemble_train_step(
-            structure, numbers, timetable=timetable, num_classes=10, axis_name=None
-        )
-        return jax.lax.scan(lambda s, row: step(s, take_batch(split, row)), state, selection)
+    def program(state, totals, inputs, selection):
+        def body(carry, batches):
+            state, totals = carry
+            return one(state, inputs._replace(totals=totals, batches=batches)), None
+
+        return jax.lax.scan(body, (state, totals), selection)[0]
 
     program = jax.jit(program, donate_argnums=0)
-    split = jax.device_put(dataset.train)
+    inputs = jax.device_put(_inputs(recipe, dataset, earlier))
+    state, totals = jax.device_put(_start(recipe, dataset, earlier))
 
     def call():
         nonlocal state
-        state, _ = jax.block_until_ready(program(state, numbers, split, selection))
+        state, _ = jax.block_until_ready(program(state, totals, inputs, selection))
 
     return call
 
 
-def _select(structure, dataset):
-    return loop.select_of(structure, dataset, seed=0)
+def _inputs(recipe: Recipe, dataset: Dataset, earlier: Earlier) -> ways.Inputs:
+    """Returns the inputs of all calls."""
+    numbers = jax.tree.map(jnp.float32, recipe.numbers)
+    return ways.Inputs(None, numbers, dict(earlier.given), dataset.train, None)
+
+
+def _start(recipe: Recipe, dataset: Dataset, earlier: Earlier) -> tuple[TrainState, Totals]:
+    begun = run.begin(recipe, dataset, earlier=earlier)
+    return begun.state, begun.totals

@@ -1,4 +1,4 @@
-"""What a table is made of: arms, the values searched for each, and how many runs they get."""
+"""Says what a table is made of: arms, the values searched for each, and how many runs they get."""
 
 import importlib
 import runpy
@@ -17,6 +17,7 @@ from cyclical_jax.training.fields import RecipeError
 from cyclical_jax.training.recipe import put
 from cyclical_jax.training.structure import Recipe
 from experiments import plugins
+from experiments.score import Score
 
 Changes = Mapping[str, Any]  # {"section.key": value} of a config
 
@@ -30,12 +31,12 @@ class Range(NamedTuple):
     high: float
 
     def at(self, fraction: float) -> float:
-        """The value at a fraction of the range, to four digits."""
+        """Returns the value at a fraction of the range, to four digits."""
         return float(f"{self.low * (self.high / self.low) ** fraction:.4g}")
 
 
 class Choice(NamedTuple):
-    """Any of the values; a cycle, too."""
+    """One of the values, each of which may be a cycle."""
 
     values: tuple[Any, ...]
 
@@ -45,7 +46,7 @@ class Choice(NamedTuple):
 
 @dataclass(frozen=True)
 class Arm:
-    """A way to train: what it changes of a dataset's config, and what is searched on validation."""
+    """A way to train: the changes of a dataset's config, and what is searched on validation."""
 
     changes: Changes = field(default_factory=dict)
     search: Mapping[str, Range | Choice] = field(default_factory=dict)
@@ -53,14 +54,14 @@ class Arm:
     points: int = 0  # seed of the points that are tried; with another the same arm is tuned again
 
     def trials(self, number: int) -> list[dict[str, Any]]:
-        """The values to try: `number` points of a scrambled Halton sequence, always the same."""
+        """Returns the values to try: `number` points of a Halton sequence, always the same."""
         if not self.search:
             return [{}]
         points = qmc.Halton(len(self.search), rng=self.points).random(number)
         return [self._at(point) for point in points.tolist()]
 
     def corners(self) -> list[dict[str, Any]]:
-        """The first and the last value of everything that is searched."""
+        """Returns the first and the last value of everything that is searched."""
         return [self._at([end] * len(self.search)) for end in (0.0, 1.0)]
 
     def _at(self, point: Sequence[float]) -> dict[str, Any]:
@@ -70,7 +71,7 @@ class Arm:
 
 @dataclass(frozen=True)
 class Budget:
-    """Runs for a dataset; every arm gets the same."""
+    """The number of runs for a dataset; every arm gets the same."""
 
     num_seeds: int
     num_trials: int = 16
@@ -87,11 +88,11 @@ class Table:
     about: str
     arms: Mapping[str, Arm]
     budgets: Mapping[str, Budget]
-    common: Changes = field(default_factory=dict)  # of all arms
+    common: Changes = field(default_factory=dict)  # that all arms share
 
 
 def load_table(name: str) -> Table:
-    """The table of experiments/tables/`name`.py, or of the file at the path `name`.
+    """Returns the table of experiments/tables/`name`.py, or of the file at the path `name`.
 
     Raises:
       RecipeError: There is none, or something is wrong with it; a line for each problem.
@@ -107,7 +108,7 @@ def load_table(name: str) -> Table:
 
 
 def _executed(path: Path) -> Table:
-    """The TABLE of a file; whatever its code may raise is said in a line."""
+    """Returns the TABLE of a file; whatever its code raises becomes a line."""
     try:
         table = runpy.run_path(str(path)).get("TABLE")
     except Exception as error:
@@ -118,7 +119,7 @@ def _executed(path: Path) -> Table:
 
 
 def with_budget(table: Table, **numbers: int | None) -> Table:
-    """The table with other numbers of runs; None leaves one as it is."""
+    """Returns the table with other numbers of runs; None leaves one as it is."""
     given = {name: number for name, number in numbers.items() if number is not None}
     for name, number in given.items():
         if number < 1:
@@ -128,7 +129,7 @@ def with_budget(table: Table, **numbers: int | None) -> Table:
 
 
 def choose_datasets(table: Table, names: Sequence[str] | None, data_dir: str | None) -> list[str]:
-    """`names`, or those of the table that are on this machine; what is left out is printed.
+    """Returns `names`, or the table's datasets that are on this machine, and prints the others.
 
     Raises:
       RecipeError: A name is none of the table's, or none of these is on this machine.
@@ -168,7 +169,7 @@ def _is_here(name: str, data_dir: str | None) -> bool:
 def base_config(
     dataset: str, *, data_dir: str | None = None, common: Changes | None = None
 ) -> ConfigDict:
-    """The config that a dataset of a table is named by, with the `common` changes of its arms."""
+    """Returns the config that a dataset of a table is named by, with the changes of all arms."""
     name, _, variant = dataset.partition(":")
     try:
         module = importlib.import_module(f"configs.{name}")
@@ -180,7 +181,7 @@ def base_config(
 
 
 def changed(config: ConfigDict, changes: Changes) -> ConfigDict:
-    """A copy with the changes."""
+    """Returns a copy with the changes."""
     config = config.copy_and_resolve_references()
     with config.ignore_type():
         for key, value in changes.items():
@@ -189,15 +190,20 @@ def changed(config: ConfigDict, changes: Changes) -> ConfigDict:
 
 
 def recipe_of(base: ConfigDict, arm: Arm, values: Changes, seed: int) -> Recipe:
-    """The recipe of an arm with the searched `values`."""
+    """Returns the recipe of an arm with the searched `values`."""
     config = changed(base, {**arm.changes, **values, "seed": seed})
     return parse(config, catalogue=plugins.catalogue())
 
 
 def check_arms(arms: Mapping[str, Arm], base: ConfigDict, num_trials: int) -> None:
-    """Raises RecipeError, a line for each, if an arm cannot be run or two are the same."""
+    """Checks that all arms can be run, differ, and are judged by one score.
+
+    Raises:
+      RecipeError: They are not; a line for each problem.
+    """
     lines: dict[str, None] = {}
     seen: dict[str, str] = {}
+    judged: dict[Score, str] = {}
     for name, arm in arms.items():
         try:
             tried = [*arm.corners(), *arm.trials(num_trials)]
@@ -207,9 +213,14 @@ def check_arms(arms: Mapping[str, Arm], base: ConfigDict, num_trials: int) -> No
             continue
         if recipes[0].train_on != "train":
             lines[f"arm {name}: train_on must be 'train': trials are judged on validation."] = None
+        for score in dict.fromkeys(map(Score.of_recipe, recipes)):
+            judged.setdefault(score, name)
         twin = seen.setdefault(repr(recipes), name)
         if twin != name:
             lines[f"arms {twin} and {name} are the same."] = None
+    if len(judged) > 1:
+        told = ", ".join(f"arm {name} by {score.title}" for score, name in judged.items())
+        lines[f"arms of a table must be judged by one score, got {told}."] = None
     _raise_all(lines)
 
 
@@ -235,7 +246,7 @@ def _problems(table: Table, path: Path) -> Iterator[str]:
 
 
 def plain(changes: Changes) -> dict[str, Any]:
-    """As JSON has them: a cycle is {"easy", "hard", ...}."""
+    """Returns the changes as JSON has them: a cycle is {"easy", "hard", ...}."""
     return {
         key: value.to_dict() if isinstance(value, ConfigDict) else value
         for key, value in changes.items()

@@ -1,4 +1,4 @@
-"""Digits, plain and with each cyclical technique: a table and a picture in about a minute.
+"""Trains digits, plain and with each technique: a table and a picture in about a minute.
 
 python -m experiments.demo --workdir=runs/demo
 
@@ -19,10 +19,12 @@ from configs import digits
 from cyclical_jax import data
 from cyclical_jax.catalogue import parse
 from cyclical_jax.training import assembly, evaluation, loop
+from cyclical_jax.training.earlier import prepare
 from cyclical_jax.training.logs import WorkdirError
 from cyclical_jax.training.run import Row
+from cyclical_jax.training.structure import Recipe
 from cyclical_jax.training.technique import spec_of
-from experiments import command_line
+from experiments import command_line, plugins
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt  # noqa: E402
@@ -30,7 +32,7 @@ from matplotlib import pyplot as plt  # noqa: E402
 _WORKDIR = flags.DEFINE_string("workdir", "runs/demo", "Where results.json and demo.png go.")
 _NUM_SEEDS = flags.DEFINE_integer("num_seeds", 5, "Runs of each variant.", lower_bound=2)
 
-# What is drawn above the accuracies: knobs, and the variant in which each cycles.
+# The knobs that are drawn above the accuracies, and the variant in which each cycles.
 KNOBS = {
     "optimizer.weight_decay": "weight_decay",
     "optimizer.max_norm": "clipping",
@@ -40,20 +42,27 @@ KNOBS = {
 
 
 class Runs(NamedTuple):
-    """The runs of one variant, one a seed."""
+    """The runs of one variant, one a seed. The task of digits is judged by accuracy."""
 
     rows: list[list[Row]]  # [seeds][epochs]
     test_accuracy: list[float]  # [seeds], of the last epoch
+
+
+def recipe_of(variant: str) -> Recipe:
+    """Returns the recipe of a variant of configs/digits.py, with the keys of plugins."""
+    config = plugins.with_their_keys(digits.get_config(variant))
+    return parse(config, catalogue=plugins.catalogue())
 
 
 def run_variant(variant: str, dataset: data.Dataset, seeds: Sequence[int]) -> Runs:
     """Trains the variant of configs/digits.py once a seed."""
     runs = Runs([], [])
     for seed in seeds:
-        recipe = dataclasses.replace(parse(digits.get_config(variant)), seed=seed)
+        recipe = dataclasses.replace(recipe_of(variant), seed=seed)
         rows: list[Row] = []
-        state = loop.train(recipe, dataset, report=rows.append)
-        arguments = recipe.structure, spec_of(dataset), state.evaluated, dataset.test
+        examples, earlier = prepare(recipe, dataset)
+        state = loop.train(recipe, examples, report=rows.append, earlier=earlier)
+        arguments = recipe.structure, spec_of(examples), state.evaluated, examples.test
         test = evaluation.evaluate(*arguments)
         runs.rows.append(rows)
         runs.test_accuracy.append(test["accuracy"])
@@ -62,7 +71,7 @@ def run_variant(variant: str, dataset: data.Dataset, seeds: Sequence[int]) -> Ru
 
 
 def table(results: dict[str, Runs]) -> str:
-    """Markdown: mean ± standard deviation over the seeds, of the last epoch."""
+    """Returns Markdown: mean ± standard deviation over the seeds, after the last epoch."""
     lines = ["| variant | test accuracy, % | n |", "|---|---|---|"]
     for variant, runs in results.items():
         percent = 100 * np.array(runs.test_accuracy)
@@ -86,7 +95,7 @@ def picture(results: dict[str, Runs], path: Path) -> None:
 
 
 def _draw_knob(axes, knob, variant):
-    recipe = parse(digits.get_config(variant))
+    recipe = recipe_of(variant)
     timetable = recipe.timetable(data.num_train(recipe.dataset))
     counts = np.arange(timetable.total_steps)
     schedules = assembly.make_schedules(recipe.structure, recipe.numbers, timetable)
@@ -114,7 +123,7 @@ def _draw_test(axes, results):
 
 
 def run(workdir: Path, num_seeds: int) -> dict[str, Runs]:
-    """Trains everything and writes `results.json` and `demo.png` into `workdir`."""
+    """Trains all variants, and writes `results.json` and `demo.png` into `workdir`."""
     try:
         workdir.mkdir(parents=True, exist_ok=True)
     except OSError as error:

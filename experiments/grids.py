@@ -1,10 +1,10 @@
-"""The values of a knob to try in a range test, and the interval that their losses suggest.
+"""Makes the grid of a range test, and the interval that its losses suggest.
 
-Smith's learning-rate range test made general: any knob, on a grid, with several seeds each.
+This is Smith's learning-rate range test for any knob, on a grid, with several seeds a value.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -12,14 +12,16 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from cyclical_jax.training.fields import RecipeError
+from experiments.score import Score
 from experiments.statistics import Scores, is_finite
 
 SCALES = ("linear", "log")
+LOSS = Score("loss", "min", False)
 _LOG_ABOVE = 10.0  # losses that differ by more than this factor are drawn on a log axis
 
 
 class Suggestion(NamedTuple):
-    """An interval of values that do as well as the best, to within what the seeds can tell."""
+    """An interval of values that do as well as the best, as far as the seeds can tell."""
 
     low: float
     high: float
@@ -28,7 +30,7 @@ class Suggestion(NamedTuple):
 
 
 def grid(low: float, high: float, num: int, scale: str) -> list[float]:
-    """`num` values from `low` to `high`, evenly spaced, or geometrically on the "log" scale.
+    """Returns `num` values from `low` to `high`, evenly spaced, or geometrically for "log".
 
     Both ends are exact.
 
@@ -48,7 +50,7 @@ def grid(low: float, high: float, num: int, scale: str) -> list[float]:
 
 
 def suggest(values: Sequence[float], losses: Sequence[Scores]) -> Suggestion:
-    """The values around the best whose mean validation loss is within a standard error of its own.
+    """Returns the values around the best whose mean loss is within a standard error of its own.
 
     The best value has the lowest mean; its standard error is std / sqrt(n) over its n seeds,
     with ddof = 1. The interval goes from the best to both sides until a value does worse, or has a
@@ -79,7 +81,7 @@ def _mean_if_all_finite(scores):
 
 
 def _run_around(index, is_in):
-    """First and last index of the unbroken run of True that holds `index`."""
+    """Returns the first and last index of the unbroken run of True that holds `index`."""
     low = high = index
     while low > 0 and is_in[low - 1]:
         low -= 1
@@ -88,36 +90,49 @@ def _run_around(index, is_in):
     return low, high
 
 
+def panels(judged: Score) -> list[Score]:
+    """Returns the scores to draw: the loss, and the one that the task judges by."""
+    return [judged] if judged.name == LOSS.name else [LOSS, judged]
+
+
 def picture(
     values: Sequence[float],
-    losses: Sequence[Scores],
-    accuracies: Sequence[Scores],
+    scores: Mapping[Score, Sequence[Scores]],
     interval: tuple[float, float],
     knob: str,
     scale: str,
     path: Path,
 ) -> None:
-    """Draws validation loss and accuracy against the knob's value as a PNG, `interval` shaded.
+    """Draws scores on validation against the knob's value as a PNG, with `interval` shaded.
 
-    A dot a run, the mean and ± one standard deviation over the seeds; where a run stopped being
-    finite, a cross and no mean. Arguments as of `grid` and `suggest`; accuracies are fractions.
+    A run is a dot, and a line has the mean and ± one standard deviation over the seeds; where a run
+    stopped being finite there is a cross and no mean.
+
+    Args:
+      values: As of `grid`.
+      scores: {what `panels` returns: [values][seeds]}; an accuracy is a fraction.
+      interval, knob, scale, path: The interval, the knob's name and scale, and the file.
     """
-    percent = [[score and 100 * score for score in scores] for scores in accuracies]
     figure = Figure(figsize=(7, 6), layout="constrained")
-    upper, lower = figure.subplots(2, sharex=True)
+    rows = figure.subplots(len(scores), sharex=True, squeeze=False)[:, 0]
+    upper, lower = rows[0], rows[-1]
     upper.set_xscale(scale)
-    if _is_wide(losses):
-        upper.set_yscale("log")
-    for axes, scores, label in ((upper, losses, "loss"), (lower, percent, "accuracy, %")):
-        _draw_scores(axes, values, scores)
+    for axes, (score, runs) in zip(rows, scores.items(), strict=True):
+        if score.name == LOSS.name and _is_wide(runs):
+            axes.set_yscale("log")
+        _draw_scores(axes, values, _in_percent(runs) if score.percent else runs)
         # The edge shows an interval that is a single value.
         axes.axvspan(*interval, facecolor=("C1", 0.25), edgecolor="C1", zorder=0)
-        axes.set_ylabel(f"validation {label}")
+        axes.set_ylabel(f"validation {score.label}")
         axes.grid(alpha=0.3)
     lower.set_xlabel(knob)
     low, high = interval
     upper.set_title(f"within a standard error of the best: {low:.3g} to {high:.3g}")
     figure.savefig(path, format="png", dpi=150, metadata={"Software": None})
+
+
+def _in_percent(runs):
+    return [[score and 100 * score for score in scores] for scores in runs]
 
 
 def _is_wide(losses):
@@ -126,7 +141,7 @@ def _is_wide(losses):
 
 
 def _draw_scores(axes, values, scores):
-    """Mean and spread are broken where a value has a run that is not finite."""
+    """Draws mean and spread, with a gap where a value has a run that is not finite."""
     scores = np.array(scores, float)  # [values, seeds], NaN for None
     scores[~np.isfinite(scores)] = np.nan
     means, stds = scores.mean(1), scores.std(1, ddof=1)

@@ -1,7 +1,7 @@
-"""A finished table as Markdown and as a picture.
+"""Shows a finished table as Markdown and as a picture.
 
-All of it takes records of `statistics.with_comparisons`; it reads their comparisons, and computes
-none of its own.
+All functions take records of `statistics.with_comparisons`; they read the comparisons there, and
+compute none of their own. The score of a table is the one that its record is judged by.
 """
 
 from collections.abc import Mapping, Sequence
@@ -12,32 +12,26 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from cyclical_jax.training.fields import RecipeError
+from experiments.score import ACCURACY, Score, fractions_of_record, in_order, number, words
 from experiments.statistics import Scores, paired_differences, summary
 
 Record = Mapping[str, Any]
 
 NOTHING = "–"
 
-LEGEND = """\
+_LEGEND = """\
 n: seeds whose runs stayed finite; the same seed gives every arm the same initial weights and data \
 order. ±: sample standard deviation over the seeds. Difference: mean of arm minus control, paired \
-by seed, in percentage points, with the 95 % interval of Student's t, each on its own; it speaks \
+by seed, {unit}, with the 95 % interval of Student's t, each on its own; it speaks \
 of other seeds, not of other test images, and not of the luck of tuning (see `tuning_noise`). p: \
 paired t test, two-sided, corrected by Holm for all comparisons of the table; –: no answer, from \
-fewer than two pairs or where all differences are equal. Loss: negative log likelihood of the test \
-images, at temperature 1 whatever the arm was trained at. Calibration error in percentage \
-points."""
-
-COLUMNS = (
-    "arm",
-    "control",
-    "n",
-    "test accuracy, %",
-    "difference [95 %]",
-    "p (Holm)",
-    "loss",
-    "calibration error",
-)
+fewer than two pairs or where all differences are equal."""
+_LOWER = "Where lower is better, a difference below 0 speaks for the arm."
+_POINTS = "in percentage points"
+_LIKELIHOOD = """\
+Loss: negative log likelihood of the test images, at temperature 1 whatever the arm was trained \
+at."""
+_CALIBRATION = "calibration_error"  # only probabilities of classes have one
 _WIDTH, _ROW_HEIGHT = 3.0, 0.5  # inches of an axes and of an arm
 
 
@@ -45,35 +39,73 @@ _WIDTH, _ROW_HEIGHT = 3.0, 0.5  # inches of an axes and of an arm
 
 
 def markdown(record: Record) -> str:
-    """The whole record: where it comes from, and for each dataset a table with a row an arm."""
+    """Returns the whole record: its origin, and for each dataset a table with a row an arm."""
     origin = [f"{key}: {record[key]}" for key in ("hardware", "version")]
     head = [f"## {record['table']}", record["about"], f"```\n{record['command']}\n```", *origin]
     tables = [_section(name, dataset) for name, dataset in record["datasets"].items()]
-    return "\n\n".join([*head, *tables, LEGEND]) + "\n"
+    return "\n\n".join([*head, *tables, legend(record)]) + "\n"
+
+
+def legend(record: Record) -> str:
+    """Returns what the columns of a record mean."""
+    datasets = record["datasets"].values()
+    scores = [Score.of_record(dataset) for dataset in datasets]
+    units = {score.percent for score in scores}
+    unit = {True: _POINTS, False: "in the unit of the score"}
+    told = unit[units.pop()] if len(units) == 1 else f"{_POINTS} where the score is in %"
+    parts = [_LEGEND.format(unit=told)]
+    parts += [_LOWER] if any(score.best == "min" for score in scores) else []
+    further = dict.fromkeys(name for dataset in datasets for name in _further(dataset))
+    shown = {name for dataset in datasets for name in fractions_of_record(dataset)}
+    parts += [_LIKELIHOOD] if _CALIBRATION in further else []
+    parts += [f"{words(name).capitalize()} {_POINTS}." for name in further if name in shown]
+    return " ".join(parts)
+
+
+def columns(dataset: Mapping[str, Any]) -> list[str]:
+    """Returns the heads of the columns of a dataset's table."""
+    judged = f"test {Score.of_record(dataset).title}"
+    further = map(words, _further(dataset))
+    return ["arm", "control", "n", judged, "difference [95 %]", "p (Holm)", *further]
+
+
+def _further(dataset: Mapping[str, Any]) -> list[str]:
+    """Returns the names of the scores beside the one that the dataset is judged by."""
+    judged = Score.of_record(dataset).name
+    there = dict.fromkeys(name for arm in dataset["arms"].values() for name in arm["test"])
+    return [name for name in in_order(judged, there) if name != judged]
 
 
 def front_table(records: Sequence[Record]) -> str:
-    """Test accuracies in a row an arm and a column a dataset of a table, for a front page.
+    """Returns test scores in a row an arm and a column a dataset of a table, for a front page.
 
-    A cell is "mean ± std (difference to the control [95 % interval], p)", see `LEGEND`. A column
-    is named by its dataset, and by its table too where there are several records.
+    A cell is "mean ± std (difference to the control [95 % interval], p)", see `legend`. A column
+    is named by its dataset, by its table too where there are several records, and by its score
+    where that is not the accuracy in percent.
     """
-    columns = {
-        f"{record['table']}: {name}" if len(records) > 1 else name: dataset["arms"]
+    datasets = {
+        f"{record['table']}: {name}" if len(records) > 1 else name: dataset
         for record in records
         for name, dataset in record["datasets"].items()
     }
     # A dictionary is a set that keeps its order.
-    rows = {(name, arms[name]["control"]): None for arms in columns.values() for name in arms}
-    head = ["arm"] + [f"{name}, n = {_num_seeds(arms)}" for name, arms in columns.items()]
-    return _table(
-        head,
-        [[_against(*row), *(_front_cell(arms, *row) for arms in columns.values())] for row in rows],
-    )
+    rows = {
+        (name, arm["control"]): None
+        for dataset in datasets.values()
+        for name, arm in dataset["arms"].items()
+    }
+    head = ["arm", *(_front_head(name, dataset) for name, dataset in datasets.items())]
+    cells = [[_front_cell(dataset, *row) for dataset in datasets.values()] for row in rows]
+    return _table(head, [[_against(*row), *own] for row, own in zip(rows, cells, strict=True)])
+
+
+def _front_head(name, dataset):
+    score, start = Score.of_record(dataset), f"{name}, n = {_num_seeds(dataset['arms'])}"
+    return start if score == ACCURACY else f"{start}: {score.title}"
 
 
 def rewrite(text: str, name: str, table: str) -> str:
-    """`text` with `table` in place of what stands between its markers for `name`.
+    """Returns `text` with `table` in place of what stands between its markers for `name`.
 
     The markers are `<!-- name -->` and `<!-- /name -->`, and stay.
 
@@ -97,50 +129,54 @@ def _section(name, dataset):
     sizes = [dataset[key] for key in ("num_train", "num_validation", "num_test")]
     told = ", ".join(f"{size:,} {split}" for size, split in zip(sizes, splits, strict=True))
     heading = f"### {name}: {told} images, n = {_num_seeds(arms)}"
-    table = _table(COLUMNS, [row(arm_name, arm) for arm_name, arm in arms.items()])
-    return "\n\n".join(filter(None, [heading, table, _power(arms)]))
+    table = _table(columns(dataset), [row(dataset, arm_name) for arm_name in arms])
+    return "\n\n".join(filter(None, [heading, table, _power(dataset)]))
 
 
-def row(name, arm):
+def row(dataset: Mapping[str, Any], name: str) -> list[str]:
+    """Returns the cells of an arm in the table of a dataset, as `columns` names them."""
+    score, percent = Score.of_record(dataset), fractions_of_record(dataset)
+    arm = dataset["arms"][name]
     test, comparison = arm["test"], arm["comparison"]
     return [
         name,
         arm["control"] or "",
-        _runs(test["accuracy"]),
-        _spread(test["accuracy"], 100, 2),
-        _difference(comparison, arm) if comparison else "",
+        _runs(test[score.name]),
+        _spread(test[score.name], score.percent),
+        _difference(score, arm) if comparison else "",
         _p(comparison["p_holm"]) if comparison else "",
-        _spread(test["loss"], 1, 4),
-        _spread(test["calibration_error"], 100, 2),
+        *(_spread(test.get(other, ()), other in percent) for other in _further(dataset)),
     ]
 
 
-def _front_cell(arms, name, control):
-    arm = arms.get(name)
+def _front_cell(dataset, name, control):
+    arm, score = dataset["arms"].get(name), Score.of_record(dataset)
     if arm is None or arm["control"] != control:
         return ""
-    cell, accuracy, comparison = "", arm["test"]["accuracy"], arm["comparison"]
+    cell, values, comparison = "", arm["test"][score.name], arm["comparison"]
     if comparison:
         p = _p(comparison["p_holm"])
         sign = "" if p.startswith("<") or p == NOTHING else "= "
-        cell = f" ({_difference(comparison, arm)}, p {sign}{p})"
-    failed = _failed(accuracy)
-    return _spread(accuracy, 100, 2) + (f", {failed} failed" if failed else "") + cell
+        cell = f" ({_difference(score, arm)}, p {sign}{p})"
+    failed = _failed(values)
+    return _spread(values, score.percent) + (f", {failed} failed" if failed else "") + cell
 
 
 def _against(name, control):
     return f"`{name}`" if control is None else f"`{name}` against `{control}`"
 
 
-def _power(arms):
-    """How large a difference must be to be told from 0 here, more often than not."""
-    intervals = [arm["comparison"]["interval"] for arm in arms.values() if arm["comparison"]]
-    halves = [50 * (high - low) for low, high in filter(None, intervals)]
+def _power(dataset):
+    """Returns how large a difference must be to be told from 0 here, more often than not."""
+    score, arms = Score.of_record(dataset), dataset["arms"].values()
+    intervals = [arm["comparison"]["interval"] for arm in arms if arm["comparison"]]
+    halves = [(high - low) / 2 for low, high in filter(None, intervals)]
     if not halves:
         return ""
-    told = " to ".join(dict.fromkeys(f"{half:.2f}" for half in (min(halves), max(halves))))
+    ends = dict.fromkeys(number(half, score.percent) for half in (min(halves), max(halves)))
+    told = " to ".join(ends) + (" points" if score.percent else "")
     return (
-        f"Half the width of the intervals: {told} points; most smaller effects would be missed, "
+        f"Half the width of the intervals: {told}; most smaller effects would be missed, "
         "even without Holm's correction."
     )
 
@@ -158,28 +194,25 @@ def _runs(scores):
     return f"{summary(scores).n}, {failed} failed" if failed else str(len(scores))
 
 
-def _spread(scores: Scores, unit: float, digits: int) -> str:
-    """Mean ± standard deviation, multiplied by `unit`."""
+def _spread(scores: Scores, percent: bool) -> str:
+    """Returns mean ± standard deviation."""
     _, mean, std = summary(scores)
     if mean is None:
         return NOTHING
-    told = f"{unit * mean:.{digits}f}"
-    return told if std is None else f"{told} ± {unit * std:.{digits}f}"
+    told = number(mean, percent)
+    return told if std is None else f"{told} ± {number(std, percent)}"
 
 
-def _difference(comparison, arm):
+def _difference(score, arm):
+    comparison = arm["comparison"]
     if comparison["difference"] is None:
         return NOTHING
-    told = _points(comparison["difference"])
+    told = score.difference(comparison["difference"])
     if comparison["interval"]:
-        told += f" [{', '.join(map(_points, comparison['interval']))}]"
+        told += f" [{', '.join(map(score.difference, comparison['interval']))}]"
     # Fewer pairs than the arm has runs: it is the control that failed.
-    is_whole = comparison["n"] == summary(arm["test"]["accuracy"]).n
+    is_whole = comparison["n"] == summary(arm["test"][score.name]).n
     return told if is_whole else f"{told}, {comparison['n']} pairs"
-
-
-def _points(fraction):
-    return f"{100 * fraction:+z.2f}"  # z: no minus before 0.00
 
 
 def _p(p):
@@ -212,13 +245,19 @@ def picture(record: Record, path: Path) -> None:
     figure = Figure(figsize=size, layout="constrained")
     axes = figure.subplots(1, len(datasets), sharey=True, squeeze=False)[0]
     for one, (name, dataset) in zip(axes, datasets.items(), strict=True):
-        _draw_differences(one, dataset["arms"], rows)
+        _draw_differences(one, dataset, rows)
         one.set_title(f"{name}\nn = {_num_seeds(dataset['arms'])}", fontsize="medium")
     labels = [f"{name}\nminus {control}" for name, control in rows]
     axes[0].set_yticks(range(len(rows)), labels, fontsize="small")
     axes[0].set_ylim(len(rows) - 0.5, -0.5)
-    caption = "test accuracy, difference in points\n(a dot a seed; mean and 95 % interval)"
-    figure.supxlabel(caption, fontsize="medium")
+    captions = [_caption(dataset) for dataset in datasets.values()]
+    dots = "(a dot a seed; mean and 95 % interval)"
+    if len(set(captions)) == 1:
+        figure.supxlabel(f"{captions[0]}\n{dots}", fontsize="medium")
+    else:
+        figure.supxlabel(dots, fontsize="medium")
+        for one, caption in zip(axes, captions, strict=True):
+            one.set_xlabel(caption, fontsize="medium")
     # The name and version of what drew it would change the bytes.
     figure.savefig(path, format="png", dpi=150, metadata={"Software": None})
 
@@ -228,23 +267,31 @@ def _compared(dataset):
     return [(name, arm["control"]) for name, arm in arms if arm["comparison"]]
 
 
-def _draw_differences(axes, arms, rows):
+def _caption(dataset):
+    score = Score.of_record(dataset)
+    unit = " in points" if score.percent else ""
+    return f"test {score.words}, difference{unit}" + score.hint
+
+
+def _draw_differences(axes, dataset, rows):
     axes.axvline(0, color="black", linewidth=0.8)
     axes.grid(axis="x", alpha=0.3)
+    arms = dataset["arms"]
     for row, (name, control) in enumerate(rows):
         if name in arms and arms[name]["control"] == control:
-            _draw_arm(axes, row, arms, name)
+            _draw_arm(axes, row, dataset, name)
 
 
-def _draw_arm(axes, row, arms, name):
-    comparison = arms[name]["comparison"]
-    points = 100 * np.array(paired_differences(arms, name))
+def _draw_arm(axes, row, dataset, name):
+    arm, unit = dataset["arms"][name], 100 if Score.of_record(dataset).percent else 1
+    comparison = arm["comparison"]
+    points = unit * np.array(paired_differences(dataset, name))
     below = np.full(len(points), row + 0.2)
     axes.plot(points, below, "o", color="C0", alpha=0.5, markersize=5, markeredgewidth=0)
     if comparison["difference"] is not None:
-        axes.plot(100 * comparison["difference"], row, "D", color="black", markersize=5)
+        axes.plot(unit * comparison["difference"], row, "D", color="black", markersize=5)
     if comparison["interval"]:
-        axes.plot(100 * np.array(comparison["interval"]), [row, row], color="black")
-    if comparison["n"] < len(arms[name]["seeds"]):
+        axes.plot(unit * np.array(comparison["interval"]), [row, row], color="black")
+    if comparison["n"] < len(arm["seeds"]):
         place = {"transform": axes.get_yaxis_transform(), "va": "center", "fontsize": "small"}
         axes.text(1.02, row, f"n = {comparison['n']}", **place)

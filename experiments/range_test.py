@@ -3,10 +3,11 @@
 python -m experiments.range_test --config=configs/digits.py --knob=optimizer.weight_decay \\
     --low=1e-5 --high=1 --duration="10 epochs" --workdir=runs/range_test
 
-L. N. Smith's learning-rate range test (1506.01186) made general: any knob, each value by itself in
-runs of its own, so that no value profits from those before it. Suggested are the values around the
-best whose mean validation loss lies within one standard error of the best's; what is easy, by the
-paper's reading, is the lower end. Test is not read.
+This is L. N. Smith's learning-rate range test (1506.01186) for any knob. Each value has runs of its
+own, so that no value profits from those before it. The script suggests the values around the best
+whose mean validation loss lies within one standard error of the best one's, and draws the score
+that the task judges by beside the loss. By the paper's reading the lower end is easy. Test is not
+read.
 """
 
 import json
@@ -23,6 +24,7 @@ from cyclical_jax.training.population import Outcome
 from cyclical_jax.training.structure import Recipe
 from experiments import command_line, grids, plugins, runs
 from experiments.arms import changed
+from experiments.score import Score
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "The config file, e.g. configs/digits.py")
 _KNOB = flags.DEFINE_string("knob", None, "A key that may cycle, e.g. optimizer.weight_decay.")
@@ -32,7 +34,7 @@ _NUM = flags.DEFINE_integer("num", 13, "Number of values.")
 _SCALE = flags.DEFINE_enum("scale", "log", grids.SCALES, "How they are spaced.")
 _NUM_SEEDS = flags.DEFINE_integer("num_seeds", 5, "Runs of each value.", lower_bound=2)
 _DURATION = flags.DEFINE_string(
-    "duration", None, "Of a run, e.g. '10 epochs'; the config's if none."
+    "duration", None, "Length of a run, e.g. '10 epochs'; the config's if not given."
 )
 _WORKDIR = flags.DEFINE_string("workdir", "runs/range_test", "Where runs are kept and results go.")
 _MIX = flags.DEFINE_bool("mix_versions", False, "Take runs of another version of the code too.")
@@ -43,7 +45,7 @@ _SPLITS = ("validation",)
 def recipes_of(
     config: ConfigDict, knob: str, values: Sequence[float], num_seeds: int
 ) -> list[list[Recipe]]:
-    """[values][seeds]; each logs once, at its end.
+    """Returns [values][seeds] recipes; each run logs once, at its end.
 
     Raises:
       RecipeError: The config cannot be run with these values, or `knob` is no key that may cycle.
@@ -66,13 +68,16 @@ def recipes_of(
 
 
 def scores_of(recipes: Sequence[Sequence[Recipe]], lab: runs.Lab) -> dict[str, list[list]]:
-    """{"loss", "accuracy"}: [values][seeds] on validation, None where a run is not finite."""
+    """Returns the loss and the judged score on validation, by their names.
+
+    Each is [values][seeds], with None where a run is not finite.
+    """
     flat = [recipe for of_value in recipes for recipe in of_value]
     outcomes = iter(lab.complete(flat, _SPLITS))
     by_value = [[next(outcomes) for _ in of_value] for of_value in recipes]
     return {
         name: [[_score(outcome, name) for outcome in of_value] for of_value in by_value]
-        for name in ("loss", "accuracy")
+        for name in dict.fromkeys(("loss", Score.of_recipe(recipes[0][0]).name))
     }
 
 
@@ -81,7 +86,7 @@ def _score(outcome: Outcome, name: str) -> float | None:
 
 
 def advice(knob: str, values: Sequence[float], suggestion: grids.Suggestion) -> str:
-    """What to paste, and what to know about it."""
+    """Returns what to paste, and what to know about it."""
     low, high = (float(f"{end:.3g}") for end in (suggestion.low, suggestion.high))
     lines = [f"best: {suggestion.best:.3g}; within a standard error of it: {low} to {high}"]
     if suggestion.low == values[0] or suggestion.high == values[-1]:
@@ -92,7 +97,11 @@ def advice(knob: str, values: Sequence[float], suggestion: grids.Suggestion) -> 
 
 
 def run(config: ConfigDict, workdir: Path) -> dict[str, Any]:
-    """Makes the test of the flags; writes range_test.json and .png, and returns the record."""
+    """Makes the test that the flags ask for; writes range_test.json and .png.
+
+    Returns:
+      The record that is in range_test.json.
+    """
     knob, scale = _KNOB.value, _SCALE.value
     values = grids.grid(_LOW.value, _HIGH.value, _NUM.value, scale)
     recipes = recipes_of(config, knob, values, _NUM_SEEDS.value)
@@ -102,16 +111,17 @@ def run(config: ConfigDict, workdir: Path) -> dict[str, Any]:
     record = {"knob": knob, "scale": scale, "values": values, "seeds": [*range(_NUM_SEEDS.value)]}
     record |= {f"val_{name}": of_values for name, of_values in scores.items()}
     record |= {"suggestion": suggestion._asdict(), "version": runs.version()}
-    _write(record, suggestion, workdir)
+    _write(record, suggestion, Score.of_recipe(recipes[0][0]), workdir)
     return record
 
 
-def _write(record: Mapping[str, Any], suggestion: grids.Suggestion, workdir: Path) -> None:
+def _write(
+    record: Mapping[str, Any], suggestion: grids.Suggestion, score: Score, workdir: Path
+) -> None:
     (workdir / "range_test.json").write_text(json.dumps(record, indent=1, allow_nan=False) + "\n")
     grids.picture(
         record["values"],
-        record["val_loss"],
-        record["val_accuracy"],
+        {of: record[f"val_{of.name}"] for of in grids.panels(score)},
         (suggestion.low, suggestion.high),
         record["knob"],
         record["scale"],

@@ -1,10 +1,10 @@
-"""One HTML file of a finished table or run, which reads without a network.
+"""Writes one HTML file of a finished table or run, which reads without a network.
 
 python -m experiments.report --results=docs/results/weight_decay.json
 python -m experiments.report --results=runs/digits_all
 
-Curves to zoom into and to hover over, the scores of the test split, and what they come from. A
-click on an arm in a legend hides it in all panels below.
+The page has curves to zoom into and to hover over, the scores of the test split, and their origin.
+A click on an arm in a legend hides it in all panels below.
 """
 
 import html
@@ -20,15 +20,17 @@ from plotly.subplots import make_subplots
 
 from cyclical_jax.training.logs import METRICS, WorkdirError
 from experiments import command_line, presentation, statistics
+from experiments.score import Score, fractions_of_log, fractions_of_record, words
 
-# What is measured, in the order of the panels; every other curve is a knob.
-_OF_TABLES = {"val_accuracy": "validation accuracy", "val_loss": "validation loss"}
-_OF_RUNS = _OF_TABLES | {
+# Titles of what is measured in training, in the order of the panels. The log of a run does not say
+# what else is a measure: every other curve is drawn as a knob.
+_OF_TRAINING = {
     "loss": "training loss",
     "accuracy": "training accuracy",
     "grad_norm": "norm of the gradient",
     "confident": "share of unlabelled images learnt from",
 }
+_VALIDATION = "val_"  # the columns of the log that begin with it are scores on validation
 _NO_CURVES = {"step", "epoch", "images_per_second", "seconds", "skipped"}
 _RECORD = {"table", "about", "command", "version", "hardware", "datasets"}
 
@@ -64,7 +66,7 @@ th, td {{ border-bottom: 1px solid #ccc; padding: .25rem .75rem .25rem 0; text-a
 
 
 class Curve(NamedTuple):
-    """A value a row of the log; None where there is none."""
+    """Its values, one for each row of the log; None where a row has none."""
 
     mean: Sequence[float | None]
     std: Sequence[float | None] = ()  # of a sample of seeds; () for a single run
@@ -79,7 +81,7 @@ class Arm(NamedTuple):
 
 
 def page(results: Path) -> str:
-    """The whole HTML file of a table's record or of a workdir.
+    """Returns the whole HTML file of a table's record or of a workdir.
 
     Raises:
       WorkdirError: There is neither.
@@ -97,7 +99,7 @@ def page(results: Path) -> str:
 
 
 def read_record(path: Path) -> dict[str, Any]:
-    """The record of a table."""
+    """Returns the record of a table."""
     record = _read_json(path)
     if not isinstance(record, dict) or not record.keys() >= _RECORD:
         raise WorkdirError(
@@ -107,7 +109,7 @@ def read_record(path: Path) -> dict[str, Any]:
 
 
 def table_parts(record: Mapping[str, Any]) -> Iterator[str]:
-    """HTML of where the record comes from, and for each dataset its scores and curves."""
+    """Yields HTML of the record's origin, and for each dataset its scores and curves."""
     yield f"<p>{html.escape(record['about'])}</p>"
     yield f"<pre>{html.escape(record['command'])}</pre>"
     yield f"<p>{html.escape(record['version'])}<br>{html.escape(record['hardware'])}</p>"
@@ -115,15 +117,21 @@ def table_parts(record: Mapping[str, Any]) -> Iterator[str]:
         splits = {"num_train": "training", "num_validation": "validation", "num_test": "test"}
         sizes = ", ".join(f"{dataset[key]:,} {split}" for key, split in splits.items())
         yield f"<h2>{html.escape(name)}: {sizes} images</h2>"
-        rows = [presentation.row(*arm) for arm in dataset["arms"].items()]
-        yield _table([presentation.COLUMNS, *rows])
-        arms = [_arm_of_table(*arm) for arm in dataset["arms"].items()]
-        yield from _figure_parts(arms, _OF_TABLES)
-    yield f"<p>{html.escape(presentation.LEGEND)}</p>"
+        rows = [presentation.row(dataset, arm) for arm in dataset["arms"]]
+        yield _table([presentation.columns(dataset), *rows])
+        titles = _of_validation([Score.of_record(dataset).name])
+        arms = [_arm_of_table(*arm, titles) for arm in dataset["arms"].items()]
+        yield from _figure_parts(arms, titles, fractions_of_record(dataset))
+    yield f"<p>{html.escape(presentation.legend(record))}</p>"
 
 
-def _arm_of_table(name: str, arm: Mapping[str, Any]) -> Arm:
-    curves = {key: Curve(**arm["curves"][key]) for key in _OF_TABLES if key in arm["curves"]}
+def _of_validation(names: Sequence[str]) -> dict[str, str]:
+    """Returns the titles of the scores on validation: those of `names`, and the loss."""
+    return {f"{_VALIDATION}{name}": f"validation {words(name)}" for name in (*names, "loss")}
+
+
+def _arm_of_table(name: str, arm: Mapping[str, Any], titles: Mapping[str, str]) -> Arm:
+    curves = {key: Curve(**arm["curves"][key]) for key in titles if key in arm["curves"]}
     knobs = {knob: Curve(values) for knob, values in arm["knobs"].items()}
     return Arm(name, arm["curves"]["epoch"], curves | knobs)
 
@@ -132,21 +140,24 @@ def _arm_of_table(name: str, arm: Mapping[str, Any]) -> Arm:
 
 
 def run_parts(workdir: Path) -> Iterator[str]:
-    """HTML of the result of a run, if it has ended, its curves and its config."""
+    """Yields HTML of the result of a run, if it has ended, its curves and its config."""
     rows = read_rows(workdir / METRICS)
     result, config = workdir / "result.json", workdir / "config.json"
     if result.exists():
         yield _table(
             [("result", ""), *((key, _number(x)) for key, x in _read_json(result).items())]
         )
-    yield from _figure_parts([_arm_of_run(rows)], _OF_RUNS)
+    arm = _arm_of_run(rows)
+    scores = [name.removeprefix(_VALIDATION) for name in arm.curves if name.startswith(_VALIDATION)]
+    titles = _of_validation([name for name in scores if name != "loss"]) | _OF_TRAINING
+    yield from _figure_parts([arm], titles, fractions_of_log())
     if config.exists():
         text = html.escape(_read(config))
         yield f"<details><summary>config</summary><pre>{text}</pre></details>"
 
 
 def read_rows(metrics: Path) -> list[dict[str, Any]]:
-    """The rows of a run's log."""
+    """Returns the rows of a run's log."""
     rows = []
     for number, line in enumerate(_read(metrics).splitlines(), 1):
         rows.append(_parse(line, f"line {number} of {metrics}"))
@@ -164,7 +175,7 @@ def _arm_of_run(rows: Sequence[Mapping[str, Any]]) -> Arm:
 
 
 def _table(rows: Sequence[Sequence[str]]) -> str:
-    """An HTML table, whose first row is its head."""
+    """Returns an HTML table, whose first row is its head."""
     tags = ["th", *["td"] * (len(rows) - 1)]
     lines = [
         "".join(f"<{tag}>{html.escape(cell)}</{tag}>" for cell in row)
@@ -204,13 +215,15 @@ def _parse(text: str, place: str) -> Any:
 # ---- what is drawn
 
 
-def _figure_parts(arms: Sequence[Arm], titles: Mapping[str, str]) -> Iterator[str]:
-    """HTML of the panels of `titles` and of the knobs that change, and of the other knobs."""
+def _figure_parts(
+    arms: Sequence[Arm], titles: Mapping[str, str], percent: Sequence[str]
+) -> Iterator[str]:
+    """Yields HTML of the panels of `titles` and of the knobs that change, then the other knobs."""
     if not any(arm.curves for arm in arms):  # no run stayed finite
         return
-    knobs = _values_of_knobs(arms)
+    knobs = _values_of_knobs(arms, titles)
     changing = {name: name for name, values in knobs.items() if len(values) > 1}
-    yield figure(arms, {**titles, **changing}).to_html(
+    yield figure(arms, {**titles, **changing}, percent).to_html(
         full_html=False,
         include_plotlyjs=False,
         config={"responsive": True, "displaylogo": False, "showSendToCloud": False},
@@ -219,20 +232,23 @@ def _figure_parts(arms: Sequence[Arm], titles: Mapping[str, str]) -> Iterator[st
     yield f"<p>Constant: {html.escape(', '.join(same))}.</p>" if same else ""
 
 
-def _values_of_knobs(arms: Sequence[Arm]) -> dict[str, set[float]]:
+def _values_of_knobs(
+    arms: Sequence[Arm], titles: Mapping[str, str]
+) -> dict[str, set[float | None]]:
     values: dict[str, set] = {}
     for arm in arms:
-        for name in arm.curves.keys() - _OF_RUNS.keys():
+        for name in arm.curves.keys() - titles.keys():
             values.setdefault(name, set()).update(arm.curves[name].mean)
     return dict(sorted(values.items()))
 
 
-def figure(arms: Sequence[Arm], titles: Mapping[str, str]) -> Figure:
-    """A panel for each title, one below the other on the same epochs; an arm is a colour.
+def figure(arms: Sequence[Arm], titles: Mapping[str, str], percent: Sequence[str] = ()) -> Figure:
+    """Returns a panel for each title, one below the other on the same epochs; an arm is a colour.
 
     Args:
-      arms: Of one dataset, or a single run.
+      arms: The arms of one dataset, or a single run.
       titles: {name of a curve: title of its panel}; a curve that no arm has is left out.
+      percent: Names of scores and measures that have an axis in percent.
     """
     names = [name for name in titles if any(name in arm.curves for arm in arms)]
     heights = [_TALL, *[_FLAT] * (len(names) - 1)]
@@ -247,11 +263,12 @@ def figure(arms: Sequence[Arm], titles: Mapping[str, str]) -> Figure:
     traces = [trace for at, arm in enumerate(arms) for trace in _traces(arm, at, names)]
     for trace in sorted(traces, key=lambda trace: "fill" not in trace):  # no band covers a line
         drawn.add_scatter(**trace, col=1)
-    return _laid_out(drawn, names, inner, has_legend=len(arms) > 1)
+    shares = [row for row, name in enumerate(names, 1) if name.removeprefix(_VALIDATION) in percent]
+    return _laid_out(drawn, len(names), shares, inner, has_legend=len(arms) > 1)
 
 
 def _traces(arm: Arm, number: int, names: Sequence[str]) -> Iterator[dict[str, Any]]:
-    """Of each curve a line, and the band of a standard deviation on either side."""
+    """Yields a line for each curve, and the band of a standard deviation on either side."""
     colour = _COLOURS[number % len(_COLOURS)]
     dash = _DASHES[number // len(_COLOURS) % len(_DASHES)]
     name = html.escape(arm.name)
@@ -272,7 +289,7 @@ def _line(epoch: Sequence[float], curve: Curve) -> dict[str, Any]:
 
 
 def _band(epoch: Sequence[float], curve: Curve) -> dict[str, Any]:
-    """The polygon that goes there along mean + std and back along mean - std."""
+    """Returns the polygon that goes there along mean + std and back along mean - std."""
     points = [
         point for point in zip(epoch, curve.mean, curve.std, strict=True) if None not in point
     ]
@@ -282,7 +299,10 @@ def _band(epoch: Sequence[float], curve: Curve) -> dict[str, Any]:
     return {"x": x, "y": y, "mode": "none", "fill": "toself", "hoverinfo": "skip"}
 
 
-def _laid_out(drawn: Figure, names: Sequence[str], inner: int, *, has_legend: bool) -> Figure:
+def _laid_out(
+    drawn: Figure, num_panels: int, shares: Sequence[int], inner: int, *, has_legend: bool
+) -> Figure:
+    """Returns the figure with its axes; the rows of `shares` have theirs in percent."""
     drawn.update_layout(
         template="simple_white",
         height=inner + 140,
@@ -296,11 +316,10 @@ def _laid_out(drawn: Figure, names: Sequence[str], inner: int, *, has_legend: bo
     )
     drawn.update_annotations(x=0, xanchor="left", font={"size": 15})
     drawn.update_xaxes(showgrid=True, hoverformat=".4~g", unifiedhovertitle={"text": "epoch %{x}"})
-    drawn.update_xaxes(title="epoch", row=len(names))
+    drawn.update_xaxes(title="epoch", row=num_panels)
     drawn.update_yaxes(showgrid=True, hoverformat=".4g")
-    for row, name in enumerate(names, 1):
-        if name in ("accuracy", "val_accuracy"):
-            drawn.update_yaxes(tickformat=".0%", hoverformat=".2%", row=row)
+    for row in shares:
+        drawn.update_yaxes(tickformat=".0%", hoverformat=".2%", row=row)
     return drawn
 
 

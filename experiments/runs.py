@@ -1,4 +1,4 @@
-"""Runs of experiments: trained once each, by populations, and kept in a file."""
+"""Trains each run of an experiment once, in populations, and keeps it in a file."""
 
 import ast
 import dataclasses
@@ -6,6 +6,7 @@ import fcntl
 import functools
 import hashlib
 import json
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TextIO
@@ -24,13 +25,13 @@ from cyclical_jax.training.structure import Recipe
 from experiments.environment import library_versions
 
 RUNS = "runs.jsonl"
-_NO_PART_OF_A_RUN = ("data_dir", "loop")  # where data lies and how programs are called
+_NO_PART_OF_A_RUN = ("data_dir", "loop")  # the place of the data, and the way of the calls
 
 
 class Store:
     """The outcomes in a workdir, a line each in `runs.jsonl`, from which a stopped table goes on.
 
-    A context, which closes the file.
+    It is a context, which closes the file.
 
     Raises:
       WorkdirError: It cannot be read or written, or holds runs of another version (unless `mix`).
@@ -65,7 +66,11 @@ class Store:
         return self._outcomes[key]
 
     def add(self, key: str, recipe: Recipe, outcome: Outcome) -> None:
-        """Writes an outcome; it is safe from then on."""
+        """Writes an outcome; it is safe from then on.
+
+        A score that is not finite, of a task that may have one, becomes None, as JSON has it.
+        """
+        outcome = Outcome(*map(_finite, outcome))
         about = {"key": key, "version": self._version, "dataset": recipe.dataset}
         line = about | {"seed": recipe.seed, **outcome._asdict()}
         self._file.write(json.dumps(line, allow_nan=False) + "\n")
@@ -86,7 +91,7 @@ class Lab:
     """Trains what is not in the store yet.
 
     Args:
-      store: Where outcomes are looked up and kept.
+      store: The outcomes that are there, and the place for others.
       chunk: Runs that a device trains at once; None is the fastest.
     """
 
@@ -95,7 +100,7 @@ class Lab:
         self._populations: dict[str, Population] = {}
 
     def complete(self, recipes: Sequence[Recipe], splits: Sequence[str]) -> list[Outcome]:
-        """The outcomes of the recipes, in order; `splits` are read when a run has ended."""
+        """Returns the outcomes of the recipes, in order; a run that has ended reads `splits`."""
         missing = self._missing(recipes, splits)
         with _bar() as bar:
             task = bar.add_task("runs", total=len(missing))
@@ -109,14 +114,14 @@ class Lab:
         return [self._store[run_key(recipe, splits)] for recipe in recipes]
 
     def seconds_left(self, recipes: Sequence[Recipe], splits: Sequence[str]) -> float:
-        """How long `complete` will take, told by the first updates of each population."""
+        """Returns how long `complete` will take, by the first updates of each population."""
         return sum(
             len(members) * self._population(family, members).seconds_a_member()
             for family, members in families(self._missing(recipes, splits)).items()
         )
 
     def has(self, recipes: Sequence[Recipe], splits: Sequence[str]) -> bool:
-        """Whether nothing has to be trained for `complete`."""
+        """Returns whether `complete` has nothing to train."""
         return not self._missing(recipes, splits)
 
     def _missing(self, recipes, splits) -> dict[str, Recipe]:
@@ -134,7 +139,7 @@ class Lab:
 
 
 def families(recipes: Mapping[str, Recipe]) -> dict[str, dict[str, Recipe]]:
-    """The recipes, by their keys, of each population that they make."""
+    """Returns {population: {key: recipe}} of the populations that the recipes make."""
     of_family: dict[str, dict[str, Recipe]] = {}
     for key, recipe in recipes.items():
         alike = dataclasses.replace(recipe, numbers={}, seed=0)
@@ -143,7 +148,7 @@ def families(recipes: Mapping[str, Recipe]) -> dict[str, dict[str, Recipe]]:
 
 
 def load(recipe: Recipe) -> data.Dataset:
-    """The dataset of a recipe; the last few are remembered."""
+    """Returns the dataset of a recipe; the last few are remembered."""
     return _load(recipe.dataset, tuple(source(recipe).items()))
 
 
@@ -153,7 +158,7 @@ def _load(name, options):
 
 
 def run_key(recipe: Recipe, splits: Sequence[str]) -> str:
-    """What tells a run from others: all that its outcome depends on, but for the version."""
+    """Returns a digest of all that the outcome of a run depends on, but for the version."""
     own = dataclasses.replace(recipe, **dict.fromkeys(_NO_PART_OF_A_RUN))
     text = json.dumps([repr(own), sorted(splits), identities(recipe)], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
@@ -161,7 +166,7 @@ def run_key(recipe: Recipe, splits: Sequence[str]) -> str:
 
 @functools.cache
 def version() -> str:
-    """Of this package's code, whatever its comments say, and of the libraries that compute."""
+    """Returns the version of this package's code without comments, and of its libraries."""
     root = Path(cyclical_jax.__file__).parent
     code = "".join(_code(path, root) for path in sorted(root.rglob("*.py")))
     libraries = ", ".join(f"{name} {of_name}" for name, of_name in library_versions().items())
@@ -169,7 +174,7 @@ def version() -> str:
 
 
 def _code(path: Path, root: Path) -> str:
-    """A module without comments and docstrings."""
+    """Returns a module without comments and docstrings."""
     tree = ast.parse(path.read_text())
     for node in ast.walk(tree):
         if isinstance(body := getattr(node, "body", None), list):
@@ -182,7 +187,7 @@ def _is_string(node: ast.AST) -> bool:
 
 
 def duration(seconds: float) -> str:
-    """Such as "40 s" or "1 h 5 min"."""
+    """Returns a duration in words, such as "40 s" or "1 h 5 min"."""
     if seconds < 100:
         return f"{seconds:.0f} s"
     hours, minutes = divmod(round(seconds / 60), 60)
@@ -190,7 +195,7 @@ def duration(seconds: float) -> str:
 
 
 def _whole_lines(file: TextIO, path: Path) -> list[dict[str, Any]]:
-    """What is in the file, now ours alone; a last line that was cut off is taken out of it."""
+    """Locks the file, removes a last line that was cut off, and returns the others."""
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
@@ -215,7 +220,7 @@ def _line(text: bytes, place: str) -> dict[str, Any]:
 
 
 def _bar() -> Progress:
-    """Of runs; disabled where there is no terminal to draw it on."""
+    """Returns a bar of runs, disabled where there is no terminal to draw it on."""
     console = Console()
     columns = MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn()
     return Progress(
@@ -225,6 +230,15 @@ def _bar() -> Progress:
         disable=not console.is_terminal,
         transient=True,
     )
+
+
+def _finite(value: Any) -> Any:
+    """Returns a JSON value with None in place of each number that is not finite."""
+    if isinstance(value, dict):
+        return {key: _finite(one) for key, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(one) for one in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _outcome(line: dict[str, Any]) -> Outcome:

@@ -1,7 +1,7 @@
-"""What the numbers of a table allow to say: means, paired differences, corrected p-values.
+"""Computes what a table says: means, paired differences, corrected p-values.
 
-A run that stopped being finite is None, and so is every statistic that its data do not determine:
-nothing that leaves here is NaN, which JSON cannot hold.
+A run that stopped being finite is None, and so is every statistic that its data do not determine.
+No result is NaN, which JSON cannot hold.
 """
 
 import copy
@@ -12,6 +12,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from scipy import stats
 
+from experiments.score import Score
+
 Scores = Sequence[float | None]  # one entry a seed; None: the run stopped being finite
 
 CONFIDENCE = 0.95
@@ -19,7 +21,7 @@ _EQUAL = 1e-6  # differences closer than this, relative to the scores, are equal
 
 
 class Summary(NamedTuple):
-    """Of the runs that stayed finite."""
+    """Mean and spread of the runs that stayed finite."""
 
     n: int
     mean: float | None  # None: n = 0
@@ -27,7 +29,7 @@ class Summary(NamedTuple):
 
 
 class Comparison(NamedTuple):
-    """Of two arms by the paired t test."""
+    """Two arms, compared by the paired t test."""
 
     n: int  # pairs
     difference: float | None  # mean of treatment - control; None: n = 0
@@ -40,7 +42,7 @@ def is_finite(score: float | None) -> bool:
 
 
 def summary(scores: Scores) -> Summary:
-    """How many scores there are, their mean and their sample standard deviation."""
+    """Returns how many scores are finite, their mean and their sample standard deviation."""
     finite = [score for score in scores if is_finite(score)]
     mean = float(np.mean(finite)) if finite else None
     std = float(np.std(finite, ddof=1)) if len(finite) > 1 else None
@@ -48,11 +50,11 @@ def summary(scores: Scores) -> Summary:
 
 
 def compare(treatment: Scores, control: Scores) -> Comparison:
-    """The paired t test; entry i of both is the same seed, and counts where both are there.
+    """Returns the paired t test; entry i of both is the same seed, and counts where both are there.
 
     Where all differences are equal the test has no answer: 0 / 0 where they are 0 (the same runs
     twice), and p = 0 where they are not, as if two runs that both gained three images of the test
-    set proved anything. So the interval and p are None then, as they are for fewer than two pairs.
+    set proved anything. Then the interval and p are None, as they are for fewer than two pairs.
 
     Raises:
       ValueError: The two are not equally long.
@@ -72,7 +74,7 @@ def compare(treatment: Scores, control: Scores) -> Comparison:
 
 
 def holm(p_values: Sequence[float | None]) -> list[float | None]:
-    """Adjusted p-values that keep the chance of any false finding among all of them at its level.
+    """Returns p-values that keep the chance of any false finding among all of them at its level.
 
     With m p-values in ascending order, the k-th of them (k = 1, ...) becomes
     `max over i <= k of min(1, (m - i + 1) p_i)`. None stays None and does not count in m.
@@ -87,31 +89,37 @@ def holm(p_values: Sequence[float | None]) -> list[float | None]:
     return adjusted
 
 
-def paired_scores(arms: Mapping[str, Any], name: str) -> tuple[list, list]:
-    """Test accuracies of an arm and, in the order of its seeds, those of its control."""
+def paired_scores(dataset: Mapping[str, Any], name: str) -> tuple[list, list]:
+    """Returns the judged test scores of an arm and, in the order of its seeds, of its control.
+
+    Args:
+      dataset: The record of a dataset in a table.
+      name: The arm, which has a control.
+    """
+    arms, score = dataset["arms"], Score.of_record(dataset).name
     arm, control = arms[name], arms[arms[name]["control"]]
-    of_control = dict(zip(control["seeds"], control["test"]["accuracy"], strict=True))
-    return arm["test"]["accuracy"], [of_control.get(seed) for seed in arm["seeds"]]
+    of_control = dict(zip(control["seeds"], control["test"][score], strict=True))
+    return arm["test"][score], [of_control.get(seed) for seed in arm["seeds"]]
 
 
-def paired_differences(arms: Mapping[str, Any], name: str) -> list[float]:
-    """An arm's test accuracy minus its control's, where both are there, in the order of seeds."""
-    return [ours - theirs for ours, theirs in _complete(*paired_scores(arms, name))]
+def paired_differences(dataset: Mapping[str, Any], name: str) -> list[float]:
+    """Returns an arm's scores minus its control's, where both are there, in the order of seeds."""
+    return [ours - theirs for ours, theirs in _complete(*paired_scores(dataset, name))]
 
 
 def with_comparisons(record: Mapping[str, Any]) -> dict[str, Any]:
-    """A copy of a table's record in which every arm has its comparison with its control.
+    """Returns a copy of a table's record in which every arm has its comparison with its control.
 
-    Returns:
-      The record, with `"comparison": {"n", "difference", "interval", "p", "p_holm"}` in each arm,
-      of test accuracy as a fraction; None in an arm without a control. `p_holm` is Holm's of all
-      comparisons of the record, those of its other datasets too.
+    The comparison is `"comparison": {"n", "difference", "interval", "p", "p_holm"}`: the difference
+    is arm minus control in the score that the dataset is judged by, whatever its better direction;
+    an accuracy is a fraction. An arm without a control has None. Holm's correction in `p_holm` is
+    over all comparisons of the record, those of its other datasets too.
     """
     record = copy.deepcopy(dict(record))
     compared = []
     for dataset in record["datasets"].values():
         for name, arm in dataset["arms"].items():
-            arm["comparison"] = _comparison(dataset["arms"], name)
+            arm["comparison"] = _comparison(dataset, name)
             compared.append(arm["comparison"])
     compared = [comparison for comparison in compared if comparison]
     for comparison, p_holm in zip(compared, holm([c["p"] for c in compared]), strict=True):
@@ -119,13 +127,13 @@ def with_comparisons(record: Mapping[str, Any]) -> dict[str, Any]:
     return record
 
 
-def _comparison(arms, name):
-    if arms[name]["control"] is None:
+def _comparison(dataset, name):
+    if dataset["arms"][name]["control"] is None:
         return None
-    comparison = compare(*paired_scores(arms, name))
+    comparison = compare(*paired_scores(dataset, name))
     return comparison._asdict() | {"interval": comparison.interval and list(comparison.interval)}
 
 
 def _complete(first, second):
-    """The pairs in which both are there."""
+    """Returns the pairs in which both are there."""
     return [pair for pair in zip(first, second, strict=True) if all(map(is_finite, pair))]

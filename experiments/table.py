@@ -1,11 +1,11 @@
-"""Compares the arms of a table on its datasets: one JSON, one Markdown table, one picture.
+"""Compares the arms of a table on its datasets, and writes JSON, a Markdown table and a picture.
 
 python -m experiments.table --table=weight_decay --datasets=digits --workdir=runs/tables
 
-Every arm is tuned on validation with as many trials (`experiments.tune`), then trained with the
-same seeds, hence the same initial weights and order of the data; test is read once, after the last
-update. Runs are kept in the workdir as they end, and shared by its tables: a table that was stopped
-goes on where it was.
+Every arm is tuned on validation with equally many trials (`experiments.tune`), then trained with
+the same seeds, hence the same initial weights and order of the data. Arms are compared by the score
+that their task judges by; test is read once, after the last update. Runs are kept in the workdir as
+they end, and shared by its tables: a table that was stopped goes on where it was.
 """
 
 import json
@@ -17,32 +17,33 @@ from typing import Any
 
 from absl import flags
 
+from cyclical_jax.data import num_examples
 from cyclical_jax.training.fields import RecipeError
 from cyclical_jax.training.population import Outcome
 from cyclical_jax.training.run import Row
+from cyclical_jax.training.step import MEASURED
 from cyclical_jax.training.structure import Recipe
 from experiments import arms, command_line, presentation, runs, tune
 from experiments.environment import hardware
+from experiments.score import Score, fractions, in_order
 from experiments.statistics import summary, with_comparisons
 from experiments.tune import Trials
 
 _SPLITS = ("test",)
 _NO_CURVES = ("step", "epoch", "skipped")
-_MEASURED = ("loss", "accuracy", "grad_norm", "val_loss", "val_accuracy")
-_MEASURED_BY_SOME = ("confident",)
 
 
 def recipes_of(trials: Trials, values: arms.Changes) -> list[Recipe]:
-    """The runs of an arm with the `values` chosen for it, one a seed."""
+    """Returns the runs of an arm with the `values` chosen for it, one a seed."""
     seeds = range(trials.budget.num_seeds)
     return [arms.recipe_of(trials.base, trials.arm, values, seed) for seed in seeds]
 
 
 def compare(name: str, table: arms.Table, trials: Mapping[Any, Trials], lab: runs.Lab) -> dict:
-    """The record of a table: everything is trained that is not there yet.
+    """Returns the record of a table, and trains whatever is not there yet.
 
     Args:
-      name: Of the table.
+      name: The name of the table.
       table: Its question.
       trials: {(dataset, arm): the arm's trials there}.
       lab: Where runs are made and kept.
@@ -60,16 +61,40 @@ def compare(name: str, table: arms.Table, trials: Mapping[Any, Trials], lab: run
         "datasets": {},
     }
     for (dataset, arm), own in recipes.items():
-        entry = record["datasets"].setdefault(dataset, _sizes(own[0]) | {"arms": {}})
+        alike = [of_arm[0] for (name, _), of_arm in recipes.items() if name == dataset]
+        entry = record["datasets"].setdefault(dataset, dataset_record(alike))
         of_arm = [next(outcomes) for _ in own]
-        entry["arms"][arm] = arm_record(trials[dataset, arm], tunings[dataset, arm], of_arm)
+        part = arm_record(trials[dataset, arm], own[0], tunings[dataset, arm], of_arm)
+        entry["arms"][arm] = part
     return with_comparisons(record)
 
 
-def arm_record(trials: Trials, tuning: dict | None, outcomes: Sequence[Outcome]) -> dict[str, Any]:
-    """What a table keeps of an arm."""
+def dataset_record(recipes: Sequence[Recipe]) -> dict[str, Any]:
+    """Returns what a table keeps of a dataset before its arms: sizes, and how scores are shown.
+
+    Args:
+      recipes: A run of each arm; all are judged by one score, which `arms.check_arms` has checked.
+    """
+    judged_by = Score.of_recipe(recipes[0]).in_record()
+    percent = list(dict.fromkeys(name for recipe in recipes for name in fractions(recipe)))
+    return _sizes(recipes[0]) | {"judged_by": judged_by, "percent": percent, "arms": {}}
+
+
+def arm_record(
+    trials: Trials, recipe: Recipe, tuning: dict | None, outcomes: Sequence[Outcome]
+) -> dict[str, Any]:
+    """Returns what a table keeps of an arm.
+
+    Args:
+      trials: The trials of the arm.
+      recipe: One of its runs.
+      tuning: The record of the trials.
+      outcomes: Those of its runs.
+    """
     finite = [outcome.rows for outcome in outcomes if outcome.error is None]
-    names = ("accuracy", "loss", "calibration_error")
+    score = Score.of_recipe(recipe)
+    measured = _measured(recipe)
+    names = in_order(score.name, _names_of_scores(score, outcomes))
     return {
         "control": trials.arm.control,
         "changes": arms.plain({**trials.arm.changes, **tune.chosen(tuning)}),
@@ -78,9 +103,20 @@ def arm_record(trials: Trials, tuning: dict | None, outcomes: Sequence[Outcome])
         "test": {
             name: [o.scores["test"][name] if o.scores else None for o in outcomes] for name in names
         },
-        "curves": _curves(finite),
-        "knobs": _knobs(finite),
+        "curves": _curves(finite, measured),
+        "knobs": _knobs(finite, measured),
     }
+
+
+def _names_of_scores(score: Score, outcomes: Sequence[Outcome]) -> Sequence[str]:
+    """Returns the names of all scores, or of two of them where no run stayed finite."""
+    return next((list(o.scores["test"]) for o in outcomes if o.scores), [score.name, "loss"])
+
+
+def _measured(recipe: Recipe) -> tuple[str, ...]:
+    """Returns the columns of a run's log that are measured, and no knob."""
+    validation = (f"val_{name}" for name in ("loss", Score.of_recipe(recipe).name))
+    return tuple(dict.fromkeys((*MEASURED, *recipe.structure.measures, *validation)))
 
 
 def write(record: Mapping[str, Any], workdir: Path) -> list[Path]:
@@ -92,15 +128,14 @@ def write(record: Mapping[str, Any], workdir: Path) -> list[Path]:
     return paths
 
 
-def _curves(finite: Sequence[Sequence[Row]]) -> dict[str, Any]:
-    """Means and deviations over the seeds, at each row of the log."""
+def _curves(finite: Sequence[Sequence[Row]], measured: Sequence[str]) -> dict[str, Any]:
+    """Returns means and deviations over the seeds, at each row of the log."""
     if not finite:
         return {"step": [], "epoch": []}
     at = {name: [row[name] for row in finite[0]] for name in ("step", "epoch")}
     of_rows = list(zip(*finite, strict=True))
-    names = (*_MEASURED, *(name for name in _MEASURED_BY_SOME if name in finite[0][0]))
     curves = {
-        name: [summary([row.get(name) for row in rows]) for rows in of_rows] for name in names
+        name: [summary([row.get(name) for row in rows]) for rows in of_rows] for name in measured
     }
     return at | {
         name: {"mean": [s.mean for s in curve], "std": [s.std for s in curve]}
@@ -108,22 +143,21 @@ def _curves(finite: Sequence[Sequence[Row]]) -> dict[str, Any]:
     }
 
 
-def _knobs(finite: Sequence[Sequence[Row]]) -> dict[str, list[float]]:
-    """In force at each row of the log; the same in all runs of an arm."""
+def _knobs(finite: Sequence[Sequence[Row]], measured: Sequence[str]) -> dict[str, list[float]]:
+    """Returns the values in force at each row of the log; the same in all runs of an arm."""
     rows = finite[0] if finite else []
-    no_knobs = (*_MEASURED, *_MEASURED_BY_SOME, *_NO_CURVES)
-    names = [name for name in (rows[0] if rows else {}) if name not in no_knobs]
+    names = [name for name in (rows[0] if rows else {}) if name not in (*measured, *_NO_CURVES)]
     return {name: [row[name] for row in rows] for name in names}
 
 
 def _sizes(recipe: Recipe) -> dict[str, int]:
     dataset = runs.load(recipe)
     splits = ("train", "validation", "test")
-    return {f"num_{split}": len(getattr(dataset, split)["label"]) for split in splits}
+    return {f"num_{split}": num_examples(getattr(dataset, split)) for split in splits}
 
 
 def _tell_time(trials: Mapping[Any, Trials], lab: runs.Lab) -> None:
-    """Before tuning has ended the first trial stands for the runs of its arm."""
+    """Prints the time left. Until tuning has ended, the first trial stands for an arm's runs."""
     searching = [recipe for these in trials.values() for recipe in these.recipes()]
     is_tuned = lab.has(searching, tune.SPLITS)
     tunings = tune.tune(trials, lab) if is_tuned else {}

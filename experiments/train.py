@@ -24,6 +24,7 @@ from absl import flags
 from ml_collections import ConfigDict, config_flags
 
 from cyclical_jax.catalogue import describe, parse
+from cyclical_jax.data import num_examples
 from cyclical_jax.training import evaluation, logs, loop
 from cyclical_jax.training import run as runs
 from cyclical_jax.training.checkpoints import CHECKPOINTS, Checkpoints
@@ -85,6 +86,7 @@ def run(
             test = _test(recipe, dataset, state, Keeper(checkpoints, **keep_as), num_workers)
         runs.check_finite("test_loss", test["loss"], int(state.step))
         result = {f"test_{name}": value for name, value in test.items()}
+        result.setdefault("test_num_examples", num_examples(dataset.test))
         result |= _best_validation(recipe, rows) | {
             "steps": int(state.step),
             "training_seconds": rows[-1]["seconds"] if rows else None,  # the first process has all

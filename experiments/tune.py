@@ -2,10 +2,11 @@
 
 python -m experiments.tune --table=weight_decay --datasets=digits --workdir=runs/tables
 
-Trials are points of a Halton sequence; each is trained with the same few seeds, of which no run of
-a table has one. Chosen is the trial with the highest mean validation accuracy after the last
-update; of equal ones, that with the lowest validation loss. `experiments.table` does the same by
-itself, and keeps the record of all trials; this script prints what is chosen.
+Trials are points of a Halton sequence. Each is trained with the same few seeds, which no run of a
+table has. The trial with the best mean validation score after the last update is chosen, by the
+score that the task judges by: the highest accuracy, say. Of equal trials, the one with the lowest
+validation loss is chosen. `experiments.table` tunes by itself, and keeps the record of all trials;
+this script prints what is chosen.
 """
 
 import contextlib
@@ -23,11 +24,14 @@ from cyclical_jax.training.population import Outcome
 from cyclical_jax.training.structure import Recipe
 from experiments import arms, command_line, runs
 from experiments.arms import Arm, Budget, Changes, Table, plain
+from experiments.score import Score
 
 TABLE = flags.DEFINE_string("table", None, "A table of experiments/tables, or the path of one.")
-DATASETS = flags.DEFINE_list("datasets", None, "Of the table's; all that are there if not given.")
+DATASETS = flags.DEFINE_list(
+    "datasets", None, "Datasets of the table; all that are on this machine if not given."
+)
 NUM_SEEDS = flags.DEFINE_integer("num_seeds", None, "Seeds an arm; the table's own if not given.")
-NUM_TRIALS = flags.DEFINE_integer("num_trials", None, "Trials an arm; likewise.")
+NUM_TRIALS = flags.DEFINE_integer("num_trials", None, "Trials an arm; the table's if not given.")
 WORKDIR = flags.DEFINE_string("workdir", "runs/tables", "Where runs are kept and results go.")
 DATA_DIR = flags.DEFINE_string("data_dir", None, "Where TFDS keeps its datasets.")
 CHUNK = flags.DEFINE_integer(
@@ -47,6 +51,11 @@ class Trials:
     budget: Budget
 
     @property
+    def score(self) -> Score:
+        """The score that its trials are chosen by."""
+        return Score.of_recipe(arms.recipe_of(self.base, self.arm, self.values[0], seed=0))
+
+    @property
     def seeds(self) -> list[int]:
         return [arms.FIRST_TUNING_SEED + index for index in range(self.budget.seeds_a_trial)]
 
@@ -55,39 +64,46 @@ class Trials:
         return self.arm.trials(self.budget.num_trials)
 
     def recipes(self) -> list[Recipe]:
-        """Of each trial with each seed; none where nothing is searched."""
+        """Returns a recipe for each trial with each seed; none where nothing is searched."""
         values = self.values if self.arm.search else []
         return [arms.recipe_of(self.base, self.arm, v, seed) for v in values for seed in self.seeds]
 
     def record(self, outcomes: Sequence[Outcome]) -> dict[str, Any] | None:
-        """What became of the trials, and which is chosen; of the outcomes of `recipes`.
+        """Returns the scores of the trials, and which is chosen.
+
+        Args:
+          outcomes: Those of `recipes`, in their order.
 
         Raises:
           RecipeError: In each trial a run stopped being finite.
         """
         if not self.arm.search:
             return None
-        count = len(self.seeds)
+        count, score = len(self.seeds), self.score
         trials = [
-            {"values": plain(values)} | _scores(outcomes[count * trial : count * (trial + 1)])
+            {"values": plain(values)}
+            | _scores(outcomes[count * trial : count * (trial + 1)], score)
             for trial, values in enumerate(self.values)
         ]
-        return {"seeds": self.seeds, "trials": trials, "chosen": best(trials)}
+        return {"seeds": self.seeds, "trials": trials, "chosen": best(trials, score)}
 
 
-def best(trials: Sequence[Mapping[str, Any]]) -> int:
-    """The index of the trial to choose."""
-    finite = [i for i, trial in enumerate(trials) if None not in trial["val_accuracy"]]
+def best(trials: Sequence[Mapping[str, Any]], score: Score) -> int:
+    """Returns the index of the trial to choose: the best mean score, then the lowest mean loss."""
+    names = f"val_{score.name}", "val_loss"
+    finite = [i for i, trial in enumerate(trials) if not any(None in trial[name] for name in names)]
     if not finite:
         raise RecipeError("in no trial did all runs stay finite: search lower learning rates.")
-    return max(
-        finite,
-        key=lambda i: (np.mean(trials[i]["val_accuracy"]), -np.mean(trials[i]["val_loss"])),
-    )
+
+    def worth(index):
+        judged, loss = (np.mean(trials[index][name]) for name in names)
+        return score.worth(judged), -loss
+
+    return max(finite, key=worth)
 
 
 def tune(trials: Mapping[Any, Trials], lab: runs.Lab) -> dict[Any, dict[str, Any] | None]:
-    """The record of each arm's trials, by what names the arm."""
+    """Returns the record of each arm's trials, under the key of the arm."""
     recipes = {name: these.recipes() for name, these in trials.items()}
     outcomes = iter(lab.complete([r for own in recipes.values() for r in own], SPLITS))
     own_outcomes = {name: [next(outcomes) for _ in own] for name, own in recipes.items()}
@@ -101,12 +117,12 @@ def tune(trials: Mapping[Any, Trials], lab: runs.Lab) -> dict[Any, dict[str, Any
 
 
 def chosen(record: Mapping[str, Any] | None) -> Changes:
-    """The values of the trial that was chosen; none where nothing was searched."""
+    """Returns the values of the trial that was chosen; none where nothing was searched."""
     return record["trials"][record["chosen"]]["values"] if record else {}
 
 
 def trials_of(table: Table, datasets: Sequence[str], data_dir: str | None) -> dict[Any, Trials]:
-    """Of each arm on each dataset, {(dataset, arm): its trials}, all of them checked."""
+    """Returns {(dataset, arm): the arm's trials on the dataset}, all of them checked."""
     bases = {
         dataset: arms.base_config(dataset, data_dir=data_dir, common=table.common)
         for dataset in datasets
@@ -120,17 +136,16 @@ def trials_of(table: Table, datasets: Sequence[str], data_dir: str | None) -> di
     }
 
 
-def _scores(outcomes: Sequence[Outcome]) -> dict[str, list[float | None]]:
-    """{"val_accuracy", "val_loss"}, a number a seed; None of one that is not finite."""
-    names = {"val_accuracy": "accuracy", "val_loss": "loss"}
+def _scores(outcomes: Sequence[Outcome], score: Score) -> dict[str, list[float | None]]:
+    """Returns {"val_<score>", "val_loss"}, a number a seed; None for one that is not finite."""
     return {
-        ours: [o.scores["validation"][theirs] if o.scores else None for o in outcomes]
-        for ours, theirs in names.items()
+        f"val_{name}": [o.scores["validation"][name] if o.scores else None for o in outcomes]
+        for name in (score.name, "loss")
     }
 
 
 def planned() -> tuple[Table, dict[Any, Trials]]:
-    """The table that the flags name, and its trials."""
+    """Returns the table that the flags name, and its trials."""
     table = arms.with_budget(
         arms.load_table(TABLE.value), num_seeds=NUM_SEEDS.value, num_trials=NUM_TRIALS.value
     )
@@ -140,16 +155,17 @@ def planned() -> tuple[Table, dict[Any, Trials]]:
 
 @contextlib.contextmanager
 def open_lab() -> Iterator[runs.Lab]:
-    """Where the flags say."""
+    """Yields the lab whose workdir the flags name."""
     with runs.Store(Path(WORKDIR.value), mix=MIX.value) as store:
         yield runs.Lab(store, CHUNK.value)
 
 
-def _told(dataset: str, name: str, record: Mapping[str, Any]) -> str:
+def told(dataset: str, name: str, record: Mapping[str, Any], score: Score) -> str:
+    """Returns a line with the values that were chosen for an arm, and their score."""
     trial = record["trials"][record["chosen"]]
-    accuracy = np.mean(trial["val_accuracy"])
+    judged = score.shown(float(np.mean(trial[f"val_{score.name}"])))
     values = ", ".join(f"{key} = {value}" for key, value in trial["values"].items())
-    return f"{dataset}, {name}: {values} (validation accuracy {accuracy:.2%})"
+    return f"{dataset}, {name}: {values} (validation {score.words} {judged})"
 
 
 def main():
@@ -161,7 +177,7 @@ def main():
         records = tune(trials, lab)
     for (dataset, name), record in records.items():
         if record:
-            print(_told(dataset, name, record))
+            print(told(dataset, name, record, trials[dataset, name].score))
 
 
 if __name__ == "__main__":

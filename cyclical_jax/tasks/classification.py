@@ -29,6 +29,7 @@ from cyclical_jax.training.technique import (
 
 NAME = "loss.name"
 ACCURACY = "accuracy"
+CALIBRATION_ERROR = "calibration_error"
 _NUM_BINS = 15  # of the calibration error, as in Guo et al., 1706.04599
 _MULTILABEL = {"asymmetric_multilabel": "asymmetric", "cyclical_multilabel": "cyclical"}
 
@@ -161,7 +162,7 @@ def scores(sums: Sequence[Sums]) -> dict[str, Any]:
     return {
         "loss": float(loss / count),
         ACCURACY: float(correct / count),
-        "calibration_error": float(np.abs(gaps).sum() / count),
+        CALIBRATION_ERROR: float(np.abs(gaps).sum() / count),
         "num_examples": int(count),
     }
 
@@ -231,7 +232,7 @@ def task(further: Mapping[str, Loss] | None = None) -> Task:
         part,
         options={NAME: {name: loss.knobs for name, loss in by_name.items()}},
         measures=(ACCURACY,),
-        percent=(ACCURACY,),
+        percent=(ACCURACY, CALIBRATION_ERROR),
         problems=problems,
         offers=frozenset({LABELS, LOGITS, CLASS_LOGITS, IMAGES}),
         as_batch=as_batch,

@@ -10,6 +10,7 @@ import jax
 from cyclical_jax import losses
 from cyclical_jax.tasks.classification import (
     ACCURACY,
+    CALIBRATION_ERROR,
     Sums,
     accuracy,
     as_batch,
@@ -95,7 +96,7 @@ TASK = Task(
     part,
     options={LOSS: _OPTIONS},
     measures=(ACCURACY,),
-    percent=(ACCURACY,),
+    percent=(ACCURACY, CALIBRATION_ERROR),
     problems=problems,
     offers=frozenset({LABELS, LOGITS, IMAGES}),
     as_batch=as_batch,

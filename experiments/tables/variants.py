@@ -54,12 +54,12 @@ TABLE = Table(
         ),
         "curriculum": Arm(VARIANTS["curriculum"], control="curriculum, constant"),
         "running curriculum, constant": Arm(
-            _held("running_curriculum", curriculum__preference=2.0), control="plain"
+            _held("running_curriculum", running_curriculum__preference=2.0), control="plain"
         ),
         "running_curriculum": Arm(
             VARIANTS["running_curriculum"], control="running curriculum, constant"
         ),
-        "multilabel, constant": Arm(_held("multilabel", loss__hardness=0.5), control="plain"),
+        "multilabel, constant": Arm(_held("multilabel", multilabel__hardness=0.5), control="plain"),
         "multilabel": Arm(VARIANTS["multilabel"], control="multilabel, constant"),
         "long tail": Arm(_only("class_weights", "subset")),
         "class_weights": Arm(VARIANTS["class_weights"], control="long tail"),
