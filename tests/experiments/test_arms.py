@@ -6,9 +6,11 @@ import numpy as np
 import pytest
 
 from cyclical_jax import data
-from cyclical_jax.training.recipe import RecipeError, cyclical
+from cyclical_jax.training.fields import RecipeError
+from cyclical_jax.training.recipe import cyclical
 from experiments import arms
 from experiments.arms import Arm, Budget, Choice, Range, Table
+from experiments.score import ACCURACY, Score
 
 TABLES = sorted(path.stem for path in Path(arms.__file__).parent.glob("tables/[a-z]*.py"))
 RATE = {"optimizer.learning_rate": Range(0.01, 1.0)}
@@ -61,8 +63,8 @@ def test_trials_are_as_many_for_every_arm_and_share_their_points():
 def test_a_recipe_has_the_changes_the_values_and_the_seed():
     arm = Arm({"optimizer.weight_decay": cyclical(0.1, 0.2), "optimizer.momentum": 0.5})
     recipe = arms.recipe_of(base(), arm, {"optimizer.weight_decay.hard": 0.7}, seed=9)
-    assert recipe.seed == 9 and recipe.numbers["momentum"].easy == 0.5
-    assert recipe.numbers["weight_decay"][:2] == (0.1, 0.7)
+    assert recipe.seed == 9 and recipe.numbers["optimizer.momentum"].easy == 0.5
+    assert recipe.numbers["optimizer.weight_decay"][:2] == (0.1, 0.7)
 
 
 @pytest.mark.parametrize(
@@ -107,6 +109,20 @@ def test_arms_that_cannot_be_run_are_named(own_arms, lines):
     said = dict.fromkeys(line.split(", got")[0] for line in str(error.value).splitlines())
     for line, start in zip(said, lines, strict=True):
         assert line.startswith(start)
+
+
+def test_the_arms_of_a_table_are_judged_by_one_score(monkeypatch):
+    judged = {"classification": ACCURACY, "multilabel": Score("loss", "min", False)}
+    own_arms = {"a": Arm(), "b": Arm({"task.name": "multilabel"})}
+    arms.check_arms(own_arms, base(), 16)
+    of_task = classmethod(lambda cls, recipe: judged[recipe.task.name])
+    monkeypatch.setattr(Score, "of_recipe", of_task)
+    with pytest.raises(RecipeError) as error:
+        arms.check_arms(own_arms, base(), 16)
+    assert str(error.value) == (
+        "arms of a table must be judged by one score, got arm a by accuracy, %, arm b by loss "
+        "(lower is better)."
+    )
 
 
 def test_tables_datasets_and_numbers_that_are_not_there():

@@ -1,10 +1,14 @@
 """Scores of what a run has left behind."""
 
+import dataclasses
 import json
 
 import pytest
+from ml_collections import ConfigDict
 
-from cyclical_jax.training.recipe import RecipeError
+from cyclical_jax.catalogue import parse
+from cyclical_jax.training.fields import RecipeError
+from cyclical_jax.training.structure import Recipe
 from experiments import evaluate
 from tests import commands
 
@@ -59,6 +63,25 @@ def test_what_is_not_there_is_one_line(run, tmp_path):
     (other / "config.json").write_text(json.dumps(config | {"train_on": "train+validation"}))
     with pytest.raises(RecipeError, match="^--split: .* validation is empty"):
         evaluate.scores_of(other, "validation")
+
+
+def test_the_score_of_the_task_is_told_first_and_in_its_unit(run):
+    config = json.loads((run[0] / "config.json").read_text())
+    recipe = parse(ConfigDict(config, type_safe=False))
+    scores = {"loss": 0.25, "accuracy": 0.975, "calibration_error": 0.0123, "num_examples": 1400}
+    assert evaluate.told(recipe, scores) == (
+        "accuracy 97.50%, loss 0.2500, calibration error 1.23%, on 1,400 examples"
+    )
+    assert evaluate.told(judged_by(recipe, "surprise"), {"surprise": 3.0} | scores).startswith(
+        "surprise 3.0000, loss 0.2500, accuracy 97.50%, "
+    )
+    assert evaluate.told(judged_by(recipe, "loss"), scores).startswith("loss 0.2500, accuracy 97.")
+
+
+def judged_by(recipe: Recipe, name: str) -> Recipe:
+    task, own = recipe.structure.task
+    pair = dataclasses.replace(task, judged_by=(name, "min")), own
+    return dataclasses.replace(recipe, structure=dataclasses.replace(recipe.structure, task=pair))
 
 
 @pytest.mark.slow

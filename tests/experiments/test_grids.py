@@ -8,9 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from matplotlib import image
 
-from cyclical_jax.training.recipe import RecipeError
+from cyclical_jax.training.fields import RecipeError
 from experiments import grids
 from experiments.grids import grid, suggest
+from experiments.score import ACCURACY, Score
 
 # ---- the grid
 
@@ -126,7 +127,8 @@ LOSSES = [[0.5, 0.4, 0.6], [0.3, 0.2, 0.3], [0.2, 0.1, 0.4], [None, 5.0, 7.0]]
 
 
 def draw(path, interval=(0.2, 0.4), losses=LOSSES, accuracies=ACCURACIES, scale="log"):
-    grids.picture([0.1, 0.2, 0.4, 0.8], losses, accuracies, interval, "max_norm", scale, path)
+    scores = dict(zip(grids.panels(ACCURACY), (losses, accuracies), strict=True))
+    grids.picture([0.1, 0.2, 0.4, 0.8], scores, interval, "max_norm", scale, path)
     return path.read_bytes()
 
 
@@ -162,6 +164,29 @@ def test_the_picture_shows_every_finite_run_and_the_interval(figures, tmp_path):
         spread = axes.collections[0].get_paths()[0].vertices[:, 1]
         at_first = unit * (np.mean(scores[0]) + np.array([-1, 1]) * np.std(scores[0], ddof=1))
         assert set(np.round(at_first, 9)) <= set(np.round(spread, 9))
+
+
+def test_a_score_that_is_no_fraction_is_drawn_as_it_is(figures, tmp_path):
+    surprise = Score("mean_surprise", "min", False)
+    assert grids.panels(surprise) == [grids.LOSS, surprise]
+    scores = {grids.LOSS: ACCURACIES, surprise: LOSSES}
+    grids.picture([0.1, 0.2, 0.4, 0.8], scores, (0.2, 0.4), "max_norm", "log", tmp_path / "a.png")
+    upper, lower = figures[0].axes
+    assert lower.get_ylabel() == "validation mean surprise"
+    # Losses alone get a log axis: any other score may be below 0.
+    assert (upper.get_yscale(), lower.get_yscale()) == ("linear", "linear")
+    means, *_ = [line.get_ydata() for line in lower.lines]
+    np.testing.assert_allclose(means, [*(np.mean(three) for three in LOSSES[:3]), math.nan])
+
+
+def test_a_task_that_is_judged_by_its_loss_has_one_panel(figures, tmp_path):
+    judged = Score("loss", "min", False)
+    assert grids.panels(judged) == [judged]
+    scores = {judged: LOSSES}
+    grids.picture([0.1, 0.2, 0.4, 0.8], scores, (0.2, 0.4), "max_norm", "log", tmp_path / "a.png")
+    (axes,) = figures[0].axes
+    assert (axes.get_ylabel(), axes.get_xlabel()) == ("validation loss", "max_norm")
+    assert axes.get_yscale() == "log" and "0.2 to 0.4" in axes.get_title()
 
 
 def test_losses_of_one_size_are_on_a_linear_axis(figures, tmp_path):

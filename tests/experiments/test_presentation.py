@@ -9,7 +9,7 @@ import pytest
 from matplotlib import image
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 
-from cyclical_jax.training.recipe import RecipeError
+from cyclical_jax.training.fields import RecipeError
 from experiments import presentation
 from experiments.presentation import front_table, markdown, picture, rewrite
 from experiments.statistics import with_comparisons
@@ -102,9 +102,9 @@ def test_the_text_tells_where_the_numbers_come_from(record):
         "### digits: 1,197 training, 200 validation, 400 test images, n = 3",
         "### fashion: 60,000 training, 200 validation, 400 test images, n = 3",
     ]
-    assert text.endswith(presentation.LEGEND + "\n")
+    assert text.endswith(presentation.legend(record) + "\n")
     for word in ("n:", "±:", "95 % interval", "p:", "–:", "Holm"):
-        assert word in presentation.LEGEND
+        assert word in presentation.legend(record)
 
 
 def test_the_intervals_tell_what_could_have_been_seen(record):
@@ -315,3 +315,97 @@ def test_a_table_of_controls_has_no_picture(record, tmp_path):
         dataset["arms"] = {"constant": dataset["arms"]["constant"]}
     with pytest.raises(RecipeError, match="^weight_decay has no arm with a control: .*draw.$"):
         picture(record, tmp_path / "test.png")
+
+
+# ---- a score that is no accuracy
+
+
+def judged_by_loss(record):
+    """The record with digits judged by a loss of which less is better; fashion as it is."""
+    digits = record["datasets"]["digits"]
+    digits |= {"judged_by": {"name": "loss", "best": "min"}, "percent": ["accuracy"]}
+    arms = digits["arms"]
+    for one in arms.values():
+        del one["test"]["calibration_error"]
+    arms["cyclical"]["comparison"] = comparison(2, -0.00012, [-0.5, 0.25], 0.0314)
+    return record
+
+
+def test_a_table_names_the_score_that_it_is_judged_by(record):
+    text = markdown(judged_by_loss(record))
+    expected = """\
+| arm | control | n | test loss (lower is better) | difference [95 %] | p (Holm) | accuracy |
+| --- | --- | --- | --- | --- | --- | --- |
+| constant |  | 3 | 0.2000 ± 0.1000 |  |  | 98.00 ± 1.00 |
+| cyclical | constant | 2, 1 failed | 0.1235 ± 0.0000 | -0.0001 [-0.5000, +0.2500] | 0.031 \
+| 98.50 ± 0.71 |
+
+Half the width of the intervals: 0.3750; most smaller effects would be missed, even without Holm's \
+correction.
+"""
+    assert expected in text
+    assert "| test accuracy, % |" in text  # of the other dataset
+    for words in (
+        "paired by seed, in percentage points where the score is in %, with the 95 % interval",
+        "Where lower is better, a difference below 0 speaks for the arm.",
+        "Accuracy in percentage points.",
+    ):
+        assert words in text
+
+
+def test_a_legend_says_no_more_than_its_table_has(record):
+    old = presentation.legend(record)
+    assert "in percentage points, with" in old and "ower" not in old
+    assert old.endswith(
+        "Loss: negative log likelihood of the test images, at temperature 1 whatever the arm was "
+        "trained at. Calibration error in percentage points."
+    )
+    judged = judged_by_loss(record)
+    del judged["datasets"]["fashion"]
+    new = presentation.legend(judged)
+    assert "in the unit of the score, with" in new
+    assert "Calibration" not in new and "likelihood" not in new
+
+
+def test_a_front_table_names_a_score_that_is_no_accuracy(record):
+    head, _, constant, cyclical, *_ = front_table([judged_by_loss(record)]).splitlines()
+    assert head == "| arm | digits, n = 3: loss (lower is better) | fashion, n = 3 |"
+    assert constant == "| `constant` | 0.2000 ± 0.1000 | 90.50 ± 0.71, 1 failed |"
+    start = "| `cyclical` against `constant` | 0.1235 ± 0.0000, 1 failed"
+    assert cyclical.startswith(f"{start} (-0.0001 [-0.5000, +0.2500], p = 0.031) | 92.00 ± 0.00")
+
+
+def test_an_arm_without_a_further_score_has_none_in_its_row(record):
+    wild = record["datasets"]["digits"]["arms"]["cyclical"]
+    wild["test"] = {"accuracy": [None] * 3, "loss": [None] * 3}
+    assert rows_of(markdown(record))[0][2][3:] == ["–", "+0.00 [-1.23, +4.56], 2 pairs"] + [
+        "0.031",
+        "–",
+        "–",
+    ]
+
+
+@pytest.mark.parametrize("both", [False, True])
+def test_a_picture_has_each_score_in_its_unit(record, both, figures, tmp_path):
+    judged = judged_by_loss(record)
+    if not both:
+        del judged["datasets"]["fashion"]
+    picture(judged, tmp_path / "test.png")
+    digits, *others = figures[0].axes
+    dots, (mean, interval) = points_of(digits, 0)
+    assert dots == pytest.approx(sorted([0.12344 - 0.1, 0.12346 - 0.3]))
+    assert mean == pytest.approx([-0.00012]) and interval == pytest.approx([-0.5, 0.25])
+    below, own = figures[0]._supxlabel.get_text(), [axes.get_xlabel() for axes in (digits, *others)]
+    caption = "test loss, difference (lower is better)"
+    dots_told = "(a dot a seed; mean and 95 % interval)"
+    if both:
+        assert own == [caption, "test accuracy, difference in points"] and below == dots_told
+    else:
+        assert own == [""] and below == f"{caption}\n{dots_told}"
+
+
+def test_the_caption_of_accuracies_is_of_points(record, figures, tmp_path):
+    picture(record, tmp_path / "test.png")
+    assert figures[0]._supxlabel.get_text() == (
+        "test accuracy, difference in points\n(a dot a seed; mean and 95 % interval)"
+    )

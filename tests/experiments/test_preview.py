@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from configs import digits, fashion_mnist
+from cyclical_jax.training.fields import RecipeError
 from cyclical_jax.training.logs import WorkdirError
-from cyclical_jax.training.recipe import RecipeError, cyclical
+from cyclical_jax.training.recipe import cyclical
 from experiments import preview
 from tests import commands
 from tests.helpers import recipe_of

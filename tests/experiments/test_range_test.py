@@ -37,7 +37,7 @@ def test_the_record_is_that_of_its_runs(tmp_path):
 
 def test_a_mistake_is_a_line_and_exit_code_2_before_anything_is_trained(tmp_path):
     (tmp_path / "file").write_text("in the way")
-    knobs = "is not a key that may cycle: accumulate, ema_decay, augment.strength"
+    knobs = "is not a key that may cycle: accumulate, loss.temperature, "
     cases = [
         (["--knob=optimizer.weight_decai"], f"--knob optimizer.weight_decai {knobs}"),
         (["--knob=batch_size"], f"--knob batch_size {knobs}"),

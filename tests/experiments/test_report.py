@@ -208,7 +208,7 @@ def test_arms_of_which_no_run_stayed_finite_have_scores_and_no_curves(table):
 def test_the_scores_and_their_origin_are_told(table):
     page = report.page(table)
     head, constant, odd, *others = cells_of(page)
-    assert tuple(head) == presentation.COLUMNS
+    assert head == presentation.columns(record()["datasets"]["digits"])
     by_name = dict(zip(head, odd, strict=True))
     assert by_name["arm"] == ODD_NAME and by_name["control"] == "constant"
     assert by_name["n"].startswith("2") and by_name["test accuracy, %"] == "78.00 ± 9.90"
@@ -227,7 +227,7 @@ def test_the_scores_and_their_origin_are_told(table):
         "fashion_mnist: 55,000 training",
         "<p>Constant: momentum 0.9.</p>",
         "<p>Constant: momentum 0.9, weight_decay 0.0005.</p>",
-        html.escape(presentation.LEGEND),
+        html.escape(presentation.legend(record())),
     ):
         assert told in page, told
 
@@ -279,6 +279,53 @@ def test_the_result_and_the_config_of_a_run_are_there_where_it_has_them(workdir)
     page = report.page(workdir)
     assert cells_of(page) == [["result", ""], ["test_accuracy", "0.987654"], ["steps", "1234"]]
     assert "<pre>{&quot;model&quot;: &quot;&lt;mlp&gt;&quot;}</pre>" in page
+
+
+# ---- a score that is no accuracy
+
+
+def test_a_table_shows_the_curves_of_the_score_that_it_is_judged_by(table):
+    judged = record()
+    digits = judged["datasets"]["digits"]
+    digits |= {"judged_by": {"name": "mean_surprise", "best": "min"}, "percent": []}
+    for arm in digits["arms"].values():
+        arm["test"]["mean_surprise"] = [2.5, 2.25, 2.0]
+        arm["curves"]["val_mean_surprise"] = arm["curves"].pop("val_accuracy")
+    table.write_text(json.dumps(judged))
+    page = report.page(table)
+    (_, layout), (_, other) = figures_of(page)
+    assert titles_of(layout)[:2] == ["validation mean surprise", "validation loss"]
+    assert layout["yaxis"].get("tickformat") is None
+    assert titles_of(other)[0] == "validation accuracy" and other["yaxis"]["tickformat"] == ".0%"
+    head, constant, *_ = cells_of(page)
+    assert head[3] == "test mean surprise (lower is better)" and constant[3] == "2.2500 ± 0.2500"
+    assert head[6:] == ["loss", "accuracy", "calibration error"]
+    assert constant[7:] == ["0.8000 ± 0.1000", "0.1000 ± 0.0000"]  # no longer in percent
+    assert html.escape(presentation.legend(judged)) in page
+
+
+def test_a_run_shows_the_score_that_it_is_judged_by(workdir):
+    named = {"val_accuracy": "val_surprise", "accuracy": "guessed"}
+    rows = [{named.get(name, name): value for name, value in row.items()} for row in ROWS]
+    write_rows(workdir, rows)
+    ((_, layout),) = figures_of(report.page(workdir))
+    assert titles_of(layout) == [
+        "validation surprise",
+        "validation loss",
+        "training loss",
+        "norm of the gradient",
+        "guessed",  # the log does not say that it is measured
+        "temperature",
+    ]
+    axes = [layout[f"yaxis{i}"].get("tickformat") for i in ("", 2, 3, 4, 5, 6)]
+    assert axes == [None] * 6
+
+
+def test_a_run_that_is_judged_by_its_loss_has_one_panel_of_it(workdir):
+    rows = [{name: row[name] for name in row if "accuracy" not in name} for row in ROWS]
+    write_rows(workdir, rows)
+    ((_, layout),) = figures_of(report.page(workdir))
+    assert titles_of(layout)[:2] == ["validation loss", "training loss"]
 
 
 # ---- what is refused

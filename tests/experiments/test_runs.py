@@ -7,12 +7,14 @@ import pytest
 
 from cyclical_jax.catalogue import parse, with_plugins
 from cyclical_jax.training.logs import WorkdirError
+from cyclical_jax.training.population import Outcome
 from cyclical_jax.training.recipe import cyclical
 from experiments import runs
 from experiments.arms import Arm, base_config, recipe_of
 
 SMALL = {"model.hidden_sizes": (4,), "duration": "3 steps", "batch_size": 32}
 VALIDATION = ("validation",)
+NO_SCORE = {"perplexity": None}
 
 
 def recipe(seed=0, **changes):
@@ -74,6 +76,21 @@ def test_a_run_that_is_not_finite_is_kept_as_such(open_lab, tmp_path):
     assert outcomes[0].scores == {} and "learning_rate" in outcomes[0].error
     assert outcomes[1].error is None and np.isfinite(outcomes[1].scores["validation"]["loss"])
     assert json.loads((tmp_path / runs.RUNS).read_text().splitlines()[0])["error"]
+
+
+def test_a_score_that_is_not_finite_is_kept_as_none(tmp_path):
+    rows = [{"step": 3, "val_loss": 2.0, "val_perplexity": float("inf")}]
+    scores = {"validation": {"loss": 2.0, "perplexity": float("nan")}}
+    expected = (
+        [rows[0] | {"val_perplexity": None}],
+        {"validation": {"loss": 2.0} | NO_SCORE},
+        None,
+    )
+    with runs.Store(tmp_path) as store:
+        store.add("key", recipe(), Outcome(rows, scores, None))
+        assert store["key"] == expected
+    with runs.Store(tmp_path) as store:
+        assert store["key"] == expected
 
 
 def test_the_time_is_told_before(open_lab):

@@ -199,10 +199,28 @@ def test_a_record_gets_its_comparisons(record):
 
 
 def test_pairs_are_by_seed_whatever_their_order(record):
-    arms = with_comparisons(record)["datasets"]["fashion"]["arms"]
+    fashion = with_comparisons(record)["datasets"]["fashion"]
     # Seeds 2 and 1; the control has no seed 7.
-    assert paired_differences(arms, "tuned") == pytest.approx([0.85 - 0.85, 0.93 - 0.81])
-    assert arms["tuned"]["comparison"]["n"] == 2
+    assert paired_differences(fashion, "tuned") == pytest.approx([0.85 - 0.85, 0.93 - 0.81])
+    assert fashion["arms"]["tuned"]["comparison"]["n"] == 2
+
+
+def test_the_score_of_a_comparison_is_that_of_its_dataset(record):
+    for name, one in record["datasets"]["fashion"]["arms"].items():
+        one["test"]["loss"] = [0.25, 0.25, 0.125] if name == "tuned" else [0.5, 0.25, 0.75]
+    judged = record | {"datasets": {**record["datasets"]}}
+    judged["datasets"]["fashion"] = {
+        **record["datasets"]["fashion"],
+        "judged_by": {"name": "loss", "best": "min"},
+    }
+    fashion = with_comparisons(judged)["datasets"]["fashion"]
+    # Arm minus control, also where less is better: seeds 2 and 1 of "plain" have 0.75 and 0.25.
+    assert paired_differences(fashion, "tuned") == pytest.approx([0.25 - 0.75, 0.25 - 0.25])
+    assert fashion["arms"]["tuned"]["comparison"]["difference"] == pytest.approx(-0.25)
+    others = [with_comparisons(one)["datasets"]["digits"] for one in (record, judged)]
+    assert [other["arms"]["cyclical"]["comparison"]["p"] for other in others] == [
+        compare([0.93, 0.94, 0.96], [0.90, 0.92, 0.91]).p
+    ] * 2
 
 
 def test_holm_is_over_the_whole_record(record):

@@ -86,6 +86,15 @@ def test_every_arm_has_its_trials_seeds_and_scores(arms):
         assert chosen.items() <= arms[name]["changes"].items()
 
 
+def test_the_record_says_how_its_scores_are_read(finished, arms):
+    digits = json.loads((finished[0] / "out/small.json").read_text())["datasets"]["digits"]
+    assert digits["judged_by"] == {"name": "accuracy", "best": "max"}
+    assert digits["percent"] == ["accuracy", "calibration_error"]
+    assert list(arms["none"]["test"]) == ["accuracy", "loss", "calibration_error"]
+    measured = {"loss", "grad_norm", "accuracy", "val_loss", "val_accuracy"}
+    assert set(arms["none"]["curves"]) == {"step", "epoch"} | measured
+
+
 def test_curves_and_knobs_are_those_of_the_rows(arms):
     cyclical = arms["cyclical"]
     assert cyclical["curves"]["epoch"] == [1, 2, 3]

@@ -13,7 +13,8 @@ RATES = Arm(search={"optimizer.learning_rate": Range(0.02, 0.5)}).trials(4)
 FAKE = """
 import json
 from cyclical_jax.training.population import Outcome
-from cyclical_jax.training.recipe import RecipeError, cyclical
+from cyclical_jax.training.fields import RecipeError
+from cyclical_jax.training.recipe import cyclical
 from experiments import tune
 from experiments.arms import Arm, Budget, Choice, Range, Table
 
@@ -26,7 +27,7 @@ class Lab:
         return [self.outcome(recipe) for recipe in recipes]
 
     def outcome(self, recipe):
-        rate = recipe.numbers["learning_rate"].easy
+        rate = recipe.numbers["optimizer.learning_rate"].easy
         if rate > self.most:
             return Outcome([], {}, "loss is nan")
         accuracy = 1 - abs(rate - 0.1) + (recipe.seed - 1_000_000) / 1000
@@ -110,5 +111,67 @@ def test_chosen_is_the_highest_mean_accuracy_then_the_lowest_mean_loss():
         [trial([0.6], [1]), trial([0.6], [1])],
         [trial([0.9, None], [0, None]), trial([0.2, 0.3], [5, 5])],
     ]
-    code = "from experiments import tune; found = [tune.best(trials) for trials in cases]"
+    code = """
+from experiments import tune
+from experiments.score import ACCURACY
+found = [tune.best(trials, ACCURACY) for trials in cases]
+"""
     assert result_of(code, "found", cases=cases) == [1, 1, 0, 1]
+
+
+def test_of_a_score_of_which_less_is_better_the_lowest_mean_is_chosen():
+    def of(judged, losses):
+        return {"val_perplexity": judged, "val_loss": losses}
+
+    by_perplexity = [
+        [of([3, 5], [1, 1]), of([2, 5], [9, 9]), of([9, 1], [0, 0])],
+        [of([3, 5], [2, 2]), of([4, 4], [1, 2]), of([5, 3], [2, 2])],
+        [of([1, None], [0, 0]), of([9, 9], [5, 5])],
+        [of([1, 1], [0, None]), of([9, 9], [5, 5])],
+    ]
+    by_loss = [
+        [{"val_loss": [2.0, 4.0]}, {"val_loss": [3.0, 2.5]}, {"val_loss": [9.0, 1.0]}],
+        [{"val_loss": [None, 0.0]}, {"val_loss": [7.0, 8.0]}],
+    ]
+    code = """
+from experiments import tune
+from experiments.score import Score
+found = [
+    [tune.best(trials, Score(name, "min", False)) for trials in cases]
+    for name, cases in both.items()
+]
+"""
+    both = {"perplexity": by_perplexity, "loss": by_loss}
+    assert result_of(code, "found", both=both) == [[1, 1, 1, 1], [1, 1]]
+
+
+PERPLEXITY = """
+import dataclasses
+from unittest import mock
+from cyclical_jax.tasks import classification
+judged = dataclasses.replace(classification.TASK, judged_by=("loss", "min"))
+
+def recipe_of(*arguments, own=tune.arms.recipe_of, **options):
+    recipe = own(*arguments, **options)
+    task = (judged, recipe.structure.task[1])
+    return dataclasses.replace(
+        recipe, structure=dataclasses.replace(recipe.structure, task=task)
+    )
+
+with mock.patch.object(tune.arms, "recipe_of", recipe_of):
+    (key, plain), *_ = trials.items()
+    lab = Lab(1.0)
+    record = tune.tune({key: plain}, lab)[key]
+    found = [record, plain.score._asdict(), tune.told(*key, record, plain.score)]
+"""
+
+
+def test_an_arm_is_tuned_by_the_score_of_its_task():
+    record, score, told = result_of(FAKE + PERPLEXITY, "found")
+    rates = [values["optimizer.learning_rate"] for values in RATES]
+    assert score == {"name": "loss", "best": "min", "percent": False}
+    assert [set(trial) for trial in record["trials"]] == [{"values", "val_loss"}] * 4
+    lowest = rates.index(min(rates))  # the loss there is the rate
+    assert record["chosen"] == lowest != min(range(4), key=lambda i: abs(rates[i] - 0.1))
+    rate = rates[lowest]
+    assert told == (f"digits, plain: optimizer.learning_rate = {rate} (validation loss {rate:.4f})")
