@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from configs import digits
-from cyclical_jax.training.fields import FIELDS
+from cyclical_jax.catalogue import CATALOGUE
 from experiments import demo
 from tests import commands
 
@@ -141,8 +141,8 @@ def test_print_config_lists_every_key_and_needs_no_workdir(config):
     process = train(f"--config={config}", "--print_config", "--config.seed=5")
     assert process.returncode == 0 and process.stderr == ""
     lines = process.stdout.splitlines()
-    assert [line.split(" = ")[0] for line in lines[::2]] == list(FIELDS)
-    assert [line.strip() for line in lines[1::2]] == [field.meaning for field in FIELDS.values()]
+    assert [line.split(" = ")[0] for line in lines[::2]] == list(CATALOGUE.keys)
+    assert [line.strip() for line in lines[1::2]] == [field.meaning for field in CATALOGUE.keys.values()]
     assert "seed = 5  [whole number, at least 0; default 0]" in lines
 
 
@@ -275,21 +275,21 @@ def test_a_run_that_diverges_says_when_with_what_and_what_to_try(tmp_path):
     assert process.returncode == 2
     (line,) = process.stderr.splitlines()
     match = re.fullmatch(
-        r"(loss|grad_norm) is (nan|inf) at step (\d+), with (.*); try a lower learning_rate, "
-        r"a clip \(optimizer.max_norm\), or on_nonfinite='skip'\.",
+        r"(loss|grad_norm) is (nan|inf) at step (\d+), with (.*); try a lower learning rate, "
+        r"a clip of the gradient, or on_nonfinite='skip'\.",
         line,
     )
     assert match and 0 < int(match[3]) < 36
     knobs = dict(knob.split(" ") for knob in match[4].split(", "))
     assert knobs.keys() == {
-        "learning_rate",
-        "weight_decay",
-        "momentum",
-        "temperature",
-        "label_smoothing",
+        "optimizer.learning_rate",
+        "optimizer.weight_decay",
+        "optimizer.momentum",
+        "loss.temperature",
+        "loss.label_smoothing",
     }
-    assert 1e19 < float(knobs["learning_rate"]) <= 1e20
-    assert knobs["weight_decay"] == "0.001" and knobs["momentum"] == "0.9"
+    assert 1e19 < float(knobs["optimizer.learning_rate"]) <= 1e20
+    assert knobs["optimizer.weight_decay"] == "0.001" and knobs["optimizer.momentum"] == "0.9"
 
 
 @pytest.mark.parametrize("where", ["file/run", "file"])
