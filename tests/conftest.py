@@ -13,6 +13,7 @@ os.environ.setdefault("NPROC", "4")
 
 import jax  # noqa: E402
 import pytest  # noqa: E402
+from jax.experimental.compilation_cache import compilation_cache  # noqa: E402
 
 jax.config.update("jax_platforms", "cpu")
 jax.config.update("jax_num_cpu_devices", 2)
@@ -74,6 +75,18 @@ def fast_compilation():
     jax.config.update(name, True)
     yield
     jax.config.update(name, before)
+
+
+@pytest.fixture
+def compiled_anew():
+    """For tests of a compiled program's text: one that is read numbers its places otherwise."""
+    name = "jax_enable_compilation_cache"
+    before = getattr(jax.config, name)
+    jax.config.update(name, False)
+    compilation_cache.reset_cache()  # or what was true of the first program is true for ever
+    yield
+    jax.config.update(name, before)
+    compilation_cache.reset_cache()
 
 
 @pytest.fixture
