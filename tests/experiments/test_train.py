@@ -142,7 +142,8 @@ def test_print_config_lists_every_key_and_needs_no_workdir(config):
     assert process.returncode == 0 and process.stderr == ""
     lines = process.stdout.splitlines()
     assert [line.split(" = ")[0] for line in lines[::2]] == list(CATALOGUE.keys)
-    assert [line.strip() for line in lines[1::2]] == [field.meaning for field in CATALOGUE.keys.values()]
+    meanings = [field.meaning for field in CATALOGUE.keys.values()]
+    assert [line.strip() for line in lines[1::2]] == meanings
     assert "seed = 5  [whole number, at least 0; default 0]" in lines
 
 
