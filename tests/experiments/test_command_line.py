@@ -10,8 +10,9 @@ import pytest
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
+from cyclical_jax.catalogue import parse
+from cyclical_jax.training.fields import RecipeError
 from cyclical_jax.training.logs import WorkdirError
-from cyclical_jax.training.recipe import RecipeError, parse
 from experiments import command_line
 
 pytestmark = pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")
