@@ -138,7 +138,7 @@ def test_all_else_stays_as_the_config_file_has_it(config_of):
     assert changed != plain
     changed.optimizer.momentum = plain.optimizer.momentum
     assert changed == plain
-    assert parse(plain).numbers["momentum"].easy == 0.9
+    assert parse(plain).numbers["optimizer.momentum"].easy == 0.9
 
 
 @pytest.mark.parametrize(

@@ -54,7 +54,7 @@ def test_a_run_leaves_its_metrics_config_and_result(tmp_path):
     assert result["training_seconds"] == rows[-1]["seconds"] < result["seconds"]
 
     first, second, test, validation, seconds, files = process.stdout.splitlines()
-    assert re.match(r"epoch +1/2  step +3  loss \d\.\d{4}  train [\d.]+%  val [\d.]+%", first)
+    assert re.match(r"epoch +1/2  step +3  loss \d\.\d{4}  accuracy [\d.]+%  val [\d.]+%", first)
     assert re.match(r"epoch +2/2  step +8  ", second)
     accuracy, loss = result["test_accuracy"], result["test_loss"]
     line = f"test accuracy {accuracy:.2%}, loss {loss:.4f}, on 400 examples after 8 updates"
