@@ -234,7 +234,7 @@ def _problems_of_cycle(key, value, limits):
     allowed = ", ".join(Cycle._fields)
     for name in sorted(value.keys() - set(Cycle._fields), key=str):
         yield f"{key}.{name} is not a key of a cycle: {allowed}."
-    if value.get("scale") == "log":  # no minimum is above 0
+    if isinstance(scale := value.get("scale"), str) and scale == "log":  # no minimum is above 0
         limits = {name: limits[name] for name in limits.keys() - {"minimum"}} | {"above": 0}
     for end, other in (("easy", "hard"), ("hard", "easy")):
         if value.get(end) is None:

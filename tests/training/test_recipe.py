@@ -496,6 +496,13 @@ def test_every_key_is_described_with_value_default_type_and_meaning():
         assert entry in momentum
 
 
+@pytest.mark.parametrize("entry", ["easy", "hard", "factor", "shape", "scale"])
+def test_an_array_within_a_cycle_is_a_line_that_names_the_entry(entry):
+    cycle = {"easy": 1e-4, "hard": 1e-3, entry: np.array([1.0, 2.0])}
+    (line,) = lines_of({"optimizer.weight_decay": cycle})
+    assert line.startswith(f"optimizer.weight_decay.{entry} must be ")
+
+
 @pytest.mark.parametrize("junk", [np.array([1.0, 2.0]), np.array(["a", "b"])])
 @pytest.mark.parametrize("key", KEYS)
 def test_an_array_is_a_recipe_or_a_line_that_names_the_key(key, junk):
