@@ -323,7 +323,7 @@ def read_variables(
     found = {
         name.removeprefix(whose): array
         for name, array in arrays.items()
-        if name.startswith(parts) and not name.startswith(out)
+        if name.startswith(parts) and not f"{name}.".startswith(out)
     }
     wanted = {_name(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(like)}
     if misfit := _misfit(wanted, found):
