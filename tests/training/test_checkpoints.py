@@ -18,7 +18,8 @@ import pytest
 
 from cyclical_jax.training import checkpoints as checkpoints_module
 from cyclical_jax.training.checkpoints import CheckpointError, Checkpoints, Snapshot
-from cyclical_jax.training.state import TrainState, Variables
+from cyclical_jax.training.state import JUDGED, TrainState, Variables
+from cyclical_jax.training.technique import Task
 from cyclical_jax.training.totals import Totals
 
 
@@ -28,7 +29,7 @@ def snapshot(micro_step, value=1.0, width=3):
         params=params,
         model_state={"mean": jnp.full((2,), value, ml_dtypes.bfloat16)},
         opt_state=({"momentum": params}, (), jnp.int32(7)),
-        ema=None,
+        memory={},
         step=jnp.int32(micro_step // 2),
         micro_step=jnp.int32(micro_step),
         skipped=jnp.int32(1),
@@ -55,11 +56,11 @@ def directory(tmp_path):
     return tmp_path / "new" / "checkpoints"
 
 
-def saved(directory, *micro_steps, accuracies=None, **options):
-    accuracies = accuracies or [None] * len(micro_steps)
+def saved(directory, *micro_steps, worths=None, **options):
+    worths = worths or [None] * len(micro_steps)
     with Checkpoints(directory, **options) as checkpoints:
-        for micro_step, accuracy in zip(micro_steps, accuracies, strict=True):
-            checkpoints.save(snapshot(micro_step, value=micro_step + 0.1), accuracy)
+        for micro_step, worth in zip(micro_steps, worths, strict=True):
+            checkpoints.save(snapshot(micro_step, value=micro_step + 0.1), worth)
 
 
 def restored(directory):
@@ -89,7 +90,7 @@ def test_what_is_saved_is_of_the_moment(directory):
 
 
 def test_the_newest_and_the_best_are_kept(directory):
-    saved(directory, 1, 2, 3, 4, 5, accuracies=[0.1, 0.9, 0.9, 0.3, None], keep=1)
+    saved(directory, 1, 2, 3, 4, 5, worths=[0.1, 0.9, 0.9, 0.3, None], keep=1)
     assert sorted(os.listdir(directory)) == ["3", "5"]
     saved(directory, 6, 7, 8, keep=2)
     assert sorted(os.listdir(directory)) == ["3", "7", "8"]
@@ -210,9 +211,9 @@ def test_damage_at_the_same_place_again_is_set_aside_again(directory):
     assert sorted(os.listdir(directory)) == ["4", "damaged-6"]
 
 
-def test_one_that_was_saved_within_its_validation_is_told_the_accuracy(directory):
-    saved(directory, 4, 6, accuracies=[0.8, None])
-    saved(directory, 6, 8, 9, accuracies=[0.9, 0.7, 0.6], keep=2)
+def test_one_that_was_saved_within_its_validation_gets_its_worth_later(directory):
+    saved(directory, 4, 6, worths=[0.8, None])
+    saved(directory, 6, 8, 9, worths=[0.9, 0.7, 0.6], keep=2)
     assert sorted(os.listdir(directory)) == ["6", "8", "9"]
     assert_same(restored(directory), snapshot(9, 9.1))
     with Checkpoints(directory, read_only=True) as checkpoints:
@@ -225,13 +226,49 @@ def test_the_best_is_of_those_that_were_validated_and_are_whole(directory):
     with Checkpoints(directory, read_only=True) as checkpoints:
         with pytest.raises(CheckpointError, match="was saved after a validation"):
             checkpoints.best_arrays()
-    saved(directory, 8, 9, accuracies=[0.9, 0.8])
+    saved(directory, 8, 9, worths=[0.9, 0.8])
     for path in files_of(directory, 8):
         if "state" in path.parts:
             truncate(path)
     with Checkpoints(directory, read_only=True) as checkpoints:
         with pytest.raises(CheckpointError, match="8 is damaged"):
             checkpoints.best_arrays()
+
+
+def best_of(directory):
+    """Returns the micro step of the best checkpoint."""
+    with Checkpoints(directory, read_only=True) as checkpoints:
+        return int(checkpoints.best_arrays()["0.micro_step"])
+
+
+def test_the_best_has_the_least_loss_where_the_task_judges_so(directory):
+    task = Task("task", {}, judged_by=("loss", "min"))
+    losses = [0.7, 0.2, 5.0, 0.4]
+    saved(directory, 1, 2, 3, 4, worths=[task.worth({"loss": loss}) for loss in losses], keep=1)
+    assert sorted(os.listdir(directory)) == ["2", "4"]
+    assert best_of(directory) == 2
+    saved(directory, 6, 7, worths=[task.worth({"loss": 0.1}), None], keep=1)
+    assert sorted(os.listdir(directory)) == ["6", "7"]
+    assert best_of(directory) == 6
+
+
+def set_about(directory, micro_step, *, without=(), **changes):
+    """Changes what a checkpoint says beside its state."""
+    path = directory / str(micro_step) / "about" / "metadata"
+    about = json.loads(path.read_text()) | changes
+    path.write_text(json.dumps({name: about[name] for name in about if name not in without}))
+
+
+@pytest.mark.parametrize(
+    "about", [{"without": ["worth"]}, {"worth": None}, {"worth": "0.9"}, {"worth": [0.9]}]
+)
+def test_a_checkpoint_without_a_worth_is_whole_and_never_the_best(directory, about):
+    saved(directory, 4, 6, 8, worths=[-0.5, -0.9, -0.1], keep=3)
+    set_about(directory, 8, **about)
+    assert best_of(directory) == 4
+    assert_same(restored(directory), snapshot(8, 8.1))
+    saved(directory, 9, keep=1)
+    assert sorted(os.listdir(directory)) == ["4", "9"]
 
 
 def test_a_checkpoint_of_another_model_is_refused(directory):
@@ -342,4 +379,26 @@ def test_variables_are_read_from_the_newest_that_is_whole_and_nothing_is_moved(d
     (directory / "20").rename(directory.parent / "elsewhere")
     (directory / "4").rename(directory.parent / "elsewhere too")
     with pytest.raises(CheckpointError, match="there is no checkpoint in"):
+        checkpoints_module.read_variables(directory, like)
+
+
+def test_variables_that_are_judged_are_read_in_place_of_the_others(directory):
+    own, judged = snapshot(4).state, Variables(snapshot(4, 7.0).state.params, {})
+    state = own._replace(memory={JUDGED: judged, "other": {"params": jnp.ones(2)}})
+    with Checkpoints(directory) as checkpoints:
+        checkpoints.save(snapshot(4)._replace(state=state))
+    found, step = checkpoints_module.read_variables(directory, judged)
+    assert step == 2
+    assert_same(found, judged)
+
+
+def test_parts_of_the_parameters_can_be_left_out(directory):
+    state = snapshot(6).state
+    state = state._replace(params={**state.params, "head": jnp.ones(3)})
+    with Checkpoints(directory) as checkpoints:
+        checkpoints.save(snapshot(6)._replace(state=state))
+    like = Variables({"dense": state.params["dense"]}, state.model_state)
+    found, _ = checkpoints_module.read_variables(directory, like, without=["head"])
+    assert_same(found, like)
+    with pytest.raises(CheckpointError, match=r"does not fit: params.head is float32"):
         checkpoints_module.read_variables(directory, like)

@@ -15,8 +15,8 @@ class Recorder:
     def __init__(self, error=None):
         self.saved, self.waited, self.error = [], 0, error
 
-    def save(self, snapshot, accuracy=None):
-        self.saved.append((int(snapshot.state.micro_step), accuracy))
+    def save(self, snapshot, worth=None):
+        self.saved.append((int(snapshot.state.micro_step), worth))
 
     def check(self):
         if self.error:
@@ -38,10 +38,10 @@ def snapshot(done):
     return types.SimpleNamespace(state=types.SimpleNamespace(micro_step=done, step=done))
 
 
-def call(keeper, clock, seconds, done, accuracy=None):
+def call(keeper, clock, seconds, done, worth=None):
     clock.seconds += seconds
     assert keeper.agree(seconds) == seconds
-    keeper.keep(snapshot(done), TIMETABLE, done, accuracy)
+    keeper.keep(snapshot(done), TIMETABLE, done, worth)
 
 
 def test_a_run_is_saved_at_the_first_end_of_an_epoch_after_its_time(clock):

@@ -13,20 +13,44 @@ import pytest
 import tensorboardX
 from rich.console import Console
 
+from cyclical_jax.catalogue import CATALOGUE, default_config
 from cyclical_jax.training import logs
 from cyclical_jax.training.durations import Timetable
+from cyclical_jax.training.fields import Field
 from cyclical_jax.training.logs import (
     RunLog,
     WorkdirError,
+    as_defaults,
     config_differences,
     opened_workdir,
     read_result,
     write_result,
 )
-from cyclical_jax.training.recipe import default_config
+from cyclical_jax.training.structure import Accumulation, Catalogue, Curve, Knob, Structure
+from cyclical_jax.training.technique import Task, Technique
 
-BATCH = 20
 TIMETABLE = Timetable(windows=((30, 1),), micro_steps_per_epoch=12, log_every=6, validate_every=12)
+
+
+def structure_of(task, *techniques):
+    """Returns a structure of made-up entries."""
+    curve = Curve("linear", "linear")
+    return Structure(
+        task=(task, ()),
+        techniques=tuple((technique, ()) for technique in techniques),
+        curves=(),
+        num_cycles=1,
+        batch_size=20,
+        beside=(),
+        accumulate=Accumulation(Knob(1, 1, 1), curve),
+        as_one_batch=False,
+        remainder="drop",
+        on_nonfinite="stop",
+    )
+
+
+ACCURACY = dict(measures=("accuracy",), percent=("accuracy",), judged_by=("accuracy", "max"))
+STRUCTURE = structure_of(Task("by accuracy", {}, **ACCURACY))
 ROWS = [
     dict(step=6, epoch=0.5, loss=2.34567, accuracy=0.125, grad_norm=1.5, max_norm=0.5)
     | dict(skipped=0, images_per_second=None, seconds=0.0),
@@ -37,9 +61,9 @@ ROWS = [
     | dict(skipped=1235, images_per_second=4.0, seconds=2.5),
 ]
 LINES = [
-    "epoch   0.5/2.5  step      6  loss 2.3457  train 12.50%",
+    "epoch   0.5/2.5  step      6  loss 2.3457  accuracy 12.50%",
     "epoch     1/2.5  step     12  val 75.00%  skipped 1,234  98,765 images/s",
-    "epoch   2.5/2.5  step     30  loss 0.2500  train 100.00%  skipped 1,235  4 images/s",
+    "epoch   2.5/2.5  step     30  loss 0.2500  accuracy 100.00%  skipped 1,235  4 images/s",
 ]
 
 
@@ -51,7 +75,7 @@ def written(workdir):
 
 
 def test_every_row_is_a_line_of_the_file_as_soon_as_it_comes(tmp_path):
-    with RunLog(tmp_path, TIMETABLE, BATCH) as log:
+    with RunLog(tmp_path, TIMETABLE, STRUCTURE) as log:
         for number, row in enumerate(ROWS):
             log.row(row)
             lines = written(tmp_path).splitlines()
@@ -61,12 +85,12 @@ def test_every_row_is_a_line_of_the_file_as_soon_as_it_comes(tmp_path):
 
 @pytest.mark.parametrize("start, kept", [(0, 0), (5, 0), (6, 1), (11, 1), (12, 2), (13, 2)])
 def test_a_log_goes_on_from_a_micro_step_and_drops_the_rows_after_it(tmp_path, start, kept):
-    with RunLog(tmp_path, TIMETABLE, BATCH) as log:
+    with RunLog(tmp_path, TIMETABLE, STRUCTURE) as log:
         for row in ROWS:
             log.row(row)
     with (tmp_path / "metrics.jsonl").open("a") as file:
         file.write('{"step": 3')  # cut off by a kill
-    with RunLog(tmp_path, TIMETABLE, BATCH, start=start) as log:
+    with RunLog(tmp_path, TIMETABLE, STRUCTURE, start=start) as log:
         assert log.rows == ROWS[:kept]
         log.row(ROWS[2])
         assert log.rows == [*ROWS[:kept], ROWS[2]]
@@ -74,15 +98,15 @@ def test_a_log_goes_on_from_a_micro_step_and_drops_the_rows_after_it(tmp_path, s
 
 
 def test_a_log_without_the_rows_before_a_checkpoint_is_refused(tmp_path):
-    with RunLog(tmp_path, TIMETABLE, BATCH) as log:
+    with RunLog(tmp_path, TIMETABLE, STRUCTURE) as log:
         log.row(ROWS[0])
     with pytest.raises(WorkdirError, match="metrics.jsonl has 1 of the 2 rows before the check"):
-        RunLog(tmp_path, TIMETABLE, BATCH, start=12)
+        RunLog(tmp_path, TIMETABLE, STRUCTURE, start=12)
     assert len(written(tmp_path).splitlines()) == 1
 
 
 def test_what_json_does_not_know_is_no_row(tmp_path):
-    with RunLog(tmp_path, TIMETABLE, BATCH) as log, pytest.raises(ValueError, match="JSON"):
+    with RunLog(tmp_path, TIMETABLE, STRUCTURE) as log, pytest.raises(ValueError, match="JSON"):
         log.row(ROWS[0] | {"loss": float("nan")})
     assert written(tmp_path) == ""
 
@@ -104,7 +128,7 @@ def test_files_are_closed_when_the_run_ends_with_an_error(tmp_path, monkeypatch)
     writers = []
     make = lambda path, **options: writers.append(_Writer(path, **options)) or writers[-1]  # noqa: E731
     monkeypatch.setattr(tensorboardX, "SummaryWriter", make)
-    with pytest.raises(KeyError), RunLog(tmp_path, TIMETABLE, BATCH, tensorboard=True) as log:
+    with pytest.raises(KeyError), RunLog(tmp_path, TIMETABLE, STRUCTURE, tensorboard=True) as log:
         log.row(ROWS[0])
         raise KeyError
     assert writers[0].is_closed and log._metrics.closed
@@ -129,7 +153,7 @@ def test_tensorboard_has_every_number_of_a_row_at_its_step(tmp_path, monkeypatch
     writers = []
     make = lambda path, **options: writers.append(_Writer(path, **options)) or writers[-1]  # noqa: E731
     monkeypatch.setattr(tensorboardX, "SummaryWriter", make)
-    with RunLog(tmp_path, TIMETABLE, BATCH, tensorboard=True) as log:
+    with RunLog(tmp_path, TIMETABLE, STRUCTURE, tensorboard=True) as log:
         for row in ROWS:
             log.row(row)
     (writer,) = writers
@@ -143,15 +167,43 @@ def test_tensorboard_has_every_number_of_a_row_at_its_step(tmp_path, monkeypatch
     assert writer.scalars == expected
 
 
+def test_tensorboard_has_what_tasks_and_techniques_measure_with_what_is_measured(
+    tmp_path, monkeypatch
+):
+    writers = []
+    make = lambda path, **options: writers.append(_Writer(path, **options)) or writers[-1]  # noqa: E731
+    monkeypatch.setattr(tensorboardX, "SummaryWriter", make)
+    row = dict(step=3, epoch=0.25, loss=0.5, grad_norm=1.0, word_error=2.0, share=0.5, noise=0.1)
+    row |= dict(agreement=0.2, val_loss=0.4, val_word_error=3.0, images_per_second=None)
+    row |= {"rate": 0.1, "mine.loss": 0.2, "accuracy": 0.3}  # knobs
+    with RunLog(tmp_path, TIMETABLE, BY_ERROR, tensorboard=True) as log:
+        log.row(row)
+    (writer,) = writers
+    assert [(tag, step) for tag, _, step in writer.scalars] == [
+        ("run/epoch", 3),
+        ("train/loss", 3),
+        ("train/grad_norm", 3),
+        ("train/word_error", 3),
+        ("train/share", 3),
+        ("train/noise", 3),
+        ("train/agreement", 3),
+        ("validation/loss", 3),
+        ("validation/word_error", 3),
+        ("knobs/rate", 3),
+        ("knobs/mine.loss", 3),
+        ("knobs/accuracy", 3),
+    ]
+
+
 def test_tensorboard_writes_files_that_it_can_read(tmp_path):
-    with RunLog(tmp_path, TIMETABLE, BATCH, tensorboard=True) as log:
+    with RunLog(tmp_path, TIMETABLE, STRUCTURE, tensorboard=True) as log:
         log.row(ROWS[0])
     (file,) = (tmp_path / "tensorboard").iterdir()
     assert b"train/grad_norm" in file.read_bytes()
 
 
 def test_without_tensorboard_there_are_no_files_of_it(tmp_path):
-    with RunLog(tmp_path, TIMETABLE, BATCH) as log:
+    with RunLog(tmp_path, TIMETABLE, STRUCTURE) as log:
         log.row(ROWS[0])
     assert os.listdir(tmp_path) == ["metrics.jsonl"]
 
@@ -180,12 +232,63 @@ def test_without_a_terminal_a_row_is_a_printed_line(tmp_path, capsys, monkeypatc
     flushed = []
     spy = lambda *args, flush=False: flushed.append(flush) or builtins.print(*args)  # noqa: E731
     monkeypatch.setattr(logs, "print", spy, raising=False)
-    with RunLog(tmp_path, TIMETABLE, BATCH) as log:
+    with RunLog(tmp_path, TIMETABLE, STRUCTURE) as log:
         log.progress(3)
         for row in ROWS:
             log.row(row)
     assert capsys.readouterr().out.splitlines() == LINES
     assert flushed == [True] * 3
+
+
+def line_of(structure, tmp_path, capsys, **row):
+    """Returns the line of a row at the end of a run."""
+    given = dict(step=30, epoch=2.5, images_per_second=None, seconds=1.0) | row
+    with RunLog(tmp_path, TIMETABLE, structure) as log:
+        log.row(given)
+    start = "epoch   2.5/2.5  step     30"
+    (line,) = capsys.readouterr().out.splitlines()
+    assert line.startswith(start)
+    return line.removeprefix(start).strip()
+
+
+MEASURED = dict(measures=("word_error", "share"), percent=("share",))
+BY_ERROR = structure_of(
+    Task("by error", {}, **MEASURED, judged_by=("word_error", "min")),
+    Technique("mine", {}, measures=("agreement",), percent=("agreement",)),
+    Technique("first", {}, measures=("noise",), changes_inputs=True),
+)
+BY_SHARE = structure_of(Task("by share", {}, **MEASURED, judged_by=("share", "max")))
+BY_LOSS = structure_of(Task("by loss", {}))
+
+
+@pytest.mark.parametrize(
+    "structure, row, expected",
+    [
+        (
+            BY_ERROR,  # measures in the order of the entries, in percent where they are fractions
+            dict(agreement=0.5, loss=2.0, noise=0.25, share=0.125, word_error=0.75, val_loss=3.0)
+            | dict(val_word_error=0.7),
+            "loss 2.0000  noise 0.2500  word_error 0.7500  share 12.50%  agreement 50.00%  "
+            "val 0.7000",
+        ),
+        (
+            BY_ERROR,  # large numbers, and those that no example was measured for
+            dict(loss=123456.0, noise=None, word_error=9999.0, share=None, val_word_error=-1e5),
+            "loss 1.23e+05  word_error 9999.0000  val -1e+05",
+        ),
+        (
+            BY_SHARE,
+            dict(loss=0.5, share=0.25, val_loss=4.0, val_share=0.5),
+            "loss 0.5000  share 25.00%  val 50.00%",
+        ),
+        (BY_LOSS, dict(loss=0.5, accuracy=0.25, val_loss=0.75), "loss 0.5000  val 0.7500"),
+        (BY_LOSS, dict(loss=0.5, rate=0.25), "loss 0.5000"),
+    ],
+)
+def test_a_line_has_what_the_task_measures_and_its_score(
+    tmp_path, capsys, structure, row, expected
+):
+    assert line_of(structure, tmp_path, capsys, **row) == expected
 
 
 @pytest.fixture
@@ -198,7 +301,7 @@ def terminal(monkeypatch):
 
 def test_on_a_terminal_a_bar_shows_speed_and_remaining_time_below_the_lines(tmp_path, terminal):
     now = [0.0]
-    log = RunLog(tmp_path, TIMETABLE, BATCH)
+    log = RunLog(tmp_path, TIMETABLE, STRUCTURE)
     log._bar.get_time = lambda: now[0]
     with log:
         for micro_step in (1, 4, 7, 10):  # three in two seconds
@@ -214,13 +317,13 @@ def test_on_a_terminal_a_bar_shows_speed_and_remaining_time_below_the_lines(tmp_
 
 
 def test_before_its_first_call_the_bar_has_no_speed(tmp_path, terminal):
-    with RunLog(tmp_path, TIMETABLE, BATCH):
+    with RunLog(tmp_path, TIMETABLE, STRUCTURE):
         pass
     assert " 0 images/s" in terminal.getvalue() and "-:--:--" in terminal.getvalue()
 
 
 def test_the_bar_is_gone_when_the_run_ends_with_an_error(tmp_path, terminal):
-    with pytest.raises(KeyError), RunLog(tmp_path, TIMETABLE, BATCH) as log:
+    with pytest.raises(KeyError), RunLog(tmp_path, TIMETABLE, STRUCTURE) as log:
         log.progress(3)
         raise KeyError
     assert log._bar.finished is False and not log._bar.live.is_started
@@ -234,7 +337,8 @@ def test_the_bar_is_gone_when_the_run_ends_with_an_error(tmp_path, terminal):
 
 def test_a_workdir_is_made_and_holds_the_config(tmp_path):
     workdir = tmp_path / "new" / "run"
-    with opened_workdir(workdir, {"seed": 3, "section": {"off": None, "sizes": (1, 2)}}):
+    config = {"seed": 3, "section": {"off": None, "sizes": (1, 2)}}
+    with opened_workdir(workdir, config, CATALOGUE):
         config = json.loads((workdir / "config.json").read_text())
     assert config == {"seed": 3, "section": {"off": None, "sizes": [1, 2]}}
     assert sorted(os.listdir(workdir)) == [".lock", "config.json"]
@@ -242,16 +346,17 @@ def test_a_workdir_is_made_and_holds_the_config(tmp_path):
 
 def test_a_workdir_in_which_nothing_was_saved_may_be_used_again(tmp_path):
     for seed in (1, np.int32(2)):
-        with opened_workdir(tmp_path, {"seed": seed}):
+        with opened_workdir(tmp_path, {"seed": seed}, CATALOGUE):
             (tmp_path / "metrics.jsonl").touch()
             (tmp_path / "checkpoints").mkdir(exist_ok=True)
     assert json.loads((tmp_path / "config.json").read_text()) == {"seed": 2}
 
 
 def open_again(workdir, config):
-    with opened_workdir(workdir, {"seed": 1, "data_dir": "a", "section": {"x": 1, "y": (2,)}}):
+    old = {"seed": 1, "data_dir": "a", "section": {"x": 1, "y": (2,)}}
+    with opened_workdir(workdir, old, CATALOGUE):
         (workdir / "checkpoints" / "0").mkdir(parents=True, exist_ok=True)
-    with opened_workdir(workdir, config):
+    with opened_workdir(workdir, config, CATALOGUE):
         pass
 
 
@@ -274,26 +379,58 @@ def test_another_config_is_refused_with_what_is_different(tmp_path):
 
 def test_a_config_of_an_earlier_version_has_the_defaults_of_what_it_lacks(tmp_path):
     config = json.loads(json.dumps(default_config().to_dict()))
-    old = {name: value for name, value in config.items() if name not in ("ema_decay", "curriculum")}
-    old["loss"] = {name: value for name, value in config["loss"].items() if name != "margin"}
-    assert config_differences(old, config) == []
-    config["loss"]["margin"], config["curriculum"]["average_decay"] = 0.5, 0.1
-    assert config_differences(old, config) == [
-        "curriculum.average_decay: 0.9 there, 0.1 here",
-        "loss.margin: 0.05 there, 0.5 here",
+    lacking = ("ema_decay", "curriculum", "running_curriculum")
+    old = {name: value for name, value in config.items() if name not in lacking}
+    old["multilabel"] = {k: v for k, v in config["multilabel"].items() if k != "margin"}
+    defaults = as_defaults(CATALOGUE)
+    assert config_differences(old, config, defaults) == []
+    config["multilabel"]["margin"], config["running_curriculum"]["average_decay"] = 0.5, 0.1
+    assert config_differences(old, config, defaults) == [
+        "multilabel.margin: 0.05 there, 0.5 here",
+        "running_curriculum.average_decay: 0.9 there, 0.1 here",
     ]
+
+
+@pytest.mark.parametrize(
+    "old, new, lines",
+    [
+        ({}, {"rate": 0.5, "own": {"sizes": [1, 2]}}, []),  # as by default
+        ({"rate": 0.5, "own": {"sizes": [1, 2]}}, {"own": {}}, []),
+        ({}, {"rate": 0.1}, ["rate: 0.5 there, 0.1 here"]),
+        ({"rate": 0.1}, {}, ["rate: 0.1 there, 0.5 here"]),
+        ({"own": {}}, {"own": {"sizes": []}}, ["own.sizes: [1, 2] there, [] here"]),
+        ({"rate": None}, {"rate": 0.5}, ["rate: None there, 0.5 here"]),  # off is no default
+        ({}, {"sizes": 3}, ["sizes: None there, 3 here"]),  # a default is of its whole key
+        ({"data_dir": "a"}, {"data_dir": "b"}, []),
+        ({"b": 1, "a": 1}, {"a": 2, "b": 2}, ["a: 1 there, 2 here", "b: 1 there, 2 here"]),
+    ],
+)
+def test_differences_are_told_by_whole_keys_and_defaults_fill_what_is_missing(old, new, lines):
+    assert config_differences(old, new, {"rate": 0.5, "own.sizes": [1, 2]}) == lines
+
+
+def test_a_run_of_an_earlier_version_goes_on_where_a_new_key_has_its_default(tmp_path):
+    field = Field(0.5, lambda key, value: value, "number", "a number")
+    catalogue = Catalogue((Task("task", {"task.old": field, "task.new": field}),), ())
+    with opened_workdir(tmp_path, {"task": {"old": 1}}, catalogue):
+        (tmp_path / "checkpoints" / "0").mkdir(parents=True)
+    with opened_workdir(tmp_path, {"task": {"old": 1, "new": 0.5}}, catalogue):
+        pass
+    with pytest.raises(WorkdirError, match="task.new: 0.5 there, 0.7 here"):
+        with opened_workdir(tmp_path, {"task": {"old": 1, "new": 0.7}}, catalogue):
+            pass
 
 
 def test_inputs_of_a_run_that_never_began_are_forgotten(tmp_path):
     for inputs in ({"subset": "content 1"}, {"subset": "content 2"}, None):
-        with opened_workdir(tmp_path, {"seed": 1}, inputs):
+        with opened_workdir(tmp_path, {"seed": 1}, CATALOGUE, inputs):
             path = tmp_path / "inputs.json"
             assert (json.loads(path.read_text()) if path.exists() else None) == inputs
 
 
 def test_other_inputs_are_refused_with_what_is_different(tmp_path):
     def open_with(inputs):
-        with opened_workdir(tmp_path, {"seed": 1}, inputs):
+        with opened_workdir(tmp_path, {"seed": 1}, CATALOGUE, inputs):
             (tmp_path / "checkpoints" / "0").mkdir(parents=True, exist_ok=True)
 
     open_with({"subset": "content 1", "finetuning.start": "checkpoint 2"})
@@ -309,7 +446,7 @@ def test_other_inputs_are_refused_with_what_is_different(tmp_path):
 
 def test_a_run_of_before_there_were_checkpoints_is_refused_and_left_as_it_is(tmp_path):
     (tmp_path / "metrics.jsonl").write_text("{}\n")
-    with pytest.raises(WorkdirError) as error, opened_workdir(tmp_path, {"seed": 2}):
+    with pytest.raises(WorkdirError) as error, opened_workdir(tmp_path, {"seed": 2}, CATALOGUE):
         pass
     reason = "holds a run without checkpoints; choose another --workdir."
     assert str(error.value) == f"{tmp_path} {reason}"
@@ -317,24 +454,24 @@ def test_a_run_of_before_there_were_checkpoints_is_refused_and_left_as_it_is(tmp
 
 
 def test_a_damaged_config_is_refused(tmp_path):
-    with opened_workdir(tmp_path, {"seed": 1}):
+    with opened_workdir(tmp_path, {"seed": 1}, CATALOGUE):
         (tmp_path / "checkpoints" / "0").mkdir(parents=True)
     (tmp_path / "config.json").write_text("{")
     with (
         pytest.raises(WorkdirError, match="config.json cannot be read: Expecting"),
-        opened_workdir(tmp_path, {"seed": 1}),
+        opened_workdir(tmp_path, {"seed": 1}, CATALOGUE),
     ):
         pass
 
 
 def test_two_processes_cannot_write_to_one_workdir(tmp_path):
     with (
-        opened_workdir(tmp_path, {}),
+        opened_workdir(tmp_path, {}, CATALOGUE),
         pytest.raises(WorkdirError, match=f"another process trains in {tmp_path}; wait for it."),
-        opened_workdir(tmp_path, {}),
+        opened_workdir(tmp_path, {}, CATALOGUE),
     ):
         pass
-    with opened_workdir(tmp_path, {}):  # the first has left it
+    with opened_workdir(tmp_path, {}, CATALOGUE):  # the first has left it
         pass
 
 
@@ -343,7 +480,7 @@ def test_two_processes_cannot_write_to_one_workdir(tmp_path):
 )
 def test_a_workdir_that_cannot_be_written_is_refused(tmp_path, where, reason):
     (tmp_path / "file").write_text("in the way")
-    with pytest.raises(WorkdirError) as error, opened_workdir(tmp_path / where, {}):
+    with pytest.raises(WorkdirError) as error, opened_workdir(tmp_path / where, {}, CATALOGUE):
         pass
     assert str(error.value) == f"{tmp_path / where} cannot be written: {reason}."
 
@@ -353,7 +490,7 @@ def test_a_full_disk_is_one_line(tmp_path, monkeypatch):
         def write(self, text):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    with RunLog(tmp_path, TIMETABLE, BATCH) as log:
+    with RunLog(tmp_path, TIMETABLE, STRUCTURE) as log:
         log.row(ROWS[0])
         log._metrics.close()
         monkeypatch.setattr(log, "_metrics", Full())
@@ -369,7 +506,7 @@ def test_a_full_disk_is_one_line_on_the_way_out_too(tmp_path, monkeypatch):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     with pytest.raises(WorkdirError, match="told"):
-        with RunLog(tmp_path, TIMETABLE, BATCH) as log:
+        with RunLog(tmp_path, TIMETABLE, STRUCTURE) as log:
             log._metrics.close()
             monkeypatch.setattr(log, "_metrics", Full())
             raise WorkdirError("told")
@@ -377,7 +514,7 @@ def test_a_full_disk_is_one_line_on_the_way_out_too(tmp_path, monkeypatch):
 
 def test_a_writer_of_tensorboard_that_has_ended_is_told(tmp_path):
     """It ends at a full disk, and what is written after that waits for it for ever."""
-    with RunLog(tmp_path, TIMETABLE, BATCH, tensorboard=True) as log:
+    with RunLog(tmp_path, TIMETABLE, STRUCTURE, tensorboard=True) as log:
         log.row(ROWS[0])
         writer = log._writer.file_writer.event_writer
         writer._worker.stop()
@@ -391,7 +528,7 @@ def test_a_writer_of_tensorboard_that_has_ended_is_told(tmp_path):
 def test_rows_lost_before_the_checkpoint_are_told(tmp_path):
     (tmp_path / "metrics.jsonl").write_bytes(b"\0" * 20 + b"\n")
     with pytest.raises(WorkdirError) as error:
-        RunLog(tmp_path, TIMETABLE, BATCH, start=6)
+        RunLog(tmp_path, TIMETABLE, STRUCTURE, start=6)
     path = tmp_path / "metrics.jsonl"
     assert str(error.value).startswith(f"{path} is damaged before the checkpoint: ")
 
@@ -399,7 +536,7 @@ def test_rows_lost_before_the_checkpoint_are_told(tmp_path):
 def test_rows_can_be_put_on_the_disk(tmp_path, monkeypatch):
     synced = []
     monkeypatch.setattr(os, "fsync", lambda number: synced.append(os.fstat(number).st_size))
-    with RunLog(tmp_path, TIMETABLE, BATCH) as log:
+    with RunLog(tmp_path, TIMETABLE, STRUCTURE) as log:
         log.row(ROWS[0])
         log.sync()
     assert synced == [(tmp_path / "metrics.jsonl").stat().st_size] and synced[0] > 0
