@@ -8,10 +8,8 @@ import numpy as np
 import optax
 import pytest
 
-from configs import default
 from cyclical_jax import data
 from cyclical_jax.accumulation import powers_of_two
-from cyclical_jax.catalogue import parse
 from cyclical_jax.data.batches import shuffled
 from cyclical_jax.training import assembly, loop, ways
 from cyclical_jax.training.checkpoints import Checkpoints
@@ -23,6 +21,7 @@ from cyclical_jax.training.recipe import cyclical
 from cyclical_jax.training.run import begin, plan
 from cyclical_jax.training.structure import Accumulation
 from cyclical_jax.training.technique import spec_of
+from tests.helpers import recipe_of, without_times
 
 pytestmark = pytest.mark.usefixtures("fast_compilation")
 
@@ -45,7 +44,6 @@ def dataset():
 
 
 def recipe(**changes):
-    config = default.get_config()
     small = dict(
         seed=2,
         batch_size=BATCH,
@@ -59,10 +57,7 @@ def recipe(**changes):
         optimizer__learning_rate_schedule=None,
         optimizer__weight_decay=None,
     )
-    for key, value in (small | changes).items():
-        *section, name = key.split("__")
-        (config[section[0]] if section else config)[name] = value
-    return parse(config, num_devices=2)
+    return recipe_of(num_devices=2, **small | changes)
 
 
 def test_a_run_takes_every_gradient_once_and_ends_easy():
@@ -168,8 +163,8 @@ def one_batch(**changes):
 def trained(run, **options):
     rows = []
     state = loop.train(run, dataset(), report=rows.append, **options)
-    times = {"images_per_second", "seconds", "every"}
-    return state, [{k: v for k, v in row.items() if k not in times} for row in rows]
+    rows = without_times(rows)
+    return state, [{name: row[name] for name in row if name != "every"} for row in rows]
 
 
 @pytest.mark.parametrize("way", ["resident", "stepwise"])

@@ -12,19 +12,27 @@ import numpy as np
 import pytest
 
 from cyclical_jax import data
+from cyclical_jax.data.batches import shuffled
 from cyclical_jax.training import evaluation, loop, population, ways
+from cyclical_jax.training.fields import RecipeError
 from cyclical_jax.training.population import Outcome, Population
-from cyclical_jax.training.recipe import Knob, RecipeError, cyclical
-from tests.helpers import CLASSES, bright_classes, recipe_of
-from tests.helpers import without_times as timeless
+from cyclical_jax.training.recipe import cyclical
+from cyclical_jax.training.run import NonFiniteError, Timer
+from cyclical_jax.training.structure import Knob
+from cyclical_jax.training.technique import spec_of
+from tests.helpers import bright_classes, recipe_of, without_times
 
 pytestmark = pytest.mark.usefixtures("fast_compilation")
 
 TRAIN, BATCH = 53, 13  # two devices could not share a batch
 
 
+@functools.cache
 def dataset(num_validation=21):
-    return bright_classes(TRAIN, num_validation, 21)
+    """Images are floats, so that the same programs can be called with one that is not a number."""
+    train, *others, classes = bright_classes(TRAIN, num_validation, 21)
+    train = train | {"image": train["image"].astype(np.float32)}
+    return data.Dataset(train, *others, classes)
 
 
 def recipe(**changes):
@@ -125,16 +133,16 @@ def single(run, data, splits=SPLITS):
     rows = []
     with one_device():
         try:
-            state = loop.train(run, data, seed=run.seed, report=rows.append)
-        except loop.NonFiniteError as error:
-            return Single(None, Outcome(timeless(rows), {}, str(error)))
+            state = loop.train(run, data, report=rows.append)
+        except NonFiniteError as error:
+            return Single(None, Outcome(without_times(rows), {}, str(error)))
         scores = {
             split: evaluation.evaluate(
-                run.structure, CLASSES, state.evaluated, getattr(data, split)
+                run.structure, spec_of(data), state.evaluated, getattr(data, split)
             )
             for split in splits
         }
-    return Single(on_host(state), Outcome(timeless(rows), scores, None))
+    return Single(on_host(state), Outcome(without_times(rows), scores, None))
 
 
 def on_host(state):
@@ -236,7 +244,7 @@ def test_a_split_in_several_batches_has_the_scores_of_one_device(monkeypatch):
 
 def test_calls_of_few_micro_steps_are_the_same_run(monkeypatch):
     """The log's intervals of 4 micro steps in calls of 3 and 1: the end of a call is no row."""
-    monkeypatch.setattr(loop.Timer, "add", lambda self, *_: setattr(self, "micro_steps_a_call", 3))
+    monkeypatch.setattr(Timer, "add", lambda self, *_: setattr(self, "micro_steps_a_call", 3))
     some = members("padded")
     assert list(Population(some[0], dataset()).outcomes(some, SPLITS)) == outcomes("padded")
 
@@ -326,7 +334,7 @@ def test_a_score_that_is_not_finite_is_an_error_of_its_member(monkeypatch, split
     monkeypatch.setattr(Population, "evaluate", evaluate)
     good, bad = of_case("padded").outcomes(members("padded")[:2], ["test"])
     name, step = ("val_loss", 5) if split == "validation" else ("test_loss", 13)
-    assert bad.error == f"{name} is inf at step {step}; try a lower learning_rate."
+    assert bad.error == f"{name} is inf at step {step}; try a lower learning rate."
     assert bad.rows[-1]["step"] == step and bad.scores == {}
     assert ("val_loss" in bad.rows[-1]) is (split == "test")
     assert good.error is None and good.rows[-1]["val_loss"] == good.scores["test"]["loss"] == 1.0
@@ -342,34 +350,26 @@ def test_parameters_that_are_not_finite_are_an_error_of_their_member(monkeypatch
 
     monkeypatch.setattr(Population, "train", with_infinity)
     good, bad = of_case("padded").outcomes(members("padded")[:2], ["test"])
-    message = "the norm of the parameters is inf at step 13; try a lower learning_rate."
+    message = "the norm of the parameters is inf at step 13; try a lower learning rate."
     assert (bad.error, bad.scores, len(bad.rows)) == (message, {}, 6)
     assert good == outcomes("padded", splits=["test"])[0]
 
 
-@pytest.fixture
-def white_is_nan(monkeypatch):
-    """An image that is white is not a number, in training; returns a dataset with one."""
+BROKEN = 7  # its image is not a number
 
-    def poisoned(split, selection, take_batch=ways.take_batch):
-        batch = take_batch(split, selection)
-        return batch | {"image": jnp.where(batch["image"] > 0.99, jnp.nan, batch["image"])}
 
-    monkeypatch.setattr(ways, "take_batch", poisoned)
-    forget_programs(monkeypatch)
+@functools.cache
+def broken_dataset():
     train = dataset().train
     image = train["image"].copy()
-    image[7] = 255
+    image[BROKEN] = np.nan
     return dataset()._replace(train=train | {"image": image})
 
 
-def test_batches_that_are_not_finite_are_skipped_by_each_member_for_itself(white_is_nan):
-    some = [
-        dataclasses.replace(run, log_every=run.log_every._replace(amount=1.0))
-        for run in members("parted")[:2]
-    ]
-    found = list(Population(some[0], white_is_nan).outcomes(some, SPLITS))
-    expected = [single(run, white_is_nan).outcome for run in some]
+def test_batches_that_are_not_finite_are_skipped_by_each_member_for_itself():
+    some = members("parted")
+    found = list(Population(some[0], broken_dataset()).outcomes(some, SPLITS))
+    expected = [single(run, broken_dataset()).outcome for run in some]
     for outcome, one in zip(found, expected, strict=True):
         assert_close(outcome, one, rel=3e-5)
     skipped = [[row["skipped"] for row in outcome.rows] for outcome in found]
@@ -377,15 +377,21 @@ def test_batches_that_are_not_finite_are_skipped_by_each_member_for_itself(white
     assert all(0 < each[-1] for each in skipped)
 
 
-def test_a_batch_that_is_not_finite_is_named_as_by_the_single_run(white_is_nan):
+def test_a_batch_that_is_not_finite_is_named_as_by_the_single_run():
     """And the rows before it are kept."""
-    some = [recipe(seed=seed, log_every="1 step") for seed in (0, 1, 2)]
-    found = list(Population(some[0], white_is_nan).outcomes(some, SPLITS))
-    assert found == [single(run, white_is_nan).outcome for run in some]
-    steps = [len(outcome.rows) for outcome in found]
-    assert 0 < max(steps) and len(set(steps)) > 1
+    some = [dataclasses.replace(members("padded")[0], seed=seed) for seed in (0, 1, 44)]
+    found = list(Population(some[0], broken_dataset()).outcomes(some, SPLITS))
+    assert found == [single(run, broken_dataset()).outcome for run in some]
+    order = {"batch_size": BATCH, "start": 0, "stop": 5, "remainder": "pad"}
+    steps = [
+        int(np.argmax((shuffled(TRAIN, seed=run.seed, **order)["index"] == BROKEN).any(1)))
+        for run in some
+    ]
+    assert steps == [3, 1, 4]  # of which the last one is after a row
     for step, outcome in zip(steps, found, strict=True):
-        assert outcome.error.startswith(f"loss is nan at step {step}, with learning_rate ")
+        assert len(outcome.rows) == (step == 4)
+        assert outcome.error.startswith(f"loss is nan at step {step}, with ")
+        assert ", optimizer.learning_rate 0.0" in outcome.error
 
 
 # ---- compilations
@@ -486,17 +492,11 @@ def test_as_many_seeds_as_numbers_are_wanted(num_numbers, num_seeds):
 # ---- without validation; parts of runs; time
 
 
-@pytest.fixture
-def unvalidated():
+def test_without_validation_there_are_no_such_scores():
     """As of train_on="train+validation"."""
-    train, validation, test, classes = dataset()
-    joined = {name: np.concatenate([train[name], validation[name]]) for name in train}
-    empty = {name: array[:0] for name, array in validation.items()}
-    return data.Dataset(joined, empty, test, num_classes=classes)
-
-
-def test_without_validation_there_are_no_such_scores(unvalidated):
-    some = [recipe(seed=seed, train_on="train+validation") for seed in (4, 6, 7)]
+    some = [dataclasses.replace(run, train_on="train+validation") for run in members("padded")]
+    empty = {name: array[:0] for name, array in dataset().validation.items()}
+    unvalidated = dataset()._replace(validation=empty)
     mine = Population(some[0], unvalidated)
     found = list(mine.outcomes(some, ["test"]))
     assert found == [single(run, unvalidated, ["test"]).outcome for run in some]
@@ -541,10 +541,11 @@ def test_seconds_a_member_are_those_of_the_whole_run_shared_by_all(monkeypatch):
     """A micro step takes 0.01 s, by a clock that is turned by hand."""
     now, stops = [0.0], []
 
-    def train(self, numbers, seeds, *, stop):
+    def train(self, numbers, seeds, *, stop, watch):
+        assert not watch
         now[0] += 5.0 if not stops else 0.01 * stop  # the first call compiles
         stops.append((len(numbers), len(set(seeds)), stop))
-        return population.Trained(None, [], [])
+        return population.Members(None, [], [])
 
     monkeypatch.setattr(Population, "train", train)
     monkeypatch.setattr(Population, "evaluate", lambda *args: [])
@@ -621,16 +622,19 @@ def test_a_split_without_examples_is_told_before_training(monkeypatch):
         next(population.outcomes([recipe()], ["validation"]))
 
 
-def test_time_is_measured_by_members_that_do_not_diverge(monkeypatch):
-    """One that does ends early, and would be told as fast."""
-    population, rates = Population(recipe(optimizer__learning_rate=1e30), dataset()), set()
+def test_time_is_measured_to_the_end_whether_or_not_members_diverge(monkeypatch):
+    """Of the recipe's own numbers; one that ended early would seem to be fast."""
+    run, stops = diverging(), []
+    population = Population(run, dataset())
     train = population.train
 
-    def recorded(numbers, seeds, **options):
-        rates.update(each["learning_rate"].easy for each in numbers)
-        trained = train(numbers, seeds, **options)
-        assert trained.errors == [None] * population.size
+    def recorded(numbers, seeds, *, stop, watch):
+        assert numbers == [run.numbers] * population.size
+        trained = train(numbers, seeds, stop=stop, watch=watch)
+        assert trained.states.micro_step.tolist() == [[stop]] * population.size
+        assert trained.errors == [None] * population.size and not any(trained.rows)
+        stops.append(stop)
         return trained
 
     monkeypatch.setattr(population, "train", recorded)
-    assert population.seconds_a_member() > 0 and rates == {1e-9}
+    assert population.seconds_a_member() > 0 and len(stops) > 1

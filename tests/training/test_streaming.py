@@ -14,9 +14,12 @@ from cyclical_jax import data
 from cyclical_jax.data import crops
 from cyclical_jax.training import evaluation, loop, ways
 from cyclical_jax.training.checkpoints import Checkpoints
+from cyclical_jax.training.fields import RecipeError
 from cyclical_jax.training.keeper import Keeper, StoppedError
 from cyclical_jax.training.population import Population
-from cyclical_jax.training.recipe import RecipeError, cyclical
+from cyclical_jax.training.recipe import cyclical
+from cyclical_jax.training.run import begin
+from cyclical_jax.training.technique import spec_of
 from tests.helpers import recipe_of, without_times
 
 SIZE, CLASSES = 6, 4
@@ -52,6 +55,7 @@ def dataset(broken=None):
 
 def recipe(**changes):
     small = dict(
+        seed=5,
         dataset="imagenet2012",
         image_size=SIZE,
         batch_size=12,
@@ -65,8 +69,7 @@ def recipe(**changes):
 
 def train(run, source=None, **options):
     rows = []
-    options = {"seed": 5, "report": rows.append} | options
-    state = loop.train(run, source or dataset(), **options)
+    state = loop.train(run, source or dataset(), report=rows.append, **options)
     return jax.device_get(state._replace(key=0)), without_times(rows)
 
 
@@ -89,8 +92,8 @@ def test_a_run_that_was_stopped_goes_on_as_if_it_had_not_been(tmp_path):
         asked = itertools.count()
         keeper = Keeper(checkpoints, is_stopping=lambda: next(asked) == 0)
         with pytest.raises(StoppedError):
-            loop.train(run, dataset(), seed=5, report=rows.append, keeper=keeper, num_workers=1)
-        start = checkpoints.restore(loop.begin(run, dataset(), seed=5))
+            loop.train(run, dataset(), report=rows.append, keeper=keeper, num_workers=1)
+        start = checkpoints.restore(begin(run, dataset()))
     assert int(start.state.micro_step) == 1 and int(start.totals.num_examples) == 12
     whole_state, whole_rows = train(run)
     state, rest = train(run, start=start)
@@ -98,13 +101,13 @@ def test_a_run_that_was_stopped_goes_on_as_if_it_had_not_been(tmp_path):
 
 
 def test_evaluation_is_that_of_the_cropped_images():
-    state = loop.begin(recipe(), dataset(), seed=0).state
+    state = begin(recipe(seed=0), dataset()).state
     cropped = {
         "image": np.stack([crops.centre_crop(e["image"], SIZE) for e in examples()[53:]]),
         "label": np.array([e["label"] for e in examples()[53:]], np.int32),
     }
     streamed, resident = (
-        evaluation.evaluate(recipe().structure, CLASSES, state.evaluated, split)
+        evaluation.evaluate(recipe().structure, spec_of(dataset()), state.evaluated, split)
         for split in (dataset().test, cropped)
     )
     assert streamed == resident and streamed["num_examples"] == 7
@@ -145,9 +148,10 @@ def test_a_population_needs_its_data_in_memory():
 
 def test_the_config_of_imagenet_has_the_published_numbers():
     run = recipe_of(imagenet.get_config("all"), num_devices=4)
-    assert run.structure.model == "tresnet_m" and run.structure.batch_size == 4 * 384
-    assert run.numbers["learning_rate"].easy == 0.6
-    assert run.numbers["weight_decay"].factor == 4
+    own = {key: value for _, values in run.structure.entries for key, value in values}
+    assert own["model.name"] == "tresnet_m" and run.structure.batch_size == 4 * 384
+    assert run.numbers["optimizer.learning_rate"].easy == 0.6
+    assert run.numbers["optimizer.weight_decay"].factor == 4
     assert data.num_train("imagenet2012", subset="long_tailed 700 100") == sum(
         int(round(700 * 100 ** (-k / 999), 9)) for k in range(1000)
     )
