@@ -49,7 +49,7 @@ KEYS: dict[str, Field] = {
     ),
     "seed": whole(
         0,
-        "seed of all randomness: initial parameters, order of the examples, augmentation, dropout",
+        "seed of all randomness: initial parameters, order of the examples, all that is drawn",
         minimum=0,
     ),
     "duration": duration("40 epochs", "length of training; a step is an optimizer update"),
