@@ -21,7 +21,7 @@ from cyclical_jax.training.fields import RecipeError
 from cyclical_jax.training.inputs import identities
 from cyclical_jax.training.logs import WorkdirError
 from cyclical_jax.training.recipe import cyclical, put
-from experiments import train
+from tests import commands
 
 pytestmark = pytest.mark.usefixtures("fast_compilation")
 
@@ -109,7 +109,10 @@ def run_with(plugin, workdir, **changes):
     catalogue = with_plugins([plugin])
     config = config_of(catalogue, **changes)
     recipe = parse(config, num_devices=2, catalogue=catalogue)
-    return train.run(config, recipe, workdir)
+    with commands.as_if_new():
+        from experiments import train
+
+        return train.run(config, recipe, workdir)
 
 
 def test_a_run_by_a_plugin_goes_on_and_refuses_a_changed_file(tmp_path):
