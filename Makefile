@@ -23,7 +23,7 @@ test: $(INSTALLED)
 	$(RUN) -m pytest -m "not slow" --numprocesses=auto --maxprocesses=4
 
 test-slow: $(INSTALLED) $(PEERS)
-	$(RUN) -m pytest -m slow --numprocesses=auto --maxprocesses=4
+	JAX_DISABLE_MOST_OPTIMIZATIONS=0 $(RUN) -m pytest -m slow --numprocesses=auto --maxprocesses=4
 
 TABLES := techniques weight_decay temperature clipping focal_loss combined factor
 

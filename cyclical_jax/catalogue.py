@@ -3,6 +3,7 @@
 import functools
 import hashlib
 import sys
+import traceback
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
@@ -101,6 +102,11 @@ def extended(
       RecipeError: A name or a key is there already, or an argument of a model or a loss has no key;
         a line.
     """
+    _check_entries(Technique, "techniques", techniques := tuple(_listed(techniques)))
+    _check_entries(Task, "tasks", tasks := tuple(_listed(tasks)))
+    for what, given in (("models", models), ("losses", losses)):
+        if not isinstance(given or {}, Mapping):
+            raise RecipeError(f"{what} must be a dictionary of names, got {given!r}.")
     own_losses = {name: classification.as_loss(name, of) for name, of in (losses or {}).items()}
     own_models = {name: network.as_network(name, of) for name, of in (models or {}).items()}
     _refuse_known("loss", own_losses, LOSSES)
@@ -125,6 +131,8 @@ def with_plugins(paths: Sequence[str | Path]) -> Catalogue:
     Raises:
       RecipeError: A file cannot be run, defines none of these, or as in `extended`; a line.
     """
+    if isinstance(paths, str | Path):
+        paths = [paths]
     files = tuple((str(path), _content(Path(path))) for path in paths)
     return _with_files(files) if files else CATALOGUE
 
@@ -173,8 +181,11 @@ def _executed(path: Path, content: bytes, digest: str) -> ModuleType:
     sys.modules[module.__name__] = module  # where dataclasses look names up
     try:
         exec(compile(content, path, "exec", dont_inherit=True), vars(module))
-    except Exception as error:
-        raise RecipeError(f"--plugin {path}: {type(error).__name__}: {error}") from error
+    except (Exception, SystemExit) as error:
+        frames = traceback.extract_tb(error.__traceback__)
+        lines = [f", line {frame.lineno}" for frame in frames if frame.filename == str(path)]
+        where = f"{path}{lines[-1] if lines else ''}"
+        raise RecipeError(f"--plugin {where}: {type(error).__name__}: {error}") from error
     _check_kinds(path, module)
     return module
 
@@ -190,6 +201,16 @@ def _check_kinds(path: Path, module: ModuleType) -> None:
     for name in ("MODELS", "LOSSES"):
         if not isinstance(getattr(module, name, {}), Mapping):
             raise RecipeError(f"--plugin {path}: {name} must be a dictionary.")
+
+
+def _listed(entries: Any) -> Iterable[Any]:
+    return entries if isinstance(entries, Iterable) else (entries,)
+
+
+def _check_entries(kind: type, what: str, entries: Sequence[Any]) -> None:
+    for entry in entries:
+        if not isinstance(entry, kind):
+            raise RecipeError(f"{what} must be {kind.__name__}s, got {entry!r}.")
 
 
 def _refuse_known(kind: str, own: Mapping[str, Any], known: Mapping[str, Any]) -> None:

@@ -59,7 +59,14 @@ class Case(NamedTuple):
     @property
     def entry(self):
         """The technique or task."""
-        return next(entry for entry in self.catalogue.entries if entry.name == self.name)
+        by_name = {entry.name: entry for entry in self.catalogue.entries}
+        if self.name not in by_name:
+            raise AssertionError(
+                f"{self.name!r} is no entry; there are {', '.join(by_name)}. A loss is tried as "
+                "Case('classification', {'loss.name': ...}), a model as Case('network', "
+                "{'model.name': ...})."
+            )
+        return by_name[self.name]
 
 
 def check(case: Case) -> None:
@@ -281,7 +288,11 @@ def _all_offers(case: Case) -> frozenset[str]:
 
 
 def _on_host(state):
-    return jax.device_get(state._replace(key=0))
+    def without_key(leaf):
+        is_key = jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+        return jax.random.key_data(leaf) if is_key else leaf
+
+    return jax.device_get(jax.tree.map(without_key, state))
 
 
 def _without_times(rows: list[run.Row]) -> list[run.Row]:

@@ -10,6 +10,9 @@ from pathlib import Path
 # XLA's CPU client has one thread per core, and a collective blocks one thread per device. With two
 # devices on two cores a queue of pmapped calls would deadlock, so NPROC names more cores at start.
 os.environ.setdefault("NPROC", "4")
+# Most programs of the tests run a few times, so that compiling them takes longer than running them.
+# CI runs the tests a second time with all optimizations, on its other Python.
+os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
 
 import jax  # noqa: E402
 import pytest  # noqa: E402

@@ -67,7 +67,7 @@ def test_a_module_class_with_annotations_in_strings_is_a_model(tmp_path):
         (
             "mine.py",
             "import no_such_module",
-            ": ModuleNotFoundError: No module named 'no_such_module'",
+            ", line 1: ModuleNotFoundError: No module named 'no_such_module'",
         ),
         ("mine.py", "TASKS = 3", ": TASKS must be a tuple of Tasks."),
         ("mine.py", "LOSSES = 3", ": LOSSES must be a dictionary."),

@@ -2,13 +2,10 @@
 
 from collections.abc import Iterator
 
-import jax.numpy as jnp
-
 from cyclical_jax import augment
 from cyclical_jax.training.fields import knob, names, or_none
 from cyclical_jax.training.technique import (
     IMAGES,
-    Batch,
     BatchTransform,
     Own,
     Part,
@@ -36,25 +33,8 @@ def problems(checked: Own) -> Iterator[str]:
 
 
 def part(site: Site) -> Part:
-    operations, classes = site.own[OPERATIONS], site.spec.num_outputs
-
-    def change(batch, key, strength):
-        transform = augment.augment(operations, num_classes=classes, mixed=_mixed(batch))
-        return transform(batch, key, strength)
-
+    change = augment.augment(site.own[OPERATIONS], num_classes=site.spec.num_outputs)
     return Part(transforms=(BatchTransform(change, site.schedules[STRENGTH]),))
-
-
-def _mixed(batch: Batch) -> list[str]:
-    """Returns the entries that are mixed as images and labels are: floats, one an example."""
-    size = len(batch["image"])
-    return [
-        name
-        for name, array in batch.items()
-        if name not in ("image", "label", "mask")
-        and jnp.issubdtype(array.dtype, jnp.floating)
-        and len(array) == size
-    ]
 
 
 TECHNIQUE = Technique(

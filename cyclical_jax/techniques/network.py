@@ -1,6 +1,7 @@
 """The network that makes logits of images, by name, with dropout and stochastic depth as knobs."""
 
 from collections.abc import Iterator, Mapping
+from dataclasses import fields
 from typing import Any, NamedTuple
 
 from flax import linen as nn
@@ -74,6 +75,8 @@ def as_network(name: str, network: Any) -> NetworkWithKeys:
       RecipeError: It is neither, or an option has no key.
     """
     if isinstance(network, type) and issubclass(network, nn.Module):
+        if not {"num_classes", "axis_name"} <= {field.name for field in fields(network)}:
+            raise RecipeError(f"model {name!r} must have the attributes num_classes and axis_name.")
         network = network_of(network)
     keyed = network if isinstance(network, NetworkWithKeys) else NetworkWithKeys(network)
     if not isinstance(keyed.network, Network):

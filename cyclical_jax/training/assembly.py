@@ -26,6 +26,7 @@ from cyclical_jax.training.technique import (
     Schedules,
     Site,
     Spec,
+    Technique,
 )
 
 Given = Mapping[str, Any]  # {name of a technique: arrays, as `Prepared.given`}
@@ -76,7 +77,12 @@ def make_parts(
 
     def part_of(entry, own):
         arrays = given.get(entry.name)
-        return entry.part(Site(dict(own), spec, axis_name, schedules, arrays, model, example))
+        site = Site(dict(own), spec, axis_name, schedules, arrays, model, example)
+        try:
+            return entry.part(site)
+        except Exception as error:
+            error.add_note(f"This was raised by the part of {entry.name}.")
+            raise
 
     return {entry.name: part_of(entry, own) for entry, own in structure.entries}
 
@@ -98,6 +104,8 @@ def make_terms(structure: Structure, parts: Parts) -> tuple[list[LossTerm], list
     The reference differs in the task's own term alone: what others teach is in both, so that it is
     not rescaled away where the task is learned.
     """
+    for entry, _ in structure.entries:
+        _check_measures(entry, parts[entry.name])
     name = structure.task[0].name
     own, *further = parts[name].terms
     others = [term for part in parts for term in (further if part == name else parts[part].terms)]
@@ -170,13 +178,14 @@ def assemble_state(
     *,
     timetable: Timetable,
     spec: Spec,
+    given: Given | None = None,
     start: Variables | None = None,
 ) -> TrainState:
     """Returns the state before the first update; numbers, seed and variables may be traced.
 
     All variables are those of `start`, where there is one, but for parameters that it lacks.
     """
-    program = assemble(structure, numbers, timetable=timetable, spec=spec)
+    program = assemble(structure, numbers, timetable=timetable, spec=spec, given=given)
     model = program.model if start is None else _starting_from(program.model, start)
     inputs = example_of(structure, spec)
     return init_state(model, program.optimizer, inputs, seed, memories=program.memories)
@@ -192,6 +201,12 @@ def _starting_from(model: Model, start: Variables) -> Model:
 
 def _transforms(parts: Parts, names: Sequence[str]) -> list[BatchTransform]:
     return [transform for name in names for transform in parts[name].transforms]
+
+
+def _check_measures(entry: Technique, part: Part) -> None:
+    found = [name for term in part.terms for name, _ in term.measures]
+    if sorted(found) != sorted(entry.measures):
+        raise RecipeError(f"{entry} says that it measures {entry.measures}, its terms {found}.")
 
 
 def _check_one(what: str, names: Collection[str]) -> None:

@@ -29,7 +29,7 @@ def contradictions(catalogue: Catalogue, checked: Checked, num_devices: int) -> 
     for entry in catalogue.entries:
         if is_on(catalogue, checked, entry):
             yield from _batch_problems(entry, checked, num_devices)
-            yield from entry.problems(checked)
+            yield from _own_problems(entry, checked)
             yield from _unmet_needs(catalogue, checked, entry)
     yield from _unread(catalogue, checked)
 
@@ -83,6 +83,16 @@ def _stream_problems(dataset: str, image_size: int | None, loop: str | None) -> 
         yield str(error).replace("`", "")
     if dataset not in RESIDENT_DATASETS and loop not in (None, "streamed"):
         yield f"loop must be None or 'streamed' for {dataset!r}, got {loop!r}."
+
+
+def _own_problems(entry: Technique, checked: Checked) -> list[str]:
+    """Returns its contradictions; none that needs a key whose value is wrong by itself."""
+    try:
+        return list(entry.problems(checked))
+    except KeyError:
+        if entry.keys.keys() <= checked.keys():
+            raise
+        return []
 
 
 def _batch_problems(entry: Technique, checked: Checked, num_devices: int) -> Iterator[str]:

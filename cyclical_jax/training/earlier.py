@@ -10,14 +10,28 @@ import jax
 
 from cyclical_jax import data
 from cyclical_jax.data import Dataset, Stream
+from cyclical_jax.data.sources import ARRAYS
 from cyclical_jax.models import Model
 from cyclical_jax.training.assembly import Given, assemble_model, example_of
-from cyclical_jax.training.checkpoints import CHECKPOINTS, CONFIG, CheckpointError, read_variables
+from cyclical_jax.training.checkpoints import (
+    CHECKPOINTS,
+    CONFIG,
+    INPUTS,
+    CheckpointError,
+    read_variables,
+)
 from cyclical_jax.training.fields import RecipeError
 from cyclical_jax.training.recipe import default_config, parse, put, source
 from cyclical_jax.training.state import Variables
-from cyclical_jax.training.structure import Catalogue, Recipe, Structure
-from cyclical_jax.training.technique import Spec, spec_of
+from cyclical_jax.training.structure import (
+    PLUGIN,
+    Catalogue,
+    Recipe,
+    Structure,
+    plugin_identity,
+    plugin_key,
+)
+from cyclical_jax.training.technique import Prepared, Spec, spec_of
 
 
 @jax.tree_util.register_dataclass
@@ -47,13 +61,16 @@ class Host:
     """Everything that a technique may use to prepare a run.
 
     Attributes:
-      recipe, dataset: Those of the run.
-      own: The values of the keys of all that is in use, and the workdirs of earlier runs.
+      recipe, dataset: Those of the run. The members of a population are prepared once, so that
+        the recipe has no numbers, and the seed 0.
+      own: The values of all that is in use and decides the program, and the workdirs of earlier
+        runs; no knobs.
       inputs_change: Whether the inputs of an example differ from one epoch to the next.
     """
 
     def __init__(self, recipe: Recipe, dataset: Dataset):
-        self.recipe, self.dataset = recipe, dataset
+        self.recipe = dataclasses.replace(recipe, numbers={}, seed=0)
+        self.dataset = dataset
         entries = list(recipe.structure.entries)
         self.own = dict(recipe.earlier_runs)
         self.own |= {key: value for _, own in entries for key, value in own}
@@ -106,16 +123,32 @@ def prepare(recipe: Recipe, dataset: Dataset) -> tuple[Dataset, Earlier]:
     for entry, _ in recipe.structure.entries:
         if entry.prepare is not None:
             prepared = entry.prepare(host)
+            _check_what_it_prepared(entry, prepared, dataset, examples, earlier.start)
             examples |= prepared.examples
             given = {**earlier.given, entry.name: prepared.given}
             earlier = Earlier(given, prepared.start or earlier.start)
     return dataset._replace(train={**dataset.train, **examples}) if examples else dataset, earlier
 
 
+def _check_what_it_prepared(entry, prepared: Any, dataset: Dataset, others, start) -> None:
+    """Raises RecipeError if a technique prepared what nobody can use, or what another did too."""
+    name = entry.name
+    if not isinstance(prepared, Prepared):
+        raise RecipeError(f"{name}: prepare must return a Prepared, got {prepared!r}.")
+    number = data.num_examples(dataset.train)
+    for key, array in prepared.examples.items():
+        if key in others or key in ARRAYS:
+            raise RecipeError(f"{name}: {key!r} is an entry of the examples already.")
+        if len(array) != number and key not in (entry.beside or {}):
+            raise RecipeError(f"{name}: {key!r} must have {number} entries, got {len(array)}.")
+    if prepared.start is not None and start is not None:
+        raise RecipeError(f"{name}: another technique gives the first variables too.")
+
+
 def check_prepared(recipe: Recipe, earlier: Earlier) -> None:
     """Raises RecipeError where `prepare` was not called for the recipe."""
     wanting = [entry for entry, _ in recipe.structure.entries if entry.prepare is not None]
-    missing = [str(entry.switch) for entry in wanting if entry.name not in earlier.given]
+    missing = [entry.switch or entry.name for entry in wanting if entry.name not in earlier.given]
     if missing:
         raise RecipeError(
             f"{' and '.join(missing)} need dataset, earlier = earlier.prepare(recipe, dataset) "
@@ -152,6 +185,7 @@ def read_trained(
 
 def read_recipe(key: str, workdir: Path, catalogue: Catalogue) -> Recipe:
     """Returns the recipe of the run in `workdir`; `key` and errors as in `read_trained`."""
+    _check_plugins(key, workdir, catalogue)
     config = default_config(catalogue)  # which has what a config of an earlier version lacks
     try:
         for name, value in json.loads((workdir / CONFIG).read_text()).items():
@@ -163,6 +197,19 @@ def read_recipe(key: str, workdir: Path, catalogue: Catalogue) -> Recipe:
     except (OSError, ValueError, AttributeError) as error:
         first = str(error).partition("\n")[0]
         raise RecipeError(f"{key}: {workdir} has no run that can be used: {first}") from error
+
+
+def _check_plugins(key: str, workdir: Path, catalogue: Catalogue) -> None:
+    """Raises RecipeError if the run was made by a plugin that is not there, or has changed."""
+    try:
+        inputs = json.loads((workdir / INPUTS).read_text())
+    except (OSError, ValueError):
+        return
+    here = {plugin_key(name): plugin_identity(digest) for name, digest in catalogue.plugins}
+    for name, there in inputs.items() if isinstance(inputs, dict) else ():
+        if name.startswith(PLUGIN) and here.get(name) != there:
+            what = "has changed since" if name in here else "is missing: name it by --plugin"
+            raise RecipeError(f"{key}: {workdir} was made with {name}, which {what}.")
 
 
 def _like(model: Model, example: Any, *, key: str) -> Variables:

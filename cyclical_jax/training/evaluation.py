@@ -2,10 +2,11 @@
 
 import contextlib
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
+import numpy as np
 
 from cyclical_jax import data
 from cyclical_jax.data.batches import Select, in_order
@@ -13,9 +14,10 @@ from cyclical_jax.data.sources import Split
 from cyclical_jax.training.assembly import assemble_model
 from cyclical_jax.training.devices import AXIS, Throttle, on_all_devices
 from cyclical_jax.training.feeding import sent_batches
+from cyclical_jax.training.fields import RecipeError
 from cyclical_jax.training.state import Variables
 from cyclical_jax.training.structure import Structure
-from cyclical_jax.training.technique import Site, Spec
+from cyclical_jax.training.technique import Site, Spec, Task
 
 Scores = dict[str, float]
 
@@ -50,7 +52,20 @@ def evaluate(
             sums.append(batch_sums(variables, batch))
             throttle(sums[-1])
             after_batch()
-    return structure.task[0].scores(jax.device_get(sums))
+    return scores_of(structure.task[0], jax.device_get(sums))
+
+
+def scores_of(task: Task, sums: Sequence[Any]) -> Scores:
+    """Returns the scores that a task makes of the sums of all batches, as plain numbers.
+
+    Raises:
+      RecipeError: The loss, or the score that the task is judged by, is not among them.
+    """
+    scores = task.scores(sums)
+    for name in dict.fromkeys(("loss", task.judged_by[0])):
+        if name not in scores:
+            raise RecipeError(f"the scores of {task} must have {name!r}, got {sorted(scores)}.")
+    return {name: np.asarray(value).item() for name, value in scores.items()}
 
 
 def evaluation_batches(num_examples: int, num_devices: int) -> tuple[Select, int]:

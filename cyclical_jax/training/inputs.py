@@ -5,7 +5,8 @@ from pathlib import Path
 
 from cyclical_jax.data import index_file_of
 from cyclical_jax.training.checkpoints import CHECKPOINTS, CheckpointError, identity
-from cyclical_jax.training.structure import Recipe, RecipeError
+from cyclical_jax.training.fields import RecipeError
+from cyclical_jax.training.structure import Recipe, plugin_identity, plugin_key
 
 
 def identities(recipe: Recipe) -> dict[str, str]:
@@ -18,7 +19,7 @@ def identities(recipe: Recipe) -> dict[str, str]:
     if path := index_file_of(recipe.subset):
         found["subset"] = f"content {hashlib.sha256(_content(path)).hexdigest()[:16]}"
     plugins = recipe.catalogue.plugins
-    return found | {f"plugin {name}": f"content {digest[:16]}" for name, digest in plugins}
+    return found | {plugin_key(name): plugin_identity(digest) for name, digest in plugins}
 
 
 def _newest_checkpoint(key: str, workdir: str) -> str:

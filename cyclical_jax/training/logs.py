@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, ProgressColumn, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
-from cyclical_jax.training.checkpoints import CHECKPOINTS, CONFIG
+from cyclical_jax.training.checkpoints import CHECKPOINTS, CONFIG, INPUTS
 from cyclical_jax.training.devices import is_first_process
 from cyclical_jax.training.durations import Timetable
 from cyclical_jax.training.run import Row
@@ -24,7 +24,6 @@ from cyclical_jax.training.structure import Catalogue, Structure
 
 METRICS = "metrics.jsonl"
 RESULT = "result.json"
-INPUTS = "inputs.json"
 LOCK = ".lock"
 
 _logger = logging.getLogger(__name__)
@@ -164,9 +163,8 @@ def opened_workdir(
     if is_taken:
         defaults = as_defaults(catalogue)
         _check_same(workdir / CONFIG, json.loads(text), "of another config", defaults)
-        if (workdir / INPUTS).exists():
-            what = "of other inputs, which have changed since"
-            _check_same(workdir / INPUTS, inputs or {}, what, {})
+        what = "of other inputs, which have changed since"
+        _check_same(workdir / INPUTS, inputs or {}, what, {})
     if not is_first_process():
         yield
         return
@@ -244,8 +242,9 @@ def _is_taken(workdir: Path) -> bool:
 
 def _check_same(path: Path, now: dict[str, Any], what: str, defaults: dict[str, Any]) -> None:
     """Raises WorkdirError, with the differences, unless the run began with what is given `now`."""
-    try:
-        lines = config_differences(json.loads(path.read_text()), now, defaults)
+    try:  # a run without inputs has no file of them
+        there = json.loads(path.read_text()) if path.exists() or path.name != INPUTS else {}
+        lines = config_differences(there, now, defaults)
     except (OSError, ValueError, AttributeError) as error:
         raise WorkdirError(f"{path} cannot be read: {error}. Choose another --workdir.") from error
     if lines:

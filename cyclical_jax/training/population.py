@@ -23,7 +23,7 @@ from cyclical_jax.training import run
 from cyclical_jax.training.devices import Throttle, on_all_devices, place, scatter
 from cyclical_jax.training.durations import Timetable
 from cyclical_jax.training.earlier import Earlier, check_prepared
-from cyclical_jax.training.evaluation import Scores, evaluation_batches, make_batch_sums
+from cyclical_jax.training.evaluation import Scores, evaluation_batches, make_batch_sums, scores_of
 from cyclical_jax.training.feeding import take_examples
 from cyclical_jax.training.fields import RecipeError
 from cyclical_jax.training.run import NonFiniteError, Row
@@ -70,7 +70,7 @@ class Population:
       chunk: Members that a device trains at once, by `vmap`; 1 for one after the other.
 
     Raises:
-      RecipeError: As in `loop.plan`, for one device; or the data would have to be streamed.
+      RecipeError: As in `run.plan`, for one device; or the data would have to be streamed.
     """
 
     def __init__(
@@ -139,7 +139,7 @@ class Population:
             jax.tree.map(lambda *leaves: np.array(leaves, np.float32), *self._filled(numbers))
         )
         own_seeds = scatter(np.array(self._filled(seeds), np.uint32))
-        states, zeros = self._programs.initialise(shared, own_seeds, self._start)
+        states, zeros = self._programs.initialise(shared, own_seeds, self._given, self._start)
         trained = Members(states, [[] for _ in seeds], [None for _ in seeds])
         totals, done = zeros, 0
         while done < stop and None in trained.errors:
@@ -158,8 +158,8 @@ class Population:
             inputs = self._split(split), selection
             sums.append(self._programs.batch_sums(states.evaluated, inputs))
             throttle(sums[-1])
-        scores = self._structure.task[0].scores
-        return [scores(of_member) for of_member in zip(*map(self._members, sums), strict=True)]
+        task, by_member = self._structure.task[0], zip(*map(self._members, sums), strict=True)
+        return [scores_of(task, of_member) for of_member in by_member]
 
     def seconds_a_member(self) -> float:
         """Returns the seconds that a member takes, measured on its first updates."""
@@ -333,8 +333,8 @@ def _compiled(
 ) -> _Programs:
     of_batch = make_batch_sums(structure, spec)
 
-    def initialise(numbers, seed, start):
-        state = run.make_start(structure, timetable, spec, numbers, seed, start)
+    def initialise(numbers, seed, given, start):
+        state = run.make_start(structure, timetable, spec, numbers, seed, given, start)
         return state, run.nothing_yet(structure, state)
 
     def batch_sums(variables: Variables, inputs):
@@ -347,7 +347,7 @@ def _compiled(
         return _of_members(program, (0, axes), chunk, donate=True)
 
     return _Programs(
-        _of_members(initialise, (0, 0, None), chunk),
+        _of_members(initialise, (0, 0, None, None), chunk),
         advance,
         _of_members(batch_sums, (0, None), chunk),
     )

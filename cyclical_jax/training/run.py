@@ -114,7 +114,7 @@ def begin(recipe: Recipe, dataset: Dataset, *, earlier: Earlier = NOTHING_EARLIE
     """Returns where a run starts: nothing is done yet."""
     timetable, numbers = plan(recipe, dataset), jax.tree.map(jnp.float32, recipe.numbers)
     static = recipe.structure, timetable.lengths, spec_of(dataset)
-    state = _compiled_start(*static, numbers, recipe.seed, earlier.start)
+    state = _compiled_start(*static, numbers, recipe.seed, dict(earlier.given), earlier.start)
     return Snapshot(state, nothing_yet(recipe.structure, state), 0.0)
 
 
@@ -124,11 +124,12 @@ def make_start(
     spec: Spec,
     numbers: Numbers,
     seed: int | jax.Array,
+    given: assembly.Given,
     start: Variables | None,
 ) -> TrainState:
-    """Returns the state before the first update; numbers, seed and variables may be traced."""
+    """Returns the state before the first update; all but the first three may be traced."""
     return assembly.assemble_state(
-        structure, numbers, seed, timetable=timetable, spec=spec, start=start
+        structure, numbers, seed, timetable=timetable, spec=spec, given=given, start=start
     )
 
 
@@ -212,14 +213,19 @@ def make_row(
     # By way of its shortest decimal, so that the float32 nearest to 0.1 is logged as 0.1.
     values = {name: float(str(value)) for name, value in totals.values.items()}
     some = totals.num_examples > 0  # no mean, where all batches were skipped
-    means = {name: float(mean) if some else None for name, mean in totals.means.items()}
-    row = {"step": step, "epoch": timetable.epoch(micro_step), **means, **values}
+    means = {name: _finite(mean) if some else None for name, mean in totals.means.items()}
+    row: Row = {"step": step, "epoch": timetable.epoch(micro_step), **means, **values}
     if structure.on_nonfinite == "skip":
         row["skipped"] = skipped
     if scores and math.isfinite(scores["loss"]):
         score, _ = structure.task[0].judged_by
-        row |= {f"val_{name}": scores[name] for name in dict.fromkeys(("loss", score))}
+        row |= {f"val_{name}": _finite(scores[name]) for name in dict.fromkeys(("loss", score))}
     return row
+
+
+def _finite(value: Any) -> float | None:
+    """Returns a number as JSON has it: None where it is not finite."""
+    return float(value) if math.isfinite(value) else None
 
 
 def check_row(timetable: Timetable, micro_step: int, row: Row, scores: Scores | None) -> None:

@@ -62,6 +62,7 @@ def init_state(
     init_key, key = jax.random.split(jax.random.key(seed))
     variables = Variables(*model.init(init_key, inputs))
     memory = {name: of_name.init(variables) for name, of_name in (memories or {}).items()}
+    memory = jax.tree.map(jnp.asarray, memory)
     opt_state = optimizer.init(variables.params)
     step, micro_step, skipped = (jnp.zeros([], jnp.int32) for _ in range(3))
     return TrainState(*variables, opt_state, memory, step, micro_step, skipped, key)

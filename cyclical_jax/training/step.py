@@ -14,6 +14,7 @@ import optax
 
 from cyclical_jax.models import Model
 from cyclical_jax.schedules import as_schedule
+from cyclical_jax.training.fields import RecipeError
 from cyclical_jax.training.state import TrainState
 from cyclical_jax.training.technique import (
     MAIN,
@@ -178,12 +179,21 @@ def _forward(program: Program, views, state, batch, values, key):
 def _mean_of(term: LossTerm, outputs, step, batch: Batch, values: Values, average) -> jax.Array:
     """Returns this device's part of the weighted mean of a term."""
     losses = term.loss(*[outputs[view] for view in term.views], batch, values)
+    _check_losses(losses, batch[term.views[0]])
     losses = as_schedule(term.weight)(step) * losses
     if MAIN not in term.views:
         return jnp.mean(losses)
     if "weight" in batch:
         losses = losses * _as_wide(batch["weight"], losses)
     return average(losses)
+
+
+def _check_losses(losses: jax.Array, view: Any) -> None:
+    size = len(jax.tree.leaves(view)[0])
+    if jnp.shape(losses)[:1] != (size,):
+        raise RecipeError(
+            f"a loss must return one value an example, [{size}], got {list(jnp.shape(losses))}."
+        )
 
 
 def _measures(terms: Sequence[LossTerm], outputs, batch: Batch, values: Values, average) -> Metrics:

@@ -23,6 +23,7 @@ from cyclical_jax.schedules import Scale, Shape, cyclical_schedule
 from cyclical_jax.training import keys as engine
 from cyclical_jax.training.durations import Duration, Timetable, Units
 from cyclical_jax.training.fields import Field, RecipeError, one_of
+from cyclical_jax.training.state import JUDGED
 from cyclical_jax.training.technique import Task, Technique, columns
 
 _MOST_WINDOWS = 10**7
@@ -73,6 +74,19 @@ Numbers = dict[str, Knob]  # {key of a knob: its numbers}; a technique that is o
 OwnValues = tuple[tuple[str, Any], ...]  # (key, value) of the keys that decide the program
 
 
+PLUGIN = "plugin "  # begins the names of plugins in `inputs.json`
+
+
+def plugin_key(name: str) -> str:
+    """Returns the name of a plugin in `inputs.json`."""
+    return f"{PLUGIN}{name}"
+
+
+def plugin_identity(digest: str) -> str:
+    """Returns what tells a plugin's content from another, in `inputs.json`."""
+    return f"content {digest[:16]}"
+
+
 @dataclass(frozen=True, eq=False)
 class Catalogue:
     """The tasks and the techniques, in the order in which they act.
@@ -104,8 +118,8 @@ class Catalogue:
             for key in entry.keys:
                 if key in owners:
                     raise RecipeError(f"{owners[key]} and {entry.name} both have the key {key}.")
-            if entry.switch is not None and entry.switch not in entry.keys:
-                raise RecipeError(f"{entry.name} has no key {entry.switch}, which is its switch.")
+            for problem in _problems_of_entry(entry):
+                raise RecipeError(f"{entry.name} {problem}.")
             names.add(entry.name)
             owners |= dict.fromkeys(entry.keys, entry.name)
 
@@ -133,6 +147,28 @@ class Catalogue:
     def task(self, name: str) -> Task:
         """The task of that name."""
         return next(task for task in self.tasks if task.name == name)
+
+
+def _problems_of_entry(entry: Technique) -> Iterator[str]:
+    """Yields what is wrong with an entry by itself."""
+    if entry.name == JUDGED:
+        yield "is a name that the engine has for the variables that are evaluated"
+    if entry.switch is not None and entry.switch not in entry.keys:
+        yield f"has no key {entry.switch}, which is its switch"
+    others = (*entry.model_knobs, *(entry.options or {}), *(entry.beside or {}).values())
+    for key in others:
+        if key not in entry.keys:
+            yield f"has no key {key}, which its model_knobs, options or beside name"
+    for key, field in entry.keys.items():
+        if key.count(".") > 1 or key.split(".")[0] in engine.KEYS:
+            yield f"has the key {key}, which must be a word, or a section of its own and a word"
+        try:
+            hash(field.check(key, field.default))
+        except (TypeError, ValueError) as error:
+            yield f"has the default {field.default!r} for {key}: {str(error).rstrip('.')}"
+    for name in entry.measures:
+        if name in _TAKEN:
+            yield f"measures {name!r}, which is a name of the log"
 
 
 @dataclass(frozen=True)

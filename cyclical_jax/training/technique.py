@@ -19,7 +19,7 @@ import optax
 from cyclical_jax.data import Dataset, image_shape, num_examples
 from cyclical_jax.models import Model
 from cyclical_jax.training.durations import Timetable
-from cyclical_jax.training.fields import Field
+from cyclical_jax.training.fields import Field, RecipeError
 from cyclical_jax.training.state import TrainState, Variables
 
 MAIN = "main"  # the view of a batch that mask and weight belong to
@@ -210,6 +210,12 @@ class Task(Technique):
     scores: Callable[[Sequence[Any]], dict[str, float]] = lambda sums: {}
     judged_by: tuple[str, str] = ("loss", "min")
     misfits: Callable[[str, Dataset], Iterator[str]] = lambda source, dataset: iter(())
+
+    def __post_init__(self):
+        if self.judged_by[1] not in ("max", "min"):
+            raise RecipeError(
+                f"{self.name}: judged_by must say 'max' or 'min', got {self.judged_by}."
+            )
 
     def worth(self, scores: Mapping[str, float]) -> float:
         """The score that the task judges by, as a number of which more is better."""

@@ -74,6 +74,7 @@ TASKS = (
         part,
         model=lambda site, before: from_linen(Denoiser(site.own[WIDTH])),
         offers=frozenset({IMAGES}),
+        changes_inputs=True,
         as_batch=as_batch,
         view=lambda batch: batch["noisy"],
         sums=sums,

@@ -4,7 +4,6 @@ Leng et al., arXiv 2204.12511. Its `epsilon` is a new key, and may cycle.
 """
 
 import jax
-import jax.numpy as jnp
 
 from cyclical_jax import softmax_cross_entropy
 from cyclical_jax.tasks.classification import Loss
@@ -12,8 +11,9 @@ from cyclical_jax.training.fields import knob
 
 
 def poly_loss(logits, labels, *, epsilon, label_smoothing):
-    p = jax.nn.softmax(logits)
-    p_label = jnp.take_along_axis(p, labels[..., None], -1)[..., 0]
+    is_index = labels.ndim < logits.ndim  # else probabilities: mixup mixes labels, say
+    y = jax.nn.one_hot(labels, logits.shape[-1]) if is_index else labels
+    p_label = (y * jax.nn.softmax(logits)).sum(-1)
     plain = softmax_cross_entropy(logits, labels, label_smoothing=label_smoothing)
     return plain + epsilon * (1 - p_label)
 

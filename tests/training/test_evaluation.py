@@ -135,7 +135,7 @@ def test_a_task_scores_what_it_sums_over_the_examples_of_all_devices(monkeypatch
     def scores(sums):
         assert len(sums) == 3 and all(isinstance(of["total"], np.ndarray) for of in sums)
         return {
-            "total": float(sum(of["total"] for of in sums)),
+            "loss": float(sum(of["total"] for of in sums)),
             "most": float(max(of["counts"][0] for of in sums)),
         }
 
@@ -163,4 +163,4 @@ def test_a_task_scores_what_it_sums_over_the_examples_of_all_devices(monkeypatch
     )
     data = {"image": np.zeros((9, 1, 1, 1)), "label": np.zeros(9), "number": np.arange(9.0)}
     found = evaluate(made_up, SPEC, place(Variables(jnp.float32(3), {})), data)
-    assert found == {"total": 10 * 3 * 36 / 2, "most": 4}
+    assert found == {"loss": 10 * 3 * 36 / 2, "most": 4}
