@@ -82,17 +82,6 @@ def with_others(
     return selection
 
 
-def with_unlabelled(
-    labelled: Select, num_unlabelled: int, batch_size: int, *, seed: int, start: int, stop: int
-) -> Selection:
-    """Selects batches of `labelled` and, as "unlabelled_index", of examples without labels.
-
-    See `with_others`.
-    """
-    others = {"unlabelled": (num_unlabelled, batch_size)}
-    return with_others(labelled, others, seed=seed, start=start, stop=stop)
-
-
 def part_of(selection: Selection, number: int, count: int) -> Selection:
     """Returns part `number` of `count` equal parts of every batch."""
     return {name: np.split(array, count, axis=-1)[number] for name, array in selection.items()}

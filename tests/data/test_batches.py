@@ -11,7 +11,6 @@ from cyclical_jax.data.batches import (
     select_part,
     shuffled,
     with_others,
-    with_unlabelled,
 )
 
 
@@ -144,7 +143,7 @@ def test_any_cut_of_several_sets_is_a_window_of_one_sequence():
 
 
 def test_unlabelled_examples_are_the_first_of_the_others():
-    found = with_unlabelled(select_labelled, 31, 7, seed=3, start=0, stop=8)
+    found = with_others(select_labelled, {"unlabelled": (31, 7)}, seed=3, start=0, stop=8)
     expected = with_others(select_labelled, OTHERS, seed=3, start=0, stop=8)
     assert found.keys() == {"index", "mask", "unlabelled_index"}
     for name, array in found.items():
