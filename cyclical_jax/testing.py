@@ -22,7 +22,7 @@ import numpy as np
 from cyclical_jax.catalogue import CATALOGUE, default_config, parse
 from cyclical_jax.training import run
 from cyclical_jax.training.checkpoints import Checkpoints
-from cyclical_jax.training.durations import Timetable
+from cyclical_jax.training.contradictions import is_read
 from cyclical_jax.training.earlier import prepare
 from cyclical_jax.training.fields import RecipeError
 from cyclical_jax.training.keeper import Keeper, StoppedError
@@ -30,8 +30,8 @@ from cyclical_jax.training.keys import TASK
 from cyclical_jax.training.loop import train
 from cyclical_jax.training.population import Population
 from cyclical_jax.training.recipe import load_dataset, put
-from cyclical_jax.training.structure import Catalogue, Recipe, Structure
-from cyclical_jax.training.technique import IN_MEMORY, Spec, Task, spec_of
+from cyclical_jax.training.structure import Catalogue, Recipe
+from cyclical_jax.training.technique import IN_MEMORY, Task, spec_of
 from cyclical_jax.training.ways import Inputs, make_program
 
 SMALL = {
@@ -103,12 +103,12 @@ def off_it_leaves_the_program_alone(case: Case) -> None:
 
 def on_it_changes_the_run(case: Case) -> None:
     trained = _trained(case)
-    rows = _without_times(trained.rows)
+    rows = without_times(trained.rows)
     for row in rows:
         bad = [name for name, value in row.items() if not np.isfinite(value)]
         assert not bad, f"{bad} are not finite in {row}."
     if isinstance(case.entry, Task) or case.entry.switch is not None:
-        others = _without_times(_trained(case._replace(changes={})).rows)
+        others = without_times(_trained(case._replace(changes={})).rows)
         names = [name for name in rows[-1] if name in others[-1]]
         same = all(rows[-1][name] == others[-1][name] for name in names)
         assert not same, "the run is the same with and without it."
@@ -122,7 +122,7 @@ def other_numbers_compile_nothing(case: Case) -> None:
     }
     other = dataclasses.replace(recipe, numbers=numbers, seed=_OTHER_SEED)
     prepared = prepare(other, load_dataset(other))
-    with _compilations() as compiled:
+    with compilations() as compiled:
         _train(other, prepared)
     assert not compiled, f"{len(compiled)} programs were compiled for other numbers."
 
@@ -151,7 +151,7 @@ def a_member_of_a_population_is_the_run_on_one_device(case: Case) -> None:
     recipe = _trained(case).recipe
     some = [dataclasses.replace(recipe, seed=seed) for seed in (recipe.seed, _OTHER_SEED)]
     dataset, earlier = prepare(recipe, load_dataset(recipe))
-    if _is_streamed(recipe):
+    if recipe.loop == "streamed":
         return
     population = Population(recipe, dataset, earlier=earlier)
     members = [outcome.rows[-1] for outcome in population.outcomes(some, ["validation"])]
@@ -229,12 +229,8 @@ def _recipe(case: Case, changes: Mapping[str, Any], catalogue: Catalogue) -> Rec
 def _small(catalogue: Catalogue, changes: Mapping[str, Any]) -> dict[str, Any]:
     """Returns the changes of a small run that the task reads: it may have a model of its own."""
     task = catalogue.task(changes.get(TASK, catalogue.tasks[0].name))
-    unread = {key for key in SMALL if key in catalogue.owners and _unmet(catalogue, key, task)}
-    return {key: value for key, value in SMALL.items() if key not in unread}
-
-
-def _unmet(catalogue: Catalogue, key: str, task: Task) -> bool:
-    return bool(catalogue.owners[key].needs - task.offers - {IN_MEMORY})
+    chosen = {TASK: task.name}
+    return {key: value for key, value in SMALL.items() if is_read(catalogue, chosen, key)}
 
 
 def _train(recipe: Recipe, prepared=None):
@@ -251,33 +247,25 @@ def _one_device_program(structure, timetable, spec):
 
 def _on_one_device(recipe: Recipe):
     """Returns state and totals of a whole run on one device, without rows in between."""
-    return _one_device_program(*_static(recipe))(*_arguments(recipe))
+    program, arguments = _on_all_its_batches(recipe)
+    return program(*arguments)
 
 
 def _lowered(recipe: Recipe) -> str:
-    structure, timetable, spec = _static(recipe)
-    program = jax.jit(make_program("resident", structure, timetable, spec, None))
-    return program.lower(*_arguments(recipe)).as_text()
+    program, arguments = _on_all_its_batches(recipe)
+    return program.lower(*arguments).as_text()
 
 
-def _static(recipe: Recipe) -> tuple[Structure, Timetable, Spec]:
-    dataset, _ = prepare(recipe, load_dataset(recipe))
-    timetable = run.plan(recipe, dataset, num_devices=1)
-    return recipe.structure, timetable.lengths, spec_of(dataset)
-
-
-def _arguments(recipe: Recipe):
+def _on_all_its_batches(recipe: Recipe):
+    """Returns the program of one device, and its arguments for all batches of a run."""
     dataset, earlier = prepare(recipe, load_dataset(recipe))
+    lengths = run.plan(recipe, dataset, num_devices=1).lengths
     start = run.begin(recipe, dataset, earlier=earlier)
     numbers = jax.tree.map(jnp.float32, recipe.numbers)
     selection = run.select_of(recipe.structure, dataset, recipe.seed)(start=0, stop=_STEPS)
     given = dict(earlier.given)
     inputs = Inputs(start.totals, numbers, given, dataset.train, selection, np.int32(_STEPS))
-    return start.state, inputs
-
-
-def _is_streamed(recipe: Recipe) -> bool:
-    return recipe.loop == "streamed"
+    return _one_device_program(recipe.structure, lengths, spec_of(dataset)), (start.state, inputs)
 
 
 def _all_offers(case: Case) -> frozenset[str]:
@@ -295,7 +283,8 @@ def _on_host(state):
     return jax.device_get(jax.tree.map(without_key, state))
 
 
-def _without_times(rows: list[run.Row]) -> list[run.Row]:
+def without_times(rows: list[run.Row]) -> list[run.Row]:
+    """Returns the rows of a log without what differs between two equal runs."""
     times = ("images_per_second", "seconds")
     return [{name: value for name, value in row.items() if name not in times} for row in rows]
 
@@ -309,7 +298,7 @@ def _assert_close(one, other, *, exact: bool) -> None:
 
 
 @contextlib.contextmanager
-def _compilations() -> Iterator[list[str]]:
+def compilations() -> Iterator[list[str]]:
     """Lists the programs that are compiled within it."""
     compiled: list[str] = []
 

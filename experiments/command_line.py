@@ -51,7 +51,7 @@ _PROCESS_ID = flags.DEFINE_integer("process_id", None, "With --coordinator: whic
 
 
 def run(main: Callable[[], None], *, device_a_core: bool = False) -> None:
-    """Parses the flags and calls `main`; what a user can mend is said in a line, exit code 2.
+    """Parses the flags and calls `main`; an error that a user can mend ends it with a line, code 2.
 
     With `device_a_core` each core of a CPU is a device: for populations, whose devices share
     nothing.

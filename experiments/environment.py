@@ -1,4 +1,4 @@
-"""What a run ran on: versions, revision, hardware, kept beside its results."""
+"""The versions, revision and hardware of a run, which are kept beside its results."""
 
 import json
 import platform
@@ -16,7 +16,7 @@ _LIBRARIES = ("jax", "jaxlib", "flax", "optax", "numpy")
 
 
 def library_versions() -> dict[str, str]:
-    """Of the libraries that compute."""
+    """Returns {name: version} of the libraries that compute."""
     return {name: metadata.version(name) for name in _LIBRARIES}
 
 

@@ -84,7 +84,7 @@ def preview(recipe: Recipe) -> Preview:
 
 
 def _values(recipe: Recipe, timetable: Timetable, counts: np.ndarray) -> dict[str, np.ndarray]:
-    """As training computes them: compiled, with the numbers as arguments in float32."""
+    """Returns the values that training computes: compiled, of float32 numbers as arguments."""
 
     @jax.jit
     def values_at(numbers, counts):

@@ -7,6 +7,7 @@ dataset in a table. A record without it is of an earlier version, where accuracy
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from cyclical_jax.training import technique
 from cyclical_jax.training.structure import Recipe
 
 _COUNT = "num_examples"  # the one score that measures no model
@@ -29,7 +30,7 @@ class Score(NamedTuple):
     @classmethod
     def of_recipe(cls, recipe: Recipe) -> "Score":
         """Returns the score that the task of a run judges by."""
-        return cls.of(recipe.task.judged_by, fractions(recipe))
+        return cls.of(recipe.task.judged_by, recipe.structure.percent)
 
     @classmethod
     def of_record(cls, dataset: Mapping[str, Any]) -> "Score":
@@ -49,7 +50,7 @@ class Score(NamedTuple):
 
     def worth(self, value: float) -> float:
         """Returns a number of which more is better."""
-        return value if self.best == "max" else -value
+        return technique.worth(value, self.best)
 
     @property
     def words(self) -> str:
@@ -73,7 +74,7 @@ class Score(NamedTuple):
 
     def shown(self, value: float) -> str:
         """Returns a value by itself, as `Structure.shown` does."""
-        return f"{value:.2%}" if self.percent else number(value, False)
+        return technique.shown(value, self.percent)
 
     def difference(self, value: float) -> str:
         """Returns a difference of two values, in points where they are in percent."""
@@ -83,11 +84,6 @@ class Score(NamedTuple):
 
 
 ACCURACY = Score("accuracy", "max", True)
-
-
-def fractions(recipe: Recipe) -> tuple[str, ...]:
-    """Returns the names of all scores and measures of a run that people see in percent."""
-    return tuple(name for entry, _ in recipe.structure.entries for name in entry.percent)
 
 
 def fractions_of_record(dataset: Mapping[str, Any]) -> Sequence[str]:
@@ -117,6 +113,4 @@ def words(name: str) -> str:
 
 def number(value: float, percent: bool) -> str:
     """Returns a value without its unit, as a cell of a table has it."""
-    if percent:
-        return f"{100 * value:.2f}"
-    return f"{value:.4f}" if abs(value) < 1e4 else f"{value:.3g}"
+    return f"{100 * value:.2f}" if percent else technique.shown(value, False)

@@ -25,7 +25,7 @@ from cyclical_jax.training.step import MEASURED
 from cyclical_jax.training.structure import Recipe
 from experiments import arms, command_line, presentation, runs, tune
 from experiments.environment import hardware
-from experiments.score import Score, fractions, in_order
+from experiments.score import Score, in_order
 from experiments.statistics import summary, with_comparisons
 from experiments.tune import Trials
 
@@ -76,7 +76,7 @@ def dataset_record(recipes: Sequence[Recipe]) -> dict[str, Any]:
       recipes: A run of each arm; all are judged by one score, which `arms.check_arms` has checked.
     """
     judged_by = Score.of_recipe(recipes[0]).in_record()
-    percent = list(dict.fromkeys(name for recipe in recipes for name in fractions(recipe)))
+    percent = list(dict.fromkeys(name for recipe in recipes for name in recipe.structure.percent))
     return _sizes(recipes[0]) | {"judged_by": judged_by, "percent": percent, "arms": {}}
 
 

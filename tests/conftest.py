@@ -70,14 +70,27 @@ def _writes_at_once() -> bool:
     return True
 
 
-@pytest.fixture(scope="module")
-def fast_compilation():
+@contextlib.contextmanager
+def few_optimizations():
     """Turns most optimizations off, for programs that run only a few times."""
     name = "jax_disable_most_optimizations"
     before = jax.config.read(name)
     jax.config.update(name, True)
     yield
     jax.config.update(name, before)
+
+
+@pytest.fixture(scope="module")
+def fast_compilation():
+    """Turns most optimizations off for the tests of a file."""
+    with few_optimizations():
+        yield
+
+
+@pytest.fixture(scope="session")
+def fast():
+    """The context manager itself, for a fixture of the whole session."""
+    return few_optimizations
 
 
 @pytest.fixture
@@ -95,19 +108,6 @@ def compiled_anew():
 @pytest.fixture
 def count_compilations():
     """Returns a context manager whose value lists the compilations within it."""
+    from cyclical_jax.testing import compilations
 
-    @contextlib.contextmanager
-    def counting():
-        compilations: list[str] = []
-
-        def listen(event, duration, **_):
-            if event == "/jax/core/compile/backend_compile_duration":
-                compilations.append(event)
-
-        jax.monitoring.register_event_duration_secs_listener(listen)
-        try:
-            yield compilations
-        finally:
-            jax.monitoring.unregister_event_duration_listener(listen)
-
-    return counting
+    return compilations

@@ -9,8 +9,9 @@ from ml_collections import ConfigDict
 
 from cyclical_jax import data
 from cyclical_jax.catalogue import default_config, parse
+from cyclical_jax.testing import without_times as without_times
 from cyclical_jax.training.recipe import put
-from cyclical_jax.training.structure import Recipe
+from cyclical_jax.training.structure import Accumulation, Curve, Knob, Recipe, Structure
 
 CLASSES = 4
 
@@ -58,7 +59,29 @@ def bright_classes(
     return data.Dataset(*map(split, sizes), num_classes=CLASSES)
 
 
-def without_times(rows):
-    """Rows of a log, without what no other run has the same of."""
-    times = ("images_per_second", "seconds")
-    return [{name: value for name, value in row.items() if name not in times} for row in rows]
+def calibration_error_by_hand(confidence, is_right):
+    """Guo et al., 1706.04599, eq. 3 and 5: sum_m |B_m|/n |acc(B_m) - conf(B_m)|."""
+    error = 0.0
+    for m in range(1, 16):  # bin m is ((m - 1) / 15, m / 15]
+        members = (confidence > (m - 1) / 15) & (confidence <= m / 15)
+        if members.any():
+            gap = is_right[members].mean() - confidence[members].mean()
+            error += members.sum() / len(confidence) * abs(gap)
+    return error
+
+
+def structure_of(task, *techniques):
+    """Returns a structure by hand, of (entry, own values) or of entries without values."""
+    task, *techniques = (e if isinstance(e, tuple) else (e, ()) for e in (task, *techniques))
+    return Structure(
+        task=task,
+        techniques=tuple(techniques),
+        curves=(),
+        num_cycles=1,
+        batch_size=4,
+        beside=(),
+        accumulate=Accumulation(Knob(1, 1, 1), Curve("linear", "linear")),
+        as_one_batch=False,
+        remainder="drop",
+        on_nonfinite="stop",
+    )

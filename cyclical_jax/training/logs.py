@@ -122,13 +122,13 @@ class SilentLog:
         pass
 
     def sync(self) -> None:
-        """As in `RunLog`."""
+        """Does nothing."""
 
     def progress(self, micro_step: int) -> None:
-        """As in `RunLog`."""
+        """Does nothing."""
 
     def row(self, row: Row) -> None:
-        """As in `RunLog`."""
+        """Keeps the row in `rows`."""
         self.rows.append(row)
 
 

@@ -20,6 +20,7 @@ from cyclical_jax.data import num_examples
 from cyclical_jax.data.batches import Selection, rows
 from cyclical_jax.data.sources import Arrays, Dataset
 from cyclical_jax.training import run
+from cyclical_jax.training.assembly import assemble_state
 from cyclical_jax.training.devices import Throttle, on_all_devices, place, scatter
 from cyclical_jax.training.durations import Timetable
 from cyclical_jax.training.earlier import Earlier, check_prepared
@@ -334,7 +335,8 @@ def _compiled(
     of_batch = make_batch_sums(structure, spec)
 
     def initialise(numbers, seed, given, start):
-        state = run.make_start(structure, timetable, spec, numbers, seed, given, start)
+        options = {"timetable": timetable, "spec": spec, "given": given, "start": start}
+        state = assemble_state(structure, numbers, seed, **options)
         return state, run.nothing_yet(structure, state)
 
     def batch_sums(variables: Variables, inputs):

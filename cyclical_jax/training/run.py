@@ -19,9 +19,9 @@ from cyclical_jax.training.durations import Timetable
 from cyclical_jax.training.earlier import Earlier
 from cyclical_jax.training.evaluation import Scores
 from cyclical_jax.training.fields import RecipeError
-from cyclical_jax.training.state import TrainState, Variables
+from cyclical_jax.training.state import TrainState
 from cyclical_jax.training.structure import Numbers, Recipe, Structure
-from cyclical_jax.training.technique import Spec, spec_of
+from cyclical_jax.training.technique import spec_of
 from cyclical_jax.training.totals import Totals, is_empty, no_totals
 from cyclical_jax.training.ways import MOST_MICRO_STEPS, way_of
 
@@ -113,27 +113,20 @@ def _check_skipped(timetable: Timetable, micro_step: int, skipped: int) -> None:
 def begin(recipe: Recipe, dataset: Dataset, *, earlier: Earlier = NOTHING_EARLIER) -> Snapshot:
     """Returns where a run starts: nothing is done yet."""
     timetable, numbers = plan(recipe, dataset), jax.tree.map(jnp.float32, recipe.numbers)
-    static = recipe.structure, timetable.lengths, spec_of(dataset)
-    state = _compiled_start(*static, numbers, recipe.seed, dict(earlier.given), earlier.start)
+    state = _compiled_start(
+        recipe.structure,
+        numbers,
+        recipe.seed,
+        timetable=timetable.lengths,
+        spec=spec_of(dataset),
+        given=dict(earlier.given),
+        start=earlier.start,
+    )
     return Snapshot(state, nothing_yet(recipe.structure, state), 0.0)
 
 
-def make_start(
-    structure: Structure,
-    timetable: Timetable,
-    spec: Spec,
-    numbers: Numbers,
-    seed: int | jax.Array,
-    given: assembly.Given,
-    start: Variables | None,
-) -> TrainState:
-    """Returns the state before the first update; all but the first three may be traced."""
-    return assembly.assemble_state(
-        structure, numbers, seed, timetable=timetable, spec=spec, given=given, start=start
-    )
-
-
-_compiled_start = jax.jit(make_start, static_argnums=(0, 1, 2))
+_STATIC = ("structure", "timetable", "spec")
+_compiled_start = jax.jit(assembly.assemble_state, static_argnames=_STATIC)
 
 
 def nothing_yet(structure: Structure, state: TrainState) -> Totals:

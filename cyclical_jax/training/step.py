@@ -36,7 +36,7 @@ MEASURED = ("loss", "grad_norm")  # by every task
 
 
 class Program(NamedTuple):
-    """What a train step is made of.
+    """The parts of a train step.
 
     Attributes:
       model: The model; its own axis, for BatchNorm, must be `axis_name` too.

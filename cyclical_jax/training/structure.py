@@ -24,7 +24,7 @@ from cyclical_jax.training import keys as engine
 from cyclical_jax.training.durations import Duration, Timetable, Units
 from cyclical_jax.training.fields import Field, RecipeError, one_of
 from cyclical_jax.training.state import JUDGED
-from cyclical_jax.training.technique import Task, Technique, columns
+from cyclical_jax.training.technique import Task, Technique, columns, shown
 
 _MOST_WINDOWS = 10**7
 # Names of the log that no knob may have.
@@ -173,7 +173,7 @@ def _problems_of_entry(entry: Technique) -> Iterator[str]:
 
 @dataclass(frozen=True)
 class Structure:
-    """What decides the compiled program, beside lengths and the shapes of the data; hashable."""
+    """The hashable part of a recipe: it decides the program, beside lengths and shapes."""
 
     task: tuple[Task, OwnValues]
     techniques: tuple[tuple[Technique, OwnValues], ...]  # those in use, in the catalogue's order
@@ -200,9 +200,12 @@ class Structure:
 
     def shown(self, name: str, value: float) -> str:
         """Returns a measure or a score as people see it."""
-        if any(name in entry.percent for entry, _ in self.entries):
-            return f"{value:.2%}"
-        return f"{value:.4f}" if abs(value) < 1e4 else f"{value:.3g}"
+        return shown(value, name in self.percent)
+
+    @property
+    def percent(self) -> tuple[str, ...]:
+        """Names of all measures and scores that people see in percent."""
+        return tuple(name for entry, _ in self.entries for name in entry.percent)
 
     @property
     def columns(self) -> dict[str, str]:

@@ -127,7 +127,7 @@ class Site(NamedTuple):
 
 
 class Prepared(NamedTuple):
-    """What a technique prepares on the host, once."""
+    """The arrays that a technique prepares on the host, once."""
 
     examples: Mapping[str, Any] = {}  # entries of the training split
     given: Any = None  # arrays that are arguments of the program
@@ -218,9 +218,21 @@ class Task(Technique):
             )
 
     def worth(self, scores: Mapping[str, float]) -> float:
-        """The score that the task judges by, as a number of which more is better."""
+        """Returns the score that the task judges by, as a number of which more is better."""
         name, best = self.judged_by
-        return scores[name] if best == "max" else -scores[name]
+        return worth(scores[name], best)
+
+
+def worth(value: float, best: str) -> float:
+    """Returns a score of which "max" or "min" is `best`, as a number of which more is better."""
+    return value if best == "max" else -value
+
+
+def shown(value: float, percent: bool) -> str:
+    """Returns a score as people see it."""
+    if percent:
+        return f"{value:.2%}"
+    return f"{value:.4f}" if abs(value) < 1e4 else f"{value:.3g}"
 
 
 def columns(keys: Sequence[str], taken: Sequence[str] = ()) -> dict[str, str]:

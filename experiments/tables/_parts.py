@@ -1,4 +1,4 @@
-"""What several tables have in common: budgets, and what is searched for each technique.
+"""The parts that several tables share: budgets, and the values searched for each technique.
 
 Where a published command has a range of a knob, ours have its ratio (weight decay 8, clipping 4,
 temperature 0.5 to 2 among others); where it lies is searched.

@@ -11,6 +11,7 @@ from cyclical_jax.models import Model
 from cyclical_jax.tasks.classification import TASK, Loss, as_loss, is_correct, task
 from cyclical_jax.training.fields import RecipeError, knob
 from cyclical_jax.training.technique import Site, Spec
+from tests.helpers import calibration_error_by_hand
 
 # ---- who is right
 
@@ -115,17 +116,6 @@ def test_loss_and_accuracy_are_means_of_what_is_no_padding():
     assert scores["num_examples"] == mask.sum() < 24 and TASK.worth(scores) == scores["accuracy"]
     soft = 0.6 * np.eye(3, dtype=np.float32)[label] + 0.4 / 3
     assert score_logits(logits, soft, mask)["accuracy"] == scores["accuracy"]
-
-
-def calibration_error_by_hand(confidence, is_right):
-    """Guo et al., 1706.04599, eq. 3 and 5: sum_m |B_m|/n |acc(B_m) - conf(B_m)|."""
-    error = 0.0
-    for m in range(1, 16):  # bin m is ((m - 1) / 15, m / 15]
-        members = (confidence > (m - 1) / 15) & (confidence <= m / 15)
-        if members.any():
-            gap = is_right[members].mean() - confidence[members].mean()
-            error += members.sum() / len(confidence) * abs(gap)
-    return error
 
 
 def logits_of(confidences, num_classes=2):

@@ -1,6 +1,5 @@
 """A batch, and earlier runs from which techniques take."""
 
-import contextlib
 import json
 from pathlib import Path
 
@@ -26,7 +25,7 @@ def batch():
 
 
 @pytest.fixture(scope="session")
-def earlier_runs(tmp_path_factory):
+def earlier_runs(tmp_path_factory, fast):
     """{name: workdir} of a run with a moving average, one without, and one of other widths.
 
     The first was trained; the others have random variables.
@@ -37,20 +36,10 @@ def earlier_runs(tmp_path_factory):
         "plain": dict(model__batch_norm=True),
         "wide": dict(model__hidden_sizes=(9,)),
     }
-    with _fast():
+    with fast():
         for seed, (name, changes) in enumerate(kinds.items()):
             _make_run(root / name, config_of(**changes, seed=seed), is_trained=name == "averaged")
     return {name: str(root / name) for name in kinds}
-
-
-@contextlib.contextmanager
-def _fast():
-    """Does what `fast_compilation` does, which may come after a fixture of the whole session."""
-    name = "jax_disable_most_optimizations"
-    before = jax.config.read(name)
-    jax.config.update(name, True)
-    yield
-    jax.config.update(name, before)
 
 
 def _make_run(workdir, config, *, is_trained):

@@ -15,7 +15,6 @@ from cyclical_jax.training.durations import Timetable
 from cyclical_jax.training.recipe import cyclical, put
 from cyclical_jax.training.state import JUDGED, Variables, init_state
 from cyclical_jax.training.step import Program, make_train_step
-from cyclical_jax.training.structure import Accumulation, Curve, Knob, Structure
 from cyclical_jax.training.technique import (
     MAIN,
     BatchTransform,
@@ -27,6 +26,7 @@ from cyclical_jax.training.technique import (
     Task,
     Technique,
 )
+from tests.helpers import structure_of
 
 STEPS = 13
 PARAMS = {"kernel": jnp.array([[1.0, -2.0], [0.5, 3.0]]), "bias": jnp.array([4.0, -1.0])}
@@ -354,22 +354,6 @@ def task_of(*terms, transforms=(), chain=SGD, **options):
 
 def technique(name, part, **options):
     return Technique(name, {}, part if callable(part) else lambda site: part, **options)
-
-
-def structure_of(task, *techniques):
-    curve = Curve("linear", "linear")
-    return Structure(
-        task=(task, ()),
-        techniques=tuple((entry, ()) for entry in techniques),
-        curves=(),
-        num_cycles=1,
-        batch_size=4,
-        beside=(),
-        accumulate=Accumulation(Knob(1, 1, 1), curve),
-        as_one_batch=False,
-        remainder="drop",
-        on_nonfinite="stop",
-    )
 
 
 def program_of(task, *techniques, **options):

@@ -13,8 +13,8 @@ from cyclical_jax.training import assembly, evaluation, feeding
 from cyclical_jax.training.devices import place
 from cyclical_jax.training.evaluation import evaluate
 from cyclical_jax.training.state import JUDGED, Variables, init_state
-from cyclical_jax.training.structure import Accumulation, Curve, Knob, Structure
 from cyclical_jax.training.technique import Memory, Spec, Task
+from tests.helpers import calibration_error_by_hand, structure_of
 
 CLASSES = 4
 SPEC = Spec(num_train=100, num_outputs=CLASSES, shape=(3, 3, 1))
@@ -69,17 +69,6 @@ def by_hand(variables, split):
         ),
         "num_examples": len(logits),
     }
-
-
-def calibration_error_by_hand(confidence, is_right):
-    """Guo et al., 1706.04599, eq. 3 and 5: sum_m |B_m|/n |acc(B_m) - conf(B_m)|."""
-    error = 0.0
-    for m in range(1, 16):  # bin m is ((m - 1) / 15, m / 15]
-        members = (confidence > (m - 1) / 15) & (confidence <= m / 15)
-        if members.any():
-            gap = is_right[members].mean() - confidence[members].mean()
-            error += members.sum() / len(confidence) * abs(gap)
-    return error
 
 
 @pytest.mark.parametrize(
@@ -148,19 +137,7 @@ def test_a_task_scores_what_it_sums_over_the_examples_of_all_devices(monkeypatch
         sums=sums,
         scores=scores,
     )
-    curve = Curve("linear", "linear")
-    made_up = Structure(
-        task=(task, (("scale", 10),)),
-        techniques=(),
-        curves=(),
-        num_cycles=1,
-        batch_size=4,
-        beside=(),
-        accumulate=Accumulation(Knob(1, 1, 1), curve),
-        as_one_batch=False,
-        remainder="drop",
-        on_nonfinite="stop",
-    )
+    made_up = structure_of((task, (("scale", 10),)))
     data = {"image": np.zeros((9, 1, 1, 1)), "label": np.zeros(9), "number": np.arange(9.0)}
     found = evaluate(made_up, SPEC, place(Variables(jnp.float32(3), {})), data)
     assert found == {"loss": 10 * 3 * 36 / 2, "most": 4}
