@@ -1,5 +1,6 @@
 """Datasets by name."""
 
+from cyclical_jax.data.images import Normalisation as Normalisation
 from cyclical_jax.data.images import as_floats as as_floats
 from cyclical_jax.data.sources import DATASETS as DATASETS
 from cyclical_jax.data.sources import RESIDENT_DATASETS as RESIDENT_DATASETS

@@ -18,6 +18,7 @@ import numpy as np
 
 from cyclical_jax import _checks
 from cyclical_jax.data import index_files
+from cyclical_jax.data.images import Normalisation
 from cyclical_jax.data.kept import Arrays, kept
 from cyclical_jax.data.streams import Stream
 from cyclical_jax.data.subsets import AnySubset, parse_subset, subset_indices, subset_size
@@ -96,16 +97,25 @@ UNLABELLED = "unlabelled"  # in a training split, on request: images without lab
 class Dataset(NamedTuple):
     """A dataset in memory, or one that is read batch by batch.
 
-    Each split is `{"image": uint8 [n, height, width, channels], "label": int32 [n]}` or a `Stream`.
+    Each split is `{"image": [n, height, width, channels], "label": int32 [n]}` or a `Stream`.
+    Images are uint8, which models see as x / 127.5 - 1, or floats, which they see as they are.
     Labels are in 0 .. num_classes - 1; or they are float32 [n, num_classes] from 0 to 1. The
-    training split may hold more: `"unlabelled"`, uint8 [any number, height, width, channels], and
-    the entries that techniques add to examples, [n, ...].
+    training split may hold more: `"unlabelled"`, images of any number, and the entries that
+    techniques add to examples, [n, ...].
+
+    Attributes:
+      train, validation, test: The splits.
+      num_classes: Number of classes.
+      class_names: Their names, or nothing.
+      normalisation: What has made the floats of all splits of raw numbers; None is nothing.
     """
 
     train: Split
     validation: Split
     test: Split
     num_classes: int
+    class_names: tuple[str, ...] = ()
+    normalisation: Normalisation | None = None
 
 
 class DatasetNotFoundError(FileNotFoundError):
@@ -250,7 +260,7 @@ def _load_tfds(name: str, data_dir: PathLike | None) -> Dataset:
         ours: {key: arrays[f"{tfds_split}/{key}"] for key in ARRAYS}
         for ours, tfds_split in source.splits.items()
     }
-    return Dataset(**splits, num_classes=source.num_classes)
+    return _dataset(splits, source.num_classes)
 
 
 def _open_streams(
@@ -445,7 +455,11 @@ def _load_digits() -> Dataset:
     splits = {
         split: {"image": image[part], "label": label[part]} for split, part in DIGITS_SPLITS.items()
     }
-    return Dataset(**splits, num_classes=10)
+    return _dataset(splits, 10)
+
+
+def _dataset(splits: dict[str, Arrays], num_classes: int) -> Dataset:
+    return Dataset(splits["train"], splits["validation"], splits["test"], num_classes)
 
 
 def _import_optional(module: str) -> ModuleType:
