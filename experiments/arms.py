@@ -12,7 +12,6 @@ from scipy.stats import qmc
 
 from cyclical_jax import data
 from cyclical_jax.catalogue import parse
-from cyclical_jax.data import sources
 from cyclical_jax.training.fields import RecipeError
 from cyclical_jax.training.recipe import put
 from cyclical_jax.training.structure import Recipe
@@ -153,8 +152,7 @@ def choose_datasets(table: Table, names: Sequence[str] | None, data_dir: str | N
 
 def _find(name: str, data_dir: str | None) -> None:
     config = base_config(name, data_dir=data_dir)
-    if config.dataset != "digits":
-        sources.open_prepared(config.dataset, config.data_dir)
+    data.require(config.dataset, data_dir=config.data_dir)
 
 
 def _is_here(name: str, data_dir: str | None) -> bool:

@@ -61,7 +61,8 @@ def preview(recipe: Recipe) -> Preview:
     Raises:
       RecipeError: The recipe does not fit the size of its dataset.
     """
-    examples = data.num_train(recipe.dataset, train_on=recipe.train_on, subset=recipe.subset)
+    options = {name: getattr(recipe, name) for name in ("train_on", "subset", "data_dir")}
+    examples = data.num_train(recipe.dataset, **options)
     timetable = recipe.timetable(examples)
     last = timetable.total_steps - 1
     counts = np.linspace(0, last, min(last + 1, _MOST_POINTS)).round().astype(np.int32)

@@ -23,9 +23,9 @@ from tensorflow_datasets.datasets.imagenet2012 import imagenet2012_dataset_build
 from tensorflow_datasets.image_classification import cifar, mnist
 
 from cyclical_jax import _checks
-from cyclical_jax.data.sources import (
+from cyclical_jax.data.dataset import PathLike
+from cyclical_jax.data.tfds_named import (
     TFDS_DATASETS,
-    PathLike,
     find_flaw,
     how_to_get,
     open_prepared,

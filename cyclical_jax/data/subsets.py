@@ -139,12 +139,22 @@ def subset_indices(
         case Positions() | Names():
             return index_files.positions(subset, labels, names)
         case LongTailed(most, factor):
+            _check_single(labels)
             return first_per_class(labels, long_tailed_quotas(num_classes, most, factor))
         case Subset(total, ratio) if ratio is not None:
+            _check_single(labels)
             return first_per_class(labels, linear_quotas(num_classes, total, ratio))
     if len(labels) < subset.total:
         raise ValueError(f"there are {len(labels)} examples, but {subset.total} are wanted.")
     return np.arange(subset.total)
+
+
+def _check_single(labels: np.ndarray) -> None:
+    if labels.ndim != 1:
+        raise ValueError(
+            "`subset` of so many examples a class needs one class for each example, but labels are "
+            f"numbers for each of {labels.shape[1]} classes: list positions in a file."
+        )
 
 
 def first_per_class(labels: np.ndarray, quotas: Sequence[int] | np.ndarray) -> np.ndarray:

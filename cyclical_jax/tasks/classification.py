@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from cyclical_jax import losses
-from cyclical_jax.data import Dataset, Stream, as_floats
+from cyclical_jax.data import as_floats
 from cyclical_jax.training.fields import Cycle, Field, RecipeError, knob, one_of
 from cyclical_jax.training.technique import (
     CLASS_LOGITS,
@@ -167,36 +167,6 @@ def scores(sums: Sequence[Sums]) -> dict[str, Any]:
     }
 
 
-# ---- what cannot be learned
-
-
-def misfits(source: str, dataset: Dataset) -> Iterator[str]:
-    """Yields a line for each split whose labels name no class."""
-    for name in ("train", "validation", "test"):
-        split = getattr(dataset, name)
-        if not isinstance(split, Stream) and len(split["label"]):  # TFDS has checked a stream's
-            yield from _label_problems(f"{name} labels of {source}", split["label"], dataset)
-
-
-def _label_problems(what: str, labels: np.ndarray, dataset: Dataset) -> Iterator[str]:
-    classes = dataset.num_classes
-    if labels.ndim == 2:
-        yield from _shape_problems(what, labels, classes)
-        return
-    lowest, highest = labels.min(), labels.max()
-    if lowest < 0 or highest >= classes:
-        yield f"{what} must be 0 to {classes - 1}, got {lowest} to {highest}."
-
-
-def _shape_problems(what: str, labels: np.ndarray, classes: int) -> Iterator[str]:
-    is_float, width = labels.dtype.kind == "f", labels.shape[1]
-    if not (is_float and width == classes and 0 <= labels.min() and labels.max() <= 1):
-        yield (
-            f"{what} must be floats of shape [examples, {classes}] from 0 to 1, got "
-            f"{labels.dtype} of shape {list(labels.shape)}."
-        )
-
-
 def problems(checked: Own) -> Iterator[str]:
     if checked.get(NAME) == "cyclical_focal":
         warn_of_exponent(checked.get("loss.gamma_hc"))
@@ -239,7 +209,6 @@ def task(further: Mapping[str, Loss] | None = None) -> Task:
         sums=sums,
         scores=scores,
         judged_by=(ACCURACY, "max"),
-        misfits=misfits,
     )
 
 

@@ -14,7 +14,6 @@ from cyclical_jax.tasks.classification import (
     Sums,
     accuracy,
     as_batch,
-    misfits,
     scores,
     summed,
     warn_of_exponent,
@@ -103,5 +102,4 @@ TASK = Task(
     sums=sums,
     scores=scores,
     judged_by=(ACCURACY, "max"),
-    misfits=misfits,
 )

@@ -10,7 +10,7 @@ import jax
 
 from cyclical_jax import data
 from cyclical_jax.data import Dataset, Stream
-from cyclical_jax.data.sources import ARRAYS
+from cyclical_jax.data.dataset import ARRAYS
 from cyclical_jax.models import Model
 from cyclical_jax.training.assembly import Given, assemble_model, example_of
 from cyclical_jax.training.checkpoints import (
@@ -118,6 +118,8 @@ def prepare(recipe: Recipe, dataset: Dataset) -> tuple[Dataset, Earlier]:
     Raises:
       RecipeError: An earlier run is not there, or does not fit; a line that names the key.
     """
+    if problems := list(data.problems(dataset)):
+        raise RecipeError("\n".join(problems))
     host, earlier = Host(recipe, dataset), Earlier()
     examples: dict[str, Any] = {}
     for entry, _ in recipe.structure.entries:
@@ -173,14 +175,22 @@ def read_trained(
     """
     path, spec = Path(workdir), spec_of(dataset)
     recipe = read_recipe(key, path, catalogue)
-    structure, number = recipe.structure, data.num_classes(recipe.dataset)
-    if number != spec.num_outputs:
+    structure, number = recipe.structure, _num_classes(recipe)
+    if number not in (None, spec.num_outputs):
         raise RecipeError(
             f"{key} must tell {spec.num_outputs} classes apart, as the dataset has them; "
             f"{workdir} tells {number}."
         )
     like = _like(assemble_model(structure, spec), example_of(structure, spec), key=key)
     return TrainedModel(structure, spec, *_read(key, path, like, best=best))
+
+
+def _num_classes(recipe: Recipe) -> int | None:
+    """Returns the number of classes of a run's dataset, or None if that is gone."""
+    try:
+        return data.num_classes(recipe.dataset, data_dir=recipe.data_dir)
+    except (OSError, ValueError):
+        return None
 
 
 def read_recipe(key: str, workdir: Path, catalogue: Catalogue) -> Recipe:
@@ -193,7 +203,7 @@ def read_recipe(key: str, workdir: Path, catalogue: Catalogue) -> Recipe:
             entries = value.items() if is_section else [(None, value)]
             for entry, one in entries:
                 put(config, name if entry is None else f"{name}.{entry}", one)
-        return parse(catalogue, config)
+        return parse(catalogue, config, needs_data=False)  # which may be gone since
     except (OSError, ValueError, AttributeError) as error:
         first = str(error).partition("\n")[0]
         raise RecipeError(f"{key}: {workdir} has no run that can be used: {first}") from error

@@ -10,7 +10,7 @@ import numpy as np
 
 from cyclical_jax import data
 from cyclical_jax.data.batches import Select, in_order
-from cyclical_jax.data.sources import Split
+from cyclical_jax.data.dataset import Split
 from cyclical_jax.training.assembly import assemble_model
 from cyclical_jax.training.devices import AXIS, Throttle, on_all_devices
 from cyclical_jax.training.feeding import sent_batches
@@ -42,7 +42,12 @@ def evaluate(
       split: A split of a dataset, on the host, or a stream.
       num_workers: Processes that read a stream.
       after_batch: Called after each batch; what it raises ends the evaluation.
+
+    Raises:
+      RecipeError: The split is not as `Dataset` says, or has no examples of that shape; a line for
+        each problem.
     """
+    _check(split, spec)
     batch_sums = _sums_on_all_devices(structure, spec)
     select, count = evaluation_batches(data.num_examples(split), jax.device_count())
     sent = sent_batches(split, select, start=0, stop=count, seed=0, num_workers=num_workers)
@@ -53,6 +58,16 @@ def evaluate(
             throttle(sums[-1])
             after_batch()
     return scores_of(structure.task[0], jax.device_get(sums))
+
+
+def _check(split: Split, spec: Spec) -> None:
+    problems = list(data.split_problems("the split", split, spec.num_outputs))
+    if not problems and not data.num_examples(split):
+        problems = ["the split must have examples, got none."]
+    if not problems and (shape := tuple(data.image_shape(split))) != spec.shape:
+        problems = [f"the split's examples must be {list(spec.shape)}, got {list(shape)}."]
+    if problems:
+        raise RecipeError("\n".join(problems))
 
 
 def scores_of(task: Task, sums: Sequence[Any]) -> Scores:

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import optax
 
 from cyclical_jax import data
-from cyclical_jax.data.sources import Dataset
+from cyclical_jax.data.dataset import Dataset
 from cyclical_jax.training.checkpoints import Snapshot
 from cyclical_jax.training.devices import check_equal, place
 from cyclical_jax.training.earlier import Earlier, check_prepared

@@ -18,7 +18,7 @@ import optax
 
 from cyclical_jax.data import num_examples
 from cyclical_jax.data.batches import Selection, rows
-from cyclical_jax.data.sources import Arrays, Dataset
+from cyclical_jax.data.dataset import Arrays, Dataset
 from cyclical_jax.training import run
 from cyclical_jax.training.assembly import assemble_state
 from cyclical_jax.training.devices import Throttle, on_all_devices, place, scatter

@@ -75,13 +75,16 @@ def put(config: ConfigDict, key: str, value: Any) -> None:
     config[name] = value
 
 
-def parse(catalogue: Catalogue, config: ConfigDict, *, num_devices: int = 1) -> Recipe:
+def parse(
+    catalogue: Catalogue, config: ConfigDict, *, num_devices: int = 1, needs_data: bool = True
+) -> Recipe:
     """Checks `config` and returns its recipe.
 
     Args:
       catalogue: The tasks and techniques that there are.
       config: All keys of the catalogue, as `default_config` has them.
       num_devices: Devices that share a batch.
+      needs_data: Whether it is a problem that data of the user's own is not there.
 
     Raises:
       RecipeError: The config cannot be run; a line for each problem, all at once.
@@ -91,7 +94,7 @@ def parse(catalogue: Catalogue, config: ConfigDict, *, num_devices: int = 1) -> 
     except TypeError as error:  # ml_collections sorts the keys
         raise RecipeError(f"The keys of a config must be words: {error}.") from error
     checked, problems = _checked(catalogue, values)
-    found = contradictions(catalogue, checked, num_devices)
+    found = contradictions(catalogue, checked, num_devices, needs_data=needs_data)
     problems = [*_misnamed(catalogue, values), *problems, *found]
     if problems:
         raise RecipeError("\n".join(problems))

@@ -11,7 +11,7 @@ import numpy as np
 
 from cyclical_jax import data
 from cyclical_jax.data.batches import Select, Selection, shuffled, with_others
-from cyclical_jax.data.sources import Dataset
+from cyclical_jax.data.dataset import Dataset
 from cyclical_jax.training import assembly
 from cyclical_jax.training.checkpoints import Snapshot
 from cyclical_jax.training.contradictions import uneven_batch
@@ -46,9 +46,11 @@ def plan(recipe: Recipe, dataset: Dataset, *, num_devices: int | None = None) ->
       num_devices: How many share a batch; None is all there are.
 
     Raises:
-      RecipeError: The devices cannot share a batch evenly, a cycle has too few updates, the task
-        cannot learn the data, or the model does not take its inputs; a line for each problem.
+      RecipeError: The dataset is not as `Dataset` says, the devices cannot share a batch evenly, a
+        cycle has too few updates, the task cannot learn the data, or the model does not take its
+        inputs; a line for each problem.
     """
+    check_dataset(dataset)
     problems = list(_misfits(recipe, dataset, num_devices or jax.device_count()))
     try:
         timetable = recipe.timetable(data.num_examples(dataset.train))
@@ -57,6 +59,12 @@ def plan(recipe: Recipe, dataset: Dataset, *, num_devices: int | None = None) ->
     if problems:
         raise RecipeError("\n".join(problems))
     return timetable
+
+
+def check_dataset(dataset: Dataset) -> None:
+    """Raises RecipeError unless a dataset is as `Dataset` says; a line for each problem."""
+    if problems := list(data.problems(dataset)):
+        raise RecipeError("\n".join(problems))
 
 
 def _misfits(recipe: Recipe, dataset: Dataset, num_devices: int) -> Iterator[str]:

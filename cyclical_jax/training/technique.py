@@ -30,6 +30,7 @@ LOGITS = "logits"  # outputs [..., classes]
 CLASS_LOGITS = "class logits"  # logits of one softmax
 IMAGES = "images"
 IN_MEMORY = "examples in memory"
+SPATIAL = "examples with height and width"
 
 # The entries of a batch: "image", "label" and whatever else the data has; "index", the position of
 # the example in its dataset; where the batch is padded "mask", 0 for padding and else 1; where

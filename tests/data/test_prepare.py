@@ -23,7 +23,8 @@ import tensorflow_datasets as tfds
 from tensorflow_datasets.core.download import checksums
 from tensorflow_datasets.image_classification import cifar, mnist
 
-from cyclical_jax.data import prepare, sources
+from cyclical_jax.data import prepare, sources, tfds_named
+from cyclical_jax.data.dataset import DatasetNotFoundError
 
 FASHION_FILES = list(prepare.GZIP_TIMES)
 URLOPEN, REQUESTS_GET = urllib.request.urlopen, requests.Session.get
@@ -80,8 +81,8 @@ def expect(monkeypatch):
     """Makes our table and TFDS's checksums those of a small dataset."""
 
     def expect(name, num_examples, official=()):
-        small = sources.TFDS_DATASETS[name]._replace(num_examples=num_examples)
-        monkeypatch.setitem(sources.TFDS_DATASETS, name, small)
+        small = tfds_named.TFDS_DATASETS[name]._replace(num_examples=num_examples)
+        monkeypatch.setitem(tfds_named.TFDS_DATASETS, name, small)
         infos = {
             url: checksums.UrlInfo(
                 size=len(content),
@@ -437,9 +438,7 @@ class TestRefusals:
         prepare.prepare("fashion_mnist", data_dir=data_dir, raw_dir=fashion_mnist)
         info = directory / "dataset_info.json"
         info.write_text(info.read_text().replace("array_record", "tfrecord"))
-        with pytest.raises(
-            sources.DatasetNotFoundError, match="format is tfrecord.*\nMove it away"
-        ):
+        with pytest.raises(DatasetNotFoundError, match="format is tfrecord.*\nMove it away"):
             prepare.prepare("fashion_mnist", data_dir=data_dir, raw_dir=fashion_mnist)
         assert info.exists()
 
@@ -462,7 +461,7 @@ class TestRefusals:
         with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
             patch.setattr(prepare.FashionMNIST, "_generate_examples", stop)
             prepare.prepare("fashion_mnist", data_dir=data_dir, raw_dir=fashion_mnist)
-        with pytest.raises(sources.DatasetNotFoundError, match="is not prepared"):
+        with pytest.raises(DatasetNotFoundError, match="is not prepared"):
             sources.load("fashion_mnist", data_dir=data_dir)
         prepare.prepare("fashion_mnist", data_dir=data_dir, raw_dir=fashion_mnist)
         assert len(read("fashion_mnist", "train", data_dir)) == 7

@@ -307,7 +307,7 @@ DURATION = "must be a number above 0 and a unit, such as '1.5 epochs' or '9 step
     "changes, line",
     [
         ({"dataset": "digit"}, "got 'digit'. Did you mean 'digits'?"),
-        ({"dataset": None}, "'imagenet2012', got None."),
+        ({"dataset": None}, "tfds:NAME, got None."),
         ({"train_on": "validation"}, "'train+validation', got 'validation'. Did you mean "),
         ({"subset": "4k_6"}, "'ImageNet_LT_train.txt', got '4k_6'. Did you mean '4k_6_2'?"),
         ({"subset": 4000}, "'ImageNet_LT_train.txt', got 4000."),
