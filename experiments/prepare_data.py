@@ -1,6 +1,7 @@
 """Puts a dataset where `cyclical_jax.data.load` finds it, without TensorFlow.
 
 python -m experiments.prepare_data --dataset=fashion_mnist
+python -m experiments.prepare_data --dataset=tfds:svhn_cropped
 """
 
 import sys
@@ -8,7 +9,7 @@ from typing import NoReturn
 
 from absl import app, flags
 
-_DATASET = flags.DEFINE_string("dataset", None, "Its TFDS name.", required=True)
+_DATASET = flags.DEFINE_string("dataset", None, "Its name here, or tfds:NAME.", required=True)
 _DATA_DIR = flags.DEFINE_string("data_dir", None, "Where TFDS keeps its datasets.")
 _RAW_DIR = flags.DEFINE_string("raw_dir", None, "Where the official files are, if here.")
 

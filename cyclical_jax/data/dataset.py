@@ -18,6 +18,10 @@ SPLITS = ("train", "validation", "test")
 ARRAYS = ("image", "label")  # in every split
 UNLABELLED = "unlabelled"  # in a training split, on request: images without labels
 RESIDENT_BYTES = 2**30  # own images that take more as bytes are streamed
+STREAMED = (
+    "The images are too large to rest in memory: they are read as they are needed, and training "
+    "sees random crops of them."
+)
 
 
 class Dataset(NamedTuple):

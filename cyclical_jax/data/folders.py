@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from cyclical_jax.data import own, photographs, splits
-from cyclical_jax.data.dataset import Dataset, Found, PathLike
+from cyclical_jax.data.dataset import STREAMED, Dataset, Found, PathLike
 from cyclical_jax.data.kept import Arrays
 from cyclical_jax.data.streams import Stream
 
@@ -21,10 +21,6 @@ _NAMES = {"train": "train", "test": "test"} | dict.fromkeys(
     ("validation", "valid", "val"), "validation"
 )
 _SUFFIXES = (".jpg", ".jpeg", ".png")
-_STREAMED = (
-    "The images are too large to rest in memory: they are read as they are needed, and training "
-    "sees random crops of them."
-)
 _OTHER_IMAGES = (".avif", ".bmp", ".gif", ".heic", ".jp2", ".tif", ".tiff", ".webp")
 
 
@@ -37,6 +33,9 @@ class Listing(NamedTuple):
     sizes: dict[str, int]  # of the given splits, in that order
     classes: tuple[str, ...]
     left_out: tuple[str, ...]  # files that are no images
+
+    def __repr__(self) -> str:
+        return f"Listing({self.root!r}, {len(self.files):,} files)"
 
 
 def find(place: str, data_dir: PathLike | None = None) -> Found:
@@ -226,7 +225,7 @@ def _read(
         }
     else:
         assert image_size is not None  # `check_image_size` has seen to it
-        notes = (*notes, _STREAMED)
+        notes = (*notes, STREAMED)
         made = {
             split: _stream(f"{split} of {name}", listing, positions, image_size, split == "train")
             for split, positions in at.items()

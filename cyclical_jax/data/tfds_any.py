@@ -15,6 +15,7 @@ import numpy as np
 
 from cyclical_jax.data import own, photographs, splits
 from cyclical_jax.data.dataset import (
+    STREAMED,
     Dataset,
     DatasetNotFoundError,
     Found,
@@ -237,6 +238,7 @@ def _read(
             split: Stream(f"{split} of {name}", opened, positions, image_size, split == "train")
             for split, positions in at.items()
         }
+        notes = (*notes, STREAMED)
         return Dataset(**made, num_classes=len(classes), class_names=classes, notes=notes)
     size = "" if image_size is None else f"_{image_size}"
     path = Path(told.directory, f"decoded_{told.tfds_split}{size}.npz")
