@@ -61,7 +61,7 @@ def _headers(path: Path) -> Headers:
             members = [member for member in archive.namelist() if member.endswith(".npy")]
             return {member.removesuffix(".npy"): _header(archive, member) for member in members}
     except _UNREADABLE as error:
-        raise ValueError("this is no .npz file that can be read.") from error
+        raise ValueError(f"this is no .npz file that can be read: {_reason(error)}.") from error
 
 
 def _header(archive: zipfile.ZipFile, member: str) -> tuple[tuple[int, ...], np.dtype]:
@@ -122,7 +122,7 @@ def _problems_of_images(key: str, shape: tuple[int, ...], dtype: np.dtype) -> It
             f"{key} must be [examples, height, width, channels], [examples, height, width] or, for "
             f"a table, [examples, features], got shape {list(shape)}."
         )
-    elif len(shape) == 4 and shape[1] in (1, 3, 4) and shape[3] not in (1, 2, 3, 4):
+    elif len(shape) == 4 and shape[1] in (1, 3) and min(shape[2:]) > 4:
         yield f"{key} must have its channels last, got shape {list(shape)}: np.moveaxis(x, 1, -1)."
 
 
@@ -141,8 +141,11 @@ def _read(path: Path, key: str) -> np.ndarray:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
             return arrays[key]
     except _UNREADABLE as error:
-        reason = str(error).partition("\n")[0]
-        raise ValueError(f"{key} cannot be read: {type(error).__name__}: {reason}.") from error
+        raise ValueError(f"{key} cannot be read: {_reason(error)}.") from error
+
+
+def _reason(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}".partition("\n")[0].rstrip(".")
 
 
 def _load(
