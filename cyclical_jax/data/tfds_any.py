@@ -7,6 +7,7 @@ be one that TFDS knows. It is read without TensorFlow.
 import functools
 import hashlib
 import json
+import re
 import shlex
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -28,6 +29,7 @@ from cyclical_jax.data.tfds_named import find_flaw
 
 _VALIDATION = ("validation", "valid", "val", "dev")
 _FILE_NAMES = ("file_name", "filename", "image/filename", "id")  # features that name an image
+_NAME = re.compile(r"\w[\w.-]*")  # no way out of the folder
 _INFO = "dataset_info.json"
 
 
@@ -68,7 +70,8 @@ def directory_of(place: str, data_dir: PathLike | None) -> Path:
     tfds = import_optional("tensorflow_datasets")
     name, _, version = place.partition(":")
     parts = name.split("/")
-    if not all(part.replace("-", "_").isidentifier() for part in parts) or len(parts) > 2:
+    is_version = not version or all(part.isdecimal() for part in version.split("."))
+    if not is_version or len(parts) > 2 or not all(map(_NAME.fullmatch, parts)):
         raise ValueError(
             "`dataset` must be tfds:NAME, tfds:NAME:VERSION or tfds:NAME/CONFIG, got "
             f"'tfds:{place}'."

@@ -301,18 +301,23 @@ def labels_of(stream, num_workers=0):
     ]
 
 
-@pytest.mark.parametrize("num_workers", [0, 1])
-def test_what_does_not_fit_is_streamed(root, little_memory, num_workers):
+def test_what_does_not_fit_is_streamed(root, little_memory):
     with pytest.raises(ValueError, match="take 0.0 GB, too much to rest in memory: set `image_si"):
         load(root)
     streamed = load(root, image_size=8)
     assert not data.is_resident(f"folder:{root}", 8)
     assert [split.augmented for split in streamed[:3]] == [True, False, False]
     assert "too large to rest in memory" in streamed.notes[-1]
-    whole = [sorted(labels_of(split, num_workers)) for split in streamed[:3]]
+    whole = [sorted(labels_of(split)) for split in streamed[:3]]
     assert sorted(sum(whole, [])) == sorted([0, 1, 2] * PER_CLASS)
     assert [len(labels) for labels in whole] == [20, 2, 2]
     data.check(streamed)
+
+
+@pytest.mark.slow
+def test_workers_read_the_same(root, little_memory):
+    stream = load(root, image_size=8).train
+    assert labels_of(stream, num_workers=1) == labels_of(stream)
 
 
 def test_streams_have_the_splits_of_what_fits(root, monkeypatch):
