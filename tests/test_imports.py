@@ -93,7 +93,14 @@ def floor_of(module):
     """`module` may name something inside a module."""
     if not is_in(module, "cyclical_jax"):
         return 6
-    by_name = {"catalogue": 5, "testing": 5, "techniques": 4, "tasks": 4, "training": 3}
+    by_name = {
+        "catalogue": 5,
+        "testing": 5,
+        "trained": 5,
+        "techniques": 4,
+        "tasks": 4,
+        "training": 3,
+    }
     by_name |= {"schedules": 1, "_checks": 1}
     found = [floor for name, floor in by_name.items() if is_in(module, f"cyclical_jax.{name}")]
     return found[0] if found else 2
@@ -209,7 +216,7 @@ def test_requirements_are_those_of_the_package_and_of_training():
 
 def test_every_public_name_has_a_docstring():
     imported = imports_of(pathlib.Path("cyclical_jax/__init__.py"))
-    public = {name.rpartition(".")[-1] for name in imported}
+    public = {name.rpartition(".")[-1] for name in imported if name.startswith("cyclical_jax.")}
     assert len(public) > 10 and not [name for name in public if name.startswith("_")]
     functions = {name: getattr(cyclical_jax, name) for name in public}
     assert [name for name, value in functions.items() if not inspect.isfunction(value)] == []

@@ -102,6 +102,7 @@ TASK = Task(
     as_batch=as_batch,
     sums=sums,
     scores=scores,
+    probabilities=jax.nn.sigmoid,
     judged_by=(ACCURACY, "max"),
     misfits=misfits,
 )
