@@ -2,6 +2,7 @@
 
 import csv
 import dataclasses
+import io
 import json
 import shutil
 
@@ -13,11 +14,18 @@ from PIL import Image
 
 from cyclical_jax import data, load_run
 from cyclical_jax.catalogue import CATALOGUE, parse
-from cyclical_jax.trained import read_run
+from cyclical_jax.data import crops
+from cyclical_jax.trained import LoadedRun, read_run
+from cyclical_jax.training import evaluation
+from cyclical_jax.training.earlier import TrainedModel
+from cyclical_jax.training.facts import facts_of
 from cyclical_jax.training.fields import RecipeError
+from cyclical_jax.training.run import begin
 from cyclical_jax.training.structure import Recipe
-from experiments import evaluate
+from cyclical_jax.training.technique import spec_of
+from experiments import class_scores, evaluate
 from tests import commands
+from tests.helpers import bright_classes, recipe_of
 
 
 @pytest.fixture(scope="module")
@@ -208,6 +216,49 @@ def test_a_task_without_one_class_an_example_has_scores_alone(run, tmp_path):
         ended = command(workdir, f"--{name}={tmp_path / 'it'}.{suffix}")
         line = f"--{name} needs one class an example, which the task multilabel has not.\n"
         assert (ended.returncode, ended.stderr) == (2, line)
+
+
+def test_images_of_a_stream_are_cropped_at_their_centre_and_read_once(monkeypatch):
+    rng = np.random.default_rng(0)
+    labels = rng.integers(0, 4, 23).tolist()
+    photographs = [photograph(rng, label) for label in labels]
+    stream = data.Stream("here", lambda: photographs, range(23), 6, True)
+    dataset = data.Dataset(stream, stream, stream, num_classes=4)
+    recipe = recipe_of(dataset="imagenet2012", image_size=6, model__hidden_sizes=(5,), batch_size=4)
+    monkeypatch.setattr(evaluate, "load_dataset", lambda recipe: dataset)
+    monkeypatch.setattr(evaluation, "_BATCH_SIZE", 4)
+    variables = begin(recipe, dataset).state.evaluated
+    trained = TrainedModel(recipe.structure, spec_of(dataset), variables)
+    run = LoadedRun(trained, facts_of("photographs", dataset), recipe, {})
+    reader = class_scores.Reader()
+    examples = evaluate.split_of(run, "train")
+    scores = evaluate.scores_of(run, examples, look=reader.look)
+    found = reader.predictions()
+    images = np.stack([crops.centre_crop(photo["image"], 6) for photo in photographs])
+    expected = run.predict(images)
+    assert found.label.tolist() == labels and found.index.tolist() == list(range(23))
+    assert found.predicted.tolist() == expected.argmax(-1).tolist()
+    np.testing.assert_allclose(found.probability, -np.sort(-expected), rtol=1e-4)
+    assert scores["accuracy"] == pytest.approx((found.predicted == labels).mean())
+
+
+def photograph(rng, label):
+    """No two photographs are of one size."""
+    height, width = rng.integers(9, 30, 2)
+    buffer = io.BytesIO()
+    pixels = rng.integers(0, 256, (height, width, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(buffer, "PNG")
+    return {"image": buffer.getvalue(), "label": label, "file_name": b"a.png"}
+
+
+def test_another_dataset_than_that_of_the_run_is_one_line(run, monkeypatch):
+    loaded = read_run("--workdir", run[0], CATALOGUE, checkpoint="newest")
+    monkeypatch.setattr(evaluate, "load_dataset", lambda recipe: bright_classes(20, 10))
+    line = (
+        r"--workdir: the run has 10 classes of images \[8, 8, 1\], its dataset 4 of \[3, 3, 1\]\."
+    )
+    with pytest.raises(RecipeError, match=f"^{line}"):
+        evaluate.split_of(loaded, "train")
 
 
 @pytest.mark.slow
