@@ -1,7 +1,7 @@
 """Cyclical training for JAX: hyperparameters go easy -> hard -> easy on one schedule."""
 
 import importlib
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from cyclical_jax.losses import asymmetric_focal_loss as asymmetric_focal_loss
 from cyclical_jax.losses import asymmetric_multilabel_loss as asymmetric_multilabel_loss
@@ -20,6 +20,9 @@ from cyclical_jax.transforms import add_decayed_weights as add_decayed_weights
 from cyclical_jax.transforms import clip as clip
 from cyclical_jax.transforms import clip_by_global_norm as clip_by_global_norm
 from cyclical_jax.transforms import current_values as current_values
+
+if TYPE_CHECKING:
+    from cyclical_jax.trained import load_run as load_run
 
 # What needs more than jax and optax is imported when it is asked for: {name: its module}.
 _LAZY = {"load_run": "trained"}

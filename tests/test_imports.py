@@ -71,7 +71,7 @@ def test_the_first_two_floors_need_jax_and_optax_alone():
 
 def imports_of(path):
     """Full names of all that a file imports, inside functions and by `import_module` too."""
-    for node in ast.walk(ast.parse((ROOT / path).read_text())):
+    for node in nodes_of(ast.parse((ROOT / path).read_text())):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
@@ -79,6 +79,14 @@ def imports_of(path):
             yield from (f"{node.module}.{alias.name}" for alias in node.names)
         elif isinstance(node, ast.Call) and ast.unparse(node.func).endswith("import_module"):
             yield from (arg.value for arg in node.args if isinstance(arg, ast.Constant))
+
+
+def nodes_of(tree):
+    """All nodes within a tree but those that only type checkers read."""
+    for node in ast.iter_child_nodes(tree):
+        if not (isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"):
+            yield node
+            yield from nodes_of(node)
 
 
 def is_in(name, package):
