@@ -1,5 +1,8 @@
 """Cyclical training for JAX: hyperparameters go easy -> hard -> easy on one schedule."""
 
+import importlib
+from typing import TYPE_CHECKING, Any
+
 from cyclical_jax.losses import asymmetric_focal_loss as asymmetric_focal_loss
 from cyclical_jax.losses import asymmetric_multilabel_loss as asymmetric_multilabel_loss
 from cyclical_jax.losses import cyclical_focal_loss as cyclical_focal_loss
@@ -17,3 +20,15 @@ from cyclical_jax.transforms import add_decayed_weights as add_decayed_weights
 from cyclical_jax.transforms import clip as clip
 from cyclical_jax.transforms import clip_by_global_norm as clip_by_global_norm
 from cyclical_jax.transforms import current_values as current_values
+
+if TYPE_CHECKING:
+    from cyclical_jax.trained import load_run as load_run
+
+# What needs more than jax and optax is imported when it is asked for: {name: its module}.
+_LAZY = {"load_run": "trained"}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _LAZY:
+        return getattr(importlib.import_module(f"{__name__}.{_LAZY[name]}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

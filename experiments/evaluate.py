@@ -1,83 +1,170 @@
-"""Scores a run's checkpoint: the newest, or the best on validation of those that were saved.
+"""Scores a run's checkpoint, the newest or the best on validation, and each class by itself.
 
 python -m experiments.evaluate --workdir=runs/digits_all --checkpoint=best --split=test
 
 The run may still be training; the script changes nothing of it. To choose a run or a config, read
-the validation split; the test split is for what is chosen.
+the validation split; the test split is for what is chosen. Where an example has one class, it also
+prints the scores of each class and the confusion matrix; --confusion=FILE.png draws the matrix, and
+--predictions=FILE.csv lists every example. --export=FILE writes the model as a program that needs
+JAX alone: docs/use.md shows how to load it.
 """
 
+import contextlib
 import dataclasses
+import os
+from collections.abc import Iterator
 from pathlib import Path
 
 from absl import flags
 
 from cyclical_jax import data
+from cyclical_jax.data import Stream
+from cyclical_jax.data.sources import Split
+from cyclical_jax.trained import CHECKPOINTS, LoadedRun, read_run
 from cyclical_jax.training import evaluation
 from cyclical_jax.training.devices import place
-from cyclical_jax.training.earlier import read_recipe, read_trained
 from cyclical_jax.training.fields import RecipeError
+from cyclical_jax.training.logs import WorkdirError
 from cyclical_jax.training.recipe import load_dataset
 from cyclical_jax.training.structure import Recipe
-from experiments import command_line, plugins
+from cyclical_jax.training.technique import CLASS_LOGITS, spec_of
+from experiments import class_scores, command_line, plugins
 from experiments.score import Score, in_order, words
+
+SPLITS = ("train", "validation", "test")
+_SUFFIXES = {"confusion": ".png", "predictions": ".csv"}
+
+
+def split_of(run: LoadedRun, split: str, *, data_dir: str | None = None) -> Split:
+    """Returns a split of a run's dataset; images of a stream are cropped at their centre.
+
+    Args:
+      run: The run.
+      split: "train", "validation" or "test".
+      data_dir: Where the data is, if it has moved.
+
+    Raises:
+      RecipeError: The split is empty, or the dataset is not that of the run; a line.
+    """
+    recipe, facts = run.recipe, run.facts
+    dataset = load_dataset(dataclasses.replace(recipe, data_dir=data_dir or recipe.data_dir))
+    _, *here = spec_of(dataset)
+    if here != list(facts.spec[1:]):
+        raise RecipeError(
+            f"--workdir: the run has {facts.num_classes} classes of images {list(facts.shape)}, "
+            f"its dataset {here[0]} of {list(here[1])}."
+        )
+    examples = getattr(dataset, split)
+    if not data.num_examples(examples):
+        raise RecipeError(f"--split: the run was trained on {recipe.train_on}; {split} is empty.")
+    is_stream = isinstance(examples, Stream)
+    return dataclasses.replace(examples, augmented=False) if is_stream else examples
 
 
 def scores_of(
-    workdir: Path,
-    split: str,
-    *,
-    best: bool = False,
-    data_dir: str | None = None,
-    num_workers: int = 0,
-) -> tuple[evaluation.Scores, int]:
-    """Returns the scores of one checkpoint on a split of the run's dataset, and its update.
+    run: LoadedRun, examples: Split, *, num_workers: int = 0, look: evaluation.Look | None = None
+) -> evaluation.Scores:
+    """Returns the scores of a run on a split.
 
     Args:
-      workdir: The workdir of the run.
-      split: "validation" or "test".
-      best: Whether to take the checkpoint that is best on validation, not the newest.
-      data_dir: Where the data is, if it has moved.
+      run: The run.
+      examples: What `split_of` returns.
       num_workers: Processes that read images which do not fit in memory.
-
-    Raises:
-      RecipeError: There is no such run, checkpoint or split; a line.
+      look: As in `evaluation.evaluate`.
     """
-    catalogue = plugins.catalogue()
-    recipe = read_recipe("--workdir", workdir, catalogue)
-    dataset = load_dataset(dataclasses.replace(recipe, data_dir=data_dir or recipe.data_dir))
-    examples = getattr(dataset, split)
-    if not data.num_examples(examples):
-        raise RecipeError(f"--split: {workdir} was trained on {recipe.train_on}; {split} is empty.")
-    trained = read_trained("--workdir", str(workdir), dataset, catalogue, best=best)
+    trained = run.trained
     arguments = trained.structure, trained.spec, place(trained.variables), examples
-    scores = evaluation.evaluate(*arguments, num_workers=num_workers)
-    return {"num_examples": data.num_examples(examples)} | scores, trained.step
+    scores = evaluation.evaluate(*arguments, num_workers=num_workers, look=look)
+    return {"num_examples": data.num_examples(examples)} | scores
 
 
-def told(recipe: Recipe, scores: evaluation.Scores) -> str:
+def told(recipe: Recipe, scores: evaluation.Scores, top_5: float | None = None) -> str:
     """Returns the scores in a line, the one that the task judges by first."""
     judged, shown = Score.of_recipe(recipe).name, recipe.structure.shown
-    parts = (f"{words(name)} {shown(name, scores[name])}" for name in in_order(judged, scores))
+    parts = [f"{words(name)} {shown(name, scores[name])}" for name in in_order(judged, scores)]
+    if top_5 is not None:
+        parts.insert(1, f"top-5 accuracy {top_5:.2%}")
     return f"{', '.join(parts)}, on {scores['num_examples']:,} examples"
 
 
-def main(workdir: Path, checkpoint: str, split: str, **options) -> None:
-    scores, step = scores_of(workdir, split, best=checkpoint == "best", **options)
-    recipe = read_recipe("--workdir", workdir, plugins.catalogue())
-    print(
-        f"{checkpoint} of the checkpoints that {workdir} has kept, after {step:,} updates: {split} "
-        f"{told(recipe, scores)}"
-    )
+def main(
+    workdir: Path,
+    *,
+    checkpoint: str,
+    split: str,
+    files: dict[str, Path],
+    data_dir: str | None = None,
+    num_workers: int = 0,
+) -> None:
+    """Prints the scores, and writes the files {"confusion", "predictions", "export": path}."""
+    for name, path in files.items():
+        _check_file(name, path)
+    run = read_run("--workdir", workdir, plugins.catalogue(), checkpoint=checkpoint)
+    has_classes = CLASS_LOGITS in run.recipe.task.offers
+    if not has_classes and (names := sorted(files.keys() & _SUFFIXES)):
+        lacks = f"which the task {run.recipe.task} has not"
+        raise RecipeError(f"--{names[0]} needs one class an example, {lacks}.")
+    if "export" in files:
+        with _whole(files["export"]) as path:
+            path.write_bytes(run.export())
+    examples = split_of(run, split, data_dir=data_dir)
+    head = f"{checkpoint} of the checkpoints that {workdir} has kept, after {run.step:,} updates"
+    if not has_classes:
+        scores = scores_of(run, examples, num_workers=num_workers)
+        print(f"{head}: {split} {told(run.recipe, scores)}")
+        return
+    reader = class_scores.Reader()
+    scores = scores_of(run, examples, num_workers=num_workers, look=reader.look)
+    predictions, number = reader.predictions(), run.facts.num_classes
+    top_5 = class_scores.top_5_accuracy(predictions, number)
+    matrix = class_scores.confusion_matrix(predictions, number)
+    print(f"{head}: {split} {told(run.recipe, scores, top_5)}")
+    print(class_scores.as_text(matrix, run.class_names))
+    if "confusion" in files:
+        with _whole(files["confusion"]) as path:
+            class_scores.draw(matrix, run.class_names, f"{workdir}, {split}", path)
+    if "predictions" in files:
+        with _whole(files["predictions"]) as path:
+            class_scores.write_csv(predictions, run.class_names, path)
+
+
+def _check_file(name: str, path: Path) -> None:
+    """Raises RecipeError unless a file can be written there."""
+    suffix = _SUFFIXES.get(name, path.suffix)
+    if path.suffix.lower() != suffix.lower():
+        raise RecipeError(f"--{name} must be a {suffix} file, got {path}.")
+    folder = path.parent
+    if path.is_dir() or not folder.is_dir() or not os.access(folder, os.W_OK):
+        raise RecipeError(f"--{name} {path} cannot be written: {_why_not(path)}.")
+
+
+def _why_not(path: Path) -> str:
+    if path.is_dir():
+        return "it is a directory"
+    is_there = path.parent.is_dir()
+    return f"{path.parent} is read-only" if is_there else f"there is no directory {path.parent}"
+
+
+@contextlib.contextmanager
+def _whole(path: Path) -> Iterator[Path]:
+    """Yields a path beside `path`, whose file takes its place when it is complete."""
+    temporary = path.with_name(f".{path.name}.new")
+    try:
+        yield temporary
+        temporary.replace(path)
+    except OSError as error:
+        raise WorkdirError(f"{path} cannot be written: {error.strerror or error}.") from error
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 if __name__ == "__main__":
     chosen = {
-        "workdir": flags.DEFINE_string("workdir", None, "The workdir of experiments.train."),
         "checkpoint": flags.DEFINE_enum(
-            "checkpoint", "newest", ["newest", "best"], "Which checkpoint is read."
+            "checkpoint", "newest", CHECKPOINTS, "Which checkpoint is read."
         ),
         "split": flags.DEFINE_enum(
-            "split", "validation", ["validation", "test"], "The split that it is judged on."
+            "split", "validation", SPLITS, "The split that it is judged on."
         ),
         "data_dir": flags.DEFINE_string("data_dir", None, "Where the data is, if it has moved."),
         "num_workers": flags.DEFINE_integer(
@@ -87,10 +174,19 @@ if __name__ == "__main__":
             lower_bound=0,
         ),
     }
+    workdir_flag = flags.DEFINE_string("workdir", None, "The workdir of experiments.train.")
+    written = {
+        "confusion": "A .png file for the confusion matrix.",
+        "predictions": "A .csv file for the five likeliest classes of each example.",
+        "export": "A file for the model as a program of jax.export, for cpu, cuda and tpu.",
+    }
+    file_flags = {name: flags.DEFINE_string(name, None, help) for name, help in written.items()}
     flags.mark_flags_as_required(["workdir"])
 
     def call():
         values = {name: flag.value for name, flag in chosen.items()}
-        main(Path(values.pop("workdir")), **values)
+        given = {name: flag.value for name, flag in file_flags.items() if flag.value is not None}
+        files = {name: Path(value).expanduser() for name, value in given.items()}
+        main(Path(workdir_flag.value).expanduser(), files=files, **values)
 
     command_line.run(call)

@@ -30,6 +30,7 @@ from cyclical_jax.training import run as runs
 from cyclical_jax.training.checkpoints import CHECKPOINTS, Checkpoints
 from cyclical_jax.training.devices import is_first_process
 from cyclical_jax.training.earlier import prepare
+from cyclical_jax.training.facts import facts_of
 from cyclical_jax.training.inputs import identities
 from cyclical_jax.training.keeper import Keeper, StoppedError
 from cyclical_jax.training.logs import WorkdirError
@@ -76,7 +77,8 @@ def run(
     runs.plan(recipe, dataset)
     inputs = identities(recipe)
     dataset, earlier = prepare(recipe, dataset)
-    with logs.opened_workdir(workdir, config.to_dict(), recipe.catalogue, inputs):
+    facts = facts_of(recipe.dataset, dataset).as_json()
+    with logs.opened_workdir(workdir, config.to_dict(), recipe.catalogue, inputs, facts):
         if result := logs.read_result(workdir):
             return result
         with Checkpoints(workdir / CHECKPOINTS, keep=keep) as checkpoints:

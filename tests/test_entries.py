@@ -190,7 +190,9 @@ def test_a_run_of_a_plugin_is_not_read_without_it_or_by_another(tmp_path):
     (workdir / INPUTS).write_text(json.dumps({"plugin mine.py": f"content {digest}"}))
     assert read_recipe("--workdir", workdir, catalogue).catalogue is catalogue
     line = line_of(read_recipe, "--workdir", workdir, CATALOGUE)
-    assert line.endswith("was made with plugin mine.py, which is missing: name it by --plugin.")
+    assert line.endswith(
+        "made with plugin mine.py, which is missing: name it by --plugin, or plugins=."
+    )
     plugin.write_text("LOSSES = {'own': lambda logits, labels: logits[:, 1]}")
     line = line_of(read_recipe, "--workdir", workdir, with_plugins([plugin]))
     assert line.endswith("was made with plugin mine.py, which has changed since.")

@@ -208,6 +208,7 @@ def task(further: Mapping[str, Loss] | None = None) -> Task:
         as_batch=as_batch,
         sums=sums,
         scores=scores,
+        probabilities=jax.nn.softmax,
         judged_by=(ACCURACY, "max"),
     )
 

@@ -101,5 +101,6 @@ TASK = Task(
     as_batch=as_batch,
     sums=sums,
     scores=scores,
+    probabilities=jax.nn.sigmoid,
     judged_by=(ACCURACY, "max"),
 )

@@ -24,6 +24,7 @@ from cyclical_jax.training.totals import Totals
 
 # Where a workdir has them.
 CONFIG, INPUTS, CHECKPOINTS = "config.json", "inputs.json", "checkpoints"
+DATASET = "dataset.json"
 _ABOUT = "about"  # the item beside the state: digest, seconds, worth by validation
 _WORTH = "worth"  # of a checkpoint, by the task's own score on validation: more is better
 _LONGEST_REASON = 200  # characters of what Orbax says

@@ -20,6 +20,7 @@ from cyclical_jax.training.checkpoints import (
     CheckpointError,
     read_variables,
 )
+from cyclical_jax.training.facts import read_facts
 from cyclical_jax.training.fields import RecipeError
 from cyclical_jax.training.recipe import default_config, parse, put, source
 from cyclical_jax.training.state import Variables
@@ -48,6 +49,11 @@ class TrainedModel:
         """Returns the outputs for inputs as a train step sees them."""
         model = assemble_model(self.structure, self.spec)
         return model.apply(*self.variables, inputs, train=False)[0]
+
+    def outputs_of(self, images: Any) -> Any:
+        """Returns the outputs for images as the dataset has them."""
+        task = self.structure.task[0]
+        return self.outputs(task.view(task.as_batch({"image": images})))
 
 
 class Earlier(NamedTuple):
@@ -158,9 +164,7 @@ def check_prepared(recipe: Recipe, earlier: Earlier) -> None:
         )
 
 
-def read_trained(
-    key: str, workdir: str, dataset: Dataset, catalogue: Catalogue, *, best: bool = False
-) -> TrainedModel:
+def read_trained(key: str, workdir: str, dataset: Dataset, catalogue: Catalogue) -> TrainedModel:
     """Returns what the run in `workdir` has learned, to be used on `dataset`.
 
     Args:
@@ -168,33 +172,45 @@ def read_trained(
       workdir: A workdir of `experiments.train`.
       dataset: Its inputs have the same shape, and it has as many classes.
       catalogue: The tasks and techniques that there are.
-      best: Whether to read the checkpoint with the best validation score, not the newest.
 
     Raises:
       RecipeError: There is no such run, or it does not fit; a line.
     """
     path, spec = Path(workdir), spec_of(dataset)
     recipe = read_recipe(key, path, catalogue)
-    structure, number = recipe.structure, _num_classes(recipe)
-    if number not in (None, spec.num_outputs):
+    number = read_facts(key, path, recipe).num_classes
+    if number != spec.num_outputs:
         raise RecipeError(
             f"{key} must tell {spec.num_outputs} classes apart, as the dataset has them; "
             f"{workdir} tells {number}."
         )
+    return read_checkpoint(key, path, recipe.structure, spec)
+
+
+def read_checkpoint(
+    key: str, workdir: Path, structure: Structure, spec: Spec, *, best: bool = False
+) -> TrainedModel:
+    """Returns what the run in `workdir` has learned.
+
+    Args:
+      key: The name that the user knows it by, for errors.
+      workdir: A workdir of `experiments.train`.
+      structure: The structure of the run.
+      spec: That of a dataset whose inputs have the same shape, and which has as many classes.
+      best: Whether to read the checkpoint with the best validation score, not the newest.
+
+    Raises:
+      RecipeError: There is no such checkpoint, or it does not fit; a line.
+    """
     like = _like(assemble_model(structure, spec), example_of(structure, spec), key=key)
-    return TrainedModel(structure, spec, *_read(key, path, like, best=best))
-
-
-def _num_classes(recipe: Recipe) -> int | None:
-    """Returns the number of classes of a run's dataset, or None if that is gone."""
-    try:
-        return data.num_classes(recipe.dataset, data_dir=recipe.data_dir)
-    except (OSError, ValueError):
-        return None
+    return TrainedModel(structure, spec, *_read(key, workdir, like, best=best))
 
 
 def read_recipe(key: str, workdir: Path, catalogue: Catalogue) -> Recipe:
     """Returns the recipe of the run in `workdir`; `key` and errors as in `read_trained`."""
+    if not (workdir / CONFIG).exists():
+        missing = f"{CONFIG} in it" if workdir.is_dir() else "such directory"
+        raise RecipeError(f"{key}: {workdir} has no run that can be used: there is no {missing}.")
     _check_plugins(key, workdir, catalogue)
     config = default_config(catalogue)  # which has what a config of an earlier version lacks
     try:
@@ -218,7 +234,11 @@ def _check_plugins(key: str, workdir: Path, catalogue: Catalogue) -> None:
     here = {plugin_key(name): plugin_identity(digest) for name, digest in catalogue.plugins}
     for name, there in inputs.items() if isinstance(inputs, dict) else ():
         if name.startswith(PLUGIN) and here.get(name) != there:
-            what = "has changed since" if name in here else "is missing: name it by --plugin"
+            what = (
+                "has changed since"
+                if name in here
+                else "is missing: name it by --plugin, or plugins="
+            )
             raise RecipeError(f"{key}: {workdir} was made with {name}, which {what}.")
 
 

@@ -3,7 +3,7 @@
 import contextlib
 import functools
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -17,11 +17,24 @@ from cyclical_jax.training.feeding import sent_batches
 from cyclical_jax.training.fields import RecipeError
 from cyclical_jax.training.state import Variables
 from cyclical_jax.training.structure import Structure
-from cyclical_jax.training.technique import Site, Spec, Task
+from cyclical_jax.training.technique import Batch, Site, Spec, Task
 
 Scores = dict[str, float]
+Leaves = Any  # a tree of arrays [examples, ...]
 
 _BATCH_SIZE = 1024  # a device at most; bounds the memory of the activations
+
+
+class Look(NamedTuple):
+    """What is read of each example, beside the scores of all.
+
+    Attributes:
+      of_examples: (outputs of the model, batch) -> a tree of arrays [batch, ...], on the devices.
+      take: Called with that tree of each batch, in the order of the split, without padding.
+    """
+
+    of_examples: Callable[[Any, Batch], Leaves]
+    take: Callable[[Leaves], None]
 
 
 def evaluate(
@@ -32,6 +45,7 @@ def evaluate(
     *,
     num_workers: int = 0,
     after_batch: Callable[[], None] = lambda: None,
+    look: Look | None = None,
 ) -> Scores:
     """Returns the scores of a split, by the task's own `sums` and `scores`.
 
@@ -42,20 +56,24 @@ def evaluate(
       split: A split of a dataset, on the host, or a stream.
       num_workers: Processes that read a stream.
       after_batch: Called after each batch; what it raises ends the evaluation.
+      look: What else is read of the examples; None is nothing. For one process.
 
     Raises:
       RecipeError: The split is not as `Dataset` says, or has no examples of that shape; a line for
         each problem.
     """
     _check(split, spec)
-    batch_sums = _sums_on_all_devices(structure, spec)
+    program = _sums_on_all_devices(structure, spec, look and look.of_examples)
     select, count = evaluation_batches(data.num_examples(split), jax.device_count())
     sent = sent_batches(split, select, start=0, stop=count, seed=0, num_workers=num_workers)
     sums, throttle = [], Throttle()
     with contextlib.closing(sent) as batches:
         for batch in batches:
-            sums.append(batch_sums(variables, batch))
-            throttle(sums[-1])
+            of_batch, of_examples = program(variables, batch)
+            sums.append(of_batch)
+            throttle(of_batch)
+            if look is not None:
+                look.take(_without_padding(of_examples, batch["mask"]))
             after_batch()
     return scores_of(structure.task[0], jax.device_get(sums))
 
@@ -101,8 +119,25 @@ def make_batch_sums(structure: Structure, spec: Spec) -> Callable[[Variables, di
 
 
 @functools.lru_cache(maxsize=32)
-def _sums_on_all_devices(structure, spec):
+def _sums_on_all_devices(structure, spec, of_examples):
+    """Returns (variables, examples) -> the sums, and what is read of the examples."""
     batch_sums = make_batch_sums(structure, spec)
-    return on_all_devices(
-        lambda *inputs: jax.lax.psum(batch_sums(*inputs), AXIS), in_axes=(None, 0)
-    )
+    model, task = assemble_model(structure, spec), structure.task[0]
+
+    def read(variables, examples):  # XLA finds that the sums have the same forward pass
+        batch = task.as_batch(examples)
+        outputs, _ = model.apply(*variables, task.view(batch), train=False)
+        return of_examples(outputs, batch)
+
+    def program(variables, examples):
+        sums = jax.lax.psum(batch_sums(variables, examples), AXIS)
+        return sums, () if of_examples is None else read(variables, examples)
+
+    return on_all_devices(program, in_axes=(None, 0), out_axes=(None, 0))
+
+
+def _without_padding(leaves: Leaves, mask: jax.Array) -> Leaves:
+    """Returns leaves [devices, batch, ...] as those of the real examples, on the host."""
+    is_real = np.asarray(mask).reshape(-1) > 0
+    found = jax.device_get(leaves)
+    return jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:])[is_real], found)

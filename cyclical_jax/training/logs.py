@@ -15,7 +15,8 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, ProgressColumn, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
-from cyclical_jax.training.checkpoints import CHECKPOINTS, CONFIG, INPUTS
+from cyclical_jax.data import Normalisation
+from cyclical_jax.training.checkpoints import CHECKPOINTS, CONFIG, DATASET, INPUTS
 from cyclical_jax.training.devices import is_first_process
 from cyclical_jax.training.durations import Timetable
 from cyclical_jax.training.run import Row
@@ -25,6 +26,7 @@ from cyclical_jax.training.structure import Catalogue, Structure
 METRICS = "metrics.jsonl"
 RESULT = "result.json"
 LOCK = ".lock"
+_NOT_COMPARED = ("data_dir", *Normalisation._fields)
 
 _logger = logging.getLogger(__name__)
 TENSORBOARD = "tensorboard"
@@ -148,15 +150,17 @@ def opened_workdir(
     config: dict[str, Any],
     catalogue: Catalogue,
     inputs: dict[str, str] | None = None,
+    facts: dict[str, Any] | None = None,
 ) -> Iterator[None]:
     """Makes `workdir`, with `config.json` in it, or checks that the run there has this config.
 
-    It does the same with the `inputs` that `inputs.identities` returns, in `inputs.json`. As long
-    as the context lasts, no other process can open the workdir.
+    It does the same with the `inputs` that `inputs.identities` returns, in `inputs.json`, and with
+    the `facts` of `Facts.as_json`, in `dataset.json`. As long as the context lasts, no other
+    process can open the workdir.
 
     Raises:
-      WorkdirError: It holds a run of another config or of other inputs, or one without checkpoints;
-        another process writes to it; or it cannot be written to.
+      WorkdirError: It holds a run of another config, of other inputs or data, or one without
+        checkpoints; another process writes to it; or it cannot be written to.
     """
     text = as_json(config)
     is_taken = _is_taken(workdir)
@@ -165,6 +169,8 @@ def opened_workdir(
         _check_same(workdir / CONFIG, json.loads(text), "of another config", defaults)
         what = "of other inputs, which have changed since"
         _check_same(workdir / INPUTS, inputs or {}, what, {})
+        if facts and (workdir / DATASET).exists():  # which runs of earlier versions lack
+            _check_same(workdir / DATASET, facts, "of other data", {})
     if not is_first_process():
         yield
         return
@@ -173,10 +179,12 @@ def opened_workdir(
     with _locked(workdir):
         if not is_taken:
             write_whole(workdir / CONFIG, text)
-            with _writing(workdir / INPUTS):
-                (workdir / INPUTS).unlink(missing_ok=True)  # of a run that never began
-        if inputs and not (workdir / INPUTS).exists():
-            write_whole(workdir / INPUTS, json.dumps(inputs, indent=2))
+        for path, content in ((workdir / INPUTS, inputs), (workdir / DATASET, facts)):
+            if not is_taken:
+                with _writing(path):
+                    path.unlink(missing_ok=True)  # of a run that never began
+            if content and not path.exists():
+                write_whole(path, json.dumps(content, indent=2))
         yield
 
 
@@ -193,9 +201,10 @@ def as_defaults(catalogue: Catalogue) -> dict[str, Any]:
 def config_differences(
     old: dict[str, Any], new: dict[str, Any], defaults: dict[str, Any], prefix: str = ""
 ) -> list[str]:
-    """Returns a line for each difference of two configs; where the data lies is none.
+    """Returns a line for each difference of two configs.
 
-    A key that `old` lacks, because an earlier version wrote it, has its default.
+    Where the data lies is none; nor are its statistics, which depend on the machine's rounding. A
+    key that `old` lacks, because an earlier version wrote it, has its default.
     """
     lines = []
     for name in sorted(old.keys() | new.keys()):
@@ -203,7 +212,7 @@ def config_differences(
         there = {} if there is None and isinstance(here, dict) else there
         if isinstance(there, dict) and isinstance(here, dict):
             lines += config_differences(there, here, defaults, f"{prefix}{name}.")
-        elif there != here and name != "data_dir":
+        elif there != here and name not in _NOT_COMPARED:
             lines.append(f"{prefix}{name}: {there!r} there, {here!r} here")
     return lines
 

@@ -199,6 +199,8 @@ class Task(Technique):
       example: (own values, spec) -> inputs of one example, [1, ...], to initialise the model with.
       sums: (site, model, variables, batch with a mask) -> sums over the examples that are real.
       scores: The sums of all batches -> {"loss": ..., ...}, on the host.
+      probabilities: The model's outputs -> the probability of each class [batch, classes]; None
+        where the outputs are of no classes.
       judged_by: The score that says which model is best, and whether "max" or "min" of it is.
       misfits: (name of the data, dataset) -> a line for each reason why it cannot be learned.
     """
@@ -209,6 +211,7 @@ class Task(Technique):
     example: Callable[[Own, Spec], Any] = lambda own, spec: jnp.zeros((1, *spec.shape))
     sums: Callable[[Site, Model, Variables, Batch], Any] = lambda *arguments: {}
     scores: Callable[[Sequence[Any]], dict[str, float]] = lambda sums: {}
+    probabilities: Callable[[Any], jax.Array] | None = None
     judged_by: tuple[str, str] = ("loss", "min")
     misfits: Callable[[str, Dataset], Iterator[str]] = lambda source, dataset: iter(())
 

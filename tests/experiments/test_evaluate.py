@@ -1,16 +1,31 @@
 """Scores of what a run has left behind."""
 
+import csv
 import dataclasses
+import io
 import json
+import shutil
 
+import jax
+import numpy as np
 import pytest
 from ml_collections import ConfigDict
+from PIL import Image
 
-from cyclical_jax.catalogue import parse
+from cyclical_jax import data, load_run
+from cyclical_jax.catalogue import CATALOGUE, parse
+from cyclical_jax.data import crops
+from cyclical_jax.trained import LoadedRun, read_run
+from cyclical_jax.training import evaluation
+from cyclical_jax.training.earlier import TrainedModel
+from cyclical_jax.training.facts import facts_of
 from cyclical_jax.training.fields import RecipeError
+from cyclical_jax.training.run import begin
 from cyclical_jax.training.structure import Recipe
-from experiments import evaluate
+from cyclical_jax.training.technique import spec_of
+from experiments import class_scores, evaluate
 from tests import commands
+from tests.helpers import bright_classes, recipe_of
 
 
 @pytest.fixture(scope="module")
@@ -32,18 +47,24 @@ def run(tmp_path_factory):
     return workdir, json.loads((workdir / "result.json").read_text()), list(map(json.loads, lines))
 
 
+def scores_of(workdir, split, checkpoint="newest"):
+    """Returns the scores of a checkpoint, and its update."""
+    loaded = read_run("--workdir", workdir, CATALOGUE, checkpoint=checkpoint)
+    return evaluate.scores_of(loaded, evaluate.split_of(loaded, split)), loaded.step
+
+
 def test_the_newest_is_the_end_of_the_run(run):
     workdir, result, rows = run
-    test, step = evaluate.scores_of(workdir, "test")
+    test, step = scores_of(workdir, "test")
     assert step == rows[-1]["step"] == 72
     assert test == pytest.approx({name: result[f"test_{name}"] for name in test}, rel=1e-5)
-    validation, _ = evaluate.scores_of(workdir, "validation")
+    validation, _ = scores_of(workdir, "validation")
     assert validation["loss"] == pytest.approx(rows[-1]["val_loss"], rel=1e-5)
 
 
 def test_the_best_is_that_of_the_validation(run):
     workdir, result, rows = run
-    best, step = evaluate.scores_of(workdir, "validation", best=True)
+    best, step = scores_of(workdir, "validation", "best")
     assert step == max(rows, key=lambda row: row["val_accuracy"])["step"]
     assert best["accuracy"] == result["best_val_accuracy"] > rows[-1]["val_accuracy"]
     of_rows = max(rows, key=lambda row: row["val_accuracy"])["val_loss"]
@@ -53,16 +74,17 @@ def test_the_best_is_that_of_the_validation(run):
 def test_what_is_not_there_is_one_line(run, tmp_path):
     workdir, _, _ = run
     with pytest.raises(RecipeError, match=f"^--workdir: {tmp_path} has no run that can be used"):
-        evaluate.scores_of(tmp_path, "test")
+        scores_of(tmp_path, "test")
     other = tmp_path / "run"
     other.mkdir()
     config = json.loads((workdir / "config.json").read_text())
     (other / "config.json").write_text(json.dumps(config))
     with pytest.raises(RecipeError, match="^--workdir: there is no .*checkpoints"):
-        evaluate.scores_of(other, "test")
+        scores_of(other, "test")
+    shutil.copytree(workdir / "checkpoints", other / "checkpoints")
     (other / "config.json").write_text(json.dumps(config | {"train_on": "train+validation"}))
     with pytest.raises(RecipeError, match="^--split: .* validation is empty"):
-        evaluate.scores_of(other, "validation")
+        scores_of(other, "validation")
 
 
 def test_the_score_of_the_task_is_told_first_and_in_its_unit(run):
@@ -84,13 +106,164 @@ def judged_by(recipe: Recipe, name: str) -> Recipe:
     return dataclasses.replace(recipe, structure=dataclasses.replace(recipe.structure, task=pair))
 
 
-@pytest.mark.slow
-def test_the_command_says_it_in_a_line(run):
-    workdir, result, _ = run
-    process = commands.in_a_process("evaluate", f"--workdir={workdir}", "--split=test")
-    assert process.returncode == 0, process.stderr
-    (line,) = process.stdout.splitlines()
-    start = f"newest of the checkpoints that {workdir} has kept, after 72 updates: test accuracy "
-    assert line.startswith(f"{start}{result['test_accuracy']:.2%}, ") and line.endswith(
-        "on 400 examples"
+@pytest.fixture(scope="module")
+def written(run, tmp_path_factory):
+    """(what the command printed, its files) on the test split, by the best checkpoint."""
+    folder = tmp_path_factory.mktemp("files")
+    files = {name: folder / f"it.{suffix}" for name, suffix in FILES.items()}
+    chosen = (f"--{name}={path}" for name, path in files.items())
+    ended = command(run[0], "--split=test", "--checkpoint=best", *chosen)
+    assert ended.returncode == 0, ended.stderr
+    return ended.stdout.splitlines(), files
+
+
+FILES = {"confusion": "png", "predictions": "csv"}
+
+
+def command(workdir, *arguments):
+    return commands.in_this_process("evaluate", f"--workdir={workdir}", *arguments)
+
+
+def of_the_best(run):
+    """(probabilities, labels, [label, predicted] by hand) of the test split."""
+    loaded, split = load_run(run[0]), data.load("digits").test
+    probabilities, labels = loaded.predict(split["image"]), split["label"]
+    predicted = probabilities.argmax(-1)
+    matrix = [[((labels == i) & (predicted == j)).sum() for j in range(10)] for i in range(10)]
+    return probabilities, labels, np.array(matrix)
+
+
+def test_the_command_says_the_scores_in_a_line_and_then_those_of_each_class(run, written):
+    (first, _, head, *rows), _ = written
+    probabilities, labels, matrix = of_the_best(run)
+    accuracy = (probabilities.argmax(-1) == labels).mean()
+    in_five = np.mean([y in np.argsort(-p)[:5] for p, y in zip(probabilities, labels, strict=True)])
+    start = f"best of the checkpoints that {run[0]} has kept, after "
+    told = f"test accuracy {accuracy:.2%}, top-5 accuracy {in_five:.2%}, loss "
+    assert first.startswith(start) and told in first and first.endswith("on 400 examples")
+    assert head.split() == ["class", "number", "precision", "recall", *map(str, range(10))]
+    for number, row in enumerate(rows):
+        name, count, precision, recall, *counts = row.split()
+        assert [int(cell.replace(".", "0")) for cell in counts] == matrix[number].tolist()
+        assert (name, int(count)) == (str(number), (labels == number).sum())
+        assert recall == f"{matrix[number, number] / matrix[number].sum():.2%}"
+        column = matrix[:, number].sum()  # 0 where nothing was predicted as this class
+        assert precision == (f"{matrix[number, number] / column:.2%}" if column else "–")
+    assert len(rows) == 10
+
+
+def test_every_example_is_a_row_of_the_file(run, written):
+    probabilities, labels, _ = of_the_best(run)
+    with written[1]["predictions"].open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [int(row["index"]) for row in rows] == list(range(400))
+    assert [int(row["label"]) for row in rows] == labels.tolist()
+    for row, expected in zip(rows, probabilities, strict=True):
+        order = [row["predicted"], *(row[f"class_{place}"] for place in range(2, 6))]
+        found = [row["probability"], *(row[f"probability_{place}"] for place in range(2, 6))]
+        np.testing.assert_allclose(np.float64(found), np.sort(expected)[:-6:-1], rtol=1e-4)
+        np.testing.assert_allclose(expected[np.int64(order)], np.float64(found), rtol=1e-4)
+
+
+def test_the_picture_is_a_picture(written):
+    picture = Image.open(written[1]["confusion"])
+    assert picture.format == "PNG" and min(picture.size) > 400
+    colours = picture.convert("RGB").getcolors(maxcolors=10**6)
+    assert len(colours) > 10
+
+
+def test_the_training_split_is_scored_too(run):
+    ended = command(run[0], "--split=train")
+    assert "train accuracy " in ended.stdout and "on 1,197 examples" in ended.stdout
+
+
+def test_the_exported_program_is_that_of_the_checkpoint(run, tmp_path):
+    pytest.importorskip("flatbuffers")
+    assert command(run[0], "--checkpoint=best", f"--export={tmp_path / 'it'}").returncode == 0
+    exported = jax.export.deserialize((tmp_path / "it").read_bytes())
+    images = data.load("digits").test["image"]
+    np.testing.assert_allclose(exported.call(images), of_the_best(run)[0], rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "option, line",
+    [
+        ("--confusion={}/it.jpg", "--confusion must be a .png file, got {}/it.jpg."),
+        ("--predictions={}/it", "--predictions must be a .csv file, got {}/it."),
+        ("--export={}", "--export {} cannot be written: it is a directory."),
+        (
+            "--export={}/no/it",
+            "--export {0}/no/it cannot be written: there is no directory {0}/no.",
+        ),
+        ("--split=all", "--split"),
+    ],
+)
+def test_what_cannot_be_written_is_one_line_before_anything_is_read(tmp_path, option, line):
+    ended = command(tmp_path / "none", option.format(tmp_path))
+    assert ended.returncode == 2 and ended.stdout == ""
+    assert line.format(tmp_path) in ended.stderr and len(ended.stderr.splitlines()) == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_task_without_one_class_an_example_has_scores_alone(run, tmp_path):
+    workdir = tmp_path / "run"
+    shutil.copytree(run[0], workdir)
+    config = json.loads((workdir / "config.json").read_text())
+    config["task"]["name"] = "multilabel"
+    (workdir / "config.json").write_text(json.dumps(config))
+    assert len(command(workdir).stdout.splitlines()) == 1
+    for name, suffix in FILES.items():
+        ended = command(workdir, f"--{name}={tmp_path / 'it'}.{suffix}")
+        line = f"--{name} needs one class an example, which the task multilabel has not.\n"
+        assert (ended.returncode, ended.stderr) == (2, line)
+
+
+def test_images_of_a_stream_are_cropped_at_their_centre_and_read_once(monkeypatch):
+    rng = np.random.default_rng(0)
+    labels = rng.integers(0, 4, 23).tolist()
+    photographs = [photograph(rng, label) for label in labels]
+    stream = data.Stream("here", lambda: photographs, range(23), 6, True)
+    dataset = data.Dataset(stream, stream, stream, num_classes=4)
+    recipe = recipe_of(dataset="imagenet2012", image_size=6, model__hidden_sizes=(5,), batch_size=4)
+    monkeypatch.setattr(evaluate, "load_dataset", lambda recipe: dataset)
+    monkeypatch.setattr(evaluation, "_BATCH_SIZE", 4)
+    variables = begin(recipe, dataset).state.evaluated
+    trained = TrainedModel(recipe.structure, spec_of(dataset), variables)
+    run = LoadedRun(trained, facts_of("photographs", dataset), recipe, {})
+    reader = class_scores.Reader()
+    examples = evaluate.split_of(run, "train")
+    scores = evaluate.scores_of(run, examples, look=reader.look)
+    found = reader.predictions()
+    images = np.stack([crops.centre_crop(photo["image"], 6) for photo in photographs])
+    expected = run.predict(images)
+    assert found.label.tolist() == labels and found.index.tolist() == list(range(23))
+    assert found.predicted.tolist() == expected.argmax(-1).tolist()
+    np.testing.assert_allclose(found.probability, -np.sort(-expected), rtol=1e-4)
+    assert scores["accuracy"] == pytest.approx((found.predicted == labels).mean())
+
+
+def photograph(rng, label):
+    """No two photographs are of one size."""
+    height, width = rng.integers(9, 30, 2)
+    buffer = io.BytesIO()
+    pixels = rng.integers(0, 256, (height, width, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(buffer, "PNG")
+    return {"image": buffer.getvalue(), "label": label, "file_name": b"a.png"}
+
+
+def test_another_dataset_than_that_of_the_run_is_one_line(run, monkeypatch):
+    loaded = read_run("--workdir", run[0], CATALOGUE, checkpoint="newest")
+    monkeypatch.setattr(evaluate, "load_dataset", lambda recipe: bright_classes(20, 10))
+    line = (
+        r"--workdir: the run has 10 classes of images \[8, 8, 1\], its dataset 4 of \[3, 3, 1\]\."
     )
+    with pytest.raises(RecipeError, match=f"^{line}"):
+        evaluate.split_of(loaded, "train")
+
+
+@pytest.mark.slow
+def test_the_command_in_a_process_of_its_own(run):
+    ended = commands.in_a_process("evaluate", f"--workdir={run[0]}", "--split=test")
+    assert ended.returncode == 0 and ended.stderr == ""
+    start = f"newest of the checkpoints that {run[0]} has kept, after 72 updates: test accuracy "
+    assert ended.stdout.startswith(f"{start}{run[1]['test_accuracy']:.2%}, ")

@@ -63,7 +63,7 @@ def test_a_run_leaves_its_metrics_config_and_result(tmp_path):
     assert validation == f"best validation accuracy {percent}, after {best['epoch']} epochs"
     words = r"\d+\.\d\d s of training; \d+\.\d s since the run was started last"
     assert re.fullmatch(words, seconds)
-    names = "checkpoints, config.json, environment.json, metrics.jsonl, result.json"
+    names = "checkpoints, config.json, dataset.json, environment.json, metrics.jsonl, result.json"
     assert files == f"{workdir}: {names}"
     assert process.stdout.splitlines()[2:] == train(*arguments).stdout.splitlines()
     assert rows_of(workdir) == rows

@@ -1,0 +1,128 @@
+"""The facts about a run's dataset that a trained model needs, kept in the run's workdir."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from cyclical_jax import data
+from cyclical_jax.data import Dataset, Normalisation, Stream, image_shape, num_examples
+from cyclical_jax.training.checkpoints import DATASET
+from cyclical_jax.training.fields import RecipeError
+from cyclical_jax.training.structure import Recipe
+from cyclical_jax.training.technique import Spec
+
+_SPLITS = ("train", "validation", "test")
+# Of the datasets of earlier versions, whose runs have no such file.
+_SHAPES = {
+    "digits": (8, 8, 1),
+    "fashion_mnist": (28, 28, 1),
+    "cifar10": (32, 32, 3),
+    "cifar100": (32, 32, 3),
+}
+
+
+class Facts(NamedTuple):
+    """The facts about a dataset.
+
+    Attributes:
+      source: The dataset as the config names it.
+      num_classes: Number of classes.
+      class_names: Their names; empty where they have none.
+      shape: Shape of one image, or of the features of one example.
+      dtype: "uint8", or the dtype of floats.
+      normalisation: What makes inputs of raw numbers; None where they are used as they are.
+      num_examples: {split: number of examples}.
+    """
+
+    source: str
+    num_classes: int
+    class_names: tuple[str, ...]
+    shape: tuple[int, ...]
+    dtype: str
+    normalisation: Normalisation | None
+    num_examples: Mapping[str, int]
+
+    @property
+    def spec(self) -> Spec:
+        """What `technique.spec_of` returns for the dataset itself."""
+        return Spec(self.num_examples["train"], self.num_classes, self.shape)
+
+    @property
+    def has_bytes(self) -> bool:
+        """Whether its images are bytes 0 .. 255."""
+        return np.dtype(self.dtype).kind in "iu"
+
+    def as_json(self) -> dict[str, Any]:
+        """Returns what `dataset.json` holds."""
+        entries = self._asdict() | {
+            "class_names": list(self.class_names),
+            "shape": list(self.shape),
+            "inputs": self._inputs(),
+        }
+        if self.normalisation is not None:
+            pairs = self.normalisation._asdict().items()
+            entries["normalisation"] = {name: np.asarray(array).tolist() for name, array in pairs}
+        return entries
+
+    def _inputs(self) -> str:
+        if self.has_bytes:
+            return "x / 127.5 - 1 of each byte x"
+        if self.normalisation is None:
+            return "the floats as they are"
+        return "(x - mean) / std, with the statistics of the training split"
+
+
+def facts_of(source: str, dataset: Dataset) -> Facts:
+    """Returns the facts about a dataset, which the config names `source`."""
+    train = dataset.train
+    return Facts(
+        source=source,
+        num_classes=dataset.num_classes,
+        class_names=tuple(dataset.class_names),
+        shape=tuple(map(int, image_shape(train))),
+        dtype="uint8" if isinstance(train, Stream) else str(train["image"].dtype),
+        normalisation=dataset.normalisation,
+        num_examples={name: num_examples(getattr(dataset, name)) for name in _SPLITS},
+    )
+
+
+def read_facts(key: str, workdir: Path, recipe: Recipe) -> Facts:
+    """Returns the facts about the dataset of the run in `workdir`.
+
+    Args:
+      key: The name that the user knows the workdir by, for errors.
+      workdir: That of the run.
+      recipe: That of the run, which may be of a version that wrote no such file.
+
+    Raises:
+      RecipeError: They cannot be read, or are not there and do not follow from the recipe; a line.
+    """
+    path = workdir / DATASET
+    if not path.exists():
+        return _of_name(key, workdir, recipe)
+    try:
+        return _parsed(json.loads(path.read_text()))
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise RecipeError(f"{key}: {path} cannot be read: {error!r}.") from error
+
+
+def _parsed(entries: dict[str, Any]) -> Facts:
+    found = {name: entries[name] for name in Facts._fields}
+    found["class_names"], found["shape"] = tuple(found["class_names"]), tuple(found["shape"])
+    if (statistics := found["normalisation"]) is not None:
+        arrays = (np.asarray(statistics[name], np.float64) for name in Normalisation._fields)
+        found["normalisation"] = Normalisation(*arrays)
+    return Facts(**found)
+
+
+def _of_name(key: str, workdir: Path, recipe: Recipe) -> Facts:
+    """Returns what is known of a dataset by its name."""
+    name, size = recipe.dataset, recipe.image_size
+    if name not in data.DATASETS:
+        raise RecipeError(f"{key}: {workdir} has no {DATASET}, which describes {name}.")
+    train = data.num_train(name, train_on=recipe.train_on, subset=recipe.subset)
+    shape = _SHAPES.get(name) or (size or 0, size or 0, 3)
+    return Facts(name, data.num_classes(name), (), shape, "uint8", None, {"train": train})
