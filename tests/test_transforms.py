@@ -480,8 +480,6 @@ def test_current_values_are_those_used_last(name):
 def test_current_values_of_a_chain():
     state = optax.chain(*(made(name, 0.5) for name in NAMES), optax.adam(0.1)).init(PARAMS)
     assert cj.current_values(state) == dict.fromkeys(NAMES.values(), 0.5)
-    assert cj.current_values(optax.adamw(0.1).init(PARAMS)) == {}
-    assert cj.current_values(optax.EmptyState()) == {}
 
 
 LABELS = {key: "a" if key == "bias" else "b" for key in SHAPES}
@@ -518,7 +516,20 @@ LABELS = {key: "a" if key == "bias" else "b" for key in SHAPES}
             },
         ),
         (optax.inject_hyperparams(cj.clip_by_global_norm)(max_norm=schedule), {"max_norm": 0.02}),
-        (optax.inject_hyperparams(optax.clip_by_global_norm)(max_norm=schedule), {}),
+        (
+            optax.inject_hyperparams(optax.clip_by_global_norm)(max_norm=schedule),
+            {"max_norm": 0.02},
+        ),
+        (
+            optax.inject_hyperparams(optax.sgd)(schedule, momentum=0.9),
+            {"learning_rate": 0.02, "momentum": 0.9},
+        ),
+        (
+            optax.chain(
+                optax.inject_hyperparams(cj.clip)(2.0), optax.inject_hyperparams(optax.clip)(3.0)
+            ),
+            {"0/inner_state/max_delta": 2, "1/hyperparams/max_delta": 3},
+        ),
     ],
 )
 def test_current_values_wherever_they_nest(optimizer, expected):
