@@ -120,12 +120,12 @@ def test_the_best_that_is_held_is_written_before_the_next(directory):
         checkpoints.save(snapshot(9, value=9))
     assert values_of(directory) == {4: 4, 9: 9}
     assert best_of(directory) == 4
-    with Checkpoints(directory, keep=1) as checkpoints:  # a run that goes on knows the best
+    with Checkpoints(directory, keep=3) as checkpoints:  # a run that goes on knows the best
         checkpoints.hold(snapshot(10, value=10), 0.9)
         checkpoints.save(snapshot(11, value=11))
         checkpoints.hold(snapshot(12, value=12), 1.0)
         checkpoints.save(snapshot(12, value=12), 1.0)  # the end of a run, say
-    assert values_of(directory) == {12: 12}
+    assert values_of(directory) == {9: 9, 11: 11, 12: 12}
 
 
 def test_what_is_held_is_of_the_moment(directory):
