@@ -24,6 +24,7 @@ from cyclical_jax.training.technique import (
     Own,
     Part,
     Site,
+    Spec,
     Task,
 )
 
@@ -197,6 +198,11 @@ def _shape_problems(what: str, labels: np.ndarray, classes: int) -> Iterator[str
         )
 
 
+def class_outputs(own: Own, spec: Spec) -> tuple[int]:
+    """Returns the shape of the logits of one example."""
+    return (spec.num_outputs,)
+
+
 def problems(checked: Own) -> Iterator[str]:
     if checked.get(NAME) == "cyclical_focal":
         warn_of_exponent(checked.get("loss.gamma_hc"))
@@ -240,6 +246,7 @@ def task(further: Mapping[str, Loss] | None = None) -> Task:
         scores=scores,
         judged_by=(ACCURACY, "max"),
         misfits=misfits,
+        outputs=class_outputs,
     )
 
 

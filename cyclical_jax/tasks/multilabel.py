@@ -14,6 +14,7 @@ from cyclical_jax.tasks.classification import (
     Sums,
     accuracy,
     as_batch,
+    class_outputs,
     misfits,
     scores,
     summed,
@@ -104,4 +105,5 @@ TASK = Task(
     scores=scores,
     judged_by=(ACCURACY, "max"),
     misfits=misfits,
+    outputs=class_outputs,
 )
