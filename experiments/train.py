@@ -180,9 +180,9 @@ def main():
 
 
 def _best_validation(recipe: Recipe, rows: list[runs.Row]) -> dict[str, Any]:
-    """Returns the best row's score, to be looked at; the model is that of the last row."""
+    """Returns the best row's score, the first of equals, whose state is the best checkpoint."""
     score, best_is = recipe.task.judged_by
-    validated = [row for row in rows if f"val_{score}" in row]
+    validated = [row for row in rows if row.get(f"val_{score}") is not None]
     if not validated:
         return {}
     choose = max if best_is == "max" else min

@@ -24,6 +24,7 @@ from cyclical_jax.training.technique import (
     Own,
     Part,
     Site,
+    Spec,
     Task,
 )
 
@@ -167,6 +168,11 @@ def scores(sums: Sequence[Sums]) -> dict[str, Any]:
     }
 
 
+def class_outputs(own: Own, spec: Spec) -> tuple[int]:
+    """Returns the shape of the logits of one example."""
+    return (spec.num_outputs,)
+
+
 def problems(checked: Own) -> Iterator[str]:
     if checked.get(NAME) == "cyclical_focal":
         warn_of_exponent(checked.get("loss.gamma_hc"))
@@ -210,6 +216,7 @@ def task(further: Mapping[str, Loss] | None = None) -> Task:
         scores=scores,
         probabilities=jax.nn.softmax,
         judged_by=(ACCURACY, "max"),
+        outputs=class_outputs,
     )
 
 

@@ -14,6 +14,7 @@ from cyclical_jax.tasks.classification import (
     Sums,
     accuracy,
     as_batch,
+    class_outputs,
     scores,
     summed,
     warn_of_exponent,
@@ -103,4 +104,5 @@ TASK = Task(
     scores=scores,
     probabilities=jax.nn.sigmoid,
     judged_by=(ACCURACY, "max"),
+    outputs=class_outputs,
 )

@@ -26,6 +26,7 @@ from cyclical_jax.training.recipe import default_config, parse, put, source
 from cyclical_jax.training.state import Variables
 from cyclical_jax.training.structure import (
     PLUGIN,
+    AnyModel,
     Catalogue,
     Recipe,
     Structure,
@@ -118,14 +119,19 @@ class Host:
         return trained.outputs(task.view(task.as_batch({"image": images})))
 
 
-def prepare(recipe: Recipe, dataset: Dataset) -> tuple[Dataset, Earlier]:
+def prepare(
+    recipe: Recipe, dataset: Dataset, *, model: AnyModel | None = None
+) -> tuple[Dataset, Earlier]:
     """Lets the techniques in use prepare a run; returns the dataset and further arrays.
+
+    `model` is that of the run, as in `loop.train`.
 
     Raises:
       RecipeError: An earlier run is not there, or does not fit; a line that names the key.
     """
     if problems := list(data.problems(dataset)):
         raise RecipeError("\n".join(problems))
+    recipe = recipe.with_model(model)
     host, earlier = Host(recipe, dataset), Earlier()
     examples: dict[str, Any] = {}
     for entry, _ in recipe.structure.entries:

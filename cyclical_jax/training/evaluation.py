@@ -16,7 +16,7 @@ from cyclical_jax.training.devices import AXIS, Throttle, on_all_devices
 from cyclical_jax.training.feeding import sent_batches
 from cyclical_jax.training.fields import RecipeError
 from cyclical_jax.training.state import Variables
-from cyclical_jax.training.structure import Structure
+from cyclical_jax.training.structure import AnyModel, Structure
 from cyclical_jax.training.technique import Batch, Site, Spec, Task
 
 Scores = dict[str, float]
@@ -43,6 +43,7 @@ def evaluate(
     variables: Variables,
     split: Split,
     *,
+    model: AnyModel | None = None,
     num_workers: int = 0,
     after_batch: Callable[[], None] = lambda: None,
     look: Look | None = None,
@@ -54,6 +55,7 @@ def evaluate(
       spec: That of its dataset.
       variables: Such as `TrainState.evaluated`, on all devices.
       split: A split of a dataset, on the host, or a stream.
+      model: The model of one's own that was trained, as in `loop.train`; None is the structure's.
       num_workers: Processes that read a stream.
       after_batch: Called after each batch; what it raises ends the evaluation.
       look: What else is read of the examples; None is nothing. For one process.
@@ -63,6 +65,7 @@ def evaluate(
         each problem.
     """
     _check(split, spec)
+    structure = structure.with_model(model)
     program = _sums_on_all_devices(structure, spec, look and look.of_examples)
     select, count = evaluation_batches(data.num_examples(split), jax.device_count())
     sent = sent_batches(split, select, start=0, stop=count, seed=0, num_workers=num_workers)

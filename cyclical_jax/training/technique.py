@@ -149,7 +149,8 @@ class Technique:
       keys: Its keys of a config, whole: {"section.word": Field}.
       part: What it adds to the compiled program.
       model: Makes the model, or wraps the model of the entries before it (None if there is none).
-        The site has own values, spec and axis alone.
+        The site has own values, spec and axis alone. A model that a run is given takes the place
+        of the one that the first entry makes.
       model_knobs: Keys of the knobs that `Model.apply` takes, by their last word.
       schedules: (own values, schedules, timetable) -> schedules that replace those of its knobs.
       switch: Its key that is None where it is off; without a switch it is on wherever the task
@@ -203,6 +204,8 @@ class Task(Technique):
         where the outputs are of no classes.
       judged_by: The score that says which model is best, and whether "max" or "min" of it is.
       misfits: (name of the data, dataset) -> a line for each reason why it cannot be learned.
+      outputs: (own values, spec) -> shape of the model's outputs for one example, which are floats;
+        None for whatever they are.
     """
 
     offers: frozenset[str] = frozenset()
@@ -214,6 +217,7 @@ class Task(Technique):
     probabilities: Callable[[Any], jax.Array] | None = None
     judged_by: tuple[str, str] = ("loss", "min")
     misfits: Callable[[str, Dataset], Iterator[str]] = lambda source, dataset: iter(())
+    outputs: Callable[[Own, Spec], tuple[int, ...] | None] = lambda own, spec: None
 
     def __post_init__(self):
         if self.judged_by[1] not in ("max", "min"):
