@@ -18,7 +18,7 @@ from cyclical_jax.training.earlier import read_recipe, read_trained
 from cyclical_jax.training.fields import RecipeError
 from cyclical_jax.training.recipe import load_dataset
 from cyclical_jax.training.structure import Recipe
-from experiments import command_line, plugins
+from experiments import command_line, paths, plugins
 from experiments.score import Score, in_order, words
 
 
@@ -72,14 +72,14 @@ def main(workdir: Path, checkpoint: str, split: str, **options) -> None:
 
 if __name__ == "__main__":
     chosen = {
-        "workdir": flags.DEFINE_string("workdir", None, "The workdir of experiments.train."),
+        "workdir": paths.define("workdir", None, "The workdir of experiments.train."),
         "checkpoint": flags.DEFINE_enum(
             "checkpoint", "newest", ["newest", "best"], "Which checkpoint is read."
         ),
         "split": flags.DEFINE_enum(
             "split", "validation", ["validation", "test"], "The split that it is judged on."
         ),
-        "data_dir": flags.DEFINE_string("data_dir", None, "Where the data is, if it has moved."),
+        "data_dir": paths.define("data_dir", None, "Where the data is, if it has moved."),
         "num_workers": flags.DEFINE_integer(
             "num_workers",
             command_line.num_cores(),
@@ -91,6 +91,6 @@ if __name__ == "__main__":
 
     def call():
         values = {name: flag.value for name, flag in chosen.items()}
-        main(Path(values.pop("workdir")), **values)
+        main(values.pop("workdir"), **values)
 
     command_line.run(call)
