@@ -4,11 +4,16 @@ JAX arrays pass unchecked: they may be traced, and reading a concrete one would 
 """
 
 import difflib
+import os
+import re
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
+
+_ADDRESS = re.compile(r"[A-Za-z][\w+.-]+:/")  # a single slash is what `Path` leaves of two
 
 
 def number(
@@ -59,6 +64,24 @@ def scalar(name: str, value: Any) -> None:
     """Raises ValueError if `value` has axes: it would be broadcast against the counts."""
     if np.ndim(value):
         raise ValueError(f"`{name}` must be a scalar, got shape {np.shape(value)}; use `jax.vmap`.")
+
+
+def local_path(name: str, value: str | os.PathLike[str]) -> Path:
+    """Returns a path on this machine, with a home directory in place of a leading "~".
+
+    Raises ValueError for the address of a bucket or a server, and where there is no such home.
+    """
+    text = str(value)
+    if not text:
+        raise ValueError(f"`{name}` must be a path, got ''.")
+    if _ADDRESS.match(text):
+        raise ValueError(
+            f"`{name}` must be a path on this machine, got {text!r}: copy or mount what is there."
+        )
+    try:
+        return Path(text).expanduser()
+    except RuntimeError as error:
+        raise ValueError(f"`{name}` must be a path, got {text!r}, of no known user.") from error
 
 
 def limits_in_words(

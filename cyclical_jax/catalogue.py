@@ -55,7 +55,67 @@ MOVED = {
     "curriculum.average_decay": "running_curriculum.average_decay",
     "loss.margin": "multilabel.margin",
 }
-CATALOGUE = Catalogue(TASKS, TECHNIQUES, tuple(MOVED.items()))
+# {key: (what it is, the words that other projects use for it)}
+_CUSTOMARY = {
+    "optimizer.learning_rate": ("learning rate", "lr base_lr max_lr peak_lr eta"),
+    "optimizer.learning_rate_schedule": (
+        "schedule of the learning rate",
+        "schedule scheduler lr_schedule lr_scheduler sched",
+    ),
+    "optimizer.warmup": (
+        "warm-up, such as '5 epochs',",
+        "warmup_epochs warmup_steps warmup_updates num_warmup_steps",
+    ),
+    "optimizer.weight_decay": ("weight decay", "wd decay l2"),
+    "optimizer.max_norm": (
+        "clip of the gradient's norm",
+        "clip grad_clip clip_grad clip_norm grad_norm_clip max_grad_norm gradient_clip_val",
+    ),
+    "optimizer.clipping": ("adaptive clip of the gradient", "agc"),
+    "optimizer.name": ("optimizer's name", "optimizer opt optim"),
+    "optimizer.b1": ("first beta of adamw", "beta1 beta_1 betas"),
+    "optimizer.b2": ("second beta of adamw", "beta2 beta_2"),
+    "optimizer.eps": ("epsilon of adamw", "epsilon"),
+    "model.name": ("model's name", "model arch architecture network net backbone"),
+    "model.dropout": ("dropout", "drop drop_rate dropout_rate"),
+    "model.stochastic_depth": ("stochastic depth", "drop_path drop_path_rate"),
+    "model.dtype": ("precision", "precision amp fp16 bf16 mixed_precision half_precision"),
+    "loss.name": ("loss's name", "loss criterion loss_fn loss_name"),
+    "loss.label_smoothing": ("label smoothing", "smoothing"),
+    "augment.operations": ("augmentation", "augment augmentation augmentations aug mixup cutmix"),
+    "duration": (
+        "length of training, such as '40 epochs' or '1000 steps',",
+        "epochs num_epochs max_epochs n_epochs num_train_epochs train_epochs "
+        "steps num_steps max_steps total_steps train_steps num_train_steps iterations",
+    ),
+    "batch_size": ("batch size", "bs batch batchsize train_batch_size per_device_batch_size"),
+    "accumulate": (
+        "number of batches per update",
+        "accum accumulation grad_accum accumulation_steps gradient_accumulation_steps "
+        "accumulate_grad_batches",
+    ),
+    "dataset": ("dataset", "data dataset_name"),
+    "data_dir": ("folder of the data", "data_path data_root root"),
+    "ema_decay": ("decay of the moving average", "ema model_ema"),
+    "finetuning.start": ("run from which training starts", "pretrained init_from init_checkpoint"),
+    "seed": ("seed", "random_seed rng_seed"),
+    "cycle.factor": ("factor of all cycles", "cyclical_factor"),
+}
+# ... and those that are no keys: options of the command.
+_OPTIONS = {
+    "workers": "the number of reading processes is the option --num_workers",
+    "num_workers": "the number of reading processes is the option --num_workers",
+    "resume": "the same command again resumes a run",
+    "output_dir": "the folder of a run is the option --workdir",
+    "workdir": "the folder of a run is the option --workdir",
+    "save_every": "the time between two checkpoints is the option --save_every",
+}
+CUSTOMARY = _OPTIONS | {
+    word: f"the {what} is {key}"
+    for key, (what, words) in _CUSTOMARY.items()
+    for word in words.split()
+}
+CATALOGUE = Catalogue(TASKS, TECHNIQUES, tuple(MOVED.items()), tuple(CUSTOMARY.items()))
 
 _ADDED = ("TECHNIQUES", "TASKS", "MODELS", "LOSSES")  # what a plugin may define
 
@@ -119,6 +179,7 @@ def extended(
         (first, *TASKS[1:], *tasks),
         (*ours, *techniques),
         CATALOGUE.moved,
+        CATALOGUE.customary,
         tuple(plugins),
     )
 

@@ -6,8 +6,9 @@ from ml_collections import ConfigDict
 from cyclical_jax.catalogue import CATALOGUE, with_plugins
 from cyclical_jax.training.recipe import completed
 from cyclical_jax.training.structure import Catalogue
+from experiments import paths
 
-_PLUGIN = flags.DEFINE_multi_string(
+_PLUGIN = paths.define_multi(
     "plugin",
     [],
     "A Python file that defines TECHNIQUES, TASKS, MODELS or LOSSES; see docs/extending.md.",
@@ -20,7 +21,7 @@ def catalogue() -> Catalogue:
     Raises:
       RecipeError: A plugin cannot be used; a line.
     """
-    return with_plugins(_PLUGIN.value) if flags.FLAGS.is_parsed() else CATALOGUE
+    return with_plugins(_PLUGIN.value or []) if flags.FLAGS.is_parsed() else CATALOGUE
 
 
 def with_their_keys(config: ConfigDict) -> ConfigDict:

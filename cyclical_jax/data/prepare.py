@@ -184,7 +184,8 @@ def _build(builder: Any, manual_dir: str) -> None:
     """Builds the dataset; if that fails, no files are left."""
     config = tfds.download.DownloadConfig(manual_dir=manual_dir, try_download_gcs=False)
     try:
-        builder.download_and_prepare(download_config=config)
+        with _quiet():
+            builder.download_and_prepare(download_config=config)
     except (NonMatchingChecksumError, tfds.download.DownloadError, tarfile.TarError) as error:
         reason = str(error).partition("\n")[0].rstrip(":.")
         raise ValueError(f"{builder.name} was not built: {reason}.") from error
@@ -192,6 +193,17 @@ def _build(builder: Any, manual_dir: str) -> None:
     if flaw := find_flaw(builder, TFDS_DATASETS[builder.name].num_examples):
         builder.data_path.rmtree()
         raise ValueError(f"{builder.name} was not built: {flaw}.")
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Hides TFDS's bars and banners; what goes wrong is raised all the same."""
+    tfds.disable_progress_bar()
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):
+            yield
+    finally:
+        tfds.enable_progress_bar()
 
 
 def _file_name(url: str) -> str:

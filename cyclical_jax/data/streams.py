@@ -177,7 +177,7 @@ def _end_with_parent(worker: int, num_workers: int) -> None:
     signals to workers too, but the parent needs them until it has saved the run.
     """
     del worker, num_workers
-    for number in (signal.SIGTERM, signal.SIGINT):
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
         signal.signal(number, signal.SIG_IGN)
     parent = multiprocessing.parent_process()
     assert parent  # this is a worker

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from cyclical_jax import _checks
 from cyclical_jax.data import index_files
 from cyclical_jax.data.index_files import Names, Positions
 
@@ -80,7 +81,7 @@ def index_file_of(subset: str | None) -> Path | None:
     """Returns the file that a subset is read from, or None if it is read from no file."""
     if subset is None or isinstance(parse_subset(subset), Subset | LongTailed):
         return None
-    return Path(subset).expanduser()
+    return _checks.local_path("subset", subset)
 
 
 def _parse_balanced(text: str, words: Sequence[str]) -> Subset:

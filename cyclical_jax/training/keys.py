@@ -9,7 +9,7 @@ from cyclical_jax.training.fields import (
     number,
     one_of,
     or_none,
-    text,
+    path,
     whole,
     whole_knob,
 )
@@ -48,7 +48,7 @@ KEYS: dict[str, Field] = {
             maximum=4096,
         )
     ),
-    "data_dir": or_none(text(None, "folder of the prepared datasets; None is the default of TFDS")),
+    "data_dir": path("folder of the prepared datasets; None is the default of TFDS"),
     "train_on": one_of(
         "train",
         TRAIN_ON,

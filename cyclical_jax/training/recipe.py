@@ -60,7 +60,9 @@ def completed(config: ConfigDict, keys: Mapping[str, Field]) -> ConfigDict:
     """Adds the keys that `config` lacks, at their defaults, and returns it."""
     for key, field in keys.items():
         section, _, name = key.rpartition(".")
-        if name not in (config.get(section, {}) if section else config):
+        within = config.get(section, {}) if section else config
+        # A section that is no section is wrong, and `parse` says so.
+        if isinstance(within, ConfigDict | dict) and name not in within:
             put(config, key, field.default)
     return config
 
@@ -102,10 +104,15 @@ def parse(
 
 
 def describe(catalogue: Catalogue, config: ConfigDict) -> str:
-    """Returns every key of a config with its value, default, type and meaning, as text."""
+    """Returns every key of a config with its value, default, type and meaning, as text.
+
+    A blank line precedes each section.
+    """
     values = _flat(catalogue, config.to_dict())
-    lines = []
+    lines, section = [], ""
     for key, field in catalogue.keys.items():
+        section, before = key.rpartition(".")[0], section
+        lines += [""] if section != before else []
         is_default = field.check(key, values[key]) == field.check(key, field.default)
         default = "" if is_default else f"; default {shown(field.default)}"
         lines.append(f"{key} = {shown(values[key])}  [{field.type}{default}]\n    {field.meaning}")
@@ -161,13 +168,25 @@ def _misnamed(catalogue: Catalogue, values) -> Iterator[str]:
             yield f"{key} is now {moved[key]}."
         elif key in catalogue.sections:
             within = ", ".join(valid for valid in keys if valid.startswith(f"{key}."))
-            yield f"{key} must be a section of {within}, got {values[key]!r}."
+            meant = dict(catalogue.customary).get(key)
+            hint = f"; {meant}" if meant and isinstance(values[key], str) else ""
+            yield f"{key} must be a section of {within}, got {values[key]!r}{hint}."
         else:
-            near = ", ".join(_nearest(catalogue, key))
-            yield f"{key} is not a key of a config; nearest: {near}."
+            yield f"{key} is not a key of a config; {instead_of(catalogue, key)}."
     for key in keys:
         if key not in values and key.split(".")[0] not in values:
             yield f"{key} is missing."
+
+
+def instead_of(catalogue: Catalogue, key: str) -> str:
+    """Returns what may be meant by a key that is not there, in words."""
+    word = key.rpartition(".")[2]
+    if all(valid.rpartition(".")[2] != word for valid in catalogue.keys):
+        customary = dict(catalogue.customary)
+        for name in (key.lower(), word.lower()):
+            if name in customary:
+                return customary[name]
+    return f"nearest: {', '.join(_nearest(catalogue, key))}"
 
 
 def _nearest(catalogue: Catalogue, key: str) -> list[str]:

@@ -99,6 +99,7 @@ class Catalogue:
       tasks: The first is the default.
       techniques: All techniques.
       moved: {key of an earlier version: the keys that took its place, in words}.
+      customary: {word that others use for a key: what it is here, in words}.
       plugins: (path, digest of its content) of each file that added to it.
 
     Raises:
@@ -108,6 +109,7 @@ class Catalogue:
     tasks: tuple[Task, ...]
     techniques: tuple[Technique, ...]
     moved: tuple[tuple[str, str], ...] = ()
+    customary: tuple[tuple[str, str], ...] = ()
     plugins: tuple[tuple[str, str], ...] = ()
 
     def __repr__(self) -> str:

@@ -61,7 +61,7 @@ def start(environment):
 def finish(process, code=0):
     out, err = process.communicate(timeout=240)
     assert process.returncode == code, err
-    return out, err
+    return out, commands.without_waits(err)
 
 
 def here(workdir, *arguments, config=CONFIG, code=0):
