@@ -20,7 +20,7 @@ from cyclical_jax.training.earlier import prepare
 from cyclical_jax.training.inputs import identities
 from cyclical_jax.training.logs import WorkdirError
 from cyclical_jax.training.population import Outcome, Population, best_chunk
-from cyclical_jax.training.recipe import source
+from cyclical_jax.training.recipe import load_source, source
 from cyclical_jax.training.structure import Recipe
 from experiments.environment import library_versions
 from experiments.waiting import Waiting
@@ -158,7 +158,7 @@ def load(recipe: Recipe) -> data.Dataset:
 @functools.lru_cache(maxsize=2)
 def _load(name, options):
     with Waiting(f"loading {name}"):
-        return data.load(name, **dict(options))
+        return load_source(name, **dict(options))
 
 
 def run_key(recipe: Recipe, splits: Sequence[str]) -> str:

@@ -6,6 +6,7 @@ if you like, in `validation` (or `valid`, or `val`) and `test`.
 
 import functools
 import hashlib
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -52,10 +53,10 @@ def find(place: str, data_dir: PathLike | None = None) -> Found:
 
 
 def _stamp(path: Path) -> tuple[tuple[str, int], ...]:
-    """Returns what changes when a file comes or goes."""
-    folders = [path, *_folders(path)]
-    folders += [inner for folder in folders[1:] for inner in _folders(folder)]
-    return tuple((str(folder), folder.stat().st_mtime_ns) for folder in folders)
+    """Returns what changes when a file comes or goes; no folder of a class is read."""
+    inner = _folders(path)
+    classes = [one for folder in inner if folder.name in _NAMES for one in _folders(folder)]
+    return tuple((str(one), one.stat().st_mtime_ns) for one in (path, *inner, *classes))
 
 
 @own.remembered
@@ -81,7 +82,7 @@ def _find(path: Path, stamp: tuple[Any, ...], name: str) -> Found:
 
 
 def _known(listing: Listing, positions: np.ndarray) -> Arrays:
-    names = [Path(listing.files[position]).name.encode() for position in positions]
+    names = [listing.files[position].rpartition("/")[2].encode() for position in positions]
     return {"label": listing.labels[positions], "name": np.array(names)}
 
 
@@ -108,7 +109,7 @@ def _list(root: Path) -> Listing:
     for split, folder in given.items():
         before = len(files)
         for inner in _folders(folder):
-            images, others, wrong = _images(inner, root)
+            images, others, wrong = _images(inner, inner.relative_to(root).as_posix())
             if not images and split == "train":
                 wrong.append(f"{inner.relative_to(root)} has no JPEG or PNG file.")
             files += images
@@ -152,37 +153,38 @@ def _problems_of_classes(given: dict[str, Path], classes: tuple[str, ...]) -> It
             yield f"{split} has classes that train has not: {', '.join(own.few(unknown))}."
 
 
-def _images(folder: Path, root: Path) -> tuple[list[str], list[str], list[str]]:
+def _images(folder: Path, name: str) -> tuple[list[str], list[str], list[str]]:
     """Returns the image files of a class, files that are no images, and problems."""
     images, others, problems = [], [], []
-    for path in _visible(folder):
-        relative = str(path.relative_to(root))
-        if path.is_dir():
-            problems.append(f"{relative} is a folder in the folder of a class.")
-        elif path.suffix.lower() in _SUFFIXES:
-            images.append(relative)
-        elif path.suffix.lower() in _OTHER_IMAGES:
-            problems.append(f"{relative} is no JPEG or PNG file: make it one.")
+    for one in _visible(folder):
+        file, suffix = f"{name}/{one.name}", os.path.splitext(one.name)[1].lower()
+        if one.is_dir():
+            problems.append(f"{file} is a folder in the folder of a class.")
+        elif suffix in _SUFFIXES:
+            images.append(file)
+        elif suffix in _OTHER_IMAGES:
+            problems.append(f"{file} is no JPEG or PNG file: make it one.")
         else:
-            others.append(relative)
+            others.append(file)
     return images, others, problems
 
 
 def _folders(path: Path) -> list[Path]:
-    return [inner for inner in _visible(path) if inner.is_dir()]
+    return [path / inner.name for inner in _visible(path) if inner.is_dir()]
 
 
-def _visible(path: Path) -> list[Path]:
+def _visible(path: Path) -> list[os.DirEntry[str]]:
     """Returns what is in a folder, in order, without hidden files."""
-    found = path.iterdir()
-    return sorted(inner for inner in found if not inner.name.startswith((".", "__MACOSX")))
+    with os.scandir(path) as entries:  # which mostly know what is a folder
+        seen = [one for one in entries if not one.name.startswith((".", "__MACOSX"))]
+    return sorted(seen, key=lambda one: one.name)
 
 
 def _identity(listing: Listing) -> str:
     """Returns a digest of names, sizes and times of change: a folder is not read to tell it."""
     digest = hashlib.sha256()
     for file in listing.files:
-        stat = Path(listing.root, file).stat()
+        stat = os.stat(os.path.join(listing.root, file))
         digest.update(f"{file}\0{stat.st_size}\0{stat.st_mtime_ns}\0".encode())
     return f"files {digest.hexdigest()[:16]}"
 

@@ -192,7 +192,8 @@ def inputs_of(what: str, raw: np.ndarray) -> np.ndarray:
         return raw.astype(np.float64)
     images = raw[..., None] if raw.ndim == 3 else raw
     if images.dtype.kind == "f":
-        return images.astype(np.float32)
+        with np.errstate(over="ignore"):  # what float32 cannot hold is infinite, and refused later
+            return images.astype(np.float32)
     if images.dtype != np.uint8 and images.size and not 0 <= images.min() <= images.max() <= 255:
         raise ValueError(
             f"{what} of whole numbers must be bytes, 0 to 255, got {images.min()} to "

@@ -22,7 +22,7 @@ from cyclical_jax.training.checkpoints import (
 )
 from cyclical_jax.training.facts import read_facts
 from cyclical_jax.training.fields import RecipeError
-from cyclical_jax.training.recipe import default_config, parse, put, source
+from cyclical_jax.training.recipe import default_config, load_source, parse, put, source
 from cyclical_jax.training.state import Variables
 from cyclical_jax.training.structure import (
     PLUGIN,
@@ -97,7 +97,7 @@ class Host:
 
     def load(self, **options: Any) -> Dataset:
         """Returns the dataset loaded anew with further options of `data.load`."""
-        return data.load(self.recipe.dataset, **source(self.recipe), **options)
+        return load_source(self.recipe.dataset, **source(self.recipe), **options)
 
     def read_run(self, key: str) -> TrainedModel:
         """Returns what the run that `key` names has learned."""

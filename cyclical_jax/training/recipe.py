@@ -123,11 +123,17 @@ def load_dataset(recipe: Recipe) -> data.Dataset:
     """Returns the dataset of a recipe.
 
     Raises:
-      RecipeError: The subset's file does not fit the dataset; a line.
+      RecipeError: The subset's file does not fit the dataset, or data of the user's own cannot be
+        learned from; a line for each problem.
       DatasetNotFoundError, ImportError: As `data.load` raises them.
     """
+    return load_source(recipe.dataset, **source(recipe))
+
+
+def load_source(name: str, **options: Any) -> data.Dataset:
+    """Returns what `data.load` returns; raises RecipeError where it raises ValueError."""
     try:
-        return data.load(recipe.dataset, **source(recipe))
+        return data.load(name, **options)
     except ValueError as error:
         raise RecipeError(str(error).replace("`", "")) from error
 

@@ -151,6 +151,19 @@ class TestReadIdx:
             prepare.read_idx(tmp_path / "file.gz")
 
 
+def test_no_path_in_an_archive_leads_anywhere(tmp_path):
+    """The members are read as they pass, without those that would leave, and none is written."""
+    outside = tmp_path / "outside"
+    names = ["../evil", str(outside), "a/../../evil", "in/side"]
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    (folder / "a.tar").write_bytes(tar({name: name.encode() for name in names}))
+    with contextlib.chdir(folder):
+        found = {name: file.read() for name, file in prepare._stream_tar(folder / "a.tar")}
+    assert found == {"in/side": b"in/side"}
+    assert {path.name for path in tmp_path.rglob("*")} == {"folder", "a.tar"}
+
+
 class TestReadCifar:
     @pytest.mark.parametrize("num_labels", [1, 2])
     def test_follows_the_format(self, num_labels):
