@@ -24,7 +24,6 @@ from cyclical_jax.training.devices import largest_of_all, text_of_first
 from cyclical_jax.training.fields import RecipeError
 from cyclical_jax.training.keeper import StoppedError
 from cyclical_jax.training.logs import WorkdirError, as_json, config_differences
-from cyclical_jax.training.recipe import put
 from cyclical_jax.training.run import NonFiniteError
 from experiments import plugins
 
@@ -190,11 +189,8 @@ def config_of(flag: flags.FlagHolder) -> ConfigDict:
     except OSError as error:  # said of a file that cannot be loaded at its first use
         path = Path(config_flags.get_config_filename(flags.FLAGS[flag.name]))
         _end(_last_line(error) if path.is_file() else _no_config(path))
-    with config.ignore_type():
-        for change in _SET.value:
-            key, _, text = change.partition("=")
-            put(config, key, _value(text))
-    return config.copy_and_resolve_references()
+    changes = (change.partition("=") for change in _SET.value)
+    return plugins.changed(config, {key: _value(text) for key, _, text in changes})
 
 
 def _as_set(arguments: list[str]) -> list[str]:

@@ -152,12 +152,11 @@ def _tell_where(workdir: Path, start) -> None:
 def main():
     command_line.join_processes()
     config = command_line.config_of(_CONFIG)
-    catalogue = plugins.catalogue()
-    recipe = parse(config, num_devices=jax.device_count(), catalogue=catalogue)
+    recipe = parse(config, num_devices=jax.device_count(), catalogue=plugins.catalogue())
     options = {"save_every": _SAVE_EVERY.value, "keep": _KEEP.value}
-    command_line.check_alike(config, plugins=dict(catalogue.plugins), **options)
+    command_line.check_alike(config, plugins=dict(recipe.catalogue.plugins), **options)
     if _PRINT_CONFIG.value:
-        print(describe(config, catalogue))
+        print(describe(config, recipe.catalogue))
         return
     if not _WORKDIR.value:
         raise WorkdirError("--workdir must be given: where metrics.jsonl and the rest are written.")
