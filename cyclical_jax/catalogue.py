@@ -2,8 +2,6 @@
 
 import functools
 import hashlib
-import sys
-import traceback
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
@@ -30,6 +28,7 @@ from cyclical_jax.techniques import (
 )
 from cyclical_jax.training import recipe
 from cyclical_jax.training.fields import RecipeError
+from cyclical_jax.training.own_files import content_of, executed
 from cyclical_jax.training.structure import Catalogue, Recipe
 from cyclical_jax.training.technique import Task, Technique
 
@@ -184,6 +183,21 @@ def extended(
     )
 
 
+def with_model(name: str, catalogue: Catalogue = CATALOGUE) -> Catalogue:
+    """Returns a catalogue with a linen module class of one's own, as `model.name` names it.
+
+    Its attributes are keys, and `default_config` of the catalogue names it.
+
+    Args:
+      name: "path/to/file.py:ClassName", or "package.module:ClassName".
+      catalogue: The catalogue that it is added to.
+
+    Raises:
+      RecipeError: There is no such class, or it cannot be a network; a line.
+    """
+    return catalogue.of({network.NAME: name})
+
+
 def with_plugins(paths: Sequence[str | Path]) -> Catalogue:
     """Returns a catalogue with what the files define: TECHNIQUES, TASKS, MODELS, LOSSES.
 
@@ -194,17 +208,14 @@ def with_plugins(paths: Sequence[str | Path]) -> Catalogue:
     """
     if isinstance(paths, str | Path):
         paths = [paths]
-    files = tuple((str(path), _content(Path(path))) for path in paths)
+    files = tuple((str(path), content_of(f"--plugin {path}", Path(path))) for path in paths)
     return _with_files(files) if files else CATALOGUE
 
 
 @functools.lru_cache(maxsize=8)
 def _with_files(files: tuple[tuple[str, bytes], ...]) -> Catalogue:
     digests = [hashlib.sha256(content).hexdigest() for _, content in files]
-    found = [
-        _executed(Path(path), content, digest)
-        for (path, content), digest in zip(files, digests, strict=True)
-    ]
+    found = [_executed(Path(path), content) for path, content in files]
     names = [Path(path).name for path, _ in files]
     if len(set(names)) < len(names):
         raise RecipeError(f"--plugin must name files of different names, got {', '.join(names)}.")
@@ -223,30 +234,10 @@ def _with_files(files: tuple[tuple[str, bytes], ...]) -> Catalogue:
     )
 
 
-def _content(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise RecipeError(f"--plugin {path} cannot be read: {error.strerror}.") from error
-
-
-def _executed(path: Path, content: bytes, digest: str) -> ModuleType:
-    """Returns the module of a file; whatever its code raises becomes a line.
-
-    What runs is the content that has the digest: an import could take older bytecode for it.
-    """
+def _executed(path: Path, content: bytes) -> ModuleType:
     if path.suffix != ".py":
         raise RecipeError(f"--plugin {path} must be a Python file, such as mine.py.")
-    module = ModuleType(f"plugin_{path.stem}_{digest[:8]}")
-    module.__file__ = str(path)
-    sys.modules[module.__name__] = module  # where dataclasses look names up
-    try:
-        exec(compile(content, path, "exec", dont_inherit=True), vars(module))
-    except (Exception, SystemExit) as error:
-        frames = traceback.extract_tb(error.__traceback__)
-        lines = [f", line {frame.lineno}" for frame in frames if frame.filename == str(path)]
-        where = f"{path}{lines[-1] if lines else ''}"
-        raise RecipeError(f"--plugin {where}: {type(error).__name__}: {error}") from error
+    module = executed(f"--plugin {path}", path, content)
     _check_kinds(path, module)
     return module
 

@@ -13,7 +13,6 @@ from scipy.stats import qmc
 from cyclical_jax import _checks, data
 from cyclical_jax.catalogue import parse
 from cyclical_jax.training.fields import RecipeError
-from cyclical_jax.training.recipe import put
 from cyclical_jax.training.structure import Recipe
 from experiments import plugins
 from experiments.score import Score
@@ -187,11 +186,7 @@ def base_config(
 
 def changed(config: ConfigDict, changes: Changes) -> ConfigDict:
     """Returns a copy with the changes."""
-    config = config.copy_and_resolve_references()
-    with config.ignore_type():
-        for key, value in changes.items():
-            put(config, key, value)
-    return config
+    return plugins.changed(config, changes)
 
 
 def recipe_of(base: ConfigDict, arm: Arm, values: Changes, seed: int) -> Recipe:

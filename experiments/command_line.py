@@ -23,7 +23,6 @@ from cyclical_jax.training.devices import largest_of_all, text_of_first
 from cyclical_jax.training.fields import RecipeError
 from cyclical_jax.training.keeper import StoppedError
 from cyclical_jax.training.logs import WorkdirError, as_json, config_differences
-from cyclical_jax.training.recipe import put
 from cyclical_jax.training.run import NonFiniteError
 from experiments import config_files, plugins, waiting
 
@@ -195,12 +194,9 @@ def config_of(flag: flags.FlagHolder) -> ConfigDict:
     A changed value is a Python literal, `cyclical(easy, hard)` as in a config file, or else a
     string; whether it is right is for `parse` to say.
     """
-    config = config_files.load(flag.value, plugins.catalogue())
-    with config.ignore_type():
-        for change in _SET.value:
-            key, _, text = change.partition("=")
-            put(config, key, _value(text))
-    return config.copy_and_resolve_references()
+    config = plugins.with_their_keys(config_files.load(flag.value, plugins.catalogue()))
+    changes = (change.partition("=") for change in _SET.value)
+    return plugins.changed(config, {key: _value(text) for key, _, text in changes})
 
 
 def _as_set(arguments: list[str]) -> list[str]:

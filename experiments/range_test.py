@@ -51,7 +51,7 @@ def recipes_of(
     Raises:
       RecipeError: The config cannot be run with these values, or `knob` is no key that may cycle.
     """
-    catalogue = plugins.catalogue()
+    catalogue = plugins.catalogue().of(config.to_dict())
     knobs = [key for key, field in catalogue.keys.items() if "cyclical(" in field.type]
     if knob not in knobs:
         raise RecipeError(_not_a_knob(catalogue, knob, knobs))

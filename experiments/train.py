@@ -4,7 +4,7 @@ python -m experiments.train --config=configs/digits.py:all --workdir=runs/digits
 
 The word after ':' picks a variant of the config; `--config.optimizer.momentum=0.8` changes one
 value, '--config.optimizer.weight_decay=cyclical(1e-4, 2e-3)' makes one cycle. --print_config lists
-all keys. The test split is read once, when training has ended.
+all keys, --summary the layers of the model. The test split is read once, when training has ended.
 
 The same command again goes on where the run was, however it ended; a changed config is refused.
 SIGTERM and Ctrl-C save first. Several processes train one model with --distributed, where the
@@ -25,8 +25,10 @@ from ml_collections import ConfigDict
 
 from cyclical_jax.catalogue import describe, parse
 from cyclical_jax.data import num_examples
+from cyclical_jax.models import summary
 from cyclical_jax.training import evaluation, loggers, logs, loop
 from cyclical_jax.training import run as runs
+from cyclical_jax.training.assembly import assemble_model, example_of
 from cyclical_jax.training.checkpoints import CHECKPOINTS, Checkpoints
 from cyclical_jax.training.devices import is_first_process
 from cyclical_jax.training.earlier import prepare
@@ -48,6 +50,9 @@ _LOGGER = flags.DEFINE_list(
 )
 _TENSORBOARD = flags.DEFINE_bool("tensorboard", False, "The same as --logger=tensorboard.")
 _PRINT_CONFIG = flags.DEFINE_bool("print_config", False, "List all keys of the config, and end.")
+_SUMMARY = flags.DEFINE_bool(
+    "summary", False, "List the layers of the model, their shapes and parameters, and end."
+)
 _SAVE_EVERY = flags.DEFINE_float(
     "save_every", 30.0, "Seconds from a checkpoint to the next, at an epoch's end.", lower_bound=0
 )
@@ -187,12 +192,14 @@ def _tell(lines: list[str]) -> None:
 def main():
     command_line.join_processes()
     config = command_line.config_of(_CONFIG)
-    catalogue = plugins.catalogue()
-    recipe = parse(config, num_devices=jax.device_count(), catalogue=catalogue)
+    recipe = parse(config, num_devices=jax.device_count(), catalogue=plugins.catalogue())
     options = {"save_every": _SAVE_EVERY.value, "keep": _KEEP.value}
-    command_line.check_alike(config, plugins=dict(catalogue.plugins), **options)
+    command_line.check_alike(config, plugins=dict(recipe.catalogue.plugins), **options)
     if _PRINT_CONFIG.value:
-        print(describe(config, catalogue))
+        print(describe(config, recipe.catalogue))
+        return
+    if _SUMMARY.value:
+        print(model_summary(recipe))
         return
     if not _WORKDIR.value:
         raise WorkdirError("--workdir must be given: where metrics.jsonl and the rest are written.")
@@ -210,6 +217,14 @@ def main():
         )
     if is_first_process():
         print(_summary(recipe, result, workdir))
+
+
+def model_summary(recipe: Recipe) -> str:
+    """Returns the layers of the model for the data of a recipe, as text."""
+    dataset = load_dataset(recipe)
+    runs.plan(recipe, dataset)
+    static = recipe.structure, spec_of(dataset)
+    return summary(assemble_model(*static), example_of(*static))
 
 
 def _best_validation(recipe: Recipe, rows: list[runs.Row]) -> dict[str, Any]:

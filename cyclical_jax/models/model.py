@@ -15,6 +15,7 @@ from cyclical_jax.models.patch_dense import PatchDense
 from cyclical_jax.models.resnet import RESNETS
 from cyclical_jax.models.tresnet import TResNetM
 
+_TABLE_WIDTH = 120  # characters
 _NOT_OPTIONS = {"num_classes", "axis_name", "parent", "name"}
 
 
@@ -62,6 +63,7 @@ class Model(NamedTuple):
     apply: Callable[..., tuple[jax.Array, Any]]
     knobs: tuple[str, ...] = ()  # where a run is given the model: its knobs that `apply` takes
     name: str = "model"  # what a message calls it
+    table: Callable[[Any], str] | None = None  # (inputs of one example) -> its layers, as text
 
 
 def make_model(
@@ -124,4 +126,8 @@ def from_linen(module: nn.Module) -> Model:
         mutable = [*model_state]
         return changed.apply(variables, images, **mode(True), rngs=rngs, mutable=mutable)
 
-    return Model(init, apply)
+    def table(images):
+        console = {"force_terminal": False, "width": _TABLE_WIDTH}
+        return module.tabulate(jax.random.key(0), images, console_kwargs=console, **mode(False))
+
+    return Model(init, apply, table=table)

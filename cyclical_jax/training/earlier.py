@@ -1,8 +1,9 @@
 """Arrays that techniques prepare on the host before a run, also of earlier runs."""
 
+import contextlib
 import dataclasses
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -217,15 +218,29 @@ def read_recipe(key: str, workdir: Path, catalogue: Catalogue) -> Recipe:
     if not (workdir / CONFIG).exists():
         missing = f"{CONFIG} in it" if workdir.is_dir() else "such directory"
         raise RecipeError(f"{key}: {workdir} has no run that can be used: there is no {missing}.")
+    stored, catalogue = _stored(key, workdir, catalogue)
     _check_plugins(key, workdir, catalogue)
     config = default_config(catalogue)  # which has what a config of an earlier version lacks
-    try:
-        for name, value in json.loads((workdir / CONFIG).read_text()).items():
+    with _unusable(key, workdir):
+        for name, value in stored.items():
             is_section = isinstance(config.get(name), type(config)) and isinstance(value, dict)
             entries = value.items() if is_section else [(None, value)]
             for entry, one in entries:
                 put(config, name if entry is None else f"{name}.{entry}", one)
         return parse(catalogue, config, needs_data=False)  # which may be gone since
+
+
+def _stored(key: str, workdir: Path, catalogue: Catalogue) -> tuple[dict[str, Any], Catalogue]:
+    """Returns the config of a run, and the catalogue with the keys of the files that it names."""
+    with _unusable(key, workdir):
+        stored = json.loads((workdir / CONFIG).read_text())
+        return stored, catalogue.of(stored)
+
+
+@contextlib.contextmanager
+def _unusable(key: str, workdir: Path) -> Iterator[None]:
+    try:
+        yield
     except (OSError, ValueError, AttributeError) as error:
         first = str(error).partition("\n")[0]
         raise RecipeError(f"{key}: {workdir} has no run that can be used: {first}") from error

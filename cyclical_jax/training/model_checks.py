@@ -18,6 +18,7 @@ from cyclical_jax.training.technique import Spec
 
 _LIBRARIES = tuple(sysconfig.get_paths()[name] for name in ("stdlib", "purelib", "platlib"))
 _NOT_THEIRS = (str(Path(__file__).parents[1]), *_LIBRARIES, "<")
+_OF_TRACING = jax.errors.ConcretizationTypeError, jax.errors.TracerBoolConversionError
 _BATCH = 3  # one example would fit a model that drops the axis of the batch
 
 
@@ -36,6 +37,8 @@ def model_problems(structure: Structure, spec: Spec) -> tuple[str, ...]:
 def as_line(error: Exception) -> str:
     """Returns an error of somebody's model in a line, with the place in their own code."""
     message = str(error).strip().partition("\n")[0].replace("`", "")
+    if isinstance(error, _OF_TRACING):
+        message = f"{message} A number that cycles is traced: Python cannot compare it.".strip()
     frames = traceback.extract_tb(error.__traceback__)
     theirs = [frame for frame in frames if not frame.filename.startswith(_NOT_THEIRS)]
     if not theirs and isinstance(error, ValueError):  # one of our networks, which says it all

@@ -6,7 +6,7 @@ those of the engine (`keys.py`) and of the entries of a catalogue.
 """
 
 import difflib
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -77,6 +77,46 @@ def put(config: ConfigDict, key: str, value: Any) -> None:
     config[name] = value
 
 
+def changed(catalogue: Catalogue, config: ConfigDict, changes: Mapping[str, Any]) -> ConfigDict:
+    """Returns a copy of a config with changes {key: value}.
+
+    Where they name a file, its keys come with it, as in `with_own_defaults`.
+    """
+    config = config.copy_and_resolve_references()
+    before = catalogue.of(config.to_dict())
+    with config.ignore_type():
+        for key, value in changes.items():
+            put(config, key, value)
+    return with_own_defaults(before, config, unless=changes)
+
+
+def with_own_defaults(
+    before: Catalogue, config: ConfigDict, *, unless: Collection[str] = ()
+) -> ConfigDict:
+    """Returns `config` with the keys of the files that it names, at their defaults.
+
+    Args:
+      before: The catalogue whose keys `config` has. Where a file has a default of its own for such
+        a key, it takes the place of the default of `before`, which counts as not set.
+      config: The config; it is changed.
+      unless: Keys that were set.
+    """
+    after, values = before.of(config.to_dict()), before.flat(config.to_dict())
+    if after is before:
+        return config
+    with config.ignore_type():
+        for key, field in after.keys.items():
+            was = before.keys.get(key)
+            is_unset = key not in values or (was and values[key] == was.default)
+            if field is not was and is_unset and key not in unless:
+                put(config, key, field.default)
+        for key in before.keys.keys() - after.keys.keys():
+            if values.get(key) == before.keys[key].default:
+                section, _, name = key.rpartition(".")
+                del (config[section] if section else config)[name]
+    return config
+
+
 def parse(
     catalogue: Catalogue, config: ConfigDict, *, num_devices: int = 1, needs_data: bool = True
 ) -> Recipe:
@@ -84,7 +124,8 @@ def parse(
 
     Args:
       catalogue: The tasks and techniques that there are.
-      config: All keys of the catalogue, as `default_config` has them.
+      config: All keys of the catalogue, as `default_config` has them. The keys of a file that it
+        names may be missing: they are at their defaults.
       num_devices: Devices that share a batch.
       needs_data: Whether it is a problem that data of the user's own is not there.
 
@@ -92,9 +133,12 @@ def parse(
       RecipeError: The config cannot be run; a line for each problem, all at once.
     """
     try:
-        values = _flat(catalogue, config.to_dict())
+        values = config.to_dict()
     except TypeError as error:  # ml_collections sorts the keys
         raise RecipeError(f"The keys of a config must be words: {error}.") from error
+    own = catalogue.of(values)
+    further = {key: own.keys[key].default for key in own.keys.keys() - catalogue.keys.keys()}
+    catalogue, values = own, further | own.flat(values)
     checked, problems = _checked(catalogue, values)
     found = contradictions(catalogue, checked, num_devices, needs_data=needs_data)
     problems = [*_misnamed(catalogue, values), *problems, *found]
@@ -108,7 +152,8 @@ def describe(catalogue: Catalogue, config: ConfigDict) -> str:
 
     A blank line precedes each section.
     """
-    values = _flat(catalogue, config.to_dict())
+    catalogue = catalogue.of(config.to_dict())
+    values = catalogue.flat(config.to_dict())
     lines, section = [], ""
     for key, field in catalogue.keys.items():
         section, before = key.rpartition(".")[0], section
@@ -142,17 +187,6 @@ def source(recipe: Recipe) -> dict[str, Any]:
     """Returns the options of `data.load` for the dataset of a recipe."""
     names = "data_dir", "train_on", "subset", "image_size"
     return {name: getattr(recipe, name) for name in names}
-
-
-def _flat(catalogue: Catalogue, config: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns {"section.key": value} of the two levels that a config has."""
-    flat: dict[str, Any] = {}
-    for name, value in config.items():
-        if name in catalogue.sections and isinstance(value, Mapping):
-            flat |= {f"{name}.{key}": entry for key, entry in value.items()}
-        else:
-            flat[name] = value
-    return flat
 
 
 def _checked(catalogue: Catalogue, values) -> tuple[dict[str, Any], list[str]]:

@@ -5,9 +5,9 @@ factor. One compiled program serves all runs that differ in numbers alone.
 """
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Any, NamedTuple
 
 import optax
@@ -153,6 +153,38 @@ class Catalogue:
     def task(self, name: str) -> Task:
         """The task of that name."""
         return next(task for task in self.tasks if task.name == name)
+
+    def flat(self, config: Mapping[str, Any]) -> dict[str, Any]:
+        """Returns {"section.key": value} of the two levels that a config has."""
+        found: dict[str, Any] = {}
+        for name, value in config.items():
+            if name in self.sections and isinstance(value, Mapping):
+                found |= {f"{name}.{key}": entry for key, entry in value.items()}
+            else:
+                found[name] = value
+        return found
+
+    def of(self, config: Mapping[str, Any]) -> "Catalogue":
+        """Returns the catalogue with the keys of the files that a config names, if it names any.
+
+        The same content of the files gives the same object.
+
+        Raises:
+          RecipeError: A file cannot be used; a line.
+        """
+        values = self.flat(config)
+        techniques = tuple(e.of_config(values) if e.of_config else e for e in self.techniques)
+        return self if techniques == self.techniques else _of_techniques(self, techniques)
+
+
+@lru_cache(maxsize=32)
+def _of_techniques(catalogue: Catalogue, techniques: tuple[Technique, ...]) -> Catalogue:
+    before, files = (
+        tuple(file for entry in entries for file in entry.files)
+        for entries in (catalogue.techniques, techniques)
+    )
+    plugins = tuple(plugin for plugin in catalogue.plugins if plugin not in before)
+    return replace(catalogue, techniques=techniques, plugins=(*plugins, *files))
 
 
 def _problems_of_entry(entry: Technique) -> Iterator[str]:

@@ -165,6 +165,9 @@ class Technique:
       problems: Yields a line for each contradiction between keys. It gets the values of all keys
         that are right by themselves.
       prepare: What it makes on the host before training.
+      of_config: ({key: value} of a config) -> itself, or a technique with further keys, of a file
+        that a value names. The same content gives the same technique.
+      files: (name, digest of the content) of each such file.
     """
 
     name: str
@@ -182,6 +185,8 @@ class Technique:
     beside: Mapping[str, str] | None = None
     problems: Callable[[Own], Iterator[str]] = no_problems
     prepare: Callable[[Any], Prepared] | None = None  # takes an `earlier.Host`
+    of_config: "Callable[[Own], Technique] | None" = None
+    files: tuple[tuple[str, str], ...] = ()
 
     def __repr__(self) -> str:
         return self.name
