@@ -78,10 +78,10 @@ def local_path(name: str, value: str | os.PathLike[str]) -> Path:
         raise ValueError(
             f"`{name}` must be a path on this machine, got {text!r}: copy or mount what is there."
         )
-    try:
-        return Path(text).expanduser()
-    except RuntimeError as error:
-        raise ValueError(f"`{name}` must be a path, got {text!r}, of no known user.") from error
+    expanded = os.path.expanduser(text)
+    if expanded.startswith("~"):
+        raise ValueError(f"`{name}` must be a path, got {text!r}, of no known user.")
+    return Path(expanded)
 
 
 def limits_in_words(

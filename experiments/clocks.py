@@ -3,6 +3,9 @@
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
+import numpy as np
+
+from cyclical_jax.schedules import hardness_schedule
 from cyclical_jax.training.durations import Timetable
 from cyclical_jax.training.structure import Recipe
 
@@ -13,7 +16,7 @@ class Clock(NamedTuple):
     """The knobs that turn at the same updates."""
 
     knobs: tuple[str, ...]  # their names in the log
-    peaks: tuple[int, ...]  # the updates nearest to their hard ends, counted from 0
+    peaks: tuple[int, ...]  # the updates at or next to their hard ends, counted from 0
 
 
 def clocks(recipe: Recipe, timetable: Timetable) -> list[Clock]:
@@ -24,11 +27,21 @@ def clocks(recipe: Recipe, timetable: Timetable) -> list[Clock]:
             of_factor.setdefault(factor, []).append(structure.columns[key])
     if not structure.accumulate.is_constant:
         of_factor.setdefault(structure.accumulate.knob.factor, []).append("accumulate")
-    length = (timetable.total_steps - 1) / structure.num_cycles
     return [
-        Clock(tuple(names), tuple(round(length * (k + 1 / f)) for k in range(structure.num_cycles)))
-        for f, names in of_factor.items()
+        Clock(tuple(names), _peaks(factor, structure.num_cycles, timetable.total_steps))
+        for factor, names in of_factor.items()
     ]
+
+
+def _peaks(factor: float, num_cycles: int, total_steps: int) -> tuple[int, ...]:
+    """Returns the hardest update of each cycle, next to where its peak lies between two."""
+    last, hardness = (
+        total_steps - 1,
+        hardness_schedule(total_steps, factor=factor, num_cycles=num_cycles),
+    )
+    before = np.floor(last / num_cycles * (np.arange(num_cycles) + 1 / factor)).astype(np.int64)
+    after = np.minimum(before + 1, last)
+    return tuple(np.where(hardness(before) >= hardness(after), before, after).tolist())
 
 
 def told(recipe: Recipe, timetable: Timetable) -> list[str]:

@@ -142,9 +142,9 @@ def main():
     workdir = _WORKDIR.value
     results = run(workdir, _NUM_SEEDS.value)
     print(
-        f"\n{table(results)}\n\nNothing is tuned, and plain's labels are not smoothed, as focal's "
-        "are: docs/results.md has\nfair comparisons.\n\n"
-        f"picture: {workdir / 'demo.png'}"
+        "\nThis shows the commands at work, and compares nothing: no variant is tuned, and plain's "
+        "labels are\nnot smoothed, as focal's are. docs/results.md has fair comparisons.\n\n"
+        f"{table(results)}\n\npicture: {workdir / 'demo.png'}"
     )
 
 
