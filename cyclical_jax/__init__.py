@@ -6,6 +6,7 @@ from cyclical_jax.losses import cyclical_focal_loss as cyclical_focal_loss
 from cyclical_jax.losses import cyclical_multilabel_loss as cyclical_multilabel_loss
 from cyclical_jax.losses import focal_loss as focal_loss
 from cyclical_jax.losses import softmax_cross_entropy as softmax_cross_entropy
+from cyclical_jax.losses import weighted_mean as weighted_mean
 from cyclical_jax.schedules import as_integer as as_integer
 from cyclical_jax.schedules import between as between
 from cyclical_jax.schedules import cyclical_schedule as cyclical_schedule
