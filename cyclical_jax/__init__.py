@@ -11,6 +11,7 @@ from cyclical_jax.losses import (
     cyclical_multilabel_loss,
     focal_loss,
     softmax_cross_entropy,
+    weighted_mean,
 )
 from cyclical_jax.opt_state import current_values, num_updates
 from cyclical_jax.schedules import (
@@ -67,6 +68,7 @@ __all__ = [
     "semisupervised",
     "softmax_cross_entropy",
     "updates_of",
+    "weighted_mean",
 ]
 
 _MODULES = {"augment", "averaging", "curriculum", "distillation", "finetuning", "semisupervised"}

@@ -36,7 +36,8 @@ def number(
     if infinite or not in_range.all():
         limits = limits_in_words(minimum=minimum, maximum=maximum, above=above, below=below)
         wanted = " and ".join([*limits, "finite"] if infinite else limits)
-        raise ValueError(f"`{name}` must be {wanted}, got {value}.")
+        shown = " ".join(str(value).split())  # an array's rows in one line
+        raise ValueError(f"`{name}` must be {wanted}, got {shown}.")
 
 
 def whole_number(name: str, value: Any, *, minimum: int, maximum: int) -> None:
@@ -104,6 +105,6 @@ def is_plain(*values: Any) -> bool:
 def _real(name: str, value: Any) -> np.ndarray:
     """Returns `value` as an array of floats; raises ValueError unless it holds real numbers."""
     array = np.asarray(value)
-    if array.dtype.kind not in "iuf":
+    if not any(jax.dtypes.issubdtype(array.dtype, kind) for kind in (np.integer, np.floating)):
         raise ValueError(f"`{name}` must be a number, got {value!r}.")
     return array.astype(np.float64)

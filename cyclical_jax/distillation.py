@@ -1,14 +1,16 @@
 """Distillation from a teacher's logits; its weight and temperature may cycle."""
 
+from __future__ import annotations
+
 from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.typing import ArrayLike
 
 from cyclical_jax import _checks
+from cyclical_jax._types import Array, Number
 from cyclical_jax.losses import softmax_cross_entropy
 
 
@@ -35,7 +37,7 @@ def teacher_logits(
 
 
 def distillation_loss(
-    logits: jax.Array, teacher_logits: jax.Array, *, temperature: ArrayLike = 1.0
+    logits: Array, teacher_logits: Array, *, temperature: Number = 1.0
 ) -> jax.Array:
     """Returns T^2 KL(softmax(teacher / T) || softmax(logits / T)).
 

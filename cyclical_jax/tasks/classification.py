@@ -35,6 +35,9 @@ _NUM_BINS = 15  # of the calibration error, as in Guo et al., 1706.04599
 _MULTILABEL = {"asymmetric_multilabel": "asymmetric", "cyclical_multilabel": "cyclical"}
 
 
+_OF_ARRAYS = ("axis", "where", "class_weights")  # left at their defaults: [batch, classes]
+
+
 class Loss(NamedTuple):
     """A loss that a config can name.
 
@@ -48,8 +51,9 @@ class Loss(NamedTuple):
 
     @property
     def knobs(self) -> tuple[str, ...]:
-        """The names of its arguments beside logits and labels."""
-        return tuple(inspect.signature(self.function).parameters)[2:]
+        """The names of its numbers: its arguments beside those that describe the arrays."""
+        names = tuple(inspect.signature(self.function).parameters)[2:]
+        return tuple(name for name in names if name not in _OF_ARRAYS)
 
 
 def as_loss(name: str, loss: Any) -> Loss:
