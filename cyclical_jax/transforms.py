@@ -4,6 +4,10 @@ They differ from Optax's own of the same names in four ways. They accept a sched
 keeps its dtype (bfloat16 too; the arithmetic is float32). 0 / 0 gives 0. And the value in force
 stays in the state, where `current_values` finds it for the log. A number and a schedule give the
 same tree of states, so a checkpoint survives the change from one to the other.
+
+Optax itself takes a schedule for a learning rate and a weight decay: `optax.adamw(1e-3,
+weight_decay=cyclical_schedule(...))` needs nothing of this file. See `add_decayed_weights` for when
+it is still worth it to take AdamW apart.
 """
 
 from __future__ import annotations
@@ -49,25 +53,18 @@ class AdaptiveGradClipState(NamedTuple):
 
 @logged("every")
 class AccumulateGradientsState(NamedTuple):
-    """The state of `accumulate_gradients`; what `optax.MultiSteps` counts is at hand here too."""
+    """The state of `accumulate_gradients`; it has the fields of `optax.MultiStepsState` too."""
 
     every: jax.Array  # (), int32: micro steps in the current update
     multi_steps: optax.MultiStepsState
 
     @property
-    def mini_step(self) -> jax.Array:
-        """Micro steps of the current update so far, (), int32."""
-        return self.multi_steps.mini_step
-
-    @property
-    def gradient_step(self) -> jax.Array:
-        """Complete updates so far, (), int32."""
-        return self.multi_steps.gradient_step
-
-    @property
     def has_updated(self) -> jax.Array:
         """Whether the last micro step completed an update, (), bool."""
         return (self.mini_step == 0) & (self.gradient_step > 0)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.multi_steps, name)
 
 
 def add_decayed_weights(
@@ -77,6 +74,12 @@ def add_decayed_weights(
 
     If it stands before the learning rate in a chain, a step decays by the learning rate times the
     weight decay, so both cycles act on it.
+
+    `optax.adamw(1e-3, weight_decay=schedule)` decays in the same way and is shorter. It is AdamW in
+    one piece: `optax.scale_by_adam()`, this, `optax.scale_by_learning_rate(1e-3)`. In pieces,
+    `current_values` finds the decay in force; bfloat16 updates stay bfloat16, with arithmetic in
+    float32; and a decay that is now a number, now a schedule has one tree of states. The count is
+    the same one: of the updates that reach the transformation.
 
     Args:
       weight_decay: At least 0; a number or a schedule.
@@ -289,6 +292,8 @@ def scheduled(
 
     @standard_promotion
     def update(updates, old, params=None):
+        if "count" not in getattr(old, "_fields", ()):
+            raise ValueError(f"This transformation counts: its state is `init(params)`, got {old}.")
         new = state(optax.safe_increment(old.count), value_at(old.count))
         return rule(updates, params, new[1]), new
 
