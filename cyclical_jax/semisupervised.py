@@ -26,7 +26,8 @@ def pseudo_labels(logits: Array, threshold: Number) -> jax.Array:
     """
     _checks.number("threshold", threshold, minimum=0, maximum=1)
     p = jax.nn.softmax(jnp.asarray(logits).astype(jnp.float32))
-    return jnp.where(p.max(-1) >= threshold, p.argmax(-1), -1).astype(jnp.int32)
+    is_sure = p.max(-1) >= jnp.asarray(threshold, jnp.float32)
+    return jnp.where(is_sure, p.argmax(-1), -1).astype(jnp.int32)
 
 
 def pseudo_label_loss(
@@ -62,4 +63,4 @@ def pseudo_label_loss(
             f"got {jnp.shape(weak_logits)}."
         )
     labels = pseudo_labels(weak_logits, threshold)
-    return softmax_cross_entropy(strong_logits, labels, temperature=temperature)
+    return softmax_cross_entropy(jnp.asarray(strong_logits), labels, temperature=temperature)
