@@ -1,21 +1,19 @@
 """Distillation from a teacher's logits; its weight and temperature may cycle."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import ArrayLike
 
 from cyclical_jax import _checks
-from cyclical_jax._types import Array, Number
 from cyclical_jax.losses import softmax_cross_entropy
 
 
 def teacher_logits(
-    apply: Callable[[Any, Any], Array], variables: Any, images: Any, *, batch_size: int = 1024
+    apply: Callable[[Any, Any], jax.Array], variables: Any, images: Any, *, batch_size: int = 1024
 ) -> np.ndarray:
     """Returns the teacher's logits for a set of images, computed once for all epochs.
 
@@ -31,9 +29,10 @@ def teacher_logits(
       [n, classes] float32, on the host.
 
     Raises:
-      ValueError: The batch size is not a whole number of at least 1.
+      ValueError: The batch size is below 1.
     """
-    _checks.whole_number("batch_size", batch_size, minimum=1, maximum=2**31 - 1)
+    if batch_size < 1:
+        raise ValueError(f"`batch_size` must be at least 1, got {batch_size}.")
     # A part of an array that is spread over devices may not divide among them.
     images = np.asarray(images) if isinstance(images, jax.Array) else images
     compiled = jax.jit(apply)
@@ -45,7 +44,7 @@ def teacher_logits(
 
 
 def distillation_loss(
-    logits: Array, teacher_logits: Array, *, temperature: Number = 1.0
+    logits: jax.Array, teacher_logits: jax.Array, *, temperature: ArrayLike = 1.0
 ) -> jax.Array:
     """Returns T^2 KL(softmax(teacher / T) || softmax(logits / T)).
 
@@ -77,8 +76,8 @@ def distillation_loss(
         )
     teacher = jax.lax.stop_gradient(jnp.asarray(teacher_logits))
     teacher = teacher.astype(jnp.promote_types(teacher.dtype, jnp.float32))
-    scale = jnp.asarray(temperature, teacher.dtype)
+    scale = jnp.asarray(temperature, jnp.float32)
     p = jax.nn.softmax(teacher / (scale[..., None] if scale.ndim else scale))
-    cross_entropy = softmax_cross_entropy(jnp.asarray(logits), p, temperature=temperature)
+    cross_entropy = softmax_cross_entropy(logits, p, temperature=temperature)
     entropy = softmax_cross_entropy(teacher, p, temperature=temperature)
     return scale**2 * (cross_entropy - entropy)

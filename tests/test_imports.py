@@ -127,9 +127,9 @@ def test_an_import_only_goes_down():
         ("averaging", ["_checks"]),
         ("_sharding", []),
         ("curriculum", ["_checks", "_sharding", "_types"]),
-        ("distillation", ["_checks", "_types", "losses"]),
+        ("distillation", ["_checks", "losses"]),
         ("finetuning", ["transforms"]),
-        ("semisupervised", ["_checks", "_types", "losses"]),
+        ("semisupervised", ["_checks", "losses"]),
         ("__init__", ["losses", "schedules", "transforms"]),
     ],
 )
