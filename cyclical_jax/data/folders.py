@@ -75,7 +75,7 @@ def _find(path: Path, stamp: tuple[Any, ...], name: str) -> Found:
     starts = dict(zip(listing.sizes, np.cumsum([0, *listing.sizes.values()]), strict=False))
     at = {split: starts[given] + positions for split, (given, positions) in parts.items()}
     trained_on = np.concatenate([at["train"], at["validation"]])
-    first = photographs.header_of(path / listing.files[0], listing.files[0])
+    first = photographs.headers_of(path, listing.files[:1])[0]
     notes = (*_notes(listing), *splits.notes_of(parts))
     found = Found(
         len(listing.classes),
