@@ -139,7 +139,7 @@ def _told(directory: Path) -> Told:
     given = {split: part.num_examples for split, part in info.splits.items()}
     theirs = _theirs(given)
     if flaw := find_flaw(builder, {split: given[split] for split in theirs.values()}):
-        raise ValueError(f"{directory} cannot be used: {flaw}.")
+        raise ValueError(f"{directory} cannot be used: {flaw}. Move it away and prepare it anew.")
     if flat[image].np_dtype != np.uint8:
         raise ValueError(f"its images must be uint8, got {flat[image].np_dtype}.")
     others = sorted(given.keys() - set(theirs.values()))

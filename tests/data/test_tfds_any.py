@@ -229,6 +229,16 @@ def test_damage_is_a_line(load, data_dir):
         load("tfds:shapes")
 
 
+def test_another_format_is_a_line_for_prepare_too(load, data_dir):
+    info = data_dir / "shapes" / "1.2.0" / "dataset_info.json"
+    info.write_bytes(info.read_bytes().replace(b"array_record", b"tfrecord"))
+    for call in (load, functools.partial(prepare.prepare, data_dir=data_dir)):
+        with pytest.raises(
+            ValueError, match="its format is tfrecord.* Move it away and prepare it"
+        ):
+            call("tfds:shapes")
+
+
 def test_another_preparation_is_another_identity(data_dir):
     before = data.identity("tfds:shapes", data_dir=data_dir)
     assert data.identity("tfds:shapes", data_dir=data_dir) == before
