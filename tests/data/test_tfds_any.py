@@ -120,6 +120,19 @@ def test_classes_splits_and_shapes_are_those_of_its_own_info(load, data_dir):
     data.check(dataset)
 
 
+@pytest.mark.parametrize("keys", [None, ("photo", "kind"), ({"x": "photo"}, "kind"), ("id", "id")])
+def test_features_are_the_supervised_ones_or_the_only_ones_of_their_kind(keys):
+    features = Photos.FEATURES | {"id": tfds.features.Text()}
+    assert tfds_any._feature(features, tfds.features.Image, keys, 0, "image") == "photo"
+    assert tfds_any._feature(features, tfds.features.ClassLabel, keys, 1, "label") == "kind"
+    two = features | {"other": tfds.features.ClassLabel(names=NAMES)}
+    assert (
+        tfds_any._feature(two, tfds.features.ClassLabel, ("photo", "other"), 1, "label") == "other"
+    )
+    with pytest.raises(ValueError, match="must have images and one class for each, got features "):
+        tfds_any._feature(two, tfds.features.ClassLabel, None, 1, "label")
+
+
 def test_the_second_load_decodes_nothing(load, monkeypatch):
     first = load("tfds:shapes")
     monkeypatch.setattr(tfds_any, "_decode", pytest.fail)
