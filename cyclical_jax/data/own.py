@@ -58,9 +58,14 @@ def stamp_of(path: Path) -> tuple[int, int]:
 
 @contextlib.contextmanager
 def named(name: str) -> Iterator[None]:
-    """Puts the name of a dataset before each line of a ValueError."""
+    """Puts the name of a dataset before each line of a ValueError, and of what cannot be read."""
     try:
         yield
+    except DatasetNotFoundError:
+        raise
+    except OSError as error:
+        reason = f"{error.filename} cannot be read: {error.strerror}"
+        raise ValueError(f"`dataset` {name!r}: {reason}.") from error
     except ValueError as error:
         lines = (f"`dataset` {name!r}: {line}" for line in str(error).splitlines())
         raise ValueError("\n".join(lines)) from error

@@ -94,6 +94,7 @@ def _prepare_any(place: str, data_dir: PathLike | None, raw_dir: PathLike | None
     """Builds a dataset by TFDS's own builder, unless it is there already."""
     with contextlib.suppress(DatasetNotFoundError):
         directory = tfds_any.directory_of(place, data_dir)
+        tfds_any.find(place, data_dir)  # raises an error if it cannot be used
         print(f"tfds:{place} is already prepared.")
         return tfds.builder_from_directory(directory)
     known, name = tfds.list_builders(with_community_datasets=False), place.partition(":")[0]

@@ -143,7 +143,11 @@ def test_probabilities_of_classes_stay(saved):
     name = saved(image=BYTES, label=soft)
     dataset = data.load(name)
     assert dataset.train["label"].dtype == np.float32 and dataset.num_classes == 3
+    assert len(dataset.notes) == 2
     data.check(dataset)
+    without = data.load(saved(image=BYTES, label=soft * [1, 0, 1])).notes
+    assert without[2:] == ("There is no example to train on of class 1.",)
+    name = saved(image=BYTES, label=soft)
     with pytest.raises(ValueError, match="`subset` of so many examples a class needs one class"):
         data.load(name, subset="balanced 9")
 
