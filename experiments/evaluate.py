@@ -23,11 +23,12 @@ from cyclical_jax.data.sources import Split
 from cyclical_jax.trained import CHECKPOINTS, LoadedRun, read_run
 from cyclical_jax.training import evaluation
 from cyclical_jax.training.devices import place
+from cyclical_jax.training.facts import facts_of
 from cyclical_jax.training.fields import RecipeError
 from cyclical_jax.training.logs import WorkdirError
 from cyclical_jax.training.recipe import load_dataset
 from cyclical_jax.training.structure import Recipe
-from cyclical_jax.training.technique import CLASS_LOGITS, spec_of
+from cyclical_jax.training.technique import CLASS_LOGITS
 from experiments import class_scores, command_line, plugins
 from experiments.score import Score, in_order, words
 
@@ -48,12 +49,14 @@ def split_of(run: LoadedRun, split: str, *, data_dir: str | None = None) -> Spli
     """
     recipe, facts = run.recipe, run.facts
     dataset = load_dataset(dataclasses.replace(recipe, data_dir=data_dir or recipe.data_dir))
-    _, *here = spec_of(dataset)
-    if here != list(facts.spec[1:]):
+    here = facts_of(recipe.dataset, dataset)
+    if here.spec[1:] != facts.spec[1:]:
         raise RecipeError(
             f"--workdir: the run has {facts.num_classes} classes of images {list(facts.shape)}, "
-            f"its dataset {here[0]} of {list(here[1])}."
+            f"its dataset {here.num_classes} of {list(here.shape)}."
         )
+    if not facts.is_seen_like(here):
+        raise RecipeError("--workdir: the run's dataset is normalised otherwise than it was then.")
     examples = getattr(dataset, split)
     if not data.num_examples(examples):
         raise RecipeError(f"--split: the run was trained on {recipe.train_on}; {split} is empty.")

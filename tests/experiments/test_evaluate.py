@@ -259,6 +259,11 @@ def test_another_dataset_than_that_of_the_run_is_one_line(run, monkeypatch):
     )
     with pytest.raises(RecipeError, match=f"^{line}"):
         evaluate.split_of(loaded, "train")
+    digits = data.load("digits")
+    floats = {name: array.astype(np.float32) for name, array in digits.train.items()}
+    monkeypatch.setattr(evaluate, "load_dataset", lambda recipe: digits._replace(train=floats))
+    with pytest.raises(RecipeError, match="^--workdir: the run's dataset is normalised otherwise"):
+        evaluate.split_of(loaded, "test")
 
 
 @pytest.mark.slow
