@@ -11,6 +11,11 @@ RUN := $(VENV)/bin/python
 INSTALLED := $(VENV)/installed
 PEERS := $(VENV)/peers
 
+# Of pip's output: a word for each package, so that nobody waits before a silent terminal.
+NAMES := /^Collecting/ { printf "%s ", $$2 } /^Installing/ { print "and installing" } { fflush() }
+SHELL := bash
+.SHELLFLAGS := -o pipefail -c
+
 .PHONY: demo test test-slow tables benchmarks bare clean
 
 demo: $(INSTALLED)
@@ -54,8 +59,11 @@ benchmarks: $(INSTALLED) $(PEERS)
 	$(RUN) -m benchmarks.accuracy
 
 $(INSTALLED): requirements.txt pyproject.toml
+	@$(PYTHON) experiments/__init__.py
 	$(PYTHON) -m venv $(VENV)
-	$(VENV)/bin/pip install --quiet -r requirements.txt --editable ".[test]"
+	@echo "Getting what is needed takes a minute or two:"
+	@$(VENV)/bin/pip install --disable-pip-version-check --progress-bar=off \
+	  -r requirements.txt --editable ".[test]" | awk '$(NAMES)'
 	touch $@
 
 # What we are compared with. Its torch need not have torchvision's compiled operations, so that it

@@ -3,32 +3,87 @@
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from cyclical_jax.losses import asymmetric_focal_loss as asymmetric_focal_loss
-from cyclical_jax.losses import asymmetric_multilabel_loss as asymmetric_multilabel_loss
-from cyclical_jax.losses import cyclical_focal_loss as cyclical_focal_loss
-from cyclical_jax.losses import cyclical_multilabel_loss as cyclical_multilabel_loss
-from cyclical_jax.losses import focal_loss as focal_loss
-from cyclical_jax.losses import softmax_cross_entropy as softmax_cross_entropy
-from cyclical_jax.schedules import as_integer as as_integer
-from cyclical_jax.schedules import between as between
-from cyclical_jax.schedules import cyclical_schedule as cyclical_schedule
-from cyclical_jax.schedules import hardness_schedule as hardness_schedule
-from cyclical_jax.schedules import per_epoch as per_epoch
-from cyclical_jax.transforms import accumulate_gradients as accumulate_gradients
-from cyclical_jax.transforms import adaptive_grad_clip as adaptive_grad_clip
-from cyclical_jax.transforms import add_decayed_weights as add_decayed_weights
-from cyclical_jax.transforms import clip as clip
-from cyclical_jax.transforms import clip_by_global_norm as clip_by_global_norm
-from cyclical_jax.transforms import current_values as current_values
+from cyclical_jax.accumulation import updates_of
+from cyclical_jax.losses import (
+    asymmetric_focal_loss,
+    asymmetric_multilabel_loss,
+    cyclical_focal_loss,
+    cyclical_multilabel_loss,
+    focal_loss,
+    softmax_cross_entropy,
+    weighted_mean,
+)
+from cyclical_jax.opt_state import current_values, num_updates
+from cyclical_jax.schedules import (
+    as_integer,
+    between,
+    cyclical_schedule,
+    hardness_schedule,
+    per_epoch,
+)
+from cyclical_jax.transforms import (
+    accumulate_gradients,
+    adaptive_grad_clip,
+    add_decayed_weights,
+    clip,
+    clip_by_global_norm,
+)
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # what is imported at its first use; type checkers read no `__getattr__`
+    from cyclical_jax import (
+        augment,
+        averaging,
+        curriculum,
+        distillation,
+        finetuning,
+        semisupervised,
+    )
     from cyclical_jax.trained import load_run as load_run
 
-# What needs more than jax and optax is imported when it is asked for: {name: its module}.
+__version__ = "0.1.0"  # pyproject.toml reads it here
+
+__all__ = [
+    "accumulate_gradients",
+    "adaptive_grad_clip",
+    "add_decayed_weights",
+    "as_integer",
+    "asymmetric_focal_loss",
+    "asymmetric_multilabel_loss",
+    "augment",
+    "averaging",
+    "between",
+    "clip",
+    "clip_by_global_norm",
+    "current_values",
+    "curriculum",
+    "cyclical_focal_loss",
+    "cyclical_multilabel_loss",
+    "cyclical_schedule",
+    "distillation",
+    "finetuning",
+    "focal_loss",
+    "hardness_schedule",
+    "num_updates",
+    "per_epoch",
+    "semisupervised",
+    "softmax_cross_entropy",
+    "updates_of",
+    "weighted_mean",
+]
+
+_MODULES = {"augment", "averaging", "curriculum", "distillation", "finetuning", "semisupervised"}
+# Names that need more than jax and optax: {name: the module of this package that has it}. They are
+# not in `__all__`, so that `import *` needs no more either.
 _LAZY = {"load_run": "trained"}
 
 
 def __getattr__(name: str) -> Any:
+    if name in _MODULES:
+        return importlib.import_module(f"{__name__}.{name}")
     if name in _LAZY:
         return getattr(importlib.import_module(f"{__name__}.{_LAZY[name]}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_MODULES, *_LAZY})

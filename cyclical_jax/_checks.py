@@ -4,11 +4,16 @@ JAX arrays pass unchecked: they may be traced, and reading a concrete one would 
 """
 
 import difflib
+import os
+import re
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
+
+_ADDRESS = re.compile(r"[A-Za-z][\w+.-]+:/")  # a single slash is what `Path` leaves of two
 
 
 def number(
@@ -31,7 +36,8 @@ def number(
     if infinite or not in_range.all():
         limits = limits_in_words(minimum=minimum, maximum=maximum, above=above, below=below)
         wanted = " and ".join([*limits, "finite"] if infinite else limits)
-        raise ValueError(f"`{name}` must be {wanted}, got {value}.")
+        shown = " ".join(str(value).split())  # an array's rows in one line
+        raise ValueError(f"`{name}` must be {wanted}, got {shown}.")
 
 
 def whole_number(name: str, value: Any, *, minimum: int, maximum: int) -> None:
@@ -61,6 +67,24 @@ def scalar(name: str, value: Any) -> None:
         raise ValueError(f"`{name}` must be a scalar, got shape {np.shape(value)}; use `jax.vmap`.")
 
 
+def local_path(name: str, value: str | os.PathLike[str]) -> Path:
+    """Returns a path on this machine, with a home directory in place of a leading "~".
+
+    Raises ValueError for the address of a bucket or a server, and where there is no such home.
+    """
+    text = str(value)
+    if not text:
+        raise ValueError(f"`{name}` must be a path, got ''.")
+    if _ADDRESS.match(text):
+        raise ValueError(
+            f"`{name}` must be a path on this machine, got {text!r}: copy or mount what is there."
+        )
+    expanded = os.path.expanduser(text)
+    if expanded.startswith("~"):
+        raise ValueError(f"`{name}` must be a path, got {text!r}, of no known user.")
+    return Path(expanded)
+
+
 def limits_in_words(
     *,
     minimum: float = -np.inf,
@@ -81,6 +105,6 @@ def is_plain(*values: Any) -> bool:
 def _real(name: str, value: Any) -> np.ndarray:
     """Returns `value` as an array of floats; raises ValueError unless it holds real numbers."""
     array = np.asarray(value)
-    if array.dtype.kind not in "iuf":
+    if not any(jax.dtypes.issubdtype(array.dtype, kind) for kind in (np.integer, np.floating)):
         raise ValueError(f"`{name}` must be a number, got {value!r}.")
     return array.astype(np.float64)

@@ -41,7 +41,7 @@ def log_probabilities(z):
     Only the largest p can round to 1, so only that class is computed from its log-odds.
     """
     present = z != -jnp.inf
-    top = jnp.argmax(z, -1)
+    top = jnp.argmax(z, -1).astype(jnp.int32)
     is_top = is_class(top, z)
     shifted = jnp.where(present, z - jax.lax.stop_gradient(at(z, top))[..., None], 0)
     log_sum = _log_sum_exp(shifted, present & ~is_top)
@@ -58,10 +58,15 @@ def row_sums(z, labels, gamma):
     The sums are of log p, of p^gamma log p, and of 1. The losses need nothing else of the
     [..., classes] logits, so XLA keeps few arrays of that size.
     """
-    if z.shape[-1] < _MANY_CLASSES:
+    if z.shape[-1] < _MANY_CLASSES or _is_sharded(z):
         return _sums(z, labels, gamma)
     gamma = jnp.broadcast_to(gamma, labels.shape)
     return jax.lax.platform_dependent(z, labels, gamma, cpu=_sums_in_blocks, default=_sums)
+
+
+def _is_sharded(z):
+    """Returns whether an axis of `z` is on an explicit axis of a mesh; blocks would gather it."""
+    return any(part is not None for part in jax.typeof(z).sharding.spec)
 
 
 def _sums_in_blocks(z, labels, gamma):

@@ -10,8 +10,10 @@ from typing import Any, TypeAlias
 
 import jax
 import numpy as np
+from jax.typing import ArrayLike
 
 Array: TypeAlias = jax.Array | np.ndarray[Any, Any]
 Number: TypeAlias = Array | np.number[Any] | float  # one number, or an array of them
-Schedule: TypeAlias = Callable[[Number], Number]  # count of updates -> value
+Schedule: TypeAlias = Callable[[Any], ArrayLike]  # count of updates -> value; any that Optax takes
 NumberOrSchedule: TypeAlias = Number | Schedule
+ArraySchedule: TypeAlias = Callable[[ArrayLike], jax.Array]  # what this library's schedules are

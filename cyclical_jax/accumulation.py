@@ -5,18 +5,85 @@ and that many updates need their sum of batches. They are solved together on the
 anything is compiled, so that the hardness is 0 again at the last update and no gradient is lost.
 """
 
+from __future__ import annotations
+
 import bisect
 import itertools
 from collections.abc import Callable
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
-import optax
 
+from cyclical_jax import _checks
+from cyclical_jax._dtypes import standard_promotion
+from cyclical_jax._types import ArraySchedule, Number, Schedule
 from cyclical_jax.schedules import as_integer
 
 Windows = tuple[tuple[int, int], ...]  # (updates in a row, micro steps of each)
-ScheduleOf = Callable[[int], optax.Schedule]  # total_steps -> micro steps an update
+ScheduleOf = Callable[[int], Schedule]  # total_steps -> micro steps an update
+_MOST_COUNTED = 2**31 - 1
+_MOST_LISTED = 10**7  # of a schedule, whose updates are listed one by one
+
+
+def updates_of(micro_steps: int, every: Number | Schedule | ScheduleOf) -> int:
+    """Returns how many updates `accumulate_gradients` makes of a number of micro steps.
+
+    This is the `total_steps` of all schedules of such a run. Usually `every` itself has that
+    `total_steps`; then it is given as a function of it.
+
+    Args:
+      micro_steps: Batches of the whole run, e.g. `num_epochs * batches_per_epoch`.
+      every: Micro steps per update: a number; a function of `total_steps` that returns the
+        schedule, e.g. `lambda total_steps: cyclical_schedule(4, 1, total_steps)`; or a schedule
+        that is fixed already. As in `accumulate_gradients` it is rounded and is at least 1.
+
+    Returns:
+      The number of updates T that are complete after `micro_steps`. For a function of
+      `total_steps`, T updates of `every(T)` fit and T + 1 updates of `every(T + 1)` do not. Micro
+      steps that are left over belong to an update that is never made; they are fewer than it needs.
+
+    Raises:
+      ValueError: `micro_steps` is not a whole number of at least 1, or allows no update, or not as
+        many as the cycle needs.
+
+    Examples:
+      >>> from cyclical_jax import accumulate_gradients, cyclical_schedule
+      >>> updates_of(150, 4)
+      37
+      >>> updates_of(150, lambda total_steps: cyclical_schedule(4, 1, total_steps))
+      60
+    """
+    most = _MOST_LISTED if callable(every) else _MOST_COUNTED
+    _checks.whole_number("micro_steps", micro_steps, minimum=1, maximum=most)
+    if not callable(every):
+        _checks.whole_number("every", every, minimum=1, maximum=_MOST_COUNTED)
+        updates = int(micro_steps) // int(every)
+    elif callable(every(micro_steps)):
+        updates = _updates_of_cycle(int(micro_steps), every)
+    else:
+        taken = np.cumsum(_every(lambda _: every, micro_steps, micro_steps), dtype=np.int64)
+        updates = int(np.searchsorted(taken, micro_steps, side="right"))
+    if not updates:
+        raise ValueError(f"`micro_steps` must be enough for one update, got {micro_steps}.")
+    return updates
+
+
+def _updates_of_cycle(micro_steps: int, schedule_of: Any) -> int:
+    """Returns how many updates fit, where their number decides how long each of them is."""
+
+    def taken(total_steps):
+        try:
+            return int(_every(schedule_of, total_steps, micro_steps).sum(dtype=np.int64))
+        except ValueError:  # too few updates for a cycle: more are needed
+            return 0
+
+    updates = bisect.bisect_right(range(1, micro_steps + 1), micro_steps, key=taken)
+    try:
+        schedule_of(max(updates, 1))
+    except ValueError as error:
+        raise ValueError(f"`micro_steps` {micro_steps} are too few for a cycle: {error}") from None
+    return updates
 
 
 def uniform_windows(micro_steps: int, every: int) -> Windows:
@@ -66,13 +133,16 @@ def powers_of_two(schedule_of: ScheduleOf) -> ScheduleOf:
     return rounded
 
 
-def windows_schedule(windows: Windows) -> optax.Schedule:
+def windows_schedule(windows: Windows) -> ArraySchedule:
     """Micro steps of the update `count`, int32."""
     counts, sizes = (np.array(part, np.int32) for part in zip(*windows, strict=True))
-    last_of_each = np.cumsum(counts)[:-1]
+    begins, changes = np.cumsum(counts)[:-1].astype(np.int32), np.diff(sizes)
 
+    @standard_promotion
     def every(count):
-        return jnp.asarray(sizes)[jnp.searchsorted(jnp.asarray(last_of_each), count, side="right")]
+        # A sum, where a look-up would need the sharding of its result.
+        is_past = jnp.expand_dims(count, -1) >= begins
+        return jnp.sum(jnp.where(is_past, changes, 0), -1, dtype=jnp.int32) + sizes[0]
 
     return every
 

@@ -4,9 +4,15 @@ Every operation is `operation(key, images, strength, ...) -> images`. Images are
 width, channels], uint8 or floats, with one or three channels; the strength s is a scalar in [0, 1]
 that may be traced. Each example has random draws of its own. At s = 0 an operation is the identity,
 bit for bit; at s = 1 it has the full range of its arguments; between them, s scales the drawn
-magnitude. A flip has no magnitude, so s scales its probability. Results are cut to `limits`, the
-least and the greatest value of a pixel: (0, 255) for bytes, which are rounded to the nearest, and
-(-1, 1) for floats unless `limits` says otherwise.
+magnitude. A flip has no magnitude, so s scales its probability. Images keep their dtype; the
+arithmetic is in float32. The axis of the batch may be sharded over devices.
+
+`limits` are the least and the greatest value of a pixel: (0, 255) for bytes, which are rounded to
+the nearest, and (-1, 1) for floats unless the caller says otherwise. Values that are only moved are
+never cut. New colours are cut to the limits, but a pixel that lies beyond them already just moves
+no further out; what `affine` interpolates is cut. With `limits=None` nothing is cut, and what comes
+from outside of an image is 0: this suits standardised images, whose mean is 0. Brightness, and so a
+mix, cannot do without limits: black is the lower one.
 
 `mixup` and `cutmix` mix labels too, so they take and return both.
 
@@ -15,21 +21,26 @@ our reading. Pixels are moved by slices and gathers of a whole batch, whereas ot
 augment one image at a time.
 """
 
+from __future__ import annotations
+
 import functools
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, TypeAlias, TypeVar
 
 import jax
 import jax.numpy as jnp
-from jax.typing import ArrayLike
+import numpy as np
 
 from cyclical_jax import _checks
+from cyclical_jax._types import Array, Number
 
-Limits = tuple[float, float]
-Batch = dict[str, jax.Array]
-Transform = Callable[[Batch, jax.Array, ArrayLike], Batch]
-Operation = Callable[..., jax.Array]
-Labels = Any  # [batch, classes], or a tree of floats [batch, ...]
+Limits: TypeAlias = tuple[float, float]
+Batch: TypeAlias = dict[str, Any]
+Transform: TypeAlias = Callable[[Batch, jax.Array, Number], Batch]
+Operation: TypeAlias = Callable[..., jax.Array]
+Labels: TypeAlias = Any  # [batch, classes], or a tree of floats [batch, ...]
+
+_AnyOperation = TypeVar("_AnyOperation", bound=Operation)
 
 _GREY = (0.299, 0.587, 0.114)  # luma of red, green and blue, ITU-R BT.601
 _LIMITS = (-1.0, 1.0)
@@ -39,7 +50,7 @@ def augment(
     operations: Sequence[str | Operation],
     *,
     num_classes: int | None = None,
-    limits: Limits = _LIMITS,
+    limits: Limits | None = _LIMITS,
     mixed: Sequence[str] = ("weight", "rank", "difficulty"),
 ) -> Transform:
     """Returns a transform that applies the operations to a batch, one after the other.
@@ -49,7 +60,8 @@ def augment(
         operations such as `functools.partial(random_crop, most=0.25)`.
       num_classes: Number of classes, needed by mixtures: they turn class indices into
         probabilities, [batch, classes].
-      limits: The least and the greatest value of a pixel, for floats; bytes have their own.
+      limits: The least and the greatest value of a pixel, for floats; bytes have their own. None
+        cuts nothing, for standardised images; see the top of this file.
       mixed: Entries of the batch, floats [batch, ...], that mixtures mix as they mix the labels. An
         entry that a batch lacks is left out.
 
@@ -58,8 +70,8 @@ def augment(
       "label", whose class indices must be in range. An example whose "mask" is 0 is not mixed.
 
     Raises:
-      ValueError: A name is unknown, `operations` or `mixed` is a single string, or `num_classes` is
-        missing.
+      ValueError: A name is unknown, `operations` or `mixed` is a single string, `num_classes` is
+        missing, or `limits` are not two rising numbers.
 
     Examples:
       >>> transform = augment(["crop", "flip", "mixup"], num_classes=2)
@@ -77,6 +89,7 @@ def augment(
         _checks.one_of("name", name, NAMES)
     if num_classes is None and MIXTURES.keys() & set(names):
         raise ValueError("`num_classes` must be given for mixup and cutmix, got None.")
+    _check_limits(limits)
 
     def transform(batch, key, strength):
         keys = jax.random.split(key, len(operations))
@@ -100,49 +113,97 @@ def _mixed_batch(name, key, batch, labels, strength) -> Batch:
     return {"image": image, **labels}
 
 
-def _identity_at_zero(operation):
+def _identity_at_zero(operation: _AnyOperation) -> _AnyOperation:
     """Gives `operation` floats, and returns the input's dtype, and the input at strength 0."""
 
     @functools.wraps(operation)
     def call(key, images, strength, *, limits=_LIMITS, **options):
-        images = jnp.asarray(images)
-        _check(images, strength)
-        limits = (0.0, 255.0) if images.dtype == jnp.uint8 else limits
-        wide = images.astype(jnp.promote_types(images.dtype, jnp.float32))
-        changed = jnp.clip(operation(key, wide, strength, limits=limits, **options), *limits)
-        if images.dtype == jnp.uint8:
-            changed = jnp.round(changed)
-        return jnp.where(jnp.asarray(strength) > 0, changed.astype(images.dtype), images)
+        images, strength = _checked(images, strength)
+        _check_limits(limits)
+        is_bytes = images.dtype == jnp.uint8
+        limits = (0.0, 255.0) if is_bytes else limits
+        changed = operation(key, _wide(images), strength, limits=limits, **options)
+        changed = jnp.round(changed) if is_bytes else changed
+        return jnp.where(strength > 0, changed.astype(images.dtype), images)
 
-    return call
+    return call  # type: ignore[return-value]
+
+
+def _wide(values):
+    """Returns `values` in at least float32."""
+    values = jnp.asarray(values)
+    return values.astype(jnp.promote_types(values.dtype, jnp.float32))
+
+
+def _float(number):
+    """Returns a number in float32, in which it is computed with, whatever it came in."""
+    return jnp.asarray(number, jnp.float32)
+
+
+def _outside(limits):
+    """Returns the value of what comes from outside of an image."""
+    return 0.0 if limits is None else sum(limits) / 2
+
+
+def _cut(colours, images, limits):
+    """Cuts new colours to the limits; a pixel beyond them already moves no further out."""
+    if limits is None:
+        return colours
+    low, high = limits
+    return jnp.clip(colours, jnp.minimum(low, images), jnp.maximum(high, images))
+
+
+def _beside(images, numbers):
+    """Returns `numbers`, [batch, ...], spread over devices as the images are.
+
+    On a mesh with explicit axes a gather needs it. The sum with zeros says so in every version.
+    """
+    zeros = jnp.zeros_like(images[:, 0, 0, 0], dtype=numbers.dtype)
+    return numbers + _on_axes_of(numbers, zeros)
+
+
+def _on_axes_of(values, one_each):
+    """Returns [batch] numbers with an axis of length 1 for each further axis of `values`."""
+    return jnp.expand_dims(one_each, tuple(range(1, values.ndim)))
 
 
 # ---- where the pixels are
 
 
 @_identity_at_zero
-def random_crop(key, images, strength, *, limits, most: float = 0.125):
+def random_crop(
+    key: jax.Array,
+    images: Array,
+    strength: Number,
+    *,
+    limits: Limits | None = _LIMITS,
+    most: float = 0.125,
+) -> jax.Array:
     """Moves the image by whole pixels, up to `s most` of a side both ways; by default 4 of 32.
 
-    The distance is uniform and rounded. Pixels from outside are the middle of `limits`.
+    The distance is uniform and rounded. Pixels from outside are the middle of `limits`, or 0. The
+    size of the border depends on `most`, so it cannot be traced.
     """
     _checks.number("most", most, minimum=0, maximum=1)
     pads = [round(most * side) for side in images.shape[1:3]]
     around = (0, 0), (pads[0],) * 2, (pads[1],) * 2, (0, 0)
-    padded = jnp.pad(images, around, constant_values=sum(limits) / 2)
+    padded = jnp.pad(images, around, constant_values=_outside(limits))
     drawn = strength * jax.random.uniform(key, (len(images), 2), minval=-1.0, maxval=1.0)
     # Half a pixel is added, so that at s = 1 the farthest moves are as likely as the others.
-    moves = jnp.round(drawn * (jnp.array([pads]) + 0.5)).astype(jnp.int32)
-    starts = jnp.clip(jnp.array([pads]) + moves, 0, 2 * jnp.array([pads]))
+    farthest = jnp.array([pads])
+    moves = jnp.round(drawn * (_float(farthest) + 0.5)).astype(jnp.int32)
+    starts = jnp.pad(jnp.clip(farthest + moves, 0, 2 * farthest), ((0, 0), (0, 1)))
 
     def crop(image, start):
-        return jax.lax.dynamic_slice(image, (start[0], start[1], 0), images.shape[1:])
+        return jax.lax.dynamic_slice(image, start, images.shape[1:])
 
-    return jax.vmap(crop)(padded, starts)
+    return jax.vmap(crop)(padded, _beside(images, starts))
 
 
 @_identity_at_zero
-def random_flip(key, images, strength, *, limits):
+def random_flip(
+    key: jax.Array, images: Array, strength: Number, *, limits: Limits | None = _LIMITS
+) -> jax.Array:
     """Exchanges left and right with probability s / 2."""
     del limits
     is_flipped = jax.random.bernoulli(key, 0.5 * strength, (len(images), 1, 1, 1))
@@ -151,34 +212,35 @@ def random_flip(key, images, strength, *, limits):
 
 @_identity_at_zero
 def random_affine(
-    key,
-    images,
-    strength,
+    key: jax.Array,
+    images: Array,
+    strength: Number,
     *,
-    limits,
-    rotation: float = 30.0,
-    translation: float = 0.1,
-    shear: float = 0.3,
-):
+    limits: Limits | None = _LIMITS,
+    rotation: Number = 30.0,
+    translation: Number = 0.1,
+    shear: Number = 0.3,
+) -> jax.Array:
     """Rotates, shears and moves the image about its middle at once, interpolating bilinearly.
 
     The angle is uniform within `s rotation` degrees, the shear of columns within `s shear`, the
     translation within `s translation` of a side, both ways. Pixels from outside are the middle of
-    `limits`.
+    `limits`, or 0. Results are cut to `limits`.
     """
     _checks.number("rotation", rotation, minimum=0, maximum=180)
     _checks.number("translation", translation, minimum=0, maximum=1)
     _checks.number("shear", shear, minimum=0)
     height, width = images.shape[1:3]
     drawn = strength * jax.random.uniform(key, (4, len(images)), minval=-1.0, maxval=1.0)
-    angle, slope = jnp.deg2rad(rotation) * drawn[0], shear * drawn[1]
-    shift = translation * drawn[2:] * jnp.array([[height], [width]])
+    angle, slope = jnp.deg2rad(_float(rotation)) * drawn[0], _float(shear) * drawn[1]
+    shift = _float(translation) * drawn[2:] * _float([[height], [width]])
     cos, sin = jnp.cos(angle), jnp.sin(angle)
     matrix = jnp.stack([cos, -sin + slope * cos, sin, cos + slope * sin], -1).reshape(-1, 2, 2)
-    return affine(images, matrix, shift.T, fill=sum(limits) / 2)
+    changed = _warped(images, matrix, shift.T, _outside(limits))
+    return changed if limits is None else jnp.clip(changed, *limits)
 
 
-def affine(images: jax.Array, matrix: jax.Array, shift: jax.Array, *, fill: float) -> jax.Array:
+def affine(images: Array, matrix: Array, shift: Array, *, fill: Number) -> jax.Array:
     """Warps each image: the pixel at o becomes that at `matrix o + shift`, both from the middle.
 
     Args:
@@ -186,9 +248,23 @@ def affine(images: jax.Array, matrix: jax.Array, shift: jax.Array, *, fill: floa
       matrix: [batch, 2, 2], acting on (row, column).
       shift: [batch, 2], in pixels.
       fill: Value of pixels outside the image.
+
+    Returns:
+      Images of the same shape and dtype.
+
+    Raises:
+      ValueError: A shape is not as above, or the images are not floats.
     """
+    _check_affine(images, matrix, shift)
+    images, matrix, shift = jnp.asarray(images), _float(matrix), _float(shift)
+    return _warped(_wide(images), matrix, shift, fill).astype(images.dtype)
+
+
+def _warped(images, matrix, shift, fill):
     middle = [(length - 1) / 2 for length in images.shape[1:3]]
-    sides = (jnp.arange(length) - m for length, m in zip(images.shape[1:3], middle, strict=True))
+    sides = (
+        _float(jnp.arange(length)) - m for length, m in zip(images.shape[1:3], middle, strict=True)
+    )
     rows, columns = (side[None] for side in jnp.meshgrid(*sides, indexing="ij"))
     entries, shift = matrix[..., None, None], shift[..., None, None]
     row, column = (
@@ -216,38 +292,67 @@ def _at(images, row, column, fill):
     height, width = images.shape[1:3]
     is_inside = (row >= 0) & (row < height) & (column >= 0) & (column < width)
     index = jnp.where(is_inside, row * width + column, 0).astype(jnp.int32)
-    flat = images.reshape(len(images), height * width, -1)
-    taken = jax.vmap(lambda image, index: image[index])(flat, index)
-    return jnp.where(is_inside[..., None], taken, fill)
+    flat = images.reshape(len(images), height * width, images.shape[-1])
+    taken = jax.vmap(lambda image, index: image[index])(flat, _beside(images, index))
+    return jnp.where(is_inside[..., None], taken, jnp.asarray(fill, images.dtype))
 
 
 # ---- what their values are
 
 
 @_identity_at_zero
-def random_brightness(key, images, strength, *, limits, most: float = 0.4):
-    """Multiplies the distance from the lower limit by 1 + u, u uniform within `s most`."""
-    return _blended(key, images, strength, most, limits[0])
+def random_brightness(
+    key: jax.Array,
+    images: Array,
+    strength: Number,
+    *,
+    limits: Limits | None = _LIMITS,
+    most: Number = 0.4,
+) -> jax.Array:
+    """Multiplies the distance from black by 1 + u, u uniform within `s most`.
+
+    Black is the lower limit, and what lies below it.
+
+    Raises:
+      ValueError: `limits` is None, for floats.
+    """
+    if limits is None:
+        raise ValueError("`limits` must be given for brightness: black is the lower one, got None.")
+    return _blended(key, images, strength, limits, most, jnp.minimum(limits[0], images))
 
 
 @_identity_at_zero
-def random_contrast(key, images, strength, *, limits, most: float = 0.4):
+def random_contrast(
+    key: jax.Array,
+    images: Array,
+    strength: Number,
+    *,
+    limits: Limits | None = _LIMITS,
+    most: Number = 0.4,
+) -> jax.Array:
     """Multiplies differences from the image's mean grey by 1 + u, u uniform within `s most`."""
-    del limits
-    return _blended(key, images, strength, most, _grey(images).mean((1, 2), keepdims=True))
+    return _blended(key, images, strength, limits, most, _grey(images).mean((1, 2), keepdims=True))
 
 
 @_identity_at_zero
-def random_saturation(key, images, strength, *, limits, most: float = 0.4):
+def random_saturation(
+    key: jax.Array,
+    images: Array,
+    strength: Number,
+    *,
+    limits: Limits | None = _LIMITS,
+    most: Number = 0.4,
+) -> jax.Array:
     """Multiplies differences from each pixel's grey by 1 + u, u uniform within `s most`."""
-    del limits
-    return _blended(key, images, strength, most, _grey(images))
+    return _blended(key, images, strength, limits, most, _grey(images))
 
 
-def _blended(key, images, strength, most, origin):
+def _blended(key, images, strength, limits, most, origin):
     _checks.number("most", most, minimum=0, maximum=1)
+    most = _float(most)
     u = jax.random.uniform(key, (len(images), 1, 1, 1), minval=-most, maxval=most)
-    return images + strength * u * (images - origin)
+    changed = images + (strength * u).astype(images.dtype) * (images - origin)
+    return _cut(changed, images, limits)
 
 
 def _grey(images):
@@ -257,21 +362,28 @@ def _grey(images):
 
 
 @_identity_at_zero
-def random_erase(key, images, strength, *, limits, most: float = 0.5):
-    """Sets a box somewhere to the middle of `limits`; its sides are `s most` of the image's.
+def random_erase(
+    key: jax.Array,
+    images: Array,
+    strength: Number,
+    *,
+    limits: Limits | None = _LIMITS,
+    most: Number = 0.5,
+) -> jax.Array:
+    """Sets a box somewhere to the middle of `limits`, or 0; its sides are `s most` of the image's.
 
     Its centre is a random pixel, so a part of it may lie outside (Cutout, 1708.04552).
     """
     _checks.number("most", most, minimum=0, maximum=1)
-    sides = strength * most * jnp.array(images.shape[1:3])
+    sides = strength * _float(most) * _float(images.shape[1:3])
     is_erased = _boxes(key, images, jnp.broadcast_to(sides[None], (len(images), 2)))
-    return jnp.where(is_erased, sum(limits) / 2, images)
+    return jnp.where(is_erased, _outside(limits), images)
 
 
 def _boxes(key, images, sides):
     """Returns [batch, height, width, 1], true in boxes of `sides`, [batch, 2], placed at random."""
     size, sides = images.shape[1:3], jnp.round(sides)
-    centres = jnp.floor(jax.random.uniform(key, (len(images), 2)) * jnp.array(size)[None])
+    centres = jnp.floor(jax.random.uniform(key, (len(images), 2)) * _float(size)[None])
     starts = centres - jnp.floor(sides / 2)
     rows, columns = (
         (jnp.arange(length)[None] >= starts[:, axis, None])
@@ -285,31 +397,42 @@ def _boxes(key, images, sides):
 
 
 @_identity_at_zero
-def random_mix(key, images, strength, *, limits, number: int = 2):
+def random_mix(
+    key: jax.Array,
+    images: Array,
+    strength: Number,
+    *,
+    limits: Limits | None = _LIMITS,
+    number: int = 2,
+) -> jax.Array:
     """Applies `number` operations to each example, drawn with replacement, all at strength s.
 
-    It follows RandAugment (1909.13719), whose magnitude is the strength here.
+    Raises:
+      ValueError: `limits` is None, for floats: brightness is one of the operations.
+
+    Source: RandAugment (1909.13719), whose magnitude is the strength here.
     """
     _checks.whole_number("number", number, minimum=1, maximum=100)
+    mixed: Any = images
     for own_key in jax.random.split(key, number):
         choice_key, *keys = jax.random.split(own_key, 1 + len(_DRAWN))
         choice = jax.random.randint(choice_key, (len(images), 1, 1, 1), 0, len(_DRAWN))
         results = [
-            OPERATIONS[name](own, images, strength, limits=limits)
+            OPERATIONS[name](own, mixed, strength, limits=limits)
             for name, own in zip(_DRAWN, keys, strict=True)
         ]
-        images = jnp.select([choice == place for place in range(len(_DRAWN))], results)
-    return images
+        mixed = jnp.select([choice == place for place in range(len(_DRAWN))], results)
+    return mixed
 
 
 def mixup(
     key: jax.Array,
-    images: jax.Array,
+    images: Array,
     labels: Labels,
-    strength: ArrayLike,
+    strength: Number,
     *,
-    alpha: float = 0.2,
-    mask: jax.Array | None = None,
+    alpha: Number = 0.2,
+    mask: Array | None = None,
 ) -> tuple[jax.Array, Labels]:
     """Mixes into each example a share s b of another; b = min(B, 1 - B), B ~ Beta(alpha, alpha).
 
@@ -329,24 +452,23 @@ def mixup(
 
     Source: Zhang et al., 1710.09412.
     """
-    _check_mixture(images, labels, strength)
+    images, labels, strength = _checked_mixture(images, labels, strength)
     share = strength * _smaller_share(key, len(images), alpha, mask)
-    wide = images.astype(jnp.promote_types(images.dtype, jnp.float32))
-    mixed = wide + share[:, None, None, None] * (_others(wide) - wide)
+    mixed = _mixed(_wide(images), share)
     mixed = jnp.round(mixed) if images.dtype == jnp.uint8 else mixed
     return _unless_zero(
-        strength, (mixed.astype(images.dtype), _mixed(labels, share)), images, labels
+        strength, (mixed.astype(images.dtype), _mixed_tree(labels, share)), images, labels
     )
 
 
 def cutmix(
     key: jax.Array,
-    images: jax.Array,
+    images: Array,
     labels: Labels,
-    strength: ArrayLike,
+    strength: Number,
     *,
-    alpha: float = 1.0,
-    mask: jax.Array | None = None,
+    alpha: Number = 1.0,
+    mask: Array | None = None,
 ) -> tuple[jax.Array, Labels]:
     """Pastes a rectangle of another example, of s b of the image's area; b as in `mixup`.
 
@@ -364,21 +486,24 @@ def cutmix(
 
     Source: Yun et al., 1905.04899.
     """
-    _check_mixture(images, labels, strength)
+    images, labels, strength = _checked_mixture(images, labels, strength)
     box_key, share_key = jax.random.split(key)
     area = strength * _smaller_share(share_key, len(images), alpha, mask)
-    sides = jnp.sqrt(area)[:, None] * jnp.array(images.shape[1:3])[None]
+    sides = jnp.sqrt(area)[:, None] * _float(images.shape[1:3])[None]
     is_other = _boxes(box_key, images, sides)
     share = is_other.mean((1, 2, 3), dtype=jnp.float32)
     mixed = jnp.where(is_other, _others(images), images)
-    return _unless_zero(strength, (mixed, _mixed(labels, share)), images, labels)
+    return _unless_zero(strength, (mixed, _mixed_tree(labels, share)), images, labels)
 
 
 def _smaller_share(key, number, alpha, mask):
     _checks.number("alpha", alpha, above=0)
-    drawn = jax.random.beta(key, alpha, alpha, (number,))
+    drawn = jax.random.beta(key, _float(alpha), _float(alpha), (number,))
     share = jnp.minimum(drawn, 1 - drawn)
-    return share if mask is None else jnp.where((mask > 0) & (_others(mask) > 0), share, 0)
+    if mask is None:
+        return share
+    is_real = jnp.asarray(mask).astype(bool)
+    return jnp.where(is_real & _others(is_real), share, 0)
 
 
 def _others(examples):
@@ -386,45 +511,73 @@ def _others(examples):
     return examples[::-1]
 
 
-def _mixed(labels, share):
-    def mixed(leaf):
-        of_leaf = jnp.expand_dims(share, tuple(range(1, leaf.ndim)))
-        return (leaf + of_leaf * (_others(leaf) - leaf)).astype(leaf.dtype)
+def _mixed(values, share):
+    of_value = _on_axes_of(values, share).astype(values.dtype)
+    return values + of_value * (_others(values) - values)
 
-    return jax.tree.map(mixed, labels)
+
+def _mixed_tree(labels, share):
+    return jax.tree.map(lambda leaf: _mixed(_wide(leaf), share).astype(leaf.dtype), labels)
 
 
 def _unless_zero(strength, changed, *originals):
-    is_on = jnp.asarray(strength) > 0
+    is_on = strength > 0
     return jax.tree.map(lambda new, old: jnp.where(is_on, new, old), changed, originals)
 
 
 def _probabilities(labels, num_classes):
     """Turns class indices into [batch, classes]; returns probabilities as they are."""
+    labels = jnp.asarray(labels)
     if jnp.issubdtype(labels.dtype, jnp.floating):
         return labels
     return jax.nn.one_hot(labels, num_classes)
 
 
-def _check(images: jax.Array, strength: ArrayLike) -> None:
+# ---- checks
+
+
+def _checked(given: Array, strength: Number) -> tuple[jax.Array, jax.Array]:
     _checks.number("strength", strength, minimum=0, maximum=1)
     _checks.scalar("strength", strength)
+    images = jnp.asarray(given)
     is_known = images.dtype == jnp.uint8 or jnp.issubdtype(images.dtype, jnp.floating)
     if images.ndim != 4 or images.shape[-1] not in (1, 3) or not is_known:
         raise ValueError(
             "`images` must be uint8 or floats of shape [batch, height, width, 1 or 3], got "
             f"{images.dtype} of shape {images.shape}."
         )
+    return images, _float(strength)
 
 
-def _check_mixture(images: jax.Array, labels: Labels, strength: ArrayLike) -> None:
-    _check(images, strength)
+def _checked_mixture(images: Array, labels: Labels, strength: Number) -> Any:
+    images, strength = _checked(images, strength)
     for leaf in jax.tree.leaves(labels):
-        if not jnp.issubdtype(leaf.dtype, jnp.floating) or leaf.shape[:1] != images.shape[:1]:
+        shape, dtype = np.shape(leaf), jnp.result_type(leaf)
+        if not jnp.issubdtype(dtype, jnp.floating) or shape[:1] != images.shape[:1]:
             raise ValueError(
                 f"`labels` must be floats of shape [{len(images)}, ...], such as probabilities, "
-                f"got {leaf.dtype} of shape {leaf.shape}."
+                f"got {dtype} of shape {shape}."
             )
+    return images, jax.tree.map(jnp.asarray, labels), strength
+
+
+def _check_limits(limits: Any) -> None:
+    if limits is None:
+        return
+    if np.shape(limits) != (2,) or not np.isfinite(limits).all() or not limits[0] < limits[1]:
+        raise ValueError(f"`limits` must be two finite numbers that rise, or None, got {limits}.")
+
+
+def _check_affine(images: Array, matrix: Array, shift: Array) -> None:
+    found = [np.shape(array) for array in (images, matrix, shift)]
+    number = found[0][:1]
+    is_float = jnp.issubdtype(jnp.result_type(images), jnp.floating)
+    if not is_float or len(found[0]) != 4 or found[1:] != [(*number, 2, 2), (*number, 2)]:
+        raise ValueError(
+            "`images`, `matrix` and `shift` must be floats of shape [batch, height, width, "
+            f"channels], [batch, 2, 2] and [batch, 2], got {jnp.result_type(images)} of shape "
+            f"{found[0]}, {found[1]} and {found[2]}."
+        )
 
 
 OPERATIONS: dict[str, Callable[..., Any]] = {

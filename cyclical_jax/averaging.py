@@ -1,17 +1,21 @@
 """The moving average of a tree, such as the variables of a model, for evaluation."""
 
+from __future__ import annotations
+
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
-from jax.typing import ArrayLike
 
 from cyclical_jax import _checks
+from cyclical_jax._dtypes import as_count, standard_promotion, widened
+from cyclical_jax._types import Number
 
 
+@standard_promotion
 def moving_average(
-    average: Any, new: Any, decay: ArrayLike, *, step: ArrayLike, is_update: ArrayLike = True
+    average: Any, new: Any, decay: Number, *, step: Number, is_update: Number = True
 ) -> Any:
     """Moves the average to `d average + (1 - d) new`, d = min(decay, (1 + step) / (10 + step)).
 
@@ -36,7 +40,8 @@ def moving_average(
     Source: Polyak & Juditsky 1992; the bound is that of TensorFlow's ExponentialMovingAverage.
     """
     _checks.number("decay", decay, minimum=0, maximum=1)
-    decay = jnp.minimum(decay, (1 + step) / (10 + step))
+    step = as_count(step)
+    decay = jnp.minimum(widened(decay), (1 + step) / (10 + step))
     step_size = jnp.where(is_update, 1 - decay, 0)
 
     def average_of(value, old):

@@ -2,8 +2,6 @@
 
 import functools
 import hashlib
-import sys
-import traceback
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
@@ -30,6 +28,7 @@ from cyclical_jax.techniques import (
 )
 from cyclical_jax.training import recipe
 from cyclical_jax.training.fields import RecipeError
+from cyclical_jax.training.own_files import content_of, executed
 from cyclical_jax.training.structure import Catalogue, Recipe
 from cyclical_jax.training.technique import Task, Technique
 
@@ -55,7 +54,67 @@ MOVED = {
     "curriculum.average_decay": "running_curriculum.average_decay",
     "loss.margin": "multilabel.margin",
 }
-CATALOGUE = Catalogue(TASKS, TECHNIQUES, tuple(MOVED.items()))
+# {key: (what it is, the words that other projects use for it)}
+_CUSTOMARY = {
+    "optimizer.learning_rate": ("learning rate", "lr base_lr max_lr peak_lr eta"),
+    "optimizer.learning_rate_schedule": (
+        "schedule of the learning rate",
+        "schedule scheduler lr_schedule lr_scheduler sched",
+    ),
+    "optimizer.warmup": (
+        "warm-up, such as '5 epochs',",
+        "warmup_epochs warmup_steps warmup_updates num_warmup_steps",
+    ),
+    "optimizer.weight_decay": ("weight decay", "wd decay l2"),
+    "optimizer.max_norm": (
+        "clip of the gradient's norm",
+        "clip grad_clip clip_grad clip_norm grad_norm_clip max_grad_norm gradient_clip_val",
+    ),
+    "optimizer.clipping": ("adaptive clip of the gradient", "agc"),
+    "optimizer.name": ("optimizer's name", "optimizer opt optim"),
+    "optimizer.b1": ("first beta of adamw", "beta1 beta_1 betas"),
+    "optimizer.b2": ("second beta of adamw", "beta2 beta_2"),
+    "optimizer.eps": ("epsilon of adamw", "epsilon"),
+    "model.name": ("model's name", "model arch architecture network net backbone"),
+    "model.dropout": ("dropout", "drop drop_rate dropout_rate"),
+    "model.stochastic_depth": ("stochastic depth", "drop_path drop_path_rate"),
+    "model.dtype": ("precision", "precision amp fp16 bf16 mixed_precision half_precision"),
+    "loss.name": ("loss's name", "loss criterion loss_fn loss_name"),
+    "loss.label_smoothing": ("label smoothing", "smoothing"),
+    "augment.operations": ("augmentation", "augment augmentation augmentations aug mixup cutmix"),
+    "duration": (
+        "length of training, such as '40 epochs' or '1000 steps',",
+        "epochs num_epochs max_epochs n_epochs num_train_epochs train_epochs "
+        "steps num_steps max_steps total_steps train_steps num_train_steps iterations",
+    ),
+    "batch_size": ("batch size", "bs batch batchsize train_batch_size per_device_batch_size"),
+    "accumulate": (
+        "number of batches per update",
+        "accum accumulation grad_accum accumulation_steps gradient_accumulation_steps "
+        "accumulate_grad_batches",
+    ),
+    "dataset": ("dataset", "data dataset_name"),
+    "data_dir": ("folder of the data", "data_path data_root root"),
+    "ema_decay": ("decay of the moving average", "ema model_ema"),
+    "finetuning.start": ("run from which training starts", "pretrained init_from init_checkpoint"),
+    "seed": ("seed", "random_seed rng_seed"),
+    "cycle.factor": ("factor of all cycles", "cyclical_factor"),
+}
+# ... and those that are no keys: options of the command.
+_OPTIONS = {
+    "workers": "the number of reading processes is the option --num_workers",
+    "num_workers": "the number of reading processes is the option --num_workers",
+    "resume": "the same command again resumes a run",
+    "output_dir": "the folder of a run is the option --workdir",
+    "workdir": "the folder of a run is the option --workdir",
+    "save_every": "the time between two checkpoints is the option --save_every",
+}
+CUSTOMARY = _OPTIONS | {
+    word: f"the {what} is {key}"
+    for key, (what, words) in _CUSTOMARY.items()
+    for word in words.split()
+}
+CATALOGUE = Catalogue(TASKS, TECHNIQUES, tuple(MOVED.items()), tuple(CUSTOMARY.items()))
 
 _ADDED = ("TECHNIQUES", "TASKS", "MODELS", "LOSSES")  # what a plugin may define
 
@@ -119,8 +178,24 @@ def extended(
         (first, *TASKS[1:], *tasks),
         (*ours, *techniques),
         CATALOGUE.moved,
+        CATALOGUE.customary,
         tuple(plugins),
     )
+
+
+def with_model(name: str, catalogue: Catalogue = CATALOGUE) -> Catalogue:
+    """Returns a catalogue with a linen module class of one's own, as `model.name` names it.
+
+    Its attributes are keys, and `default_config` of the catalogue names it.
+
+    Args:
+      name: "path/to/file.py:ClassName", or "package.module:ClassName".
+      catalogue: The catalogue that it is added to.
+
+    Raises:
+      RecipeError: There is no such class, or it cannot be a network; a line.
+    """
+    return catalogue.of({network.NAME: name})
 
 
 def with_plugins(paths: Sequence[str | Path]) -> Catalogue:
@@ -133,17 +208,14 @@ def with_plugins(paths: Sequence[str | Path]) -> Catalogue:
     """
     if isinstance(paths, str | Path):
         paths = [paths]
-    files = tuple((str(path), _content(Path(path))) for path in paths)
+    files = tuple((str(path), content_of(f"--plugin {path}", Path(path))) for path in paths)
     return _with_files(files) if files else CATALOGUE
 
 
 @functools.lru_cache(maxsize=8)
 def _with_files(files: tuple[tuple[str, bytes], ...]) -> Catalogue:
     digests = [hashlib.sha256(content).hexdigest() for _, content in files]
-    found = [
-        _executed(Path(path), content, digest)
-        for (path, content), digest in zip(files, digests, strict=True)
-    ]
+    found = [_executed(Path(path), content) for path, content in files]
     names = [Path(path).name for path, _ in files]
     if len(set(names)) < len(names):
         raise RecipeError(f"--plugin must name files of different names, got {', '.join(names)}.")
@@ -162,30 +234,10 @@ def _with_files(files: tuple[tuple[str, bytes], ...]) -> Catalogue:
     )
 
 
-def _content(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise RecipeError(f"--plugin {path} cannot be read: {error.strerror}.") from error
-
-
-def _executed(path: Path, content: bytes, digest: str) -> ModuleType:
-    """Returns the module of a file; whatever its code raises becomes a line.
-
-    What runs is the content that has the digest: an import could take older bytecode for it.
-    """
+def _executed(path: Path, content: bytes) -> ModuleType:
     if path.suffix != ".py":
         raise RecipeError(f"--plugin {path} must be a Python file, such as mine.py.")
-    module = ModuleType(f"plugin_{path.stem}_{digest[:8]}")
-    module.__file__ = str(path)
-    sys.modules[module.__name__] = module  # where dataclasses look names up
-    try:
-        exec(compile(content, path, "exec", dont_inherit=True), vars(module))
-    except (Exception, SystemExit) as error:
-        frames = traceback.extract_tb(error.__traceback__)
-        lines = [f", line {frame.lineno}" for frame in frames if frame.filename == str(path)]
-        where = f"{path}{lines[-1] if lines else ''}"
-        raise RecipeError(f"--plugin {where}: {type(error).__name__}: {error}") from error
+    module = executed(f"--plugin {path}", path, content)
     _check_kinds(path, module)
     return module
 

@@ -1,15 +1,18 @@
 """Curricula: weights of examples by their difficulty; the preference for easy ones may cycle."""
 
+from __future__ import annotations
+
 import jax
 import jax.numpy as jnp
-from jax.typing import ArrayLike
+import numpy as np
 
-from cyclical_jax import _checks
+from cyclical_jax import _checks, _sharding
+from cyclical_jax._types import Array, Number
 
 _MOST = 100.0
 
 
-def difficulty_ranks(difficulty: jax.Array) -> jax.Array:
+def difficulty_ranks(difficulty: Array) -> jax.Array:
     """Returns the rank of each example, from the easiest, 1 / 2n, to the hardest, 1 - 1 / 2n.
 
     Args:
@@ -17,15 +20,21 @@ def difficulty_ranks(difficulty: jax.Array) -> jax.Array:
 
     Returns:
       [n] ranks, float32: (place from 0 + 1/2) / n. Equal difficulties get the mean of their places.
+
+    Raises:
+      ValueError: The difficulties have another shape.
     """
-    values = jnp.asarray(difficulty, jnp.float32)
-    values = jnp.where(jnp.isfinite(values), values, jnp.inf)
+    if np.ndim(difficulty) != 1:
+        raise ValueError(f"`difficulty` must have shape [n], got {np.shape(difficulty)}.")
+    given = jnp.asarray(difficulty, jnp.float32)
+    values = _sharding.replicated(jnp.where(jnp.isfinite(given), given, jnp.inf))
     ordered = jnp.sort(values)
     below, up_to = (jnp.searchsorted(ordered, values, side=side) for side in ("left", "right"))
-    return (below + up_to) / (2 * len(values))
+    ranks = (below + up_to).astype(jnp.float32) / (2 * len(values))
+    return _sharding.spread_like(ranks, given)
 
 
-def sample_weights(ranks: jax.Array, preference: ArrayLike) -> jax.Array:
+def sample_weights(ranks: Array, preference: Number) -> jax.Array:
     """Returns weights c exp(-c r) / (1 - exp(-c)) of ranks r; c is the preference for easy ones.
 
     Their mean over uniform ranks is 1. At c = 0 all are 1; for c < 0 hard examples weigh more.
@@ -56,33 +65,55 @@ def sample_weights(ranks: jax.Array, preference: ArrayLike) -> jax.Array:
 
 
 def update_difficulty(
-    difficulty: jax.Array, index: jax.Array, losses: jax.Array, *, decay: ArrayLike = 0.9
+    difficulty: Array, index: Array, losses: Array, *, decay: Number = 0.9
 ) -> jax.Array:
     """Returns the running average of each example's loss, after a batch.
 
     Args:
-      difficulty: [n] averages so far; one that is not finite starts anew.
+      difficulty: [n] averages so far, floats; one that is not finite starts anew.
       index: [batch] positions of the batch's examples. The losses of an example that occurs several
         times are averaged; a position out of range is ignored.
       losses: [batch] losses of these examples.
-      decay: Weight of the average so far, in [0, 1].
+      decay: Weight of the average so far, in [0, 1]; may be traced.
 
     Returns:
-      [n] averages.
+      [n] averages, in the dtype of the old ones.
 
     Raises:
-      ValueError: A plain decay is out of its range, or the numbers of losses and positions differ.
+      ValueError: A plain decay is out of its range, `difficulty` are not floats, `index` are not
+        integers, or the numbers of losses and positions differ.
     """
     _checks.number("decay", decay, minimum=0, maximum=1)
-    if jnp.shape(index) != jnp.shape(losses):
-        raise ValueError(
-            f"`losses` must have the shape of `index`, {jnp.shape(index)}, got {jnp.shape(losses)}."
-        )
+    difficulty, index, losses = map(jnp.asarray, (difficulty, index, losses))
+    _check_difficulty(difficulty, index, losses)
+    return _updated(difficulty, index, losses, jnp.asarray(decay, jnp.float32))
+
+
+@jax.jit  # eager gathers and scatters do not mix arrays on a mesh with others
+def _updated(difficulty, index, losses, decay):
+    index = _sharding.replicated(index.astype(jnp.int32))
+    losses = _sharding.replicated(losses.astype(jnp.float32))
     # Only arrays of the batch's size are made, since there may be millions of examples.
     is_same = index[:, None] == index[None]
-    losses = jnp.where(is_same, losses[None], 0).sum(1) / is_same.sum(1)
+    losses = jnp.where(is_same, losses[None], 0).sum(1) / is_same.sum(1).astype(jnp.float32)
     index = jnp.where(index < 0, len(difficulty), index)  # JAX would count it from the end
-    so_far = difficulty.at[index].get(mode="clip")
+    so_far = _sharding.taken(difficulty, index).astype(jnp.float32)
     so_far = jnp.where(jnp.isfinite(so_far), so_far, losses)
     new = decay * so_far + (1 - decay) * losses
-    return difficulty.at[index].set(new.astype(difficulty.dtype), mode="drop")
+    return _sharding.put(difficulty, index, new.astype(difficulty.dtype))
+
+
+def _check_difficulty(difficulty: jax.Array, index: jax.Array, losses: jax.Array) -> None:
+    if not jnp.issubdtype(difficulty.dtype, jnp.floating) or difficulty.ndim != 1:
+        raise ValueError(
+            f"`difficulty` must be floats of shape [n], got {difficulty.dtype} of shape "
+            f"{difficulty.shape}."
+        )
+    if not jnp.issubdtype(index.dtype, jnp.integer) or index.ndim != 1:
+        raise ValueError(
+            f"`index` must be integers of shape [batch], got {index.dtype} of shape {index.shape}."
+        )
+    if index.shape != losses.shape:
+        raise ValueError(
+            f"`losses` must have the shape of `index`, {index.shape}, got {losses.shape}."
+        )

@@ -1,19 +1,21 @@
 """Distillation from a teacher's logits; its weight and temperature may cycle."""
 
+from __future__ import annotations
+
 from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.typing import ArrayLike
 
 from cyclical_jax import _checks
+from cyclical_jax._types import Array, Number
 from cyclical_jax.losses import softmax_cross_entropy
 
 
 def teacher_logits(
-    apply: Callable[[Any, Any], jax.Array], variables: Any, images: Any, *, batch_size: int = 1024
+    apply: Callable[[Any, Any], Array], variables: Any, images: Any, *, batch_size: int = 1024
 ) -> np.ndarray:
     """Returns the teacher's logits for a set of images, computed once for all epochs.
 
@@ -23,19 +25,27 @@ def teacher_logits(
       apply: (variables, images) -> [batch, classes]; from any library.
       variables: The teacher's variables.
       images: [n, ...].
-      batch_size: Number of images at once.
+      batch_size: Number of images at once, at least 1.
 
     Returns:
       [n, classes] float32, on the host.
+
+    Raises:
+      ValueError: The batch size is not a whole number of at least 1.
     """
+    _checks.whole_number("batch_size", batch_size, minimum=1, maximum=2**31 - 1)
+    # A part of an array that is spread over devices may not divide among them.
+    images = np.asarray(images) if isinstance(images, jax.Array) else images
     compiled = jax.jit(apply)
-    starts = range(0, len(images), batch_size)
-    parts = [compiled(variables, images[start : start + batch_size]) for start in starts]
+    starts = range(0, max(len(images), 1), batch_size)  # of no images too the classes are known
+    parts = (
+        compiled(variables, np.asarray(images[start : start + batch_size])) for start in starts
+    )
     return np.concatenate([np.asarray(part, np.float32) for part in parts])
 
 
 def distillation_loss(
-    logits: jax.Array, teacher_logits: jax.Array, *, temperature: ArrayLike = 1.0
+    logits: Array, teacher_logits: Array, *, temperature: Number = 1.0
 ) -> jax.Array:
     """Returns T^2 KL(softmax(teacher / T) || softmax(logits / T)).
 
@@ -67,8 +77,8 @@ def distillation_loss(
         )
     teacher = jax.lax.stop_gradient(jnp.asarray(teacher_logits))
     teacher = teacher.astype(jnp.promote_types(teacher.dtype, jnp.float32))
-    scale = jnp.asarray(temperature, jnp.float32)
+    scale = jnp.asarray(temperature, teacher.dtype)
     p = jax.nn.softmax(teacher / (scale[..., None] if scale.ndim else scale))
-    cross_entropy = softmax_cross_entropy(logits, p, temperature=temperature)
+    cross_entropy = softmax_cross_entropy(jnp.asarray(logits), p, temperature=temperature)
     entropy = softmax_cross_entropy(teacher, p, temperature=temperature)
     return scale**2 * (cross_entropy - entropy)

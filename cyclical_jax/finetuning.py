@@ -1,13 +1,19 @@
 """Fine-tuning of a share of the layers, from the head down; the share may cycle."""
 
+from __future__ import annotations
+
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
-from cyclical_jax.transforms import logged, scheduled
+from cyclical_jax._dtypes import widened
+from cyclical_jax._types import NumberOrSchedule
+from cyclical_jax.opt_state import logged
+from cyclical_jax.transforms import scheduled
 
 Layers = Any | Callable[[optax.Params], Any]
 
@@ -18,7 +24,7 @@ class ScaleByLayerState(NamedTuple):
     share: jax.Array  # (), float32: used in the last update
 
 
-def scale_by_layer(share: optax.ScalarOrSchedule, layers: Layers) -> optax.GradientTransformation:
+def scale_by_layer(share: NumberOrSchedule, layers: Layers) -> optax.GradientTransformation:
     """Multiplies the updates of layer i by clip(share L - (i - 1), 0, 1).
 
     The head is layer 0, and its factor is 1; L is the largest layer number. Share 0 trains only the
@@ -30,7 +36,8 @@ def scale_by_layer(share: optax.ScalarOrSchedule, layers: Layers) -> optax.Gradi
     Args:
       share: In [0, 1]; a number or a schedule.
       layers: A tree of whole numbers like that of the parameters, or a function from parameters to
-        such a tree. 0 is the head; larger numbers are nearer to the input. See `layers_by_name`.
+        such a tree. 0 is the head; larger numbers are nearer to the input. See `layers_by_name`. A
+        tree may be callable itself, as a module of Equinox is.
 
     Returns:
       The transformation; its state holds `share`.
@@ -44,7 +51,7 @@ def scale_by_layer(share: optax.ScalarOrSchedule, layers: Layers) -> optax.Gradi
     """
 
     def thaw(updates, params, share):
-        numbers = layers(params) if callable(layers) else layers
+        numbers = layers if _is_tree_of_layers(layers) else layers(params)
         deepest = max(jax.tree.leaves(numbers))
 
         def scaled(update, layer):
@@ -52,30 +59,50 @@ def scale_by_layer(share: optax.ScalarOrSchedule, layers: Layers) -> optax.Gradi
                 return update
             factor = jnp.clip(share * deepest - (layer - 1), 0, 1)
             # 0 times an update that is not finite would be NaN.
-            return jnp.where(factor > 0, factor * update, 0).astype(update.dtype)
+            scaled = jnp.where(factor > 0, factor * widened(update), 0)
+            return scaled.astype(jnp.asarray(update).dtype)
 
         return jax.tree.map(scaled, updates, numbers, is_leaf=lambda leaf: leaf is None)
 
     return scheduled(ScaleByLayerState, share, thaw, maximum=1)
 
 
-def layers_by_name(params: optax.Params, names: Sequence[str | Sequence[str]]) -> Any:
+def layers_by_name(params: optax.Params, names: Sequence[str | int | Sequence[str | int]]) -> Any:
     """Returns the layer number of each parameter, for `scale_by_layer`.
 
     Args:
-      params: A dict of parameters, which may nest.
-      names: The outer keys of `params` from the head to the input: the first is layer 0. Several
-        keys of one layer, such as a dense layer and its normalisation, are a list:
-        `["Dense_1", ["Dense_0", "Norm"]]`.
+      params: Parameters in a dict, a FrozenDict, an `nnx.State`, a module of Equinox, or any other
+        tree whose outermost parts have names or, in a list, numbers. The parts may nest.
+      names: The names of the outermost parts of `params` from the head to the input: the first is
+        layer 0. Several names of one layer, such as a dense layer and its normalisation, are a
+        list: `["Dense_1", ["Dense_0", "Norm"]]`.
+
+    Returns:
+      A tree like `params` of whole numbers.
 
     Raises:
-      ValueError: `names` and the keys of `params` are not the same.
+      ValueError: `names` and the outermost names of `params` are not the same.
     """
-    together = [[name] if isinstance(name, str) else list(name) for name in names]
+    together = [[name] if isinstance(name, str | int) else list(name) for name in names]
     layer_of = {name: layer for layer, keys in enumerate(together) for name in keys}
-    if set(layer_of) != set(params) or len(layer_of) != sum(map(len, together)):
-        raise ValueError(f"`names` must be {sorted(params)} in some order, got {list(names)}.")
-    return {
-        name: jax.tree.map(lambda _, name=name: layer_of[name], param)
-        for name, param in params.items()
-    }
+    parts, outermost = jax.tree_util.tree_flatten_with_path(params, lambda part: part is not params)
+    found = [_name(keys[0]) if keys else "" for keys, _ in parts]
+    if set(layer_of) != set(found) or len(layer_of) != sum(map(len, together)):
+        expected = sorted(found, key=str)
+        raise ValueError(f"`names` must be {expected} in some order, got {list(names)}.")
+    numbered = [
+        jax.tree.map(lambda _, name=name: layer_of[name], part)
+        for name, (_, part) in zip(found, parts, strict=True)
+    ]
+    return jax.tree.unflatten(outermost, numbered)
+
+
+def _is_tree_of_layers(layers: Layers) -> bool:
+    """Returns whether `layers` is a tree of whole numbers: then it is none to be called."""
+    leaves = jax.tree.leaves(layers)
+    return bool(leaves) and all(isinstance(leaf, int | np.integer | jax.Array) for leaf in leaves)
+
+
+def _name(key: Any) -> str | int:
+    """Returns what a key of a tree is written as: a name, or an index."""
+    return getattr(key, "name", getattr(key, "key", getattr(key, "idx", key)))

@@ -15,16 +15,19 @@ Source: L. N. Smith, General Cyclical Training of Neural Networks (arXiv 2202.08
 count per epoch, h is one minus the easiness of the published code.
 """
 
+from __future__ import annotations
+
 import math
 from collections.abc import Callable
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, overload
 
 import jax
 import jax.numpy as jnp
-import optax
-from jax.typing import ArrayLike
+import numpy as np
 
 from cyclical_jax import _checks
+from cyclical_jax._dtypes import as_count, standard_promotion, widened
+from cyclical_jax._types import ArraySchedule, Number, NumberOrSchedule, Schedule
 
 Shape = Literal["linear", "cosine", "exponential", "rex"]
 Scale = Literal["linear", "log"]
@@ -43,13 +46,29 @@ _MOST_STEPS = 2**31  # counts are int32
 MOST_CYCLES = 2**15  # its square fits in int32
 
 
+# The first signature of each overloaded function is for type checkers: they give every argument of
+# `**cycle` one type, so that `cycle = dict(total_steps=10_000, factor=4)` would not fit `shape`.
+
+
+@overload
 def hardness_schedule(
-    total_steps: ArrayLike,
+    total_steps: Number, *, factor: Number = ..., num_cycles: float = ...
+) -> ArraySchedule: ...
+
+
+@overload
+def hardness_schedule(
+    total_steps: Number, *, factor: Number = ..., shape: Shape = ..., num_cycles: float = ...
+) -> ArraySchedule: ...
+
+
+def hardness_schedule(
+    total_steps: Number,
     *,
-    factor: ArrayLike = 2.0,
+    factor: Number = 2.0,
     shape: Shape = "linear",
-    num_cycles: int = 1,
-) -> optax.Schedule:
+    num_cycles: float = 1,
+) -> ArraySchedule:
     """Returns the hardness in [0, 1] as a function of the update count: easy -> hard -> easy.
 
     Args:
@@ -93,8 +112,9 @@ def hardness_schedule(
     factor = _real(factor)
     growth = _GROWTH[shape]
 
+    @standard_promotion
     def schedule(count):
-        count = jnp.clip(_as_count(count), 0, last)
+        count = jnp.clip(as_count(count), 0, last)
         to_easy, to_hard = _steps_to_turns(count, last, factor, int(num_cycles))
         length = to_easy + to_hard
         return growth(to_easy / length, to_hard / length).astype(jnp.float32)
@@ -103,12 +123,12 @@ def hardness_schedule(
 
 
 def between(
-    easy: ArrayLike,
-    hard: ArrayLike,
-    hardness_schedule: optax.Schedule,
+    easy: Number,
+    hard: Number,
+    hardness_schedule: Schedule,
     *,
     scale: Scale = "linear",
-) -> optax.Schedule:
+) -> ArraySchedule:
     """Returns the schedule that is `easy` at hardness 0 and `hard` at hardness 1.
 
     Args:
@@ -131,29 +151,55 @@ def between(
     """
     _checks.one_of("scale", scale, SCALES)
     above = 0 if scale == "log" else -math.inf
-    _checks.number("easy", easy, above=above)
-    _checks.number("hard", hard, above=above)
+    for name, end in {"easy": easy, "hard": hard}.items():
+        _check_not_infinite(name, end)
+        _checks.number(name, end, above=above)
     if not callable(hardness_schedule):
         raise ValueError(f"`hardness_schedule` must be a function, got {hardness_schedule!r}.")
     mix = _MIXES[scale]
 
+    @standard_promotion
     def schedule(count):
-        ends = jnp.asarray(easy, jnp.float32), jnp.asarray(hard, jnp.float32)
-        return mix(*ends, hardness_schedule(count))
+        numbers = easy, hard, hardness_schedule(count)
+        return mix(*(jnp.asarray(number, jnp.float32) for number in numbers))
 
     return schedule
 
 
+@overload
 def cyclical_schedule(
-    easy: ArrayLike,
-    hard: ArrayLike,
-    total_steps: ArrayLike,
+    easy: Number,
+    hard: Number,
+    total_steps: Number,
     *,
-    factor: ArrayLike = 2.0,
+    factor: Number = ...,
+    num_cycles: float = ...,
+) -> ArraySchedule: ...
+
+
+@overload
+def cyclical_schedule(
+    easy: Number,
+    hard: Number,
+    total_steps: Number,
+    *,
+    factor: Number = ...,
+    shape: Shape = ...,
+    num_cycles: float = ...,
+    scale: Scale = ...,
+) -> ArraySchedule: ...
+
+
+def cyclical_schedule(
+    easy: Number,
+    hard: Number,
+    total_steps: Number,
+    *,
+    factor: Number = 2.0,
     shape: Shape = "linear",
-    num_cycles: int = 1,
+    num_cycles: float = 1,
     scale: Scale = "linear",
-) -> optax.Schedule:
+) -> ArraySchedule:
     """Returns the schedule `easy` -> `hard` -> `easy`: `between` on `hardness_schedule`.
 
     Args:
@@ -179,6 +225,7 @@ def cyclical_schedule(
 
       A warm-up of 10 updates followed by the cycle, joined by Optax:
 
+      >>> import optax
       >>> learning_rate = optax.join_schedules(
       ...     [optax.linear_schedule(0.0, 0.1, 10), cyclical_schedule(0.1, 0.5, 91)],
       ...     boundaries=[10],
@@ -190,7 +237,7 @@ def cyclical_schedule(
     return between(easy, hard, hardness, scale=scale)
 
 
-def per_epoch(schedule_of_epochs: optax.Schedule, steps_per_epoch: ArrayLike) -> optax.Schedule:
+def per_epoch(schedule_of_epochs: Schedule, steps_per_epoch: Number) -> ArraySchedule:
     """Returns a schedule that changes once per epoch, as in the published code.
 
     Args:
@@ -204,10 +251,15 @@ def per_epoch(schedule_of_epochs: optax.Schedule, steps_per_epoch: ArrayLike) ->
       ValueError: `steps_per_epoch` is not a whole number of at least 1.
     """
     _checks.whole_number("steps_per_epoch", steps_per_epoch, minimum=1, maximum=2**31 - 1)
-    return lambda count: schedule_of_epochs(_as_count(count) // _whole(steps_per_epoch))
+
+    @standard_promotion
+    def schedule(count):
+        return schedule_of_epochs(as_count(count) // _whole(steps_per_epoch))
+
+    return schedule
 
 
-def as_integer(schedule: optax.ScalarOrSchedule, *, minimum: int = 1) -> optax.Schedule:
+def as_integer(schedule: NumberOrSchedule, *, minimum: int = 1) -> ArraySchedule:
     """Rounds a schedule to int32 (halves to even), e.g. for `optax.MultiSteps`.
 
     Args:
@@ -224,12 +276,25 @@ def as_integer(schedule: optax.ScalarOrSchedule, *, minimum: int = 1) -> optax.S
     if not callable(schedule):
         _checks.number("schedule", schedule)
     value_at = as_schedule(schedule)
-    return lambda count: jnp.maximum(jnp.round(value_at(count)).astype(jnp.int32), minimum)
+
+    @standard_promotion
+    def rounded(count):
+        return jnp.maximum(jnp.round(value_at(count)).astype(jnp.int32), minimum)
+
+    return rounded
 
 
-def as_schedule(value: optax.ScalarOrSchedule) -> optax.Schedule:
+def as_schedule(value: NumberOrSchedule) -> Callable[[Any], Any]:
     """Returns a schedule as it is, and for a number the constant schedule."""
     return value if callable(value) else lambda count: value
+
+
+def _check_not_infinite(name: str, end: Any) -> None:
+    if _checks.is_plain(end) and end in (np.inf, -np.inf):
+        raise ValueError(
+            f"`{name}` must be finite, got {end}: every value between the ends would be infinite "
+            "too. Where a threshold shall clip nothing, write one above all norms, such as 1e3."
+        )
 
 
 def _mix_linearly(easy, hard, h):
@@ -303,14 +368,8 @@ def _cycle_begin(cycle, last, num_cycles) -> _Position:
 
 def _real(value: Any) -> Any:
     """Returns a known number as a Python float, whose arithmetic is float64."""
-    return float(value) if _checks.is_plain(value) else jnp.asarray(value)
+    return float(value) if _checks.is_plain(value) else widened(value)
 
 
 def _whole(value: Any) -> Any:
     return int(value) if _checks.is_plain(value) else jnp.asarray(value).astype(jnp.int32)
-
-
-def _as_count(count):
-    """Returns `count` as an array of at least 32 bits, so that small integers do not overflow."""
-    count = jnp.asarray(count)
-    return count.astype(jnp.promote_types(count.dtype, jnp.int32))

@@ -1,14 +1,16 @@
 """Learning from examples without labels; their weight and threshold may cycle."""
 
+from __future__ import annotations
+
 import jax
 import jax.numpy as jnp
-from jax.typing import ArrayLike
 
 from cyclical_jax import _checks
+from cyclical_jax._types import Array, Number
 from cyclical_jax.losses import softmax_cross_entropy
 
 
-def pseudo_labels(logits: jax.Array, threshold: ArrayLike) -> jax.Array:
+def pseudo_labels(logits: Array, threshold: Number) -> jax.Array:
     """Returns the predicted class of each example whose probability reaches the threshold.
 
     Args:
@@ -24,15 +26,16 @@ def pseudo_labels(logits: jax.Array, threshold: ArrayLike) -> jax.Array:
     """
     _checks.number("threshold", threshold, minimum=0, maximum=1)
     p = jax.nn.softmax(jnp.asarray(logits).astype(jnp.float32))
-    return jnp.where(p.max(-1) >= threshold, p.argmax(-1), -1).astype(jnp.int32)
+    is_sure = p.max(-1) >= jnp.asarray(threshold, jnp.float32)
+    return jnp.where(is_sure, p.argmax(-1), -1).astype(jnp.int32)
 
 
 def pseudo_label_loss(
-    strong_logits: jax.Array,
-    weak_logits: jax.Array,
-    threshold: ArrayLike,
+    strong_logits: Array,
+    weak_logits: Array,
+    threshold: Number,
     *,
-    temperature: ArrayLike = 1.0,
+    temperature: Number = 1.0,
 ) -> jax.Array:
     """Cross entropy of a strongly augmented view with the class predicted for a weak one.
 
@@ -60,4 +63,4 @@ def pseudo_label_loss(
             f"got {jnp.shape(weak_logits)}."
         )
     labels = pseudo_labels(weak_logits, threshold)
-    return softmax_cross_entropy(strong_logits, labels, temperature=temperature)
+    return softmax_cross_entropy(jnp.asarray(strong_logits), labels, temperature=temperature)

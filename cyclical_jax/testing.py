@@ -31,7 +31,7 @@ from cyclical_jax.training.loop import train
 from cyclical_jax.training.population import Population
 from cyclical_jax.training.recipe import load_dataset, put
 from cyclical_jax.training.structure import Catalogue, Recipe
-from cyclical_jax.training.technique import IN_MEMORY, Task, spec_of
+from cyclical_jax.training.technique import IN_MEMORY, SPATIAL, Task, spec_of
 from cyclical_jax.training.ways import Inputs, make_program
 
 SMALL = {
@@ -170,7 +170,7 @@ def two_devices_are_as_good_as_one(case: Case) -> None:
 
 
 def a_task_that_does_not_offer_its_needs_refuses_it(case: Case) -> None:
-    needs = case.entry.needs - {IN_MEMORY}
+    needs = case.entry.needs - {IN_MEMORY, SPATIAL}
     if isinstance(case.entry, Task) or case.entry.switch is None or not needs:
         return
     for need in needs:

@@ -4,29 +4,27 @@ They differ from Optax's own of the same names in four ways. They accept a sched
 keeps its dtype (bfloat16 too; the arithmetic is float32). 0 / 0 gives 0. And the value in force
 stays in the state, where `current_values` finds it for the log. A number and a schedule give the
 same tree of states, so a checkpoint survives the change from one to the other.
+
+Optax itself takes a schedule for a learning rate and a weight decay: `optax.adamw(1e-3,
+weight_decay=cyclical_schedule(...))` needs nothing of this file. See `add_decayed_weights` for when
+it is still worth it to take AdamW apart.
 """
 
-from collections import Counter
-from collections.abc import Callable, Iterator
+from __future__ import annotations
+
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
-from jax.typing import ArrayLike
 
 from cyclical_jax import _checks
+from cyclical_jax._dtypes import standard_promotion, widened
+from cyclical_jax._types import Number, NumberOrSchedule
+from cyclical_jax.opt_state import current_values as current_values
+from cyclical_jax.opt_state import logged
 from cyclical_jax.schedules import as_integer, as_schedule
-
-
-def logged(field: str) -> Callable[[type], type]:
-    """Marks a NamedTuple of state: `current_values` reports this field of it."""
-
-    def mark(state_type):
-        state_type.logged_field = field
-        return state_type
-
-    return mark
 
 
 @logged("weight_decay")
@@ -55,17 +53,33 @@ class AdaptiveGradClipState(NamedTuple):
 
 @logged("every")
 class AccumulateGradientsState(NamedTuple):
+    """The state of `accumulate_gradients`; it has the fields of `optax.MultiStepsState` too."""
+
     every: jax.Array  # (), int32: micro steps in the current update
     multi_steps: optax.MultiStepsState
 
+    @property
+    def has_updated(self) -> jax.Array:
+        """Whether the last micro step completed an update, (), bool."""
+        return (self.mini_step == 0) & (self.gradient_step > 0)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.multi_steps, name)
+
 
 def add_decayed_weights(
-    weight_decay: optax.ScalarOrSchedule, mask: Any | Callable[[optax.Params], Any] | None = None
+    weight_decay: NumberOrSchedule, mask: Any | Callable[[optax.Params], Any] | None = None
 ) -> optax.GradientTransformation:
     """Adds `weight_decay * parameter` to each update.
 
     If it stands before the learning rate in a chain, a step decays by the learning rate times the
     weight decay, so both cycles act on it.
+
+    `optax.adamw(1e-3, weight_decay=schedule)` decays in the same way and is shorter. It is AdamW in
+    one piece: `optax.scale_by_adam()`, this, `optax.scale_by_learning_rate(1e-3)`. In pieces,
+    `current_values` finds the decay in force; bfloat16 updates stay bfloat16, with arithmetic in
+    float32; and a decay that is now a number, now a schedule has one tree of states. The count is
+    the same one: of the updates that reach the transformation.
 
     Args:
       weight_decay: At least 0; a number or a schedule.
@@ -88,7 +102,7 @@ def add_decayed_weights(
     return transform if mask is None else optax.masked(transform, mask)
 
 
-def clip(max_delta: optax.ScalarOrSchedule) -> optax.GradientTransformation:
+def clip(max_delta: NumberOrSchedule) -> optax.GradientTransformation:
     """Clips each entry of the updates to [-max_delta, max_delta].
 
     Args:
@@ -109,7 +123,7 @@ def clip(max_delta: optax.ScalarOrSchedule) -> optax.GradientTransformation:
     return scheduled(ClipState, max_delta, clip_entries)
 
 
-def clip_by_global_norm(max_norm: optax.ScalarOrSchedule) -> optax.GradientTransformation:
+def clip_by_global_norm(max_norm: NumberOrSchedule) -> optax.GradientTransformation:
     """Scales the updates u to `u * min(1, max_norm / norm)`; norm is the global norm of all leaves.
 
     The norm is accumulated in float32. Updates that are all zero stay zero.
@@ -127,7 +141,8 @@ def clip_by_global_norm(max_norm: optax.ScalarOrSchedule) -> optax.GradientTrans
     """
 
     def rescale(updates, _, max_norm):
-        norm = optax.tree.norm(jax.tree.map(_widened, updates))
+        leaves = jax.tree.leaves(updates)
+        norm = jnp.sqrt(sum(jnp.sum(_square(widened(leaf))) for leaf in leaves))
         # One factor for all leaves. Optax selects between clipped and unclipped leaves, which keeps
         # a copy of every leaf and doubles the time of an AdamW step on a CPU.
         is_within = norm <= max_norm
@@ -138,19 +153,24 @@ def clip_by_global_norm(max_norm: optax.ScalarOrSchedule) -> optax.GradientTrans
 
 
 def adaptive_grad_clip(
-    clipping: optax.ScalarOrSchedule, eps: ArrayLike = 1e-3
+    clipping: NumberOrSchedule, eps: Number = 1e-3, axis: int | tuple[int, ...] | None = None
 ) -> optax.GradientTransformation:
     """Clips each unit of the updates to `clipping * max(norm of the unit's parameters, eps)`.
 
     Args:
       clipping: At least 0; a number or a schedule.
       eps: At least 0; a positive one lets parameters that are zero learn.
+      axis: The axis or axes over which the norm of a unit is taken, in every parameter: 1 for
+        weights of shape [outputs, inputs], as those of Equinox and PyTorch. By default it follows
+        from the number of axes, as in Flax and Haiku: all for a scalar or vector, 0 for a matrix
+        and for three axes, all but the last for four and five.
 
     Returns:
       The transformation; its state holds `clipping`.
 
     Raises:
-      ValueError: A plain number is negative; at update, parameters are missing.
+      ValueError: A plain number is negative; at update, parameters are missing, or one of them does
+        not have the axes.
 
     Source: Brock et al., arXiv 2102.06171, with the units of `optax.adaptive_grad_clip`; cyclical
     in arXiv 2202.08835, mode "agc"; easy = small threshold.
@@ -158,69 +178,86 @@ def adaptive_grad_clip(
     _checks.number("eps", eps, minimum=0)
 
     def clip_units(updates, params, clipping):
-        wide, wide_params = jax.tree.map(_widened, (updates, _required(params)))
-        upstream = optax.adaptive_grad_clip(clipping, eps)
-        clipped, _ = upstream.update(wide, optax.EmptyState(), wide_params)
-        return optax.tree.cast_like(clipped, updates)
+        def clip_unit(u, p):
+            axes = _axes_of_units(jnp.shape(p), axis)
+            norm, norm_of_params = (
+                jnp.sqrt(jnp.sum(_square(x), axes, keepdims=True)) for x in (u, p)
+            )
+            largest = clipping * jnp.maximum(norm_of_params, eps)
+            return jnp.where(norm < largest, u, u * (largest / jnp.maximum(norm, 1e-6)))
+
+        return _map(clip_unit, updates, _required(params))
 
     return scheduled(AdaptiveGradClipState, clipping, clip_units)
 
 
 def accumulate_gradients(
-    optimizer: optax.GradientTransformation, every: optax.ScalarOrSchedule
-) -> optax.GradientTransformation:
+    optimizer: optax.GradientTransformation,
+    every: NumberOrSchedule,
+    *,
+    use_grad_mean: bool = True,
+    should_skip_update_fn: Callable[..., Any] | None = None,
+    accumulator_dtype: Any = None,
+) -> optax.GradientTransformationExtraArgs:
     """Averages the gradients of `every` micro steps for one update: a cyclical batch size.
 
-    It is built on `optax.MultiSteps`. The schedules inside `optimizer` and the schedule `every`
-    count optimizer updates; transformations outside of it count micro steps. `every` is constant
-    within an update. Micro steps that do not complete an update return updates of zero. If training
-    ends within an update, the gradients of that update are not used. The `total_steps` of schedules
-    is a number of updates: about the number of batches over the mean `every`.
+    It is built on `optax.MultiSteps`, whose other arguments it takes. The schedules inside
+    `optimizer` and the schedule `every` count optimizer updates; transformations outside of it
+    count micro steps. `every` is constant within an update. Micro steps that do not complete an
+    update return updates of zero. If training ends within an update, the gradients of that update
+    are not used.
+
+    The `total_steps` of all schedules is the number of updates, which is smaller than the number of
+    batches: `updates_of(num_batches, every)` finds it. `num_updates(opt_state)` is the count so
+    far, for a schedule outside of the optimizer, such as that of a loss.
 
     Args:
       optimizer: The transformation that takes the averaged gradients.
       every: Micro steps per update, a whole number of at least 1; or a schedule of it, which is
         rounded and is at least 1 (see `as_integer`).
+      use_grad_mean: False sums the gradients instead.
+      should_skip_update_fn: Says which micro steps are left out, as in `optax.MultiSteps`, e.g.
+        `optax.skip_not_finite`. They are not counted.
+      accumulator_dtype: The dtype of the accumulated gradients; by default that of Optax.
 
     Returns:
-      The transformation; its state holds `every`.
+      The transformation; its state holds `every`, and `has_updated` as `optax.MultiSteps` has it.
 
     Raises:
       ValueError: A plain number is not whole or is below 1.
 
     Source: the abstract of arXiv 2202.08835 names the batch size; that large batches are the easy
     end is our reading, by analogy to the learning rate.
+
+    Examples:
+      150 batches, of which an update takes 4 at the easy ends and 1 at the peak:
+
+      >>> import cyclical_jax as cj
+      >>> every = lambda total_steps: cj.cyclical_schedule(4, 1, total_steps)
+      >>> total_steps = cj.updates_of(150, every)
+      >>> optimizer = cj.accumulate_gradients(optax.sgd(0.1), every(total_steps))
+      >>> total_steps
+      60
     """
     if not callable(every):
         _checks.whole_number("every", every, minimum=1, maximum=2**31 - 1)
     every_at = as_integer(every)
-    multi_steps = optax.MultiSteps(optimizer, every_k_schedule=every_at)
+    # Not every version of Optax has the last one.
+    dtype = {} if accumulator_dtype is None else {"accumulator_dtype": accumulator_dtype}
+    multi_steps = optax.MultiSteps(
+        optimizer, every_at, use_grad_mean, should_skip_update_fn, **dtype
+    )
 
     def init(params):
         return AccumulateGradientsState(every_at(jnp.int32(0)), multi_steps.init(params))
 
+    @standard_promotion
     def update(updates, state, params=None, **extra_args):
         value = every_at(state.multi_steps.gradient_step)
         updates, inner = multi_steps.update(updates, state.multi_steps, params, **extra_args)
         return updates, AccumulateGradientsState(value, inner)
 
     return optax.GradientTransformationExtraArgs(init, update)
-
-
-def current_values(opt_state: optax.OptState) -> dict[str, jax.Array]:
-    """Returns the numbers that this library's transformations used in the last update, for the log.
-
-    Args:
-      opt_state: The state of any optimizer; this library's states are found wherever they nest.
-
-    Returns:
-      E.g. `{"weight_decay": ..., "max_norm": ...}`. If a name occurs more than once, each name is
-      the path in the tree of states: `"1/max_norm"`. Before the first update, the values are those
-      at count 0.
-    """
-    found = list(_logged_values(opt_state))
-    repeats = Counter(path[-1] for path, _ in found)
-    return {path[-1] if repeats[path[-1]] == 1 else "/".join(path): value for path, value in found}
 
 
 def scheduled(
@@ -247,12 +284,16 @@ def scheduled(
         # A copy: the state may be donated, and the caller's array must outlive it.
         return state_type(count, jnp.array(value, jnp.float32))
 
+    @standard_promotion
     def init(params):
         del params
         count = jnp.zeros([], jnp.int32)
         return state(count, value_at(count))
 
+    @standard_promotion
     def update(updates, old, params=None):
+        if "count" not in getattr(old, "_fields", ()):
+            raise ValueError(f"This transformation counts: its state is `init(params)`, got {old}.")
         new = state(optax.safe_increment(old.count), value_at(old.count))
         return rule(updates, params, new[1]), new
 
@@ -265,14 +306,29 @@ def _map(function, updates, *trees):
     def on_leaves(update, *others):
         if update is None:
             return None
-        return function(_widened(update), *map(_widened, others)).astype(jnp.asarray(update).dtype)
+        return function(widened(update), *map(widened, others)).astype(jnp.asarray(update).dtype)
 
     return jax.tree.map(on_leaves, updates, *trees, is_leaf=lambda leaf: leaf is None)
 
 
-def _widened(leaf):
-    leaf = jnp.asarray(leaf)
-    return leaf.astype(jnp.promote_types(leaf.dtype, jnp.float32))
+def _square(x):
+    """Returns |x|^2, a real number for a complex one too."""
+    return jnp.real(x * jnp.conj(x))
+
+
+def _axes_of_units(shape, axis):
+    """Returns the axes over which `adaptive_grad_clip` takes the norm of a unit."""
+    ndim = len(shape)
+    if axis is None:
+        if sum(size != 1 for size in shape) <= 1:
+            return None
+        if ndim > 5:
+            raise ValueError(f"`axis` must say what the units of a parameter of {shape} are.")
+        return 0 if ndim < 4 else tuple(range(ndim - 1))
+    axes = axis if isinstance(axis, tuple) else (axis,)
+    if not all(-ndim <= one < ndim for one in axes):
+        raise ValueError(f"`axis` must be of each parameter, got {axis} for one of shape {shape}.")
+    return axes
 
 
 def _required(params):
@@ -281,24 +337,3 @@ def _required(params):
             "This transformation needs `params`: call `update(updates, state, params)`."
         )
     return params
-
-
-def _logged_values(tree, path=()) -> Iterator[tuple[tuple[str, ...], Any]]:
-    """Yields the path and the value of each logged field, of states within states too."""
-    for keys, node in jax.tree_util.tree_leaves_with_path(tree, is_leaf=_is_logged):
-        if _is_logged(node):
-            to_node = (*path, *map(_name_of, keys))
-            for field, child in node._asdict().items():
-                if field == node.logged_field:
-                    yield (*to_node, field), child
-                else:
-                    yield from _logged_values(child, (*to_node, field))
-
-
-def _is_logged(node) -> bool:
-    return hasattr(type(node), "logged_field")
-
-
-def _name_of(key) -> str:
-    """Returns the part that a key of a tree adds to a path such as "0/multi_steps/max_norm"."""
-    return str(getattr(key, "name", getattr(key, "key", getattr(key, "idx", key))))

@@ -10,11 +10,9 @@ from typing import Any, NamedTuple
 from ml_collections import ConfigDict
 from scipy.stats import qmc
 
-from cyclical_jax import data
+from cyclical_jax import _checks, data
 from cyclical_jax.catalogue import parse
-from cyclical_jax.data import sources
 from cyclical_jax.training.fields import RecipeError
-from cyclical_jax.training.recipe import put
 from cyclical_jax.training.structure import Recipe
 from experiments import plugins
 from experiments.score import Score
@@ -98,13 +96,20 @@ def load_table(name: str) -> Table:
       RecipeError: There is none, or something is wrong with it; a line for each problem.
     """
     folder = Path(__file__).parent / "tables"
-    path = Path(name) if name.endswith(".py") else folder / f"{name}.py"
+    path = _local(name) if name.endswith(".py") else folder / f"{name}.py"
     if not path.is_file():
         there = ", ".join(sorted(file.stem for file in folder.glob("[a-z]*.py")))
         raise RecipeError(f"--table {name!r} is not there; there are {there}, or give a .py file.")
     table = _executed(path)
     _raise_all(_problems(table, path))
     return table
+
+
+def _local(name: str) -> Path:
+    try:
+        return _checks.local_path("--table", name)
+    except ValueError as error:
+        raise RecipeError(str(error).replace("`", "")) from error
 
 
 def _executed(path: Path) -> Table:
@@ -153,8 +158,7 @@ def choose_datasets(table: Table, names: Sequence[str] | None, data_dir: str | N
 
 def _find(name: str, data_dir: str | None) -> None:
     config = base_config(name, data_dir=data_dir)
-    if config.dataset != "digits":
-        sources.open_prepared(config.dataset, config.data_dir)
+    data.require(config.dataset, data_dir=config.data_dir)
 
 
 def _is_here(name: str, data_dir: str | None) -> bool:
@@ -176,17 +180,13 @@ def base_config(
         config = module.get_config(variant) if variant else module.get_config()
     except (AttributeError, ImportError, TypeError, ValueError) as error:
         raise RecipeError(f"dataset {dataset!r} of a table must be a config: {error}.") from error
-    config.data_dir = data_dir or config.data_dir
+    config.data_dir = str(data_dir) if data_dir else config.data_dir
     return changed(plugins.with_their_keys(config), common or {})
 
 
 def changed(config: ConfigDict, changes: Changes) -> ConfigDict:
     """Returns a copy with the changes."""
-    config = config.copy_and_resolve_references()
-    with config.ignore_type():
-        for key, value in changes.items():
-            put(config, key, value)
-    return config
+    return plugins.changed(config, changes)
 
 
 def recipe_of(base: ConfigDict, arm: Arm, values: Changes, seed: int) -> Recipe:

@@ -3,20 +3,17 @@
 python -m experiments.augmentations --output=docs/augmentations.jpg
 """
 
-from pathlib import Path
-
 import jax
 import numpy as np
 import PIL.Image
-from absl import flags
 from matplotlib.figure import Figure
 from sklearn.datasets import load_sample_image
 
 from cyclical_jax.augment import NAMES, augment
 from cyclical_jax.training.logs import WorkdirError
-from experiments import command_line
+from experiments import command_line, paths
 
-_OUTPUT = flags.DEFINE_string("output", "docs/augmentations.jpg", "Where the picture is written.")
+_OUTPUT = paths.define("output", "docs/augmentations.jpg", "Where the picture is written.")
 
 STRENGTHS = (0.0, 0.25, 0.5, 0.75, 1.0)
 _SIDE = 96
@@ -49,7 +46,7 @@ def picture() -> Figure:
 
 
 def main():
-    path = Path(_OUTPUT.value)
+    path = _OUTPUT.value
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         picture().savefig(path, dpi=80)

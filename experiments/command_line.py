@@ -1,7 +1,6 @@
 """How every script of this folder starts, and how it ends when something is wrong."""
 
 import ast
-import difflib
 import hashlib
 import json
 import os
@@ -16,7 +15,7 @@ from typing import Any, NoReturn
 
 import jax
 from absl import app, flags, logging
-from ml_collections import ConfigDict, config_flags
+from ml_collections import ConfigDict
 
 from cyclical_jax import data
 from cyclical_jax.training.checkpoints import CheckpointError
@@ -24,9 +23,8 @@ from cyclical_jax.training.devices import largest_of_all, text_of_first
 from cyclical_jax.training.fields import RecipeError
 from cyclical_jax.training.keeper import StoppedError
 from cyclical_jax.training.logs import WorkdirError, as_json, config_differences
-from cyclical_jax.training.recipe import put
 from cyclical_jax.training.run import NonFiniteError
-from experiments import plugins
+from experiments import config_files, plugins, waiting
 
 EXPECTED_ERRORS = (
     RecipeError,
@@ -56,7 +54,7 @@ def run(main: Callable[[], None], *, device_a_core: bool = False) -> None:
     With `device_a_core` each core of a CPU is a device: for populations, whose devices share
     nothing.
     """
-    logging.set_verbosity(logging.WARNING)
+    _be_quiet()
     if device_a_core:
         jax.config.update("jax_num_cpu_devices", num_cores())
     use_compilation_cache()
@@ -78,6 +76,19 @@ def run(main: Callable[[], None], *, device_a_core: bool = False) -> None:
             raise
 
     app.run(guarded_main, flags_parser=_parse_flags)
+
+
+def define_config() -> flags.FlagHolder:
+    """Defines --config, for `config_of`."""
+    return flags.DEFINE_string(
+        "config", None, "The config file, e.g. configs/digits.py; after a colon, its variant."
+    )
+
+
+def _be_quiet() -> None:
+    """Hides advice that libraries log through absl: TFDS's on OpenCV, Orbax's on shardings."""
+    logging.set_verbosity(logging.WARNING)
+    logging.get_absl_logger().setLevel("ERROR")
 
 
 def join_processes() -> None:
@@ -119,9 +130,9 @@ def check_alike(config: ConfigDict, **options: Any) -> None:
 
 
 class Stopping:
-    """Whether this process was asked to end, by SIGTERM or Ctrl-C; a context.
+    """Whether this process was asked to end, by SIGTERM, SIGUSR1 or Ctrl-C; a context.
 
-    Until it is asked for the first time both do what they do by themselves, and so does a second
+    Until it is asked for the first time they do what they do by themselves, and so does a second
     signal: there is nothing to save yet, or somebody is in a hurry.
     """
 
@@ -139,7 +150,7 @@ class Stopping:
 
     def __call__(self) -> bool:
         if not self._previous and self.signal is None:
-            for number in (signal.SIGTERM, signal.SIGINT):
+            for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
                 self._previous[number] = signal.signal(number, self._note)
         return self.signal is not None
 
@@ -183,18 +194,9 @@ def config_of(flag: flags.FlagHolder) -> ConfigDict:
     A changed value is a Python literal, `cyclical(easy, hard)` as in a config file, or else a
     string; whether it is right is for `parse` to say.
     """
-    config = flag.value
-    try:
-        config.unlock()
-        config = plugins.with_their_keys(config)
-    except OSError as error:  # said of a file that cannot be loaded at its first use
-        path = Path(config_flags.get_config_filename(flags.FLAGS[flag.name]))
-        _end(_last_line(error) if path.is_file() else _no_config(path))
-    with config.ignore_type():
-        for change in _SET.value:
-            key, _, text = change.partition("=")
-            put(config, key, _value(text))
-    return config.copy_and_resolve_references()
+    config = plugins.with_their_keys(config_files.load(flag.value, plugins.catalogue()))
+    changes = (change.partition("=") for change in _SET.value)
+    return plugins.changed(config, {key: _value(text) for key, _, text in changes})
 
 
 def _as_set(arguments: list[str]) -> list[str]:
@@ -236,30 +238,25 @@ def _of_expression(node: ast.expr) -> Any:
     return ConfigDict(dict(zip(names, values, strict=True)) | named, type_safe=False)
 
 
-def _no_config(path: Path) -> str:
-    configs = sorted(str(file) for file in path.parent.glob("*.py"))
-    nearest = difflib.get_close_matches(str(path), configs) or configs
-    hint = f"; there are {', '.join(nearest)}" if nearest else ""
-    return f"--config {path} is not there{hint}."
+_REQUIRED = re.compile(r"flag --(\w+)=None: Flag .* must have a value other than None\.")
+_PREFIX = re.compile(r"flag --(\w+)=.*?: `--\1` ", re.DOTALL)  # absl's, before a line of ours
 
 
 def _parse_flags(argv):
+    waiting.for_imports.end()
     try:
         return flags.FLAGS(argv)
-    except flags.Error as error:  # of a config that cannot be loaded, the last line is the reason
-        _end(_last_line(error))
-    except Exception as error:  # whatever the code of a config file may raise
-        _end(f"{_place_of(error)}: {type(error).__name__}: {_last_line(error)}")
+    except flags.Error as error:
+        line = _last_line(error)
+    if required := _REQUIRED.fullmatch(line):
+        line = _missing(required[1], argv[1:])
+    _end(_PREFIX.sub(r"--\1 ", line))
 
 
-def _place_of(error: Exception) -> str:
-    """The last line of the user's own code, such as "configs/mine.py, line 7"."""
-    if isinstance(error, SyntaxError):
-        return f"{error.filename}, line {error.lineno}"
-    frames = traceback.extract_tb(error.__traceback__)
-    own = [frame for frame in frames if "site-packages" not in frame.filename]
-    is_ours = own[-1].filename == __file__
-    return "--config" if is_ours else f"{own[-1].filename}, line {own[-1].lineno}"
+def _missing(name: str, arguments: list[str]) -> str:
+    given = next((argument for argument in arguments if not argument.startswith("-")), None)
+    hint = f" Write --config={given}." if name == "config" and given else ""
+    return f"--{name} must be given: {flags.FLAGS[name].help}{hint}"
 
 
 def _last_line(error: Exception) -> str:

@@ -24,12 +24,12 @@ from cyclical_jax.training.logs import WorkdirError
 from cyclical_jax.training.run import Row
 from cyclical_jax.training.structure import Recipe
 from cyclical_jax.training.technique import spec_of
-from experiments import command_line, plugins
+from experiments import command_line, paths, plugins
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt  # noqa: E402
 
-_WORKDIR = flags.DEFINE_string("workdir", "runs/demo", "Where results.json and demo.png go.")
+_WORKDIR = paths.define("workdir", "runs/demo", "Where results.json and demo.png go.")
 _NUM_SEEDS = flags.DEFINE_integer("num_seeds", 5, "Runs of each variant.", lower_bound=2)
 
 # The knobs that are drawn above the accuracies, and the variant in which each cycles.
@@ -139,12 +139,12 @@ def run(workdir: Path, num_seeds: int) -> dict[str, Runs]:
 
 
 def main():
-    workdir = Path(_WORKDIR.value)
+    workdir = _WORKDIR.value
     results = run(workdir, _NUM_SEEDS.value)
     print(
-        f"\n{table(results)}\n\nNothing is tuned, and plain's labels are not smoothed, as focal's "
-        "are: docs/results.md has\nfair comparisons.\n\n"
-        f"picture: {workdir / 'demo.png'}"
+        "\nThis shows the commands at work, and compares nothing: no variant is tuned, and plain's "
+        "labels are\nnot smoothed, as focal's are. docs/results.md has fair comparisons.\n\n"
+        f"{table(results)}\n\npicture: {workdir / 'demo.png'}"
     )
 
 

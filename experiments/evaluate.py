@@ -29,7 +29,7 @@ from cyclical_jax.training.logs import WorkdirError
 from cyclical_jax.training.recipe import load_dataset
 from cyclical_jax.training.structure import Recipe
 from cyclical_jax.training.technique import CLASS_LOGITS
-from experiments import class_scores, command_line, plugins
+from experiments import class_scores, command_line, paths, plugins
 from experiments.score import Score, in_order, words
 
 SPLITS = ("train", "validation", "test")
@@ -169,7 +169,7 @@ if __name__ == "__main__":
         "split": flags.DEFINE_enum(
             "split", "validation", SPLITS, "The split that it is judged on."
         ),
-        "data_dir": flags.DEFINE_string("data_dir", None, "Where the data is, if it has moved."),
+        "data_dir": paths.define("data_dir", None, "Where the data is, if it has moved."),
         "num_workers": flags.DEFINE_integer(
             "num_workers",
             command_line.num_cores(),
@@ -177,19 +177,19 @@ if __name__ == "__main__":
             lower_bound=0,
         ),
     }
-    workdir_flag = flags.DEFINE_string("workdir", None, "The workdir of experiments.train.")
+    workdir_flag = paths.define("workdir", None, "The workdir of experiments.train.")
     written = {
         "confusion": "A .png file for the confusion matrix.",
         "predictions": "A .csv file for the five likeliest classes of each example.",
         "export": "A file for the model as a program of jax.export, for cpu, cuda and tpu.",
     }
-    file_flags = {name: flags.DEFINE_string(name, None, help) for name, help in written.items()}
+    file_flags = {name: paths.define(name, None, help) for name, help in written.items()}
     flags.mark_flags_as_required(["workdir"])
 
     def call():
         values = {name: flag.value for name, flag in chosen.items()}
-        given = {name: flag.value for name, flag in file_flags.items() if flag.value is not None}
-        files = {name: Path(value).expanduser() for name, value in given.items()}
-        main(Path(workdir_flag.value).expanduser(), files=files, **values)
+        given = {name: flag.value for name, flag in file_flags.items()}
+        files = {name: path for name, path in given.items() if path is not None}
+        main(workdir_flag.value, files=files, **values)
 
     command_line.run(call)

@@ -1,13 +1,18 @@
 """The flag by which somebody else's techniques, tasks, models and losses enter a command."""
 
+from collections.abc import Mapping
+from typing import Any
+
 from absl import flags
 from ml_collections import ConfigDict
 
 from cyclical_jax.catalogue import CATALOGUE, with_plugins
-from cyclical_jax.training.recipe import completed
+from cyclical_jax.training import recipe
+from cyclical_jax.training.recipe import completed, with_own_defaults
 from cyclical_jax.training.structure import Catalogue
+from experiments import paths
 
-_PLUGIN = flags.DEFINE_multi_string(
+_PLUGIN = paths.define_multi(
     "plugin",
     [],
     "A Python file that defines TECHNIQUES, TASKS, MODELS or LOSSES; see docs/extending.md.",
@@ -20,10 +25,19 @@ def catalogue() -> Catalogue:
     Raises:
       RecipeError: A plugin cannot be used; a line.
     """
-    return with_plugins(_PLUGIN.value) if flags.FLAGS.is_parsed() else CATALOGUE
+    return with_plugins(_PLUGIN.value or []) if flags.FLAGS.is_parsed() else CATALOGUE
 
 
 def with_their_keys(config: ConfigDict) -> ConfigDict:
-    """Returns `config`, to which the keys of the plugins were added at their defaults."""
+    """Returns `config`, to which the keys of the plugins were added at their defaults.
+
+    So were those of a file that it names, such as a model's.
+    """
     further = catalogue().keys.keys() - CATALOGUE.keys.keys()
-    return completed(config, {key: catalogue().keys[key] for key in further})
+    config = completed(config, {key: catalogue().keys[key] for key in further})
+    return with_own_defaults(catalogue(), config)
+
+
+def changed(config: ConfigDict, changes: Mapping[str, Any]) -> ConfigDict:
+    """Returns a copy with the changes, and with the keys of a file that they name."""
+    return recipe.changed(catalogue(), config, changes)

@@ -17,7 +17,7 @@ import numpy as np
 import plotext
 from absl import flags
 from matplotlib.figure import Figure
-from ml_collections import ConfigDict, config_flags
+from ml_collections import ConfigDict
 
 from cyclical_jax import data
 from cyclical_jax.accumulation import windows_schedule
@@ -27,7 +27,7 @@ from cyclical_jax.training import assembly
 from cyclical_jax.training.durations import Timetable
 from cyclical_jax.training.logs import WorkdirError
 from cyclical_jax.training.structure import Recipe
-from experiments import command_line, plugins
+from experiments import clocks, command_line, paths, plugins
 
 _MOST_POINTS = 20_000  # every update of most runs, and of the others evenly spaced ones
 _PANEL_COLUMNS, _PANEL_LINES = 38, 8  # of a terminal
@@ -39,11 +39,12 @@ class Line(NamedTuple):
     title: str  # with its easy and hard values
     values: np.ndarray  # [points]
     is_log: bool  # whether its axis should be
+    ends: tuple[float, ...] = ()  # where it turns, which may lie between two updates
 
     @property
     def extremes(self) -> list[float]:
         """Its least and greatest value, or the one that it keeps."""
-        return sorted({float(self.values.min()), float(self.values.max())})
+        return sorted({*(self.ends or (float(self.values.min()), float(self.values.max())))})
 
 
 class Preview(NamedTuple):
@@ -53,6 +54,19 @@ class Preview(NamedTuple):
     counts: np.ndarray  # [points], int32 updates; the first is 0
     updates_per_epoch: float
     lines: dict[str, Line]  # by the name of the knob
+    peaks: list[str]  # a line for each clock
+
+    @property
+    def changing(self) -> list[Line]:
+        """The lines that are drawn."""
+        return [line for line in self.lines.values() if len(line.extremes) > 1]
+
+    @property
+    def constant(self) -> str:
+        """The others, in words."""
+        titles = [line.title for line in self.lines.values() if len(line.extremes) == 1]
+        unbroken = ", ".join(title.replace(" ", "\N{NO-BREAK SPACE}") for title in titles)
+        return f"constant: {unbroken}" if titles else ""
 
 
 def preview(recipe: Recipe) -> Preview:
@@ -61,12 +75,15 @@ def preview(recipe: Recipe) -> Preview:
     Raises:
       RecipeError: The recipe does not fit the size of its dataset.
     """
-    examples = data.num_train(recipe.dataset, train_on=recipe.train_on, subset=recipe.subset)
+    options = {name: getattr(recipe, name) for name in ("train_on", "subset", "data_dir")}
+    examples = data.num_train(recipe.dataset, **options)
     timetable = recipe.timetable(examples)
     last = timetable.total_steps - 1
     counts = np.linspace(0, last, min(last + 1, _MOST_POINTS)).round().astype(np.int32)
     lines = {
-        recipe.structure.columns[key]: Line(_told(recipe, key), values, _is_log(recipe, key))
+        recipe.structure.columns[key]: Line(
+            _told(recipe, key), values, _is_log(recipe, key), _ends(recipe, key)
+        )
         for key, values in _values(recipe, timetable, counts).items()
     }
     every = recipe.structure.accumulate
@@ -80,6 +97,7 @@ def preview(recipe: Recipe) -> Preview:
         counts,
         timetable.micro_steps_per_epoch * timetable.total_steps / timetable.micro_steps,
         lines,
+        clocks.told(recipe, timetable),
     )
 
 
@@ -111,6 +129,12 @@ def _is_log(recipe: Recipe, key: str) -> bool:
     return spans_a_decade and not _schedule(recipe, key)
 
 
+def _ends(recipe: Recipe, key: str) -> tuple[float, ...]:
+    """Returns where a knob turns; nothing where a schedule multiplies it."""
+    easy, hard, _ = recipe.numbers[key]
+    return () if _schedule(recipe, key) else (easy, hard)
+
+
 def _scale(recipe: Recipe, key: str) -> str:
     return dict(recipe.structure.curves)[key].scale
 
@@ -122,20 +146,21 @@ def _schedule(recipe: Recipe, key: str) -> str | None:
 
 
 def picture(drawn: Preview) -> Figure:
-    """Small axes, one a knob, over updates; above the first row, epochs."""
-    rows = math.ceil(len(drawn.lines) / 3)
+    """Small axes, one a knob that changes, over updates; above the first row, epochs."""
+    rows = max(1, math.ceil(len(drawn.changing) / 3))
     figure = Figure(figsize=(12, 1 + 2 * rows), layout="constrained")
     figure.suptitle(f"{drawn.title}; easy → hard")
-    figure.supxlabel("optimizer update (above: epoch)")
+    label = ["optimizer update (above: epoch)", *_wrapped(drawn.constant, 150)]
+    figure.supxlabel("\n".join(label), fontsize="medium")
     grid = figure.subplots(rows, 3, squeeze=False).flat
-    for axes, line in zip(grid, drawn.lines.values(), strict=False):
+    for axes, line in zip(grid, drawn.changing, strict=False):
         axes.plot(drawn.counts, line.values, color="black")
         axes.set_title(line.title, fontsize="medium")
         axes.set_yscale("log" if line.is_log else "linear")
         axes.set_yticks(line.extremes, _numbers(line.extremes))
-    for axes in grid[:3]:
+    for axes in grid[: min(3, len(drawn.changing))]:
         axes.secondary_xaxis("top", functions=_epochs(drawn.updates_per_epoch))
-    for axes in grid[len(drawn.lines) :]:
+    for axes in grid[len(drawn.changing) :]:
         axes.set_axis_off()
     return figure
 
@@ -148,17 +173,27 @@ def text(drawn: Preview, *, width: int) -> str:
     """The same in characters, without colours, on lines of `width` of them, but at least 38."""
     width = max(width, _PANEL_COLUMNS)
     columns = width // _PANEL_COLUMNS
-    rows = math.ceil(len(drawn.lines) / columns)
+    rows = math.ceil(len(drawn.changing) / columns)
+    head = [f"{drawn.title}; easy → hard", *drawn.peaks, *_wrapped(drawn.constant, width)]
+    if not rows:
+        return "\n".join(head)
     plotext.terminal.limit(False, False)
     grid = plotext.figure.plot_size(width, rows * _PANEL_LINES).subplots(rows, columns)
-    panels = (grid.subplot(row + 1, column + 1) for row in range(rows) for column in range(columns))
-    for line, panel in zip(drawn.lines.values(), panels, strict=False):
+    places = [(row + 1, column + 1) for row in range(rows) for column in range(columns)]
+    panels = iter([grid] if len(places) == 1 else [grid.subplot(*place) for place in places])
+    for line, panel in zip(drawn.changing, panels, strict=False):
         panel.title(textwrap.shorten(line.title, width // columns, placeholder=" …"))
         _draw(panel, drawn.counts, line)
     for panel in panels:
         panel.axes(False)
     body = grid.build().string(colorless=True)
-    return f"{drawn.title}; easy → hard\n\n{body}"
+    return "\n".join([*head, "", body])
+
+
+def _wrapped(text: str, width: int) -> list[str]:
+    """Returns lines that are broken between two knobs."""
+    lines = textwrap.wrap(text, width, break_on_hyphens=False)
+    return [line.replace("\N{NO-BREAK SPACE}", " ") for line in lines]
 
 
 def _draw(panel, counts: np.ndarray, line: Line) -> None:
@@ -186,7 +221,7 @@ def main(config: ConfigDict, workdir: Path) -> None:
 
 
 if __name__ == "__main__":
-    config_flag = config_flags.DEFINE_config_file("config", None, "e.g. configs/digits.py")
-    workdir_flag = flags.DEFINE_string("workdir", "runs/preview", "Where preview.png goes.")
+    config_flag = command_line.define_config()
+    workdir_flag = paths.define("workdir", "runs/preview", "Where preview.png goes.")
     flags.mark_flags_as_required(["config"])
-    command_line.run(lambda: main(command_line.config_of(config_flag), Path(workdir_flag.value)))
+    command_line.run(lambda: main(command_line.config_of(config_flag), workdir_flag.value))

@@ -16,17 +16,18 @@ from pathlib import Path
 from typing import Any
 
 from absl import flags
-from ml_collections import ConfigDict, config_flags
+from ml_collections import ConfigDict
 
 from cyclical_jax.catalogue import parse
 from cyclical_jax.training.fields import RecipeError
 from cyclical_jax.training.population import Outcome
-from cyclical_jax.training.structure import Recipe
-from experiments import command_line, grids, plugins, runs
+from cyclical_jax.training.recipe import instead_of
+from cyclical_jax.training.structure import Catalogue, Recipe
+from experiments import command_line, grids, paths, plugins, runs
 from experiments.arms import changed
 from experiments.score import Score
 
-_CONFIG = config_flags.DEFINE_config_file("config", None, "The config file, e.g. configs/digits.py")
+_CONFIG = command_line.define_config()
 _KNOB = flags.DEFINE_string("knob", None, "A key that may cycle, e.g. optimizer.weight_decay.")
 _LOW = flags.DEFINE_float("low", None, "Lowest value.")
 _HIGH = flags.DEFINE_float("high", None, "Highest value.")
@@ -36,7 +37,7 @@ _NUM_SEEDS = flags.DEFINE_integer("num_seeds", 5, "Runs of each value.", lower_b
 _DURATION = flags.DEFINE_string(
     "duration", None, "Length of a run, e.g. '10 epochs'; the config's if not given."
 )
-_WORKDIR = flags.DEFINE_string("workdir", "runs/range_test", "Where runs are kept and results go.")
+_WORKDIR = paths.define("workdir", "runs/range_test", "Where runs are kept and results go.")
 _MIX = flags.DEFINE_bool("mix_versions", False, "Take runs of another version of the code too.")
 
 _SPLITS = ("validation",)
@@ -50,10 +51,10 @@ def recipes_of(
     Raises:
       RecipeError: The config cannot be run with these values, or `knob` is no key that may cycle.
     """
-    catalogue = plugins.catalogue()
+    catalogue = plugins.catalogue().of(config.to_dict())
     knobs = [key for key, field in catalogue.keys.items() if "cyclical(" in field.type]
     if knob not in knobs:
-        raise RecipeError(f"--knob {knob} is not a key that may cycle: {', '.join(knobs)}.")
+        raise RecipeError(_not_a_knob(catalogue, knob, knobs))
     ends = {"log_every": config.duration, "validate_every": config.duration}
     recipes = [
         [
@@ -65,6 +66,16 @@ def recipes_of(
     if recipes[0][0].train_on != "train":
         raise RecipeError("train_on must be 'train': the values are judged on validation.")
     return recipes
+
+
+def _not_a_knob(catalogue: Catalogue, knob: str, knobs: Sequence[str]) -> str:
+    """Returns a line with what may be meant, or else with all that may cycle."""
+    meant = instead_of(catalogue, knob)
+    if knob not in (*catalogue.keys, *catalogue.sections) and any(
+        meant.endswith(f" {key}") for key in knobs
+    ):
+        return f"--knob {knob} is not a key that may cycle; {meant}."
+    return f"--knob {knob} is not a key that may cycle: {', '.join(knobs)}."
 
 
 def scores_of(recipes: Sequence[Sequence[Recipe]], lab: runs.Lab) -> dict[str, list[list]]:
@@ -90,10 +101,19 @@ def advice(knob: str, values: Sequence[float], suggestion: grids.Suggestion) -> 
     low, high = (float(f"{end:.3g}") for end in (suggestion.low, suggestion.high))
     lines = [f"best: {suggestion.best:.3g}; within a standard error of it: {low} to {high}"]
     if suggestion.low == values[0] or suggestion.high == values[-1]:
-        lines.append("this reaches the end of the grid: widen it, or take that end as a choice")
+        lines.append(
+            "this range ends where the grid ends, and may go on beyond it: "
+            f"widen {_widened(values, suggestion)} to see"
+        )
     if low == high:
-        return "\n".join([*lines, f"no other value is: --config.{knob}={low}"])
+        return "\n".join([*lines, f"no other value is as good: --config.{knob}={low}"])
     return "\n".join([*lines, f"'--config.{knob}=cyclical({low}, {high})'"])
+
+
+def _widened(values: Sequence[float], suggestion: grids.Suggestion) -> str:
+    """Returns the flags of the ends that were reached."""
+    low = ["--low"] if suggestion.low == values[0] else []
+    return " and ".join([*low, *(["--high"] if suggestion.high == values[-1] else [])])
 
 
 def run(config: ConfigDict, workdir: Path) -> dict[str, Any]:
@@ -134,7 +154,7 @@ def main():
     if _DURATION.value:
         config.duration = _DURATION.value
     parse(config, catalogue=plugins.catalogue())
-    record = run(config, Path(_WORKDIR.value))
+    record = run(config, _WORKDIR.value)
     print(advice(record["knob"], record["values"], grids.Suggestion(**record["suggestion"])))
     print(f"{_WORKDIR.value}: range_test.json, range_test.png")
 

@@ -1,15 +1,18 @@
-"""Writes one HTML file of a finished table or run, which reads without a network.
+"""Writes one HTML file of a finished table, of a run or of several, which reads without a network.
 
 python -m experiments.report --results=docs/results/weight_decay.json
 python -m experiments.report --results=runs/digits_all
+python -m experiments.report --results=runs/digits,runs/digits_all
 
+The file goes beside the results, unless --output says where: weight_decay.html, report.html in the
+workdir of a run, comparison.html beside several runs, whose curves are laid over each other.
 The page has curves to zoom into and to hover over, the scores of the test split, and their origin.
 A click on an arm in a legend hides it in all panels below.
 """
 
 import html
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,8 +22,8 @@ from plotly.graph_objects import Figure
 from plotly.subplots import make_subplots
 
 from cyclical_jax.training.logs import METRICS, WorkdirError
-from experiments import command_line, presentation, statistics
-from experiments.score import Score, fractions_of_log, fractions_of_record, words
+from experiments import command_line, paths, presentation, statistics
+from experiments.score import Score, fractions_of_log, fractions_of_record, number, words
 
 # Titles of what is measured in training, in the order of the panels. The log of a run does not say
 # what else is a measure: every other curve is drawn as a knob.
@@ -80,16 +83,17 @@ class Arm(NamedTuple):
     curves: Mapping[str, Curve]
 
 
-def page(results: Path) -> str:
-    """Returns the whole HTML file of a table's record or of a workdir.
+def page(*results: Path) -> str:
+    """Returns the whole HTML file of a table's record, or of one or several workdirs.
 
     Raises:
       WorkdirError: There is neither.
     """
-    if results.is_dir():
-        title, parts = results.name, run_parts(results)
+    if len(results) > 1 or results[0].is_dir():
+        workdirs = _named(results)
+        title, parts = ", ".join(workdirs), run_parts(workdirs)
     else:
-        record = read_record(results)
+        record = read_record(results[0])
         title, parts = record["table"], table_parts(record)
     library = plotly.offline.get_plotlyjs()
     return _PAGE.format(title=html.escape(title), library=library, body="\n".join(parts))
@@ -136,42 +140,95 @@ def _arm_of_table(name: str, arm: Mapping[str, Any], titles: Mapping[str, str]) 
     return Arm(name, arm["curves"]["epoch"], curves | knobs)
 
 
-# ---- a run
+# ---- runs
 
 
-def run_parts(workdir: Path) -> Iterator[str]:
-    """Yields HTML of the result of a run, if it has ended, its curves and its config."""
-    rows = read_rows(workdir / METRICS)
-    result, config = workdir / "result.json", workdir / "config.json"
-    if result.exists():
-        yield _table(
-            [("result", ""), *((key, _number(x)) for key, x in _read_json(result).items())]
-        )
-    arm = _arm_of_run(rows)
-    scores = [name.removeprefix(_VALIDATION) for name in arm.curves if name.startswith(_VALIDATION)]
+def _named(workdirs: Sequence[Path]) -> dict[str, Path]:
+    """Returns the workdirs by their last names, or by their whole ones where these are the same."""
+    for path in workdirs:
+        if path.is_file():
+            raise WorkdirError(f"--results: {path} is a file; only runs go together on one page.")
+    are_told_apart = len({path.name for path in workdirs}) == len(workdirs)
+    return {path.name if are_told_apart else str(path): path for path in workdirs}
+
+
+def run_parts(workdirs: Mapping[str, Path]) -> Iterator[str]:
+    """Yields HTML of the results of runs that have ended, and of their curves and configs."""
+    arms = [_arm_of_run(name, read_rows(path / METRICS)) for name, path in workdirs.items()]
+    yield from _compared("result", _read_all(workdirs, "result.json"), _shown, len(workdirs))
+    configs = _read_all(workdirs, "config.json")
+    flat = {name: _flat(config) for name, config in configs.items()}
+    if len(flat) > 1:
+        keys = dict.fromkeys(key for config in flat.values() for key in config)
+        differ = [key for key in keys if len({repr(c.get(key)) for c in flat.values()}) > 1]
+        different = {name: {key: c.get(key) for key in differ} for name, c in flat.items()}
+        yield from _compared("config", different, lambda key, value: str(value), len(workdirs))
+    names = dict.fromkeys(name for arm in arms for name in arm.curves)
+    scores = [name.removeprefix(_VALIDATION) for name in names if name.startswith(_VALIDATION)]
     titles = _of_validation([name for name in scores if name != "loss"]) | _OF_TRAINING
-    yield from _figure_parts([arm], titles, fractions_of_log())
-    if config.exists():
-        text = html.escape(_read(config))
-        yield f"<details><summary>config</summary><pre>{text}</pre></details>"
+    yield from _figure_parts(arms, titles, fractions_of_log())
+    for name in configs:
+        of_run = f" of {html.escape(name)}" if len(workdirs) > 1 else ""
+        text = html.escape(_read(workdirs[name] / "config.json"))
+        yield f"<details><summary>config{of_run}</summary><pre>{text}</pre></details>"
+
+
+def _read_all(workdirs: Mapping[str, Path], file: str) -> dict[str, dict[str, Any]]:
+    """Returns what is in that file of each workdir that has it."""
+    paths = {name: path / file for name, path in workdirs.items()}
+    return {name: _read_json(path) for name, path in paths.items() if path.exists()}
+
+
+def _compared(
+    what: str,
+    entries: Mapping[str, Mapping[str, Any]],
+    shown: Callable[[str, Any], str],
+    num_runs: int,
+) -> Iterator[str]:
+    """Yields a table with a row for each key and a column for each run that has entries."""
+    keys = dict.fromkeys(key for of_run in entries.values() for key in of_run)
+    if not keys:
+        return
+    head = [what, *(entries if num_runs > 1 else [""])]
+    cells = [
+        [shown(key, of_run[key]) if key in of_run else "" for of_run in entries.values()]
+        for key in keys
+    ]
+    yield _table([head, *([key, *own] for key, own in zip(keys, cells, strict=True))])
+
+
+def _flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Returns {"section.key": value}; a cycle is a value."""
+    flat: dict[str, Any] = {}
+    for name, value in config.items():
+        is_section = isinstance(value, dict) and "easy" not in value
+        flat |= _flat(value, f"{name}.") if is_section else {f"{prefix}{name}": value}
+    return flat
+
+
+def _shown(name: str, value: Any) -> str:
+    """Returns an entry of a result, in percent where tables have it in percent."""
+    of = name.removeprefix("best_val_").removeprefix("test_")
+    is_share = of in fractions_of_log() and isinstance(value, float)
+    return f"{number(value, True)} %" if is_share else _number(value)
 
 
 def read_rows(metrics: Path) -> list[dict[str, Any]]:
     """Returns the rows of a run's log."""
     rows = []
-    for number, line in enumerate(_read(metrics).splitlines(), 1):
-        rows.append(_parse(line, f"line {number} of {metrics}"))
+    for at, line in enumerate(_read(metrics).splitlines(), 1):
+        rows.append(_parse(line, f"line {at} of {metrics}"))
         if not isinstance(rows[-1], dict) or "epoch" not in rows[-1]:
-            raise WorkdirError(f"--results: line {number} of {metrics} is no row of a run.")
+            raise WorkdirError(f"--results: line {at} of {metrics} is no row of a run.")
     if not rows:
         raise WorkdirError(f"--results: {metrics} has no rows yet.")
     return rows
 
 
-def _arm_of_run(rows: Sequence[Mapping[str, Any]]) -> Arm:
+def _arm_of_run(run: str, rows: Sequence[Mapping[str, Any]]) -> Arm:
     names = dict.fromkeys(name for row in rows for name in row if name not in _NO_CURVES)
     curves = {name: Curve([row.get(name) for row in rows]) for name in names}
-    return Arm("run", [row["epoch"] for row in rows], curves)
+    return Arm(run, [row["epoch"] for row in rows], curves)
 
 
 def _table(rows: Sequence[Sequence[str]]) -> str:
@@ -267,10 +324,10 @@ def figure(arms: Sequence[Arm], titles: Mapping[str, str], percent: Sequence[str
     return _laid_out(drawn, len(names), shares, inner, has_legend=len(arms) > 1)
 
 
-def _traces(arm: Arm, number: int, names: Sequence[str]) -> Iterator[dict[str, Any]]:
+def _traces(arm: Arm, at: int, names: Sequence[str]) -> Iterator[dict[str, Any]]:
     """Yields a line for each curve, and the band of a standard deviation on either side."""
-    colour = _COLOURS[number % len(_COLOURS)]
-    dash = _DASHES[number // len(_COLOURS) % len(_DASHES)]
+    colour = _COLOURS[at % len(_COLOURS)]
+    dash = _DASHES[at // len(_COLOURS) % len(_DASHES)]
     name = html.escape(arm.name)
     rows = {row: arm.curves[key] for row, key in enumerate(names, 1) if key in arm.curves}
     for row, curve in rows.items():
@@ -323,8 +380,16 @@ def _laid_out(
     return drawn
 
 
-def main(results: Path, output: Path) -> None:
-    text = page(results)
+def output_of(results: Sequence[Path]) -> Path:
+    """Returns where the page of the results goes."""
+    first = results[0]
+    if len(results) > 1:
+        return first.parent / "comparison.html"
+    return first / "report.html" if first.is_dir() else first.with_suffix(".html")
+
+
+def main(results: Sequence[Path], output: Path | None) -> None:
+    text, output = page(*results), output or output_of(results)
     try:
         output.parent.mkdir(parents=True, exist_ok=True)
         output.write_text(text, "utf-8")
@@ -334,12 +399,12 @@ def main(results: Path, output: Path) -> None:
 
 
 if __name__ == "__main__":
-    results_flag = flags.DEFINE_string("results", None, "A table's JSON file, or a run's workdir.")
-    output_flag = flags.DEFINE_string("output", None, "The HTML file; None is runs/<name>.html.")
+    results_flag = paths.define_several(
+        "results", None, "A table's JSON file, or workdirs with commas between them."
+    )
+    output_flag = paths.define("output", None, "The HTML file; None is one beside the results.")
     flags.mark_flags_as_required(["results"])
 
-    def call():
-        results = Path(results_flag.value).resolve()
-        main(results, Path(output_flag.value or f"runs/{results.stem}.html"))
-
-    command_line.run(call)
+    command_line.run(
+        lambda: main([path.resolve() for path in results_flag.value], output_flag.value)
+    )

@@ -20,9 +20,10 @@ from cyclical_jax.training.earlier import prepare
 from cyclical_jax.training.inputs import identities
 from cyclical_jax.training.logs import WorkdirError
 from cyclical_jax.training.population import Outcome, Population, best_chunk
-from cyclical_jax.training.recipe import source
+from cyclical_jax.training.recipe import load_source, source
 from cyclical_jax.training.structure import Recipe
 from experiments.environment import library_versions
+from experiments.waiting import Waiting
 
 RUNS = "runs.jsonl"
 _NO_PART_OF_A_RUN = ("data_dir", "loop")  # the place of the data, and the way of the calls
@@ -105,20 +106,22 @@ class Lab:
         with _bar() as bar:
             task = bar.add_task("runs", total=len(missing))
             for family, members in families(missing).items():
-                of_family = self._population(family, members).outcomes(
-                    list(members.values()), splits
-                )
-                for (key, recipe), outcome in zip(members.items(), of_family, strict=True):
-                    self._store.add(key, recipe, outcome)
-                    bar.advance(task)
+                population = self._population(family, members)
+                of_family = population.outcomes(list(members.values()), splits)
+                with Waiting("compiling and training the first runs") as first:
+                    for (key, recipe), outcome in zip(members.items(), of_family, strict=True):
+                        first.end()
+                        self._store.add(key, recipe, outcome)
+                        bar.advance(task)
         return [self._store[run_key(recipe, splits)] for recipe in recipes]
 
     def seconds_left(self, recipes: Sequence[Recipe], splits: Sequence[str]) -> float:
         """Returns how long `complete` will take, by the first updates of each population."""
-        return sum(
-            len(members) * self._population(family, members).seconds_a_member()
-            for family, members in families(self._missing(recipes, splits)).items()
-        )
+        with Waiting("compiling, to estimate the time"):
+            return sum(
+                len(members) * self._population(family, members).seconds_a_member()
+                for family, members in families(self._missing(recipes, splits)).items()
+            )
 
     def has(self, recipes: Sequence[Recipe], splits: Sequence[str]) -> bool:
         """Returns whether `complete` has nothing to train."""
@@ -154,7 +157,8 @@ def load(recipe: Recipe) -> data.Dataset:
 
 @functools.lru_cache(maxsize=2)
 def _load(name, options):
-    return data.load(name, **dict(options))
+    with Waiting(f"loading {name}"):
+        return load_source(name, **dict(options))
 
 
 def run_key(recipe: Recipe, splits: Sequence[str]) -> str:

@@ -11,7 +11,7 @@ they end, and shared by its tables: a table that was stopped goes on where it wa
 import json
 import shlex
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -174,6 +174,15 @@ def _tell_time(trials: Mapping[Any, Trials], lab: runs.Lab) -> None:
     )
 
 
+def _chosen(record: Mapping[str, Any]) -> Iterator[str]:
+    """Yields a line for each arm whose values were searched, with those that were chosen."""
+    for dataset, entry in record["datasets"].items():
+        for name, arm in entry["arms"].items():
+            if arm["tuning"]:
+                told = tune.told(dataset, name, arm["tuning"], Score.of_record(entry))
+                yield f"chosen on {told}"
+
+
 def _command() -> str:
     return shlex.join(["python", "-m", "experiments.table", *sys.argv[1:]])
 
@@ -182,11 +191,12 @@ def main():
     table, trials = tune.planned()
     if not any(arm.control for arm in table.arms.values()):
         raise RecipeError(f"--table {tune.TABLE.value} has no arm with a control to compare.")
-    workdir = Path(tune.WORKDIR.value)
+    workdir = tune.WORKDIR.value
     with tune.open_lab() as lab:
         record = compare(Path(tune.TABLE.value).stem, table, trials, lab)
     paths = write(record, workdir)
     print(presentation.markdown(record))
+    print("\n".join(_chosen(record)))
     print("\n".join(map(str, paths)))
 
 

@@ -4,7 +4,7 @@ python -m experiments.train --config=configs/digits.py:all --workdir=runs/digits
 
 The word after ':' picks a variant of the config; `--config.optimizer.momentum=0.8` changes one
 value, '--config.optimizer.weight_decay=cyclical(1e-4, 2e-3)' makes one cycle. --print_config lists
-all keys. The test split is read once, when training has ended.
+all keys, --summary the layers of the model. The test split is read once, when training has ended.
 
 The same command again goes on where the run was, however it ended; a changed config is refused.
 SIGTERM and Ctrl-C save first. Several processes train one model with --distributed, where the
@@ -15,18 +15,20 @@ cluster tells each its place (SLURM, TPU pods), or else with --coordinator, --nu
 import math
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
 from absl import flags
-from ml_collections import ConfigDict, config_flags
+from ml_collections import ConfigDict
 
 from cyclical_jax.catalogue import describe, parse
 from cyclical_jax.data import num_examples
-from cyclical_jax.training import evaluation, logs, loop
+from cyclical_jax.models import summary
+from cyclical_jax.training import evaluation, loggers, logs, loop
 from cyclical_jax.training import run as runs
+from cyclical_jax.training.assembly import assemble_model, example_of
 from cyclical_jax.training.checkpoints import CHECKPOINTS, Checkpoints
 from cyclical_jax.training.devices import is_first_process
 from cyclical_jax.training.earlier import prepare
@@ -37,13 +39,20 @@ from cyclical_jax.training.logs import WorkdirError
 from cyclical_jax.training.recipe import load_dataset
 from cyclical_jax.training.structure import Recipe
 from cyclical_jax.training.technique import spec_of
-from experiments import command_line, plugins
+from experiments import clocks, command_line, paths, plugins
 from experiments.environment import record_start
+from experiments.waiting import Waiting
 
-_CONFIG = config_flags.DEFINE_config_file("config", None, "The config file, e.g. configs/digits.py")
-_WORKDIR = flags.DEFINE_string("workdir", None, "Where metrics.jsonl and the rest are written.")
-_TENSORBOARD = flags.DEFINE_bool("tensorboard", False, "Write TensorBoard's files there too.")
+_CONFIG = command_line.define_config()
+_WORKDIR = paths.define("workdir", None, "Where metrics.jsonl and the rest are written.")
+_LOGGER = flags.DEFINE_list(
+    "logger", [], f"Where rows go beside metrics.jsonl: {', '.join(loggers.LOGGERS)}."
+)
+_TENSORBOARD = flags.DEFINE_bool("tensorboard", False, "The same as --logger=tensorboard.")
 _PRINT_CONFIG = flags.DEFINE_bool("print_config", False, "List all keys of the config, and end.")
+_SUMMARY = flags.DEFINE_bool(
+    "summary", False, "List the layers of the model, their shapes and parameters, and end."
+)
 _SAVE_EVERY = flags.DEFINE_float(
     "save_every", 30.0, "Seconds from a checkpoint to the next, at an epoch's end.", lower_bound=0
 )
@@ -57,33 +66,47 @@ _NUM_WORKERS = flags.DEFINE_integer(
     lower_bound=0,
 )
 
+_LONGER = (
+    "A run keeps its length, since its schedules are laid over the whole of it. To train that long "
+    "from the start, name another --workdir; to go on from what this run has learned, name another "
+    "and --config.finetuning.start={workdir}."
+)
+
 
 def run(
     config: ConfigDict,
     recipe: Recipe,
     workdir: Path,
     *,
-    tensorboard: bool = False,
+    further: Sequence[str] = (),
     save_every: float = 30.0,
     keep: int = 2,
     num_workers: int = 0,
     is_stopping: Callable[[], bool] = lambda: False,
 ) -> dict[str, Any]:
-    """Trains by the `recipe` of `config`, or goes on, and returns what is in `result.json`."""
+    """Trains by the `recipe` of `config`, or goes on, and returns what is in `result.json`.
+
+    Rows go to the `further` loggers too, which are names of `loggers.LOGGERS`.
+    """
     start = time.perf_counter()
-    if tensorboard:
-        logs.require_tensorboard()
-    dataset = load_dataset(recipe)
+    loggers.require(further)
+    with Waiting(f"loading {recipe.dataset}"):
+        dataset = load_dataset(recipe)
     runs.plan(recipe, dataset)
     inputs = identities(recipe)
-    dataset, earlier = prepare(recipe, dataset)
+    with Waiting("preparing the examples"):
+        dataset, earlier = prepare(recipe, dataset)
     facts = facts_of(recipe.dataset, dataset).as_json()
-    with logs.opened_workdir(workdir, config.to_dict(), recipe.catalogue, inputs, facts):
+    advice = {"duration": _LONGER.format(workdir=workdir)}
+    opened = logs.opened_workdir(
+        workdir, config.to_dict(), recipe.catalogue, inputs, facts, advice=advice
+    )
+    with opened:
         if result := logs.read_result(workdir):
             return result
         with Checkpoints(workdir / CHECKPOINTS, keep=keep) as checkpoints:
             keep_as = {"every": save_every, "is_stopping": is_stopping}
-            options = {"tensorboard": tensorboard, "num_workers": num_workers}
+            options = {"further": further, "num_workers": num_workers}
             state, rows = _train(recipe, dataset, earlier, workdir, checkpoints, keep_as, **options)
             test = _test(recipe, dataset, state, Keeper(checkpoints, **keep_as), num_workers)
         runs.check_finite("test_loss", test["loss"], int(state.step))
@@ -98,27 +121,37 @@ def run(
     return result
 
 
-def _train(recipe, dataset, earlier, workdir, checkpoints, keep_as, *, tensorboard, num_workers):
+def _train(recipe, dataset, earlier, workdir, checkpoints, keep_as, *, further, num_workers):
     """Trains from the newest checkpoint, or from the start, which is saved: a full disk shows."""
-    start = runs.begin(recipe, dataset, earlier=earlier)
-    if restored := checkpoints.restore(start):
-        start = restored
-    else:
-        checkpoints.save(start)
-        checkpoints.wait()
-    _tell_where(workdir, start)
+    with Waiting("drawing the first parameters and saving them"):
+        start = runs.begin(recipe, dataset, earlier=earlier)
+        if restored := checkpoints.restore(start):
+            start = restored
+        else:
+            checkpoints.save(start)
+            checkpoints.wait()
     timetable = runs.plan(recipe, dataset)
+    _tell_where(workdir, start)
+    _tell([*getattr(dataset, "notes", ()), *clocks.told(recipe, timetable)])
     log_options = {
-        "tensorboard": tensorboard,
+        "loggers": further,
         "start": int(start.state.micro_step),
         "is_to_come": runs.has_row_to_come(timetable, start),
     }
-    with logs.run_log(workdir, timetable, recipe.structure, **log_options) as log:
+    with (
+        logs.run_log(workdir, timetable, recipe.structure, **log_options) as log,
+        Waiting("compiling") as compiling,
+    ):
+
+        def progress(micro_step):
+            compiling.end()
+            log.progress(micro_step)
+
         state = loop.train(
             recipe,
             dataset,
             report=log.row,
-            progress=log.progress,
+            progress=progress,
             earlier=earlier,
             start=start,
             keeper=Keeper(checkpoints, before_save=log.sync, **keep_as),
@@ -151,25 +184,32 @@ def _tell_where(workdir: Path, start) -> None:
         print(f"resumed elsewhere, which is the same to rounding: {listed}", file=sys.stderr)
 
 
+def _tell(lines: list[str]) -> None:
+    if lines and is_first_process():
+        print("\n".join(lines), flush=True)
+
+
 def main():
     command_line.join_processes()
     config = command_line.config_of(_CONFIG)
-    catalogue = plugins.catalogue()
-    recipe = parse(config, num_devices=jax.device_count(), catalogue=catalogue)
+    recipe = parse(config, num_devices=jax.device_count(), catalogue=plugins.catalogue())
     options = {"save_every": _SAVE_EVERY.value, "keep": _KEEP.value}
-    command_line.check_alike(config, plugins=dict(catalogue.plugins), **options)
+    command_line.check_alike(config, plugins=dict(recipe.catalogue.plugins), **options)
     if _PRINT_CONFIG.value:
-        print(describe(config, catalogue))
+        print(describe(config, recipe.catalogue))
+        return
+    if _SUMMARY.value:
+        print(model_summary(recipe))
         return
     if not _WORKDIR.value:
         raise WorkdirError("--workdir must be given: where metrics.jsonl and the rest are written.")
-    workdir = Path(_WORKDIR.value)
+    workdir = _WORKDIR.value
     with command_line.Stopping() as is_stopping:
         result = run(
             config,
             recipe,
             workdir,
-            tensorboard=_TENSORBOARD.value,
+            further=list(dict.fromkeys(_LOGGER.value + ["tensorboard"] * _TENSORBOARD.value)),
             save_every=_SAVE_EVERY.value,
             keep=_KEEP.value,
             num_workers=_NUM_WORKERS.value,
@@ -179,10 +219,18 @@ def main():
         print(_summary(recipe, result, workdir))
 
 
+def model_summary(recipe: Recipe) -> str:
+    """Returns the layers of the model for the data of a recipe, as text."""
+    dataset = load_dataset(recipe)
+    runs.plan(recipe, dataset)
+    static = recipe.structure, spec_of(dataset)
+    return summary(assemble_model(*static), example_of(*static))
+
+
 def _best_validation(recipe: Recipe, rows: list[runs.Row]) -> dict[str, Any]:
-    """Returns the best row's score, to be looked at; the model is that of the last row."""
+    """Returns the best row's score, the first of equals, whose state is the best checkpoint."""
     score, best_is = recipe.task.judged_by
-    validated = [row for row in rows if f"val_{score}" in row]
+    validated = [row for row in rows if row.get(f"val_{score}") is not None]
     if not validated:
         return {}
     choose = max if best_is == "max" else min
@@ -190,12 +238,16 @@ def _best_validation(recipe: Recipe, rows: list[runs.Row]) -> dict[str, Any]:
     return {f"best_val_{score}": best[f"val_{score}"], "best_val_epoch": best["epoch"]}
 
 
+def _epochs(number: float) -> str:
+    return f"{number:g} epoch" if number == 1 else f"{number:g} epochs"
+
+
 def _summary(recipe: Recipe, result: dict[str, Any], workdir: Path) -> str:
     score, _ = recipe.task.judged_by
     shown = recipe.structure.shown
     validation = (
         f"best validation {score} {shown(score, result[f'best_val_{score}'])}, after "
-        f"{result['best_val_epoch']:g} epochs\n"
+        f"{_epochs(result['best_val_epoch'])}\n"
         if f"best_val_{score}" in result
         else ""
     )
@@ -204,8 +256,8 @@ def _summary(recipe: Recipe, result: dict[str, Any], workdir: Path) -> str:
     return (
         f"test {test}, on {result['test_num_examples']:,} examples after {result['steps']:,} "
         f"updates\n{validation}"
-        f"{result['training_seconds']:.2f} s of training; {result['seconds']:.1f} s since the run "
-        "was started last\n"
+        f"{result['training_seconds']:.2f} s of training, {result['seconds']:.1f} s with loading, "
+        "compiling and tests since the last start\n"
         f"{workdir}: {', '.join(sorted(path.name for path in workdir.glob('[!.]*')))}"
     )
 

@@ -12,17 +12,16 @@ this script prints what is chosen.
 import contextlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from absl import flags
 from ml_collections import ConfigDict
 
-from cyclical_jax.training.fields import RecipeError
+from cyclical_jax.training.fields import RecipeError, shown
 from cyclical_jax.training.population import Outcome
 from cyclical_jax.training.structure import Recipe
-from experiments import arms, command_line, runs
+from experiments import arms, command_line, paths, runs
 from experiments.arms import Arm, Budget, Changes, Table, plain
 from experiments.score import Score
 
@@ -32,8 +31,8 @@ DATASETS = flags.DEFINE_list(
 )
 NUM_SEEDS = flags.DEFINE_integer("num_seeds", None, "Seeds an arm; the table's own if not given.")
 NUM_TRIALS = flags.DEFINE_integer("num_trials", None, "Trials an arm; the table's if not given.")
-WORKDIR = flags.DEFINE_string("workdir", "runs/tables", "Where runs are kept and results go.")
-DATA_DIR = flags.DEFINE_string("data_dir", None, "Where TFDS keeps its datasets.")
+WORKDIR = paths.define("workdir", "runs/tables", "Where runs are kept and results go.")
+DATA_DIR = paths.define("data_dir", None, "Where TFDS keeps its datasets.")
 CHUNK = flags.DEFINE_integer(
     "chunk", None, "Runs a device trains at once; measured if not given.", lower_bound=1
 )
@@ -156,7 +155,7 @@ def planned() -> tuple[Table, dict[Any, Trials]]:
 @contextlib.contextmanager
 def open_lab() -> Iterator[runs.Lab]:
     """Yields the lab whose workdir the flags name."""
-    with runs.Store(Path(WORKDIR.value), mix=MIX.value) as store:
+    with runs.Store(WORKDIR.value, mix=MIX.value) as store:
         yield runs.Lab(store, CHUNK.value)
 
 
@@ -164,7 +163,7 @@ def told(dataset: str, name: str, record: Mapping[str, Any], score: Score) -> st
     """Returns a line with the values that were chosen for an arm, and their score."""
     trial = record["trials"][record["chosen"]]
     judged = score.shown(float(np.mean(trial[f"val_{score.name}"])))
-    values = ", ".join(f"{key} = {value}" for key, value in trial["values"].items())
+    values = ", ".join(f"{key} = {shown(value)}" for key, value in trial["values"].items())
     return f"{dataset}, {name}: {values} (validation {score.words} {judged})"
 
 

@@ -10,6 +10,7 @@ What is of a process itself is not seen there: what ends it, a clean stderr at i
 import contextlib
 import io
 import os
+import re
 import runpy
 import signal
 import subprocess
@@ -24,6 +25,7 @@ import jax
 from absl import app, flags, logging
 
 ROOT = Path(__file__).parents[1]
+_WAITS = re.compile(r"\w+ing .*( \.\.\. \d+|: \d+\.\d) s\n")
 OURS = ("experiments", "configs", "tests")
 
 app.define_help_flags()  # which absl does once a process, and not again where they are gone
@@ -55,8 +57,8 @@ def in_this_process(script: str, *arguments: object, cwd: Path = ROOT, **environ
         except SystemExit as end:
             code = end.code
     if code is None or isinstance(code, int):
-        return Ended(code or 0, out.getvalue(), err.getvalue())
-    return Ended(1, out.getvalue(), f"{err.getvalue()}{code}\n")
+        return Ended(code or 0, out.getvalue(), without_waits(err.getvalue()))
+    return Ended(1, out.getvalue(), f"{without_waits(err.getvalue())}{code}\n")
 
 
 @contextlib.contextmanager
@@ -83,7 +85,13 @@ def in_a_process(script: str, *arguments: object, cwd: Path = ROOT, **environmen
     """The same, to its end."""
     with start(script, *arguments, cwd=cwd, **environment) as process:
         out, err = process.communicate(timeout=300)
-    return Ended(process.returncode, out, err)
+    return Ended(process.returncode, out, without_waits(err))
+
+
+def without_waits(err: str) -> str:
+    """A slow machine says what it waits for, which is no part of what a command has to say."""
+    lines = err.splitlines(keepends=True)
+    return "".join(line for line in lines if not _WAITS.fullmatch(line))
 
 
 def _compiled() -> dict[str, str]:
@@ -148,7 +156,8 @@ def _copied(value):
 
 @contextlib.contextmanager
 def _own_signals() -> Iterator[None]:
-    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    numbers = signal.SIGTERM, signal.SIGINT, signal.SIGUSR1
+    before = {number: signal.getsignal(number) for number in numbers}
     try:
         yield
     finally:

@@ -208,14 +208,12 @@ def moments(image):
 def test_the_ranges_of_a_random_warp(strength):
     bar = np.zeros((500, 41, 41, 1), np.float32)
     bar[:, 18:23, 8:33] = 1
-    options = dict(limits=(0.0, 0.0001), rotation=40.0)
-    turned = au.random_affine.__wrapped__(KEY, bar, strength, **options, translation=0.0, shear=0.0)
+    options = dict(limits=(-1.0, 1.0), rotation=40.0)
+    turned = au.random_affine(KEY, bar, strength, **options, translation=0.0, shear=0.0)
     angles = np.array([moments(image[..., 0])[1] for image in np.asarray(turned)])
     assert np.abs(angles).max() == pytest.approx(40 * strength, rel=0.05)
     assert abs(angles.mean()) < 5 * strength
-    moved = au.random_affine.__wrapped__(
-        KEY, bar, strength, limits=(0.0, 0.0), rotation=0.0, translation=0.15, shear=0.0
-    )
+    moved = au.random_affine(KEY, bar, strength, rotation=0.0, translation=0.15, shear=0.0)
     centres = np.array([moments(image[..., 0])[0] for image in np.asarray(moved)]) - 20
     assert np.abs(centres).max() == pytest.approx(0.15 * 41 * strength, rel=0.05)
 
@@ -384,22 +382,94 @@ def test_at_strength_0_labels_stay_too(name):
 
 
 def test_a_mix_draws_one_operation_or_several_for_each_example():
-    x = np.asarray(images((4000, 4, 4, 3)))
+    x = 0.9 * np.asarray(images((4000, 4, 4, 3)))
     x = x + np.arange(4)[None, None, :, None] * 0.01  # nothing is its own mirror
     flipped = [
-        (
-            np.abs(
-                np.asarray(au.random_mix(KEY, x, 1.0, number=number))
-                - np.clip(x[:, :, ::-1], -1, 1)
-            )
-            < 1e-6
-        )
+        (np.abs(np.asarray(au.random_mix(KEY, x, 1.0, number=number)) - x[:, :, ::-1]) < 1e-6)
         .all((1, 2, 3))
         .mean()
         for number in (1, 2)
     ]
     assert flipped[0] == pytest.approx(1 / 14, abs=0.015)
     assert flipped[1] < 0.6 * flipped[0]
+
+
+# ---- images of any range
+
+
+STANDARDISED = 2.5 * images((64, 8, 8, 3), seed=3)  # beyond the default limits on both sides
+
+
+@pytest.mark.parametrize("limits", [(-1.0, 1.0), None], ids=str)
+@pytest.mark.parametrize("name", ["crop", "flip", "erase", "mixup", "cutmix"])
+def test_what_makes_no_new_values_cuts_none(name, limits):
+    options = {} if name in au.MIXTURES else {"limits": limits}
+    found = jax.jit(functools.partial(apply, name, **options))(STANDARDISED, 1.0)
+    assert jnp.abs(found).max() > 2.4
+    if name in ("crop", "flip", "erase"):
+        assert set(np.unique(found)) <= {*np.unique(STANDARDISED), 0.0}
+
+
+@pytest.mark.parametrize("name", ["affine", "brightness", "contrast", "saturation", "mix"])
+def test_new_values_stay_within_limits_that_hold(name):
+    within = jax.jit(functools.partial(apply, name, limits=(-2.5, 2.5)))(STANDARDISED, 1.0)
+    assert 2.4 < jnp.abs(within).max() <= 2.5
+
+
+@pytest.mark.parametrize("name", ["brightness", "contrast", "saturation"])
+def test_a_colour_beyond_the_limits_moves_no_further_out(name):
+    found = np.asarray(jax.jit(functools.partial(apply, name))(STANDARDISED, 1.0))
+    x = np.asarray(STANDARDISED)
+    assert ((found <= np.maximum(1, x)) & (found >= np.minimum(-1, x))).all()
+    assert (found > 1).any() and (found < -1).any()
+
+
+@pytest.mark.parametrize("name", ["affine", "contrast", "saturation"])
+def test_without_limits_a_scaled_image_is_scaled(name):
+    """Nothing is cut and nothing depends on a range: the operation is linear."""
+    run = jax.jit(functools.partial(apply, name, limits=None))
+    np.testing.assert_allclose(
+        run(10 * STANDARDISED, 0.8), 10 * run(STANDARDISED, 0.8), rtol=1e-5, atol=1e-4
+    )
+
+
+def test_black_stays_black():
+    x = jnp.stack([jnp.full((4, 4, 1), value) for value in (-3.0, -1.0, 0.5)])
+    found = au.random_brightness(KEY, x, 1.0)
+    np.testing.assert_array_equal(found[:2], x[:2])
+    assert (found[2] != x[2]).all()
+
+
+@pytest.mark.parametrize("name", ["brightness", "mix"])
+def test_brightness_needs_to_know_black(name):
+    with pytest.raises(ValueError, match="`limits` must be given for brightness"):
+        apply(name, STANDARDISED, 1.0, limits=None)
+    as_bytes = images((2, 4, 4, 3), np.uint8)  # they have their own
+    jax.eval_shape(lambda: apply(name, as_bytes, 1.0, limits=None))
+
+
+# ---- arrays of other kinds
+
+
+@pytest.mark.parametrize("name", au.NAMES)
+def test_a_key_of_the_old_style_no_images_and_lists_are_taken(name):
+    few = np.asarray(X[:2]).tolist()
+    for key, x, number in [(jax.random.PRNGKey(3), X, 32), (KEY, X[:0], 0), (KEY, few, 2)]:
+        found = jax.eval_shape(lambda key, x=x: apply(name, x, np.float64(0.5), key), key)
+        assert (found.shape, found.dtype) == ((number, 8, 8, 3), np.float32)
+
+
+def test_mixtures_take_numpys_numbers_and_masks_of_any_dtype():
+    weight, mask = np.linspace(0, 1, 6), np.array([True, False, True, True, True, True])
+    batch = {"image": np.asarray(images()), "label": [0, 1, 2, 0, 1, 2], "weight": weight}
+    transform = au.augment(["mixup"], num_classes=3)
+    found = transform(batch | {"mask": mask}, KEY, 1.0)
+    expected = transform(batch | {"mask": mask.astype(np.float32)}, KEY, 1.0)
+    for name in ("image", "label", "weight"):
+        np.testing.assert_array_equal(found[name], expected[name])
+    np.testing.assert_array_equal(
+        np.asarray(found["weight"])[[1, 4]], weight[[1, 4]].astype(np.float32)
+    )
 
 
 # ---- transforms
@@ -448,6 +518,20 @@ def test_class_indices_become_probabilities_at_every_strength(name):
         (lambda: apply("flip", images()[0], 1.0), "`images` must be uint8 or floats of shape"),
         (lambda: apply("flip", images((2, 8, 8, 4)), 1.0), "got float32 of shape (2, 8, 8, 4)."),
         (lambda: apply("flip", np.zeros((2, 8, 8, 1), int), 1.0), "got int"),
+        (
+            lambda: au.augment(["flip"], limits=(1.0, -1.0)),
+            "`limits` must be two finite numbers that rise, or None, got (1.0, -1.0).",
+        ),
+        (lambda: apply("flip", images(), 1.0, limits=(0, np.inf)), "two finite numbers that rise"),
+        (lambda: apply("flip", images(), 1.0, limits=3.0), "that rise, or None, got 3.0."),
+        (
+            lambda: au.affine(images(), np.zeros((6, 2)), np.zeros((6, 2)), fill=0),
+            "got float32 of shape (6, 8, 8, 3), (6, 2) and (6, 2).",
+        ),
+        (
+            lambda: au.affine(images().astype(int), np.zeros((6, 2, 2)), np.zeros((6, 2)), fill=0),
+            "`images`, `matrix` and `shift` must be floats of shape [batch,",
+        ),
         (lambda: au.augment("crop"), "`operations` must be a list, say ['crop'], got 'crop'."),
         (
             lambda: au.augment(["flip"], mixed="weight"),

@@ -90,6 +90,39 @@ def test_each_example_of_a_batch_has_a_loss():
         update_difficulty(jnp.zeros(5), jnp.arange(3), jnp.ones(2))
 
 
+@pytest.mark.parametrize(
+    "call, line",
+    [
+        (
+            lambda: difficulty_ranks(np.ones((3, 2))),
+            r"`difficulty` must have shape \[n\], got \(3, 2",
+        ),
+        (
+            lambda: update_difficulty(np.arange(5), np.arange(3), np.ones(3)),
+            r"`difficulty` must be floats of shape \[n\], got int",
+        ),
+        (
+            lambda: update_difficulty(np.ones(5), np.ones(3), np.ones(3)),
+            r"`index` must be integers of shape \[batch\], got float32 of shape \(3,\)",
+        ),
+    ],
+)
+def test_what_cannot_be_is_one_line(call, line):
+    with pytest.raises(ValueError, match=line):
+        call()
+
+
+def test_small_integers_and_low_precision_do_not_overflow_or_round():
+    """A position of uint8 that is out of range, and 1 - 0.999 in bfloat16, which is 0."""
+    index = np.array([3, 200], np.uint8)
+    decay = jnp.bfloat16(0.996)
+    found = jax.jit(update_difficulty)(
+        np.zeros(300, np.float32), index, np.array([1000.0, 500.0], np.float16), decay=decay
+    )
+    np.testing.assert_allclose(found[index], (1 - float(decay)) * np.array([1000, 500]), rtol=1e-5)
+    assert found.sum() == found[index].sum()
+
+
 def test_a_decay_is_a_share():
     with pytest.raises(ValueError, match="`decay` must be at least 0 and at most 1, got 2"):
         update_difficulty(jnp.zeros(3), jnp.array([0]), jnp.ones(1), decay=2)

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cyclical_jax.distillation import distillation_loss
+from cyclical_jax.distillation import distillation_loss, teacher_logits
 
 RNG = np.random.default_rng(0)
 STUDENT, TEACHER = 3 * RNG.normal(size=(2, 20, 7))
@@ -100,3 +100,18 @@ def test_bfloat16_logits_and_a_traced_temperature():
 def test_what_cannot_be_is_one_line(args, options, line):
     with pytest.raises(ValueError, match=re.escape(line)):
         distillation_loss(*map(jnp.asarray, args), **options)
+
+
+@pytest.mark.parametrize("number", [0, 1, 7, 8])
+def test_a_teacher_is_asked_about_all_images_of_any_kind(number):
+    x, weight = np.arange(8.0, dtype=np.float32).reshape(8, 1), np.array([[1.0, -2.0]], np.float32)
+    expected = x[:number] @ weight
+    for images in (x[:number], jnp.asarray(x[:number]), np.asarray(x[:number], np.float16)):
+        found = teacher_logits(lambda w, x: x @ w, weight, images, batch_size=3)
+        assert found.dtype == np.float32
+        np.testing.assert_allclose(found, expected)
+
+
+def test_a_teachers_batch_size_is_checked():
+    with pytest.raises(ValueError, match="`batch_size` must be a whole number from 1 to"):
+        teacher_logits(lambda w, x: x, None, np.ones((2, 2)), batch_size=0)

@@ -1,12 +1,17 @@
 """Layers that thaw, against Optax's own partition where it has one."""
 
+import dataclasses
+import functools
 import re
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from flax import nnx
+from flax.core import freeze
 
 import cyclical_jax as cj
 from cyclical_jax.finetuning import layers_by_name, scale_by_layer
@@ -112,3 +117,75 @@ def test_what_is_frozen_stays_whatever_its_update():
 def test_what_cannot_be_is_one_line(call, line):
     with pytest.raises(ValueError, match=re.escape(line)):
         call()
+
+
+# ---- trees of all kinds
+
+
+class Net(nnx.Module):
+    def __init__(self):
+        rngs = nnx.Rngs(0)
+        self.body, self.head = nnx.Linear(2, 2, rngs=rngs), nnx.Linear(2, 1, rngs=rngs)
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass
+class Callable:
+    """A tree that is a function too, as a module of Equinox is."""
+
+    body: Any
+    head: Any
+
+    def __call__(self, x, y):
+        raise AssertionError("it is a tree here")
+
+
+PARTS = {"body": {"w": jnp.ones(2), "none": None}, "head": {"w": jnp.ones(2)}}
+TREES = {
+    "dict": (PARTS, ["head", "body"]),
+    "FrozenDict": (freeze(PARTS), ["head", "body"]),
+    "nnx.State": (nnx.state(Net(), nnx.Param), ["head", "body"]),
+    "callable": (Callable(**PARTS), ["head", "body"]),
+    "list": ([PARTS["body"], PARTS["head"]], [1, 0]),
+    "tuple": ((PARTS["body"], PARTS["head"]), [1, 0]),
+    "numbered": ({0: PARTS["body"], 7: PARTS["head"]}, [7, [0]]),
+}
+
+
+@pytest.mark.parametrize("kind", TREES)
+@pytest.mark.parametrize("is_function", [False, True], ids=["tree", "function"])
+def test_layers_of_any_tree(kind, is_function):
+    params, names = TREES[kind]
+    layers = layers_by_name(params, names)
+    assert jax.tree.structure(layers) == jax.tree.structure(params)
+    by_name = functools.partial(layers_by_name, names=names)
+    optimizer = scale_by_layer(0.25, by_name if is_function else layers)
+    updates, _ = jax.jit(optimizer.update)(params, optimizer.init(params), params)
+    expected = jax.tree.map(lambda layer, leaf: leaf * [1, 0.25][layer], layers, params)
+    jax.tree.map(np.testing.assert_array_equal, updates, expected)
+    assert sorted(set(jax.tree.leaves(layers))) == [0, 1]
+
+
+def test_a_partial_that_is_a_tree_of_names_is_a_function():
+    layers = jax.tree_util.Partial(layers_by_name, names=["head", "body"])
+    optimizer = scale_by_layer(0.0, layers)
+    updates, _ = optimizer.update(PARTS, optimizer.init(PARTS), PARTS)
+    assert not updates["body"]["w"].any() and updates["head"]["w"].all()
+
+
+@pytest.mark.parametrize("kind", TREES)
+def test_the_names_of_any_tree_are_said(kind):
+    params, names = TREES[kind]
+    with pytest.raises(ValueError, match=r"`names` must be \[.*\] in some order, got \['tail'\]."):
+        layers_by_name(params, ["tail"])
+
+
+def test_an_nnx_optimizer_thaws():
+    model = Net()
+    thaw = scale_by_layer(0.0, lambda params: layers_by_name(params, ["head", "body"]))
+    optimizer = nnx.Optimizer(model, optax.chain(optax.sgd(0.1), thaw), wrt=nnx.Param)
+    before = jax.tree.map(jnp.copy, nnx.state(model))
+    optimizer.update(model, jax.tree.map(jnp.ones_like, nnx.state(model, nnx.Param)))
+    after = nnx.state(model)
+    jax.tree.map(np.testing.assert_array_equal, after["body"], before["body"])
+    np.testing.assert_allclose(after["head"]["kernel"][...], before["head"]["kernel"][...] - 0.1)

@@ -109,7 +109,7 @@ def floor_of(module):
         "tasks": 4,
         "training": 3,
     }
-    by_name |= {"schedules": 1, "_checks": 1}
+    by_name |= {"schedules": 1, "_checks": 1, "_dtypes": 1, "_types": 1}
     found = [floor for name, floor in by_name.items() if is_in(module, f"cyclical_jax.{name}")]
     return found[0] if found else 2
 
@@ -129,27 +129,36 @@ def test_an_import_only_goes_down():
     assert [pair for pair in ours if floor_of(pair[1]) > floor_of(module_of(pair[0]))] == []
 
 
+LATER = sorted(cyclical_jax._MODULES)  # imported at their first use, for type checkers at once
+
+
 @pytest.mark.parametrize(
     "module, below",
     [
         ("_checks", []),
-        ("schedules", ["_checks"]),
-        ("transforms", ["_checks", "schedules"]),
+        ("_dtypes", []),
+        ("_types", []),
+        ("schedules", ["_checks", "_dtypes", "_types"]),
+        ("opt_state", []),
+        ("transforms", ["_checks", "_dtypes", "_types", "opt_state", "schedules"]),
         ("_softmax", []),
-        ("losses", ["_checks", "_softmax"]),
-        ("accumulation", ["schedules"]),
-        ("augment", ["_checks"]),
-        ("averaging", ["_checks"]),
-        ("curriculum", ["_checks"]),
-        ("distillation", ["_checks", "losses"]),
-        ("finetuning", ["transforms"]),
-        ("semisupervised", ["_checks", "losses"]),
-        ("__init__", ["losses", "schedules", "transforms"]),
+        ("_examples", ["_checks"]),
+        ("_focal", ["_checks", "_softmax"]),
+        ("losses", ["_examples", "_focal"]),
+        ("accumulation", ["_checks", "_dtypes", "_types", "schedules"]),
+        ("augment", ["_checks", "_types"]),
+        ("averaging", ["_checks", "_dtypes", "_types"]),
+        ("_sharding", []),
+        ("curriculum", ["_checks", "_sharding", "_types"]),
+        ("distillation", ["_checks", "_types", "losses"]),
+        ("finetuning", ["_dtypes", "_types", "opt_state", "transforms"]),
+        ("semisupervised", ["_checks", "_types", "losses"]),
+        ("__init__", ["losses", "schedules", "transforms", "opt_state", "accumulation", *LATER]),
     ],
 )
 def test_what_the_first_floors_import(module, below):
     allowed = [*sys.stdlib_module_names, "jax", "numpy", "optax"]
-    allowed += [f"cyclical_jax.{name}" for name in below]
+    allowed += [f"cyclical_jax.{name}" for name in ("_types", *below)]
     imported = list(imports_of(pathlib.Path("cyclical_jax") / f"{module}.py"))
     assert imported
     assert [name for name in imported if not any(is_in(name, package) for package in allowed)] == []
@@ -222,11 +231,52 @@ def test_requirements_are_those_of_the_package_and_of_training():
     assert [line for line in lines if line and not line.startswith("#")] == declared
 
 
+def public_functions():
+    values = {name: getattr(cyclical_jax, name) for name in cyclical_jax.__all__}
+    return {name: value for name, value in values.items() if not inspect.ismodule(value)}
+
+
 def test_every_public_name_has_a_docstring():
-    imported = imports_of(pathlib.Path("cyclical_jax/__init__.py"))
-    public = {name.rpartition(".")[-1] for name in imported if name.startswith("cyclical_jax.")}
-    assert len(public) > 10 and not [name for name in public if name.startswith("_")]
-    functions = {name: getattr(cyclical_jax, name) for name in public}
+    functions = public_functions()
+    assert len(functions) > 15 and not [name for name in functions if name.startswith("_")]
     assert [name for name, value in functions.items() if not inspect.isfunction(value)] == []
     without = [name for name, value in functions.items() if "Returns:" not in (value.__doc__ or "")]
     assert without == []
+
+
+def test_all_public_names_are_listed_once_and_are_all():
+    listed = cyclical_jax.__all__
+    assert listed == sorted(set(listed)) and set(listed) <= set(dir(cyclical_jax))
+    imported = {name for name, value in vars(cyclical_jax).items() if inspect.isfunction(value)}
+    assert {name for name in imported if not name.startswith("_")} == set(public_functions())
+    with pytest.raises(AttributeError, match="'cyclical_jax' has no attribute 'hardnes_schedule'"):
+        cyclical_jax.__getattr__("hardnes_schedule")
+
+
+IMPORTED_AT_ITS_FIRST_USE = """
+import sys
+import cyclical_jax as cj
+
+for name in sys.argv[1:]:
+    assert f"cyclical_jax.{name}" not in sys.modules, name
+    assert getattr(cj, name) is sys.modules[f"cyclical_jax.{name}"] and name in dir(cj)
+from cyclical_jax import *
+
+assert callable(augment.augment) and callable(finetuning.scale_by_layer)
+"""
+
+
+def test_further_modules_are_imported_at_their_first_use():
+    command = [sys.executable, "-W", "error", "-c", IMPORTED_AT_ITS_FIRST_USE, *LATER]
+    environment = {**os.environ, "JAX_PLATFORMS": "cpu"}
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_version_is_written_once():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    assert project["project"]["dynamic"] == ["version"]
+    assert project["tool"]["hatch"]["version"]["path"] == "cyclical_jax/__init__.py"
+    cited = re.search(r"^version: (.*)$", (ROOT / "CITATION.cff").read_text(), re.MULTILINE)
+    assert re.fullmatch(r"\d+\.\d+\.\d+", cyclical_jax.__version__)
+    assert cited is None or cited[1] == cyclical_jax.__version__

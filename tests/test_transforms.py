@@ -1,4 +1,5 @@
 import functools
+import re
 from collections import Counter
 from typing import Any, NamedTuple
 
@@ -9,6 +10,7 @@ import optax
 import pytest
 
 import cyclical_jax as cj
+from cyclical_jax import finetuning
 from cyclical_jax.transforms import logged, scheduled
 
 SHAPES = {"bias": (5,), "conv": (3, 1, 2, 4), "kernel": (4, 5), "scale": ()}
@@ -174,6 +176,59 @@ def test_the_mask_may_be_a_function():
     ours, _ = descend(cj.add_decayed_weights(0.05, mask))
     theirs, _ = descend(optax.add_decayed_weights(0.05, mask))
     assert_trees_close(ours, theirs, rtol=1e-6)
+
+
+def test_decay_in_adamw_is_the_chain_of_its_pieces():
+    decay = cj.cyclical_schedule(0.1, 0.5, NUM_STEPS)
+    pieces = optax.scale_by_adam(), cj.add_decayed_weights(decay), optax.scale_by_learning_rate(0.1)
+    ours, state = descend(optax.chain(*pieces))
+    theirs, _ = descend(optax.adamw(0.1, weight_decay=decay))
+    assert_trees_close(ours, theirs, rtol=1e-6)
+    assert cj.current_values(state)["weight_decay"] == np.float32(0.1)
+
+
+@pytest.mark.parametrize("axis", [0, 1, -1, (0, 1), (2, 0), None])
+@pytest.mark.parametrize("shape", [(2, 3), (2, 3, 4), (2, 3, 4, 5), (1, 7), (2, 1, 3, 2, 2)])
+def test_the_axes_of_units_are_those_of_optax(shape, axis):
+    if axis == (2, 0) and len(shape) < 3:
+        pytest.skip("no such axis")
+    rng = np.random.default_rng(3)
+    updates, params = (jnp.asarray(rng.normal(size=shape), jnp.float32) for _ in range(2))
+    ours = updated(cj.adaptive_grad_clip(0.4, axis=axis), updates, params)
+    theirs = updated(optax.adaptive_grad_clip(0.4, axis=axis), updates, params)
+    np.testing.assert_allclose(ours, theirs, rtol=1e-6)
+    assert (ours != updates).any()
+
+
+def test_a_unit_of_an_out_in_layout_is_a_row():
+    """Row 0 is within its bound and is left alone; row 1 is cut to 0.01 of its norm."""
+    weight, update = np.ones((2, 2), np.float32), np.array([[1e-3, 1e-3], [10, 10]], np.float32)
+    clipped = updated(cj.adaptive_grad_clip(0.01, axis=1), update, weight)
+    np.testing.assert_allclose(clipped, [[1e-3, 1e-3], [0.01, 0.01]], rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "shape, axis, line",
+    [
+        ((3,), 1, "`axis` must be of each parameter, got 1 for one of shape (3,)."),
+        ((3, 2), (0, -3), "`axis` must be of each parameter, got (0, -3) for one of shape (3, 2)."),
+        (
+            (2,) * 6,
+            None,
+            "`axis` must say what the units of a parameter of (2, 2, 2, 2, 2, 2) are.",
+        ),
+    ],
+)
+def test_axes_that_are_not_there_are_one_line(shape, axis, line):
+    transform = cj.adaptive_grad_clip(0.1, axis=axis)
+    with pytest.raises(ValueError, match=re.escape(line)):
+        transform.update(jnp.ones(shape), transform.init(None), jnp.ones(shape))
+
+
+def test_complex_updates_are_clipped_by_their_size():
+    updates = {"a": jnp.array([3 + 4j, 0]), "b": jnp.array([12.0])}
+    clipped = updated(cj.clip_by_global_norm(1.0), updates)
+    np.testing.assert_allclose(clipped["a"], np.array([3 + 4j, 0]) / 13, rtol=1e-6)
 
 
 # ---- a schedule, against a loop in NumPy
@@ -480,8 +535,6 @@ def test_current_values_are_those_used_last(name):
 def test_current_values_of_a_chain():
     state = optax.chain(*(made(name, 0.5) for name in NAMES), optax.adam(0.1)).init(PARAMS)
     assert cj.current_values(state) == dict.fromkeys(NAMES.values(), 0.5)
-    assert cj.current_values(optax.adamw(0.1).init(PARAMS)) == {}
-    assert cj.current_values(optax.EmptyState()) == {}
 
 
 LABELS = {key: "a" if key == "bias" else "b" for key in SHAPES}
@@ -518,7 +571,20 @@ LABELS = {key: "a" if key == "bias" else "b" for key in SHAPES}
             },
         ),
         (optax.inject_hyperparams(cj.clip_by_global_norm)(max_norm=schedule), {"max_norm": 0.02}),
-        (optax.inject_hyperparams(optax.clip_by_global_norm)(max_norm=schedule), {}),
+        (
+            optax.inject_hyperparams(optax.clip_by_global_norm)(max_norm=schedule),
+            {"max_norm": 0.02},
+        ),
+        (
+            optax.inject_hyperparams(optax.sgd)(schedule, momentum=0.9),
+            {"learning_rate": 0.02, "momentum": 0.9},
+        ),
+        (
+            optax.chain(
+                optax.inject_hyperparams(cj.clip)(2.0), optax.inject_hyperparams(optax.clip)(3.0)
+            ),
+            {"0/inner_state/max_delta": 2, "1/hyperparams/max_delta": 3},
+        ),
     ],
 )
 def test_current_values_wherever_they_nest(optimizer, expected):
@@ -688,7 +754,118 @@ def test_extra_arguments_reach_the_optimizer():
     np.testing.assert_array_equal(updates, [5, 5, 5])
 
 
+@pytest.mark.parametrize("options", [{}, {"use_grad_mean": False}])
+def test_accumulation_has_what_multi_steps_has(options):
+    """Fields, `has_updated` and all arguments, so that one may stand for the other."""
+
+    def chain(count):
+        return 2 + count % 2
+
+    options |= {"should_skip_update_fn": optax.skip_not_finite, "accumulator_dtype": jnp.float32}
+    ours = cj.accumulate_gradients(optax.sgd(0.1), chain, **options)
+    theirs = optax.MultiSteps(optax.sgd(0.1), chain, **options)
+    params = jnp.ones(3)
+    state, expected = ours.init(params), theirs.init(params)
+    updates = [*micro_gradients(6)]
+    updates[3] = updates[3] * np.nan
+    for gradient in updates:
+        update, state = ours.update(gradient, state, params)
+        expected_update, expected = theirs.update(gradient, expected, params)
+        np.testing.assert_array_equal(update, expected_update)
+        assert state.has_updated == theirs.has_updated(state) == theirs.has_updated(expected)
+        for field in expected._fields:
+            assert_trees_equal(getattr(state, field), getattr(expected, field))
+    assert state.gradient_step == 2
+    assert not hasattr(state, "mini_steps")
+
+
+# ---- on more devices, in other dtypes
+
+ALL = NAMES | {"accumulate_gradients": "every", "scale_by_layer": "share"}
+LAYERS = {"bias": 0, "conv": 1, "kernel": 2, "scale": 1}
+
+
+def any_made(name, value):
+    if name == "accumulate_gradients":
+        return cj.accumulate_gradients(optax.adam(0.1), cj.cyclical_schedule(2.0, 1.0, NUM_STEPS))
+    return (
+        finetuning.scale_by_layer(value, LAYERS) if name == "scale_by_layer" else made(name, value)
+    )
+
+
+def narrowed(tree, dtype):
+    return jax.tree.map(lambda leaf: jnp.asarray(leaf, dtype), tree)
+
+
+@pytest.mark.parametrize("name", ALL)
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+def test_strict_promotion_of_dtypes_changes_nothing(name, dtype):
+    transform = any_made(name, cj.cyclical_schedule(jnp.bfloat16(0.25), 1.0, NUM_STEPS))
+    gradients, params = narrowed(GRADIENTS[2], dtype), narrowed(PARAMS, dtype)
+
+    def two_updates():
+        update, state = jax.jit(transform.update), transform.init(params)
+        _, state = update(gradients, state, params)
+        return update(gradients, state, params)
+
+    expected = two_updates()
+    with jax.numpy_dtype_promotion("strict"):
+        found = two_updates()
+        cj.current_values(found[1]), cj.num_updates(found[1])
+    assert_trees_equal(found, expected)
+    assert {leaf.dtype for leaf in jax.tree.leaves(found[0])} == {jnp.dtype(dtype)}
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
+def test_a_traced_number_of_low_precision_is_computed_with_in_float32(name, dtype):
+    """With low-precision leaves too: only the result is rounded to the dtype of the leaf."""
+    value = jnp.asarray(0.3, dtype)
+    updates, params = narrowed(GRADIENTS[2], dtype), narrowed(PARAMS, dtype)
+    found = jax.jit(lambda value: updated(made(name, value), updates, params))(value)
+    expected = by_hand(name, as_float64(updates), as_float64(params), float(value))
+    for key, leaf in found.items():
+        rounding = float(jnp.finfo(dtype).eps)
+        np.testing.assert_allclose(as_float64(found)[key], expected[key], rtol=rounding / 1.9)
+        assert leaf.dtype == dtype
+
+
+@pytest.mark.parametrize(
+    "name, transform", [*[(name, jax.jit) for name in ALL], ("clip_by_global_norm", lambda f: f)]
+)
+def test_leaves_that_are_sharded_explicitly_stay_so(name, transform):
+    mesh = jax.make_mesh((2,), ("data",), axis_types=(jax.sharding.AxisType.Explicit,))
+
+    def placed(tree):
+        """Splits the first axis that two devices divide evenly."""
+
+        def place(leaf):
+            split = [size % 2 == 0 for size in leaf.shape]
+            axes = [None] * split.index(True) + ["data"] if any(split) else []
+            sharding = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(*axes))
+            return jax.device_put(leaf, sharding)
+
+        return jax.tree.map(place, tree)
+
+    optimizer = any_made(name, cj.cyclical_schedule(0.5, 1.0, NUM_STEPS))
+    updates, params = placed(GRADIENTS[2]), placed(PARAMS)
+    state = optimizer.init(params)
+    found, state = transform(optimizer.update)(updates, state, params)
+    expected, _ = optimizer.update(GRADIENTS[2], optimizer.init(PARAMS), PARAMS)
+    assert_trees_close(found, expected)
+    for key, leaf in found.items():
+        assert leaf.sharding.is_equivalent_to(params[key].sharding, leaf.ndim)
+    assert cj.current_values(state)[ALL[name]] == {"every": 2}.get(ALL[name], 0.5)
+
+
 # ---- what is refused
+
+
+@every_transform
+@pytest.mark.parametrize("state", [None, optax.EmptyState(), 0])
+def test_a_state_that_is_none_of_ours_is_refused(name, state):
+    with pytest.raises(ValueError, match=re.escape(f"its state is `init(params)`, got {state}.")):
+        made(name, 0.1).update(PARAMS, state, PARAMS)
 
 
 @every_transform

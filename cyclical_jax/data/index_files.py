@@ -1,10 +1,11 @@
 """Files that list the examples to train on, by position or by file name."""
 
 import re
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+
+from cyclical_jax import _checks
 
 SUFFIXES = (".txt", ".csv")
 
@@ -102,7 +103,7 @@ def _refuse(file: Names, wrong: np.ndarray, problem: str, known: np.ndarray | No
 def _split_lines(path: str) -> dict[int, list[str]]:
     """Returns {line number: its words} for the lines that have words."""
     try:
-        text = Path(path).expanduser().read_text(encoding="utf-8-sig")
+        text = _checks.local_path("subset", path).read_text(encoding="utf-8-sig")
     except OSError as error:
         problem = f"`subset` {path!r}: this file cannot be read: {error.strerror}."
         raise ValueError(problem) from error

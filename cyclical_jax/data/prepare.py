@@ -1,9 +1,15 @@
 """Builds TFDS's datasets without TensorFlow.
 
-TFDS's own builders of these datasets open files and encode images with TensorFlow. Ours keep their
-names, features, keys and checksums, so the result is the same dataset, and TFDS can read it.
+TFDS's own builders of the datasets that have a name here open files and encode images with
+TensorFlow. Ours keep their names, features, keys and checksums, so the result is the same dataset,
+and TFDS can read it. "tfds:NAME" is built by TFDS's own builder, which may need TensorFlow.
+
+No archive is unpacked: its members are read one after the other, whatever their paths.
 """
 
+import contextlib
+import difflib
+import functools
 import gzip
 import io
 import struct
@@ -11,7 +17,7 @@ import tarfile
 import tempfile
 import threading
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -23,9 +29,10 @@ from tensorflow_datasets.datasets.imagenet2012 import imagenet2012_dataset_build
 from tensorflow_datasets.image_classification import cifar, mnist
 
 from cyclical_jax import _checks
-from cyclical_jax.data.sources import (
+from cyclical_jax.data import tfds_any
+from cyclical_jax.data.dataset import DatasetNotFoundError, PathLike
+from cyclical_jax.data.tfds_named import (
     TFDS_DATASETS,
-    PathLike,
     find_flaw,
     how_to_get,
     open_prepared,
@@ -49,7 +56,7 @@ def prepare(name: str, *, data_dir: PathLike | None = None, raw_dir: PathLike | 
     """Builds a dataset from its raw files, unless it is there already.
 
     Args:
-      name: "fashion_mnist", "cifar10", "cifar100" or "imagenet2012".
+      name: "fashion_mnist", "cifar10", "cifar100" or "imagenet2012"; or "tfds:NAME", any of TFDS's.
       data_dir: Directory of TFDS's datasets; None is TFDS's default.
       raw_dir: Directory of all the official files. If None, they are looked for in Debian's
         directory (fashion_mnist) or in `<data_dir>/downloads/manual` (the others), and files that
@@ -59,12 +66,16 @@ def prepare(name: str, *, data_dir: PathLike | None = None, raw_dir: PathLike | 
       TFDS's builder of the dataset, ready to be read.
 
     Raises:
-      ValueError: `name` is not one of these, or the raw files are not the official ones.
+      ValueError: `name` is not one of these, or the raw files are not the official ones; or TFDS
+        cannot build it.
       OSError: A raw file is missing and cannot be downloaded.
       DatasetNotFoundError: The dataset is there already, but cannot be used.
     """
     if name == "digits":
         raise ValueError("'digits' comes with scikit-learn: there is nothing to prepare.")
+    word, colon, place = name.partition(":")
+    if colon and word == "tfds":
+        return _prepare_any(place, data_dir, raw_dir)
     _checks.one_of("dataset", name, BUILDERS)
     directory = prepared_directory(name, data_dir)
     if directory.exists():
@@ -77,6 +88,45 @@ def prepare(name: str, *, data_dir: PathLike | None = None, raw_dir: PathLike | 
             raise FileNotFoundError(f"{missing}.\nTo get {name}: {how_to_get(name, data_dir)}")
         _build(builder, manual_dir)
     return open_prepared(name, data_dir)
+
+
+def _prepare_any(place: str, data_dir: PathLike | None, raw_dir: PathLike | None) -> Any:
+    """Builds a dataset by TFDS's own builder, unless it is there already."""
+    with contextlib.suppress(DatasetNotFoundError):
+        directory = tfds_any.directory_of(place, data_dir)
+        print(f"tfds:{place} is already prepared.")
+        return tfds.builder_from_directory(directory)
+    known, name = tfds.list_builders(with_community_datasets=False), place.partition(":")[0]
+    if (first := name.partition("/")[0]) not in known:
+        near = difflib.get_close_matches(first, known, n=1)
+        hint = f" Did you mean 'tfds:{near[0]}'?" if near else ""
+        raise ValueError(f"TFDS has no dataset {first!r}.{hint}")
+    manual = None if raw_dir is None else str(Path(raw_dir).expanduser())
+    config = tfds.download.DownloadConfig(manual_dir=manual, try_download_gcs=False)
+    root = None if data_dir is None else Path(data_dir).expanduser()
+    try:
+        builder = tfds.builder(place, data_dir=root, file_format="array_record")
+        _encode_by_pillow(builder)
+        builder.download_and_prepare(download_config=config)
+    except Exception as error:  # of its own code, of the network, of a missing library
+        lines = [line for line in str(error).splitlines() if line.strip()]
+        reason = f"{type(error).__name__}: {lines[-1] if lines else 'no reason given'}"
+        hint = " Its builder needs TensorFlow, and only it does." if "tensorflow" in reason else ""
+        raise ValueError(f"tfds:{place} was not built: {reason.rstrip('.')}.{hint}") from error
+    return builder
+
+
+def _encode_by_pillow(builder: Any) -> None:
+    """Lets a builder encode arrays of bytes as PNG, which TFDS leaves to TensorFlow."""
+    for feature in builder.info.features.values():
+        if isinstance(feature, tfds.features.Image) and feature.encoding_format != "jpeg":
+            feature.encode_example = functools.partial(_encoded, feature.encode_example)
+
+
+def _encoded(encode: Callable[[Any], Any], image: Any) -> Any:
+    if isinstance(image, np.ndarray) and image.dtype == np.uint8:
+        image = PIL.Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image)
+    return encode(image)
 
 
 def _collect_raw_files(builder: Any, raw_dir: PathLike | None, manual_dir: Path) -> str | None:
@@ -134,7 +184,8 @@ def _build(builder: Any, manual_dir: str) -> None:
     """Builds the dataset; if that fails, no files are left."""
     config = tfds.download.DownloadConfig(manual_dir=manual_dir, try_download_gcs=False)
     try:
-        builder.download_and_prepare(download_config=config)
+        with _quiet():
+            builder.download_and_prepare(download_config=config)
     except (NonMatchingChecksumError, tfds.download.DownloadError, tarfile.TarError) as error:
         reason = str(error).partition("\n")[0].rstrip(":.")
         raise ValueError(f"{builder.name} was not built: {reason}.") from error
@@ -142,6 +193,17 @@ def _build(builder: Any, manual_dir: str) -> None:
     if flaw := find_flaw(builder, TFDS_DATASETS[builder.name].num_examples):
         builder.data_path.rmtree()
         raise ValueError(f"{builder.name} was not built: {flaw}.")
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Hides TFDS's bars and banners; what goes wrong is raised all the same."""
+    tfds.disable_progress_bar()
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):
+            yield
+    finally:
+        tfds.enable_progress_bar()
 
 
 def _file_name(url: str) -> str:

@@ -9,7 +9,7 @@ import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator
 from typing import Any
 
 import numpy as np
@@ -28,21 +28,25 @@ class Stream:
 
     Attributes:
       name: Name of the split, for errors.
-      open_examples: Opens the sequence of `{"image": bytes, "label": int, "file_name": bytes}` in
-        any process; picklable.
+      open_examples: Opens the sequence of `{"image": bytes, "label": int}` in any process, with
+        `"file_name": bytes` where images have names; picklable.
       positions: [n], the positions in that sequence that make this split.
       image_size: Side of the images, in pixels.
       augmented: True: a crop is random and may be mirrored. False: it is the centre.
     """
 
     name: str
-    open_examples: Callable[[], Sequence[dict[str, Any]]]
+    open_examples: Callable[[], Any]
     positions: range | np.ndarray
     image_size: int
     augmented: bool
 
     def __len__(self) -> int:
         return len(self.positions)
+
+    def at(self, positions: range | np.ndarray) -> "Stream":
+        """Returns a stream of other examples of the same sequence."""
+        return dataclasses.replace(self, positions=positions)
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
@@ -112,7 +116,7 @@ class _BatchMaker:
         where = f"example {position} of {self._stream.name}"
         try:
             example = examples[position]
-            where += f", {example['file_name'].decode()},"
+            where += f", {example['file_name'].decode()}," if "file_name" in example else ""
             return self._crop(example["image"], number, index), example["label"]
         except Exception as error:  # for a damaged file Pillow's decoders raise errors of any type
             reason = " ".join(f"{type(error).__name__}: {error}".split())
@@ -173,7 +177,7 @@ def _end_with_parent(worker: int, num_workers: int) -> None:
     signals to workers too, but the parent needs them until it has saved the run.
     """
     del worker, num_workers
-    for number in (signal.SIGTERM, signal.SIGINT):
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
         signal.signal(number, signal.SIG_IGN)
     parent = multiprocessing.parent_process()
     assert parent  # this is a worker

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from cyclical_jax import _checks
 from cyclical_jax.data import index_files
 from cyclical_jax.data.index_files import Names, Positions
 
@@ -80,7 +81,7 @@ def index_file_of(subset: str | None) -> Path | None:
     """Returns the file that a subset is read from, or None if it is read from no file."""
     if subset is None or isinstance(parse_subset(subset), Subset | LongTailed):
         return None
-    return Path(subset).expanduser()
+    return _checks.local_path("subset", subset)
 
 
 def _parse_balanced(text: str, words: Sequence[str]) -> Subset:
@@ -139,12 +140,22 @@ def subset_indices(
         case Positions() | Names():
             return index_files.positions(subset, labels, names)
         case LongTailed(most, factor):
+            _check_single(labels)
             return first_per_class(labels, long_tailed_quotas(num_classes, most, factor))
         case Subset(total, ratio) if ratio is not None:
+            _check_single(labels)
             return first_per_class(labels, linear_quotas(num_classes, total, ratio))
     if len(labels) < subset.total:
         raise ValueError(f"there are {len(labels)} examples, but {subset.total} are wanted.")
     return np.arange(subset.total)
+
+
+def _check_single(labels: np.ndarray) -> None:
+    if labels.ndim != 1:
+        raise ValueError(
+            "`subset` of so many examples a class needs one class for each example, but labels are "
+            f"numbers for each of {labels.shape[1]} classes: list positions in a file."
+        )
 
 
 def first_per_class(labels: np.ndarray, quotas: Sequence[int] | np.ndarray) -> np.ndarray:

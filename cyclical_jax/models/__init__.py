@@ -12,3 +12,4 @@ from cyclical_jax.models.model import from_linen as from_linen
 from cyclical_jax.models.model import make_model as make_model
 from cyclical_jax.models.model import network_of as network_of
 from cyclical_jax.models.patch_dense import PatchDense as PatchDense
+from cyclical_jax.models.summary import summary as summary

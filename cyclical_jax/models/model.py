@@ -1,6 +1,7 @@
 """Models as two functions of pytrees, and the table of networks with names."""
 
 import dataclasses
+import inspect
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -14,6 +15,7 @@ from cyclical_jax.models.patch_dense import PatchDense
 from cyclical_jax.models.resnet import RESNETS
 from cyclical_jax.models.tresnet import TResNetM
 
+_TABLE_WIDTH = 120  # characters
 _NOT_OPTIONS = {"num_classes", "axis_name", "parent", "name"}
 
 
@@ -49,12 +51,19 @@ CONVOLUTIONAL = frozenset({"cnn", *_PUBLISHED})
 
 
 class Model(NamedTuple):
-    """A model of any library, as the two functions that the train step needs."""
+    """A model of any library, as the two functions that the train step needs.
+
+    In training `apply` gets a key, and returns the new `model_state`; its structure, shapes and
+    dtypes stay the same. In an evaluation it gets no key, and what it returns there is not kept.
+    """
 
     # (key, images [batch, height, width, channels]) -> params, model_state
     init: Callable[[jax.Array, jax.Array], tuple[Any, Any]]
     # (params, model_state, images, *, train, key, **knobs) -> logits [batch, classes], model_state
     apply: Callable[..., tuple[jax.Array, Any]]
+    knobs: tuple[str, ...] = ()  # where a run is given the model: its knobs that `apply` takes
+    name: str = "model"  # what a message calls it
+    table: Callable[[Any], str] | None = None  # (inputs of one example) -> its layers, as text
 
 
 def make_model(
@@ -84,24 +93,41 @@ def make_model(
     return from_linen(module(num_classes=num_classes, axis_name=axis_name, **options))
 
 
-def from_linen(module: nn.Module) -> Model:
-    """Returns the `Model` of a linen module that is called as `module(images, train=...)`.
+def _takes_train(module_class: type[nn.Module]) -> bool:
+    call: Callable[..., Any] = module_class.__call__
+    parameters = inspect.signature(call).parameters.values()
+    return any(p.name == "train" or p.kind is p.VAR_KEYWORD for p in parameters)
 
-    In training, dropout draws from the key, and all collections but "params" are updated. The
-    keyword arguments `knobs` of `apply` replace attributes of the module in that call; their values
-    may be traced.
+
+def from_linen(module: nn.Module) -> Model:
+    """Returns the `Model` of a linen module.
+
+    It is called as `module(images, train=...)`, or as `module(images)` where it does not take
+    `train`. In training, dropout draws from the key, and all collections but "params" are updated.
+    The keyword arguments `knobs` of `apply` replace attributes of the module in that call; their
+    values may be traced.
     """
 
+    takes_train = _takes_train(type(module))
+
+    def mode(train):
+        return {"train": train} if takes_train else {}
+
     def init(key, images):
-        variables = dict(module.init(key, images, train=False))
-        return variables.pop("params"), variables
+        variables = dict(module.init(key, images, **mode(False)))
+        return variables.pop("params", {}), variables
 
     def apply(params, model_state, images, *, train, key=None, **knobs):
         variables = {"params": params, **model_state}
         if not train:
-            return module.apply(variables, images, train=False), model_state
+            return module.apply(variables, images, **mode(False)), model_state
         rngs = {} if key is None else {"dropout": key}
         changed = module.clone(**knobs) if knobs else module
-        return changed.apply(variables, images, train=True, rngs=rngs, mutable=[*model_state])
+        mutable = [*model_state]
+        return changed.apply(variables, images, **mode(True), rngs=rngs, mutable=mutable)
 
-    return Model(init, apply)
+    def table(images):
+        console = {"force_terminal": False, "width": _TABLE_WIDTH}
+        return module.tabulate(jax.random.key(0), images, console_kwargs=console, **mode(False))
+
+    return Model(init, apply, table=table)

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from cyclical_jax import losses
-from cyclical_jax.data import Dataset, Stream, as_floats
+from cyclical_jax.data import as_floats
 from cyclical_jax.training.fields import Cycle, Field, RecipeError, knob, one_of
 from cyclical_jax.training.technique import (
     CLASS_LOGITS,
@@ -24,6 +24,7 @@ from cyclical_jax.training.technique import (
     Own,
     Part,
     Site,
+    Spec,
     Task,
 )
 
@@ -32,6 +33,9 @@ ACCURACY = "accuracy"
 CALIBRATION_ERROR = "calibration_error"
 _NUM_BINS = 15  # of the calibration error, as in Guo et al., 1706.04599
 _MULTILABEL = {"asymmetric_multilabel": "asymmetric", "cyclical_multilabel": "cyclical"}
+
+
+_OF_ARRAYS = ("axis", "where", "class_weights")  # left at their defaults: [batch, classes]
 
 
 class Loss(NamedTuple):
@@ -47,8 +51,9 @@ class Loss(NamedTuple):
 
     @property
     def knobs(self) -> tuple[str, ...]:
-        """The names of its arguments beside logits and labels."""
-        return tuple(inspect.signature(self.function).parameters)[2:]
+        """The names of its numbers: its arguments beside those that describe the arrays."""
+        names = tuple(inspect.signature(self.function).parameters)[2:]
+        return tuple(name for name in names if name not in _OF_ARRAYS)
 
 
 def as_loss(name: str, loss: Any) -> Loss:
@@ -167,34 +172,9 @@ def scores(sums: Sequence[Sums]) -> dict[str, Any]:
     }
 
 
-# ---- what cannot be learned
-
-
-def misfits(source: str, dataset: Dataset) -> Iterator[str]:
-    """Yields a line for each split whose labels name no class."""
-    for name in ("train", "validation", "test"):
-        split = getattr(dataset, name)
-        if not isinstance(split, Stream) and len(split["label"]):  # TFDS has checked a stream's
-            yield from _label_problems(f"{name} labels of {source}", split["label"], dataset)
-
-
-def _label_problems(what: str, labels: np.ndarray, dataset: Dataset) -> Iterator[str]:
-    classes = dataset.num_classes
-    if labels.ndim == 2:
-        yield from _shape_problems(what, labels, classes)
-        return
-    lowest, highest = labels.min(), labels.max()
-    if lowest < 0 or highest >= classes:
-        yield f"{what} must be 0 to {classes - 1}, got {lowest} to {highest}."
-
-
-def _shape_problems(what: str, labels: np.ndarray, classes: int) -> Iterator[str]:
-    is_float, width = labels.dtype.kind == "f", labels.shape[1]
-    if not (is_float and width == classes and 0 <= labels.min() and labels.max() <= 1):
-        yield (
-            f"{what} must be floats of shape [examples, {classes}] from 0 to 1, got "
-            f"{labels.dtype} of shape {list(labels.shape)}."
-        )
+def class_outputs(own: Own, spec: Spec) -> tuple[int]:
+    """Returns the shape of the logits of one example."""
+    return (spec.num_outputs,)
 
 
 def problems(checked: Own) -> Iterator[str]:
@@ -240,7 +220,7 @@ def task(further: Mapping[str, Loss] | None = None) -> Task:
         scores=scores,
         probabilities=jax.nn.softmax,
         judged_by=(ACCURACY, "max"),
-        misfits=misfits,
+        outputs=class_outputs,
     )
 
 

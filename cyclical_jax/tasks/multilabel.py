@@ -14,7 +14,7 @@ from cyclical_jax.tasks.classification import (
     Sums,
     accuracy,
     as_batch,
-    misfits,
+    class_outputs,
     scores,
     summed,
     warn_of_exponent,
@@ -78,9 +78,10 @@ def part(site: Site) -> Part:
 def sums(site: Site, model, variables, batch: Batch) -> Sums:
     """Returns sums for the binary cross entropy, summed over the classes, and the accuracy."""
     logits, _ = model.apply(*variables, batch["image"], train=False)
-    plain = {"gamma_pos": 0.0, "gamma_neg": 0.0, "margin": 0.0}
     labels = multi_hot(batch["label"], logits)
-    losses_ = losses.asymmetric_multilabel_loss(logits, labels, **plain)
+    losses_ = losses.asymmetric_multilabel_loss(
+        logits, labels, gamma_pos=0.0, gamma_neg=0.0, margin=0.0
+    )
     return summed(logits, batch, losses_, jax.nn.sigmoid(logits))
 
 
@@ -104,5 +105,5 @@ TASK = Task(
     scores=scores,
     probabilities=jax.nn.sigmoid,
     judged_by=(ACCURACY, "max"),
-    misfits=misfits,
+    outputs=class_outputs,
 )

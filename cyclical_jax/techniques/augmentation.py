@@ -6,6 +6,7 @@ from cyclical_jax import augment
 from cyclical_jax.training.fields import knob, names, or_none
 from cyclical_jax.training.technique import (
     IMAGES,
+    SPATIAL,
     BatchTransform,
     Own,
     Part,
@@ -42,7 +43,7 @@ TECHNIQUE = Technique(
     KEYS,
     part,
     switch=STRENGTH,
-    needs=frozenset({IMAGES}),
+    needs=frozenset({IMAGES, SPATIAL}),
     changes_inputs=True,
     problems=problems,
 )

@@ -32,8 +32,9 @@ KEYS = {
 
 
 def problems(checked: Own) -> Iterator[str]:
-    if "dataset" in checked:
-        weights, classes = checked[CLASS_WEIGHTS], num_classes(checked["dataset"])
+    if {"dataset", "data_dir"} <= checked.keys():
+        name, data_dir = checked["dataset"], checked["data_dir"]
+        weights, classes = checked[CLASS_WEIGHTS], num_classes(name, data_dir=data_dir)
         if weights != BALANCED and len(weights) != classes:
             yield (
                 f"{CLASS_WEIGHTS} must have {classes} numbers for {checked['dataset']!r}, got "
@@ -47,14 +48,27 @@ def prepare(host) -> Prepared:
 
 
 def _weights(class_weights: str | tuple[float, ...], dataset: Dataset) -> np.ndarray:
-    """Returns [n], a weight for each example to train on."""
-    labels = dataset.train["label"]
-    if class_weights == BALANCED:
+    """Returns [n], a weight for each example to train on.
+
+    Of labels y that are numbers, one for each class, an example's weight is the mean of its
+    classes' weights, `sum_k y_k w_k / sum_k y_k`; it is 1 where it has no class. The size n_k of a
+    class is then the sum of its y_k.
+    """
+    labels = np.asarray(dataset.train["label"])
+    if labels.ndim == 1:
         counts = np.bincount(labels, minlength=dataset.num_classes)
-        of_class = len(labels) / (dataset.num_classes * np.maximum(counts, 1))
-    else:
-        of_class = np.array(class_weights)
-    return of_class.astype(np.float32)[labels]
+        return _of_classes(class_weights, counts, len(labels)).astype(np.float32)[labels]
+    of_class = _of_classes(class_weights, labels.sum(0, dtype=np.float64), len(labels))
+    total = labels.sum(-1, dtype=np.float64)
+    weights = np.divide(labels @ of_class, total, out=np.ones(len(labels)), where=total > 0)
+    return weights.astype(np.float32)
+
+
+def _of_classes(class_weights: str | tuple[float, ...], counts: np.ndarray, number: int):
+    """Returns [classes] weights; a class without examples counts as one of one example."""
+    if class_weights != BALANCED:
+        return np.array(class_weights)
+    return number / (len(counts) * np.where(counts > 0, counts, 1))
 
 
 TECHNIQUE = Technique(

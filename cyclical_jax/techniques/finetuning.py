@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+from collections.abc import Mapping
 
 import jax
 import jax.numpy as jnp
@@ -60,6 +61,11 @@ def layers(model: Model, example) -> tuple[tuple[str, ...], ...]:
 
     def init():
         params, _ = model.init(jax.random.key(0), example)
+        if not isinstance(params, Mapping):
+            raise RecipeError(
+                "finetuning needs a model whose parameters are a dictionary of layers, got a "
+                f"{type(params).__name__}."
+            )
         for name, part in params.items():  # as they were made: a result of jit would be sorted
             parts.append((name, any(leaf.ndim > 1 for leaf in jax.tree.leaves(part))))
         return jnp.zeros([])

@@ -1,12 +1,17 @@
 """The network that makes logits of images, by name, with dropout and stochastic depth as knobs."""
 
-from collections.abc import Iterator, Mapping
-from dataclasses import fields
+import functools
+import inspect
+import typing
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import MISSING, dataclass, fields
 from typing import Any, NamedTuple
 
+import jax.numpy as jnp
 from flax import linen as nn
 
 from cyclical_jax.models import NETWORKS, Model, Network, make_model, network_of
+from cyclical_jax.training.attributes import field_of
 from cyclical_jax.training.fields import (
     Field,
     RecipeError,
@@ -17,6 +22,7 @@ from cyclical_jax.training.fields import (
     sizes,
     whole,
 )
+from cyclical_jax.training.own_files import Found, find
 from cyclical_jax.training.technique import IMAGES, LOGITS, Own, Site, Technique
 
 NAME = "model.name"
@@ -90,32 +96,180 @@ def as_network(name: str, network: Any) -> NetworkWithKeys:
     return keyed
 
 
+# ---- a linen module class that a config names by its place
+
+
+_PLACE = "path/to/file.py:ClassName"
+_GIVEN = ("num_classes", "axis_name")  # attributes that the engine gives, where a class has them
+_DTYPES = ("float32", "bfloat16", "float16")
+
+
+@dataclass(frozen=True, eq=False)
+class OwnNetwork:
+    """A class that a config names, and its attributes."""
+
+    name: str  # as model.name has it
+    keyed: NetworkWithKeys
+    knobs: tuple[str, ...]  # keys that may cycle
+    required: tuple[str, ...]  # keys without a default
+    file: tuple[str, str]  # its name, and the digest of its content
+
+
+@functools.lru_cache(maxsize=32)
+def _own_network(name: str, found: Found) -> OwnNetwork:
+    """Returns the network of a class.
+
+    Raises:
+      RecipeError: It is no linen module class, or cannot be called as one; a line.
+    """
+    what, module = f"{NAME} {name!r}", found.value
+    _check_class(what, module)
+    keys, required = {}, []
+    hints = _hints(module)
+    for attribute in fields(module):
+        if attribute.name in (*_GIVEN, "parent", "name") or not attribute.init:
+            continue
+        field, has_default = _key_of(module, attribute, hints)
+        key = f"model.{attribute.name}"
+        if field is not None:
+            keys[key] = field
+        elif not has_default:
+            raise RecipeError(
+                f"{what}: its attribute {attribute.name} has no default, and no key can express "
+                f"its type; give it a default."
+            )
+        if not has_default:
+            required.append(key)
+    options = tuple(key.removeprefix("model.") for key in keys)
+    network = Network(functools.partial(_constructed, module), options)
+    knobs = tuple(key for key, field in keys.items() if "it may cycle" in field.type)
+    file = f"{found.file}:{module.__name__}", found.digest
+    return OwnNetwork(name, NetworkWithKeys(network, keys), knobs, tuple(required), file)
+
+
+def _check_class(what: str, module: Any) -> None:
+    if not (isinstance(module, type) and issubclass(module, nn.Module)):
+        kind = "another class" if isinstance(module, type) else f"a {type(module).__name__}"
+        raise RecipeError(f"{what} must be a class that inherits flax.linen.Module, got {kind}.")
+    call: Callable[..., Any] = module.__call__
+    _, *parameters = inspect.signature(call).parameters.values()
+    needed = [p.name for p in parameters if p.default is p.empty and p.kind < p.VAR_KEYWORD]
+    needed = [name for name in needed if name not in ("train", "args")]
+    if len(needed) > 1 or not parameters:
+        raise RecipeError(
+            f"{what} is called as module(images, train=...) or module(images), but its __call__ "
+            f"takes {', '.join(needed) or 'nothing'}."
+        )
+
+
+def _hints(module: type) -> dict[str, Any]:
+    """Returns {attribute: type}; {} where an annotation names what is not there."""
+    try:
+        return typing.get_type_hints(module)
+    except Exception:
+        return {}
+
+
+def _key_of(module: type, attribute: Any, hints: Mapping[str, Any]) -> tuple[Field | None, bool]:
+    """Returns the key of an attribute, if it can have one, and whether it has a default."""
+    default, meaning = attribute.default, f"attribute {attribute.name} of {module.__name__}"
+    if attribute.default_factory is not MISSING:
+        default = attribute.default_factory()
+    has_default = default is not MISSING
+    if attribute.name == "dtype":
+        return _dtype_key(default if has_default else None, meaning), True
+    annotation = hints.get(attribute.name, attribute.type)
+    field = field_of(annotation, default if has_default else None, meaning)
+    return field, has_default
+
+
+def _dtype_key(default: Any, meaning: str) -> Field:
+    name = None if default is None else jnp.dtype(default).name
+    return or_none(one_of(name if name in _DTYPES else None, _DTYPES, meaning))
+
+
+def _constructed(module: type[nn.Module], **attributes: Any) -> nn.Module:
+    """Returns the module with those of the engine's attributes that it has."""
+    its = {attribute.name for attribute in fields(module)}
+    kept = {name: value for name, value in attributes.items() if name in its}
+    dtype = {"dtype": getattr(jnp, kept["dtype"])} if kept.get("dtype") else {}
+    without = {name: value for name, value in kept.items() if name != "dtype"}
+    return module(**without, **dtype)
+
+
+# ---- the technique
+
+
 def technique(further: Mapping[str, NetworkWithKeys] | None = None) -> Technique:
-    """Returns the technique for our networks and further ones."""
-    added = dict(further or {})
+    """Returns the technique for our networks, further ones, and one that a config names."""
+
+    def of_config(values: Own) -> Technique:
+        name = values.get(NAME)
+        if not isinstance(name, str) or ":" not in name:
+            return made(None)
+        return made(_own_network(name, find(NAME, name)))
+
+    @functools.lru_cache(maxsize=32)
+    def made(own: OwnNetwork | None) -> Technique:
+        return _technique(dict(further or {}), own, of_config)
+
+    return made(None)
+
+
+def _technique(
+    added: dict[str, NetworkWithKeys],
+    own: OwnNetwork | None,
+    of_config: Callable[[Own], Technique],
+) -> Technique:
+    added |= {own.name: own.keyed} if own else {}
     networks = {**NETWORKS, **{name: of.network for name, of in added.items()}}
     keys = {key: field for of in added.values() for key, field in of.keys.items()}
-    names = tuple(networks)
 
     def model(site: Site, before: Model | None) -> Model:
-        options = {key: value for key, value in site.own.items() if key not in (NAME, *KNOBS)}
-        return make_model(
-            site.own[NAME],
+        name = site.own[NAME]
+        is_own = own is not None and name == own.name
+        left = (NAME,) if is_own else (NAME, *KNOBS)
+        options = {key: value for key, value in site.own.items() if key not in left}
+        made = make_model(
+            name,
             num_classes=site.spec.num_outputs,
             axis_name=site.axis_name,
             networks=networks,
             **{key.removeprefix("model."): value for key, value in options.items()},
         )
+        return made._replace(name=f"{NAME} {name!r}") if is_own else made
+
+    def all_problems(checked: Own) -> Iterator[str]:
+        yield from problems(checked)
+        for key in own.required if own else ():
+            if checked.get(key, 0) is None:
+                words = keys[key].type.removesuffix(", or None")
+                yield f"{key} must be set to a {words}: the class has no default for it."
 
     return Technique(
         "network",
-        {NAME: one_of(names[0], names, "the network; see cyclical_jax/models")} | _OPTIONS | keys,
+        {NAME: _name_key(tuple(networks), own)} | _OPTIONS | keys,
         model=model,
-        model_knobs=KNOBS,
+        model_knobs=tuple(dict.fromkeys((*KNOBS, *(own.knobs if own else ())))),
         options={NAME: {name: of.options for name, of in networks.items()}},
         needs=frozenset({IMAGES, LOGITS}),
-        problems=problems,
+        problems=all_problems,
+        of_config=of_config,
+        files=(own.file,) if own else (),
     )
+
+
+def _name_key(names: tuple[str, ...], own: OwnNetwork | None) -> Field:
+    default = own.name if own else names[0]
+    field = one_of(default, names, "the network; see cyclical_jax/models")
+    words = " or ".join(name for name in names if own is None or name != own.name)
+
+    def check(key, value):
+        if isinstance(value, str) and value not in names and ("/" in value or ".py" in value):
+            raise ValueError(f"{key} must be {_PLACE}, or one of our networks, got {value!r}.")
+        return field.check(key, value)
+
+    return field._replace(check=check, type=f"{words} or {_PLACE}")
 
 
 TECHNIQUE = technique()

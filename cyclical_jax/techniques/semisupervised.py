@@ -8,6 +8,7 @@ from cyclical_jax.training.fields import knob, names, or_none, whole
 from cyclical_jax.training.technique import (
     CLASS_LOGITS,
     IMAGES,
+    SPATIAL,
     BatchTransform,
     LossTerm,
     Own,
@@ -50,13 +51,14 @@ KEYS = {
 
 
 def problems(checked: Own) -> Iterator[str]:
-    if not checked.keys() >= {"dataset", "train_on", "subset"}:
+    if not checked.keys() >= {"dataset", "data_dir", "image_size", "train_on", "subset"}:
         return
     name, train_on, subset = (checked[key] for key in ("dataset", "train_on", "subset"))
-    size = checked.get(BATCH_SIZE, 1)
+    size, data_dir = checked.get(BATCH_SIZE, 1), checked["data_dir"]
     try:
-        data.check_unlabelled(name, train_on, subset)
-        number = data.num_unlabelled(name, train_on=train_on, subset=subset)
+        rest = {"image_size": checked["image_size"], "data_dir": data_dir}
+        data.check_unlabelled(name, train_on, subset, **rest)
+        number = data.num_unlabelled(name, train_on=train_on, subset=subset, data_dir=data_dir)
         if size > number:
             yield f"{BATCH_SIZE} {size} is more than the {number} unlabelled examples."
     except ValueError as error:
@@ -98,7 +100,7 @@ TECHNIQUE = Technique(
     KEYS,
     part,
     switch=WEIGHT,
-    needs=frozenset({IMAGES, CLASS_LOGITS}),
+    needs=frozenset({IMAGES, CLASS_LOGITS, SPATIAL}),
     measures=(CONFIDENT,),
     percent=(CONFIDENT,),
     beside={data.UNLABELLED: BATCH_SIZE},

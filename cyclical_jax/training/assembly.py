@@ -53,10 +53,15 @@ def make_schedules(structure: Structure, numbers: Numbers, timetable: Timetable)
 
 
 def assemble_model(structure: Structure, spec: Spec, axis_name: str | None = None) -> Model:
-    """Returns the model, whose BatchNorm averages over `axis_name`."""
-    model = None
+    """Returns the model, whose BatchNorm averages over `axis_name`.
+
+    A model that the structure was given takes the place of the one that the first entry makes.
+    """
+    given = structure.model
+    model = given if given is None or isinstance(given, Model) else given(axis_name)
+    is_made = given is None
     for entry, own in structure.entries:
-        if entry.model is not None:
+        if entry.model is not None and (is_made or entry is not structure.maker):
             model = entry.model(Site(dict(own), spec, axis_name), model)
     if model is None:
         raise TypeError(f"Neither the task {structure.task[0]} nor a technique makes a model.")
@@ -120,6 +125,17 @@ def make_terms(structure: Structure, parts: Parts) -> tuple[list[LossTerm], list
     return [own, *others], [*reference, *others] if reference else []
 
 
+def model_knobs(structure: Structure, model: Model) -> list[str]:
+    """Returns the keys of the knobs that are on and that the model's `apply` takes."""
+    on, replaced = dict(structure.curves), structure.maker if structure.model else None
+    return [
+        key
+        for entry, _ in structure.entries
+        for key in entry.model_knobs
+        if key in on and (entry is not replaced or key.rpartition(".")[2] in model.knobs)
+    ]
+
+
 def make_memories(parts: Parts) -> dict[str, Memory]:
     """Returns {name in the state: memory} of the parts that keep one."""
     kept = {name: part.memory for name, part in parts.items() if part.memory is not None}
@@ -153,8 +169,9 @@ def assemble(
     entries = [entry for entry, _ in structure.entries]
     task = structure.task[0]
     is_early = {entry.name: entry.changes_inputs or entry is task for entry in entries}
+    model = assemble_model(structure, spec, axis_name)
     return Program(
-        model=assemble_model(structure, spec, axis_name),
+        model=model,
         optimizer=make_optimizer(parts, timetable),
         terms=terms,
         transforms=_transforms(parts, [name for name in parts if is_early[name]]),
@@ -163,7 +180,7 @@ def assemble(
         reference=reference,
         knobs=schedules,
         columns=structure.columns,
-        model_knobs=[key for entry in entries for key in entry.model_knobs if key in schedules],
+        model_knobs=model_knobs(structure, model),
         memories=make_memories(parts),
         skip_nonfinite=structure.on_nonfinite == "skip",
         micro_steps=micro_steps,

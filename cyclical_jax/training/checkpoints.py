@@ -49,11 +49,20 @@ class Snapshot(NamedTuple):
     seconds: float  # of training so far
 
 
+class _Item(NamedTuple):
+    """What is written: a snapshot on the host, and what stands beside it."""
+
+    micro_step: int
+    arrays: _Arrays
+    about: dict[str, Any]
+
+
 class Checkpoints:
     """The checkpoints in a directory, each named by its micro step; a context.
 
-    The newest `keep` are kept and, of all that were saved, the one that is worth most
-    by validation. They are Orbax's: "state" holds every leaf by its path, "about" a digest of them.
+    The newest `keep` are kept, and the one that is worth most by validation, the first of equals:
+    of all that were saved or held. They are Orbax's: "state" holds every leaf by its path, "about"
+    a digest of them.
     With several processes all of them call everything, and share the directory; the first writes.
     Where `read_only`, nothing there is changed: the run that it belongs to may go on.
 
@@ -66,6 +75,7 @@ class Checkpoints:
             raise CheckpointError(f"there is no {directory}.")
         self._directory = directory.resolve()
         self._worths: dict[int, float] = {}
+        self._held: _Item | None = None
         self._read_only = read_only
         options = ocp.CheckpointManagerOptions(
             preservation_policy=None if read_only else _NewestAndBest(keep, self._worth_of),
@@ -93,6 +103,22 @@ class Checkpoints:
         with self._errors_told() if error_type is None else contextlib.suppress(Exception):
             self._manager.close()
 
+    def hold(self, snapshot: Snapshot, worth: float) -> None:
+        """Keeps a copy in memory, which the next `save` writes before its own, if it is the best.
+
+        It is, if it is worth more than all that were saved or held. After a crash the run goes on
+        from what was saved last, and everything that was best until then was written before: so
+        the run finds again what was held since.
+        """
+        worths = [self._worth_of(step) for step in self._manager.all_steps()]
+        worths += [self._held.about[_WORTH]] if self._held else []
+        if not worth > max(worths, default=-math.inf):
+            return
+        if int(snapshot.state.micro_step) == self._manager.latest_step():
+            self._write(_item(snapshot, worth))
+        else:
+            self._held = _item(snapshot, worth)
+
     def save(self, snapshot: Snapshot, worth: float | None = None) -> None:
         """Starts to write, and returns when all is in memory.
 
@@ -102,16 +128,22 @@ class Checkpoints:
         Raises:
           CheckpointError: This one cannot be written, or the one before it could not.
         """
-        micro_step, arrays = int(snapshot.state.micro_step), _arrays(snapshot)
-        about = {"digest": _digest(arrays), "seconds": snapshot.seconds}
-        about[_WORTH] = worth
-        is_there = micro_step == self._manager.latest_step()
+        item, held = _item(snapshot, worth), self._held
+        self._held = None
+        if held and held.micro_step < item.micro_step:
+            self._write(held)
+        self._write(item)
+
+    def _write(self, item: _Item) -> None:
+        micro_step, arrays, about = item
+        is_there, worth = micro_step == self._manager.latest_step(), about[_WORTH]
         if not is_there or worth is not None:
             self._worths[micro_step] = -math.inf if worth is None else worth
         if is_there:
             self._amend(micro_step, worth)
             return
         self._check_space(arrays)
+        about = about | {"digest": _digest(arrays)}
         with self._errors_told():
             self._manager.save(
                 micro_step,
@@ -167,9 +199,8 @@ class Checkpoints:
         Raises:
           CheckpointError: None was saved with one, or that checkpoint is damaged.
         """
-        steps = self._manager.all_steps()
-        best = max(steps, key=lambda step: (self._worth_of(step), step), default=None)
-        if best is None or self._worth_of(best) == -math.inf:
+        best = _best_of(self._manager.all_steps(), self._worth_of)
+        if best is None:
             raise CheckpointError(
                 f"no checkpoint in {self._directory} was saved after a validation: take the newest."
             )
@@ -292,9 +323,14 @@ class _NewestAndBest:
 
     def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> list[bool]:
         steps = [checkpoint.step for checkpoint in checkpoints]
-        best = max(steps, key=lambda step: (self._worth_of(step), step), default=None)
-        kept = {*sorted(steps)[-self._num_newest :], best}
+        kept = {*sorted(steps)[-self._num_newest :], _best_of(steps, self._worth_of)}
         return [step in kept for step in steps]
+
+
+def _best_of(steps: Sequence[int], worth_of: Callable[[int], float]) -> int | None:
+    """Returns the first of those that are worth most; None where none was validated."""
+    validated = [step for step in sorted(steps) if worth_of(step) > -math.inf]
+    return max(validated, key=worth_of, default=None)
 
 
 def read_variables(
@@ -382,6 +418,11 @@ def _misfit(wanted: Mapping[str, Any], found: Mapping[str, Any]) -> str | None:
         if there != here:
             return f"{name} is {there} there, {here} here"
     return None
+
+
+def _item(snapshot: Snapshot, worth: float | None) -> _Item:
+    about = {"seconds": snapshot.seconds, _WORTH: worth}
+    return _Item(int(snapshot.state.micro_step), _arrays(snapshot), about)
 
 
 def _arrays(snapshot: Snapshot) -> _Arrays:

@@ -3,29 +3,34 @@
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from cyclical_jax.data import RESIDENT_DATASETS, check_image_size, num_train
+from cyclical_jax import data
 from cyclical_jax.training.fields import Cycle, shown
 from cyclical_jax.training.keys import TASK
 from cyclical_jax.training.structure import Catalogue
-from cyclical_jax.training.technique import IN_MEMORY, Task, Technique
+from cyclical_jax.training.technique import IN_MEMORY, SPATIAL, Task, Technique
 
 Checked = Mapping[str, Any]
 
 
-def contradictions(catalogue: Catalogue, checked: Checked, num_devices: int) -> Iterator[str]:
+def contradictions(
+    catalogue: Catalogue, checked: Checked, num_devices: int, *, needs_data: bool = True
+) -> Iterator[str]:
     """Yields a line for each contradiction.
 
     Args:
       catalogue: The tasks and techniques that there are.
       checked: The values that are right by themselves.
       num_devices: Devices that share a batch.
+      needs_data: Whether it is a problem that data of the user's own is not there.
     """
+    if problems := _data_problems(checked):
+        yield from problems if needs_data else ()
+        checked = {key: value for key, value in checked.items() if key != "dataset"}
     yield from uneven_batch(checked.get("batch_size", 0), num_devices)
     yield from _accumulation_problems(checked)
-    if {"dataset", "train_on", "subset"} <= checked.keys():
-        yield from _subset_problems(checked["dataset"], checked["train_on"], checked["subset"])
-    if {"dataset", "image_size", "loop"} <= checked.keys():
-        yield from _stream_problems(checked["dataset"], checked["image_size"], checked["loop"])
+    if {"dataset", "data_dir"} <= checked.keys():
+        yield from _subset_problems(checked)
+        yield from _stream_problems(checked)
     for entry in catalogue.entries:
         if is_on(catalogue, checked, entry):
             yield from _batch_problems(entry, checked, num_devices)
@@ -68,21 +73,48 @@ def _accumulation_problems(checked: Checked) -> Iterator[str]:
             yield "accumulate_as must be 'micro_steps' where loop is 'streamed'."
 
 
-def _subset_problems(dataset: str, train_on: str, subset: str | None) -> Iterator[str]:
+def _data_problems(checked: Checked) -> list[str]:
+    """Returns a line for each reason why the dataset cannot be found."""
+    if not {"dataset", "data_dir"} <= checked.keys():
+        return []
     try:
-        num_train(dataset, train_on=train_on, subset=subset)
-    except ValueError as error:
-        yield str(error).replace("`", "")
+        data.find(checked["dataset"], checked["data_dir"])
+    except (data.DatasetNotFoundError, ImportError, ValueError) as error:
+        return str(error).replace("`", "").splitlines()
+    return []
 
 
-def _stream_problems(dataset: str, image_size: int | None, loop: str | None) -> Iterator[str]:
+def _subset_problems(checked: Checked) -> Iterator[str]:
+    if {"train_on", "subset"} <= checked.keys():
+        names = "train_on", "subset", "data_dir"
+        try:
+            data.num_train(checked["dataset"], **{name: checked[name] for name in names})
+        except ValueError as error:
+            yield str(error).replace("`", "")
+
+
+def _stream_problems(checked: Checked) -> Iterator[str]:
     """Yields a line if the image size or the loop does not suit the dataset."""
+    if not {"image_size", "loop"} <= checked.keys():
+        return
+    dataset, image_size, loop = (checked[key] for key in ("dataset", "image_size", "loop"))
     try:
-        check_image_size(dataset, image_size)
+        data.check_image_size(dataset, image_size, data_dir=checked["data_dir"])
     except ValueError as error:
         yield str(error).replace("`", "")
-    if dataset not in RESIDENT_DATASETS and loop not in (None, "streamed"):
+        return
+    if not _is_resident(checked) and loop not in (None, "streamed"):
         yield f"loop must be None or 'streamed' for {dataset!r}, got {loop!r}."
+
+
+def _is_resident(checked: Checked) -> bool:
+    name, data_dir = checked.get("dataset"), checked.get("data_dir")
+    return name is None or data.is_resident(name, checked.get("image_size"), data_dir=data_dir)
+
+
+def _is_table(checked: Checked) -> bool:
+    name = checked.get("dataset")
+    return name is not None and data.is_table(name, data_dir=checked.get("data_dir"))
 
 
 def _own_problems(entry: Technique, checked: Checked) -> list[str]:
@@ -104,7 +136,7 @@ def _unoffered(catalogue: Catalogue, checked: Checked, entry: Technique) -> list
     """Returns what an entry needs, and the task does not offer, in alphabetical order."""
     if TASK not in checked:
         return []
-    return sorted(entry.needs - catalogue.task(checked[TASK]).offers - {IN_MEMORY})
+    return sorted(entry.needs - catalogue.task(checked[TASK]).offers - {IN_MEMORY, SPATIAL})
 
 
 def _unmet_needs(catalogue: Catalogue, checked: Checked, entry: Technique) -> Iterator[str]:
@@ -114,7 +146,9 @@ def _unmet_needs(catalogue: Catalogue, checked: Checked, entry: Technique) -> It
             f"{' and '.join(missing)}."
         )
     dataset = checked.get("dataset")
-    if IN_MEMORY in entry.needs and dataset and dataset not in RESIDENT_DATASETS:
+    if SPATIAL in entry.needs and _is_table(checked):
+        yield f"{entry.switch} must be None for {dataset!r}: it needs images, not a table."
+    if IN_MEMORY in entry.needs and not _is_resident(checked):
         yield (
             f"{entry.switch} is for datasets that fit in memory; leave it None for {dataset!r}."
             if entry.switch

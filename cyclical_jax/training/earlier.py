@@ -1,8 +1,9 @@
 """Arrays that techniques prepare on the host before a run, also of earlier runs."""
 
+import contextlib
 import dataclasses
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -10,7 +11,7 @@ import jax
 
 from cyclical_jax import data
 from cyclical_jax.data import Dataset, Stream
-from cyclical_jax.data.sources import ARRAYS
+from cyclical_jax.data.dataset import ARRAYS
 from cyclical_jax.models import Model
 from cyclical_jax.training.assembly import Given, assemble_model, example_of
 from cyclical_jax.training.checkpoints import (
@@ -22,10 +23,11 @@ from cyclical_jax.training.checkpoints import (
 )
 from cyclical_jax.training.facts import facts_of, read_facts
 from cyclical_jax.training.fields import RecipeError
-from cyclical_jax.training.recipe import default_config, parse, put, source
+from cyclical_jax.training.recipe import default_config, load_source, parse, put, source
 from cyclical_jax.training.state import Variables
 from cyclical_jax.training.structure import (
     PLUGIN,
+    AnyModel,
     Catalogue,
     Recipe,
     Structure,
@@ -96,7 +98,7 @@ class Host:
 
     def load(self, **options: Any) -> Dataset:
         """Returns the dataset loaded anew with further options of `data.load`."""
-        return data.load(self.recipe.dataset, **source(self.recipe), **options)
+        return load_source(self.recipe.dataset, **source(self.recipe), **options)
 
     def read_run(self, key: str) -> TrainedModel:
         """Returns what the run that `key` names has learned."""
@@ -118,12 +120,19 @@ class Host:
         return trained.outputs(task.view(task.as_batch({"image": images})))
 
 
-def prepare(recipe: Recipe, dataset: Dataset) -> tuple[Dataset, Earlier]:
+def prepare(
+    recipe: Recipe, dataset: Dataset, *, model: AnyModel | None = None
+) -> tuple[Dataset, Earlier]:
     """Lets the techniques in use prepare a run; returns the dataset and further arrays.
+
+    `model` is that of the run, as in `loop.train`.
 
     Raises:
       RecipeError: An earlier run is not there, or does not fit; a line that names the key.
     """
+    if problems := list(data.problems(dataset)):
+        raise RecipeError("\n".join(problems))
+    recipe = recipe.with_model(model)
     host, earlier = Host(recipe, dataset), Earlier()
     examples: dict[str, Any] = {}
     for entry, _ in recipe.structure.entries:
@@ -211,15 +220,29 @@ def read_recipe(key: str, workdir: Path, catalogue: Catalogue) -> Recipe:
     if not (workdir / CONFIG).exists():
         missing = f"{CONFIG} in it" if workdir.is_dir() else "such directory"
         raise RecipeError(f"{key}: {workdir} has no run that can be used: there is no {missing}.")
+    stored, catalogue = _stored(key, workdir, catalogue)
     _check_plugins(key, workdir, catalogue)
     config = default_config(catalogue)  # which has what a config of an earlier version lacks
-    try:
-        for name, value in json.loads((workdir / CONFIG).read_text()).items():
+    with _unusable(key, workdir):
+        for name, value in stored.items():
             is_section = isinstance(config.get(name), type(config)) and isinstance(value, dict)
             entries = value.items() if is_section else [(None, value)]
             for entry, one in entries:
                 put(config, name if entry is None else f"{name}.{entry}", one)
-        return parse(catalogue, config)
+        return parse(catalogue, config, needs_data=False)  # which may be gone since
+
+
+def _stored(key: str, workdir: Path, catalogue: Catalogue) -> tuple[dict[str, Any], Catalogue]:
+    """Returns the config of a run, and the catalogue with the keys of the files that it names."""
+    with _unusable(key, workdir):
+        stored = json.loads((workdir / CONFIG).read_text())
+        return stored, catalogue.of(stored)
+
+
+@contextlib.contextmanager
+def _unusable(key: str, workdir: Path) -> Iterator[None]:
+    try:
+        yield
     except (OSError, ValueError, AttributeError) as error:
         first = str(error).partition("\n")[0]
         raise RecipeError(f"{key}: {workdir} has no run that can be used: {first}") from error

@@ -10,13 +10,13 @@ import numpy as np
 
 from cyclical_jax import data
 from cyclical_jax.data.batches import Select, in_order
-from cyclical_jax.data.sources import Split
+from cyclical_jax.data.dataset import Split
 from cyclical_jax.training.assembly import assemble_model
 from cyclical_jax.training.devices import AXIS, Throttle, on_all_devices
 from cyclical_jax.training.feeding import sent_batches
 from cyclical_jax.training.fields import RecipeError
 from cyclical_jax.training.state import Variables
-from cyclical_jax.training.structure import Structure
+from cyclical_jax.training.structure import AnyModel, Structure
 from cyclical_jax.training.technique import Batch, Site, Spec, Task
 
 Scores = dict[str, float]
@@ -43,6 +43,7 @@ def evaluate(
     variables: Variables,
     split: Split,
     *,
+    model: AnyModel | None = None,
     num_workers: int = 0,
     after_batch: Callable[[], None] = lambda: None,
     look: Look | None = None,
@@ -54,10 +55,17 @@ def evaluate(
       spec: That of its dataset.
       variables: Such as `TrainState.evaluated`, on all devices.
       split: A split of a dataset, on the host, or a stream.
+      model: The model of one's own that was trained, as in `loop.train`; None is the structure's.
       num_workers: Processes that read a stream.
       after_batch: Called after each batch; what it raises ends the evaluation.
       look: What else is read of the examples; None is nothing. For one process.
+
+    Raises:
+      RecipeError: The split is not as `Dataset` says, or has no examples of that shape; a line for
+        each problem.
     """
+    _check(split, spec)
+    structure = structure.with_model(model)
     program = _sums_on_all_devices(structure, spec, look and look.of_examples)
     select, count = evaluation_batches(data.num_examples(split), jax.device_count())
     sent = sent_batches(split, select, start=0, stop=count, seed=0, num_workers=num_workers)
@@ -71,6 +79,16 @@ def evaluate(
                 look.take(_without_padding(of_examples, batch["mask"]))
             after_batch()
     return scores_of(structure.task[0], jax.device_get(sums))
+
+
+def _check(split: Split, spec: Spec) -> None:
+    problems = list(data.split_problems("the split", split, spec.num_outputs))
+    if not problems and not data.num_examples(split):
+        problems = ["the split must have examples, got none."]
+    if not problems and (shape := tuple(data.image_shape(split))) != spec.shape:
+        problems = [f"the split's examples must be {list(spec.shape)}, got {list(shape)}."]
+    if problems:
+        raise RecipeError("\n".join(problems))
 
 
 def scores_of(task: Task, sums: Sequence[Any]) -> Scores:

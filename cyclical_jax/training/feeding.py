@@ -8,8 +8,8 @@ from typing import Any
 import jax
 
 from cyclical_jax.data.batches import Select, rows, select_part
+from cyclical_jax.data.dataset import Split, num_examples
 from cyclical_jax.data.feed import prefetched
-from cyclical_jax.data.sources import Split, num_examples
 from cyclical_jax.data.streams import Stream
 from cyclical_jax.training.devices import scatter
 

@@ -107,9 +107,19 @@ def text(default: str | None, meaning: str) -> Field:
     return Field(default, check, "string", meaning)
 
 
+def path(meaning: str) -> Field:
+    """Returns a key whose value is a path on this machine, or None."""
+    plain = text(None, meaning)
+
+    def check(key, value):
+        return str(_checks.local_path(key, plain.check(key, value)))
+
+    return or_none(plain._replace(check=check, type="path"))
+
+
 def earlier_run(meaning: str) -> Field:
     """Returns a key whose value is the workdir of an earlier run, or None."""
-    return or_none(text(None, meaning))._replace(is_run=True)
+    return path(meaning)._replace(is_run=True)
 
 
 def sizes(default: tuple[int, ...], meaning: str) -> Field:
@@ -151,7 +161,7 @@ def knob(default: Any, meaning: str, **limits: Unpack[Limits]) -> Field:
     """Returns a key whose value may cycle; its numbers are arguments of the compiled program."""
 
     def check(key, value) -> Cycle:
-        if isinstance(value, str):
+        if isinstance(value, str | tuple | list) or callable(value):
             raise ValueError(f"{key} must be a number or cyclical(easy, hard), got {value!r}.")
         if not isinstance(value, Mapping):
             _check_number(key, value, **limits)

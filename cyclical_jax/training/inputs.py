@@ -3,20 +3,28 @@
 import hashlib
 from pathlib import Path
 
-from cyclical_jax.data import index_file_of
+from cyclical_jax import data
 from cyclical_jax.training.checkpoints import CHECKPOINTS, CheckpointError, identity
 from cyclical_jax.training.fields import RecipeError
 from cyclical_jax.training.structure import Recipe, plugin_identity, plugin_key
 
 
 def identities(recipe: Recipe) -> dict[str, str]:
-    """Returns {key or file: digest} of the index file, each earlier run, and each plugin.
+    """Returns {key or file: digest} of data, index file, each earlier run, and each plugin.
+
+    Of the data it is the content of a file, or the names, sizes and times of change of the files in
+    a folder; the datasets that have a name of their own have no digest.
 
     Raises:
       RecipeError: One of them is not there; a line that names the key.
     """
     found = {key: _newest_checkpoint(key, workdir) for key, workdir in recipe.earlier_runs}
-    if path := index_file_of(recipe.subset):
+    try:
+        if digest := data.identity(recipe.dataset, data_dir=recipe.data_dir):
+            found["dataset"] = digest
+    except (OSError, ValueError) as error:
+        raise RecipeError(str(error).replace("`", "")) from error
+    if path := data.index_file_of(recipe.subset):
         found["subset"] = f"content {hashlib.sha256(_content(path)).hexdigest()[:16]}"
     plugins = recipe.catalogue.plugins
     return found | {plugin_key(name): plugin_identity(digest) for name, digest in plugins}

@@ -16,6 +16,8 @@ class StoppedError(Exception):
 class Keeper:
     """Saves a run at the first end of an epoch `every` seconds after it was saved last.
 
+    The state with the best validation so far is saved too, wherever in between it was.
+
     Args:
       checkpoints: Where it is saved; None keeps nothing.
       every: Seconds, at least 0, which is every epoch.
@@ -68,6 +70,8 @@ class Keeper:
             self._before_save()
             self._checkpoints.save(snapshot, worth)
             self._saved_at, self._since = time.monotonic(), 0.0
+        elif worth is not None:
+            self._checkpoints.hold(snapshot, worth)
 
     def pause(self, snapshot: Snapshot) -> None:
         """Saves and stops, if asked to. It is called within a validation, say, which lasts long.

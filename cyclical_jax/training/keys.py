@@ -1,6 +1,6 @@
 """The engine's own keys: the data, the lengths, the clock. A technique or a task brings its own."""
 
-from cyclical_jax.data import DATASETS, SUBSETS, TRAIN_ON, parse_subset
+from cyclical_jax.data import DATASETS, SUBSETS, TRAIN_ON, check_name, parse_subset
 from cyclical_jax.schedules import MOST_CYCLES, SHAPES
 from cyclical_jax.training.fields import (
     FACTOR,
@@ -9,12 +9,21 @@ from cyclical_jax.training.fields import (
     number,
     one_of,
     or_none,
-    text,
+    path,
     whole,
     whole_knob,
 )
 
 TASK = "task.name"
+
+
+def _dataset(meaning: str) -> Field:
+    def check(key, value):
+        check_name(value)
+        return value
+
+    words = f"{' or '.join(DATASETS)}, or npz:FILE, csv:FILE, folder:DIR or tfds:NAME"
+    return Field("digits", check, words, meaning)
 
 
 def _subset(meaning: str) -> Field:
@@ -29,16 +38,17 @@ def _subset(meaning: str) -> Field:
 
 
 KEYS: dict[str, Field] = {
-    "dataset": one_of("digits", DATASETS, "the data to learn from"),
+    "dataset": _dataset("the data to learn from; docs/data.md describes each kind"),
     "image_size": or_none(
         whole(
             None,
-            "side of an image in pixels; only for imagenet2012, whose images differ in size",
+            "side in pixels to which images that differ in size are brought: those of "
+            "imagenet2012, of a folder or of tfds:NAME",
             minimum=1,
             maximum=4096,
         )
     ),
-    "data_dir": or_none(text(None, "folder of the prepared datasets; None is the default of TFDS")),
+    "data_dir": path("folder of the prepared datasets; None is the default of TFDS"),
     "train_on": one_of(
         "train",
         TRAIN_ON,

@@ -1,13 +1,11 @@
-"""The log of a run and its workdir: metrics.jsonl, TensorBoard's files, a bar or lines."""
+"""The log of a run and its workdir: metrics.jsonl, further loggers, a bar or lines."""
 
 import contextlib
 import fcntl
-import importlib
 import json
 import logging
-import operator
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +17,12 @@ from cyclical_jax.data import Normalisation
 from cyclical_jax.training.checkpoints import CHECKPOINTS, CONFIG, DATASET, INPUTS
 from cyclical_jax.training.devices import is_first_process
 from cyclical_jax.training.durations import Timetable
+from cyclical_jax.training.loggers import LOGGERS
 from cyclical_jax.training.run import Row
-from cyclical_jax.training.step import MEASURED
 from cyclical_jax.training.structure import Catalogue, Structure
+from cyclical_jax.training.writing import WorkdirError as WorkdirError
+from cyclical_jax.training.writing import write_whole as write_whole
+from cyclical_jax.training.writing import writing
 
 METRICS = "metrics.jsonl"
 RESULT = "result.json"
@@ -29,20 +30,15 @@ LOCK = ".lock"
 _NOT_COMPARED = ("data_dir", *Normalisation._fields)
 
 _logger = logging.getLogger(__name__)
-TENSORBOARD = "tensorboard"
-
-
-class WorkdirError(OSError):
-    """The workdir cannot take the run."""
 
 
 class RunLog:
     """Takes the rows of a run. It is a context, which closes its files.
 
-    Every row goes to `metrics.jsonl` in the workdir, to TensorBoard's files there if `tensorboard`,
-    and is printed as a line; on a terminal a bar below the lines shows what is still to come. The
-    run goes on at the micro step `start`: rows after it are dropped, and so is the row at it, if
-    that `is_to_come`. The rows before it are `rows`.
+    Every row goes to `metrics.jsonl` in the workdir, to each of `loggers`, which are names of
+    `loggers.LOGGERS`, and is printed as a line; on a terminal a bar below the lines shows what is
+    still to come. The run goes on at the micro step `start`: rows after it are dropped, and so is
+    the row at it, if that `is_to_come`. The rows before it are `rows`.
 
     Raises:
       WorkdirError: `metrics.jsonl` cannot be written, or does not hold the rows before `start`.
@@ -54,19 +50,14 @@ class RunLog:
         timetable: Timetable,
         structure: Structure,
         *,
-        tensorboard: bool = False,
+        loggers: Sequence[str] = (),
         start: int = 0,
         is_to_come: bool = False,
     ):
         self._path, self._structure = workdir / METRICS, structure
         self.rows = _keep_rows(self._path, timetable.num_rows(start) - is_to_come)
-        purged = self.rows[-1]["step"] + 1 if self.rows else 0
-        self._writer = (
-            _tensorboard().SummaryWriter(workdir / TENSORBOARD, purge_step=purged)
-            if tensorboard
-            else None
-        )
-        with _writing(self._path):
+        self._loggers = [LOGGERS[name](workdir, structure, self.rows) for name in loggers]
+        with writing(self._path):
             self._metrics = self._path.open("a", buffering=1)
         self._num_epochs = timetable.epoch(timetable.micro_steps)
         self._bar = _bar(Console(), structure.batch_size)
@@ -80,12 +71,12 @@ class RunLog:
         self._bar.stop()
         with contextlib.suppress(OSError):  # the error of a row was raised already
             self._metrics.close()
-        if self._writer:
-            self._writer.close()
+        for logger in self._loggers:
+            logger.close()
 
     def sync(self) -> None:
         """Returns when the rows are on the disk, where a power failure leaves them."""
-        with _writing(self._path):
+        with writing(self._path):
             os.fsync(self._metrics.fileno())
 
     def progress(self, micro_step: int) -> None:
@@ -95,15 +86,10 @@ class RunLog:
     def row(self, row: Row) -> None:
         """Writes and prints a row; raises WorkdirError if it cannot be written."""
         self.rows.append(row)
-        with _writing(self._path):
+        with writing(self._path):
             self._metrics.write(json.dumps(row, allow_nan=False) + "\n")
-        if self._writer:
-            _check_writer(self._writer, self._path.parent / TENSORBOARD)
-            for name, value in row.items():
-                if name != "step" and value is not None:
-                    self._writer.add_scalar(
-                        _tag(name, self._structure.measures), value, row["step"]
-                    )
+        for logger in self._loggers:
+            logger.row(row)
         line = _line(row, self._num_epochs, self._structure)
         if self._bar.disable:
             print(line, flush=True)
@@ -139,11 +125,6 @@ def run_log(*arguments: Any, **options: Any) -> RunLog | SilentLog:
     return RunLog(*arguments, **options) if is_first_process() else SilentLog()
 
 
-def require_tensorboard() -> None:
-    """Raises WorkdirError where TensorBoard's files cannot be written."""
-    _tensorboard()
-
-
 @contextlib.contextmanager
 def opened_workdir(
     workdir: Path,
@@ -151,12 +132,14 @@ def opened_workdir(
     catalogue: Catalogue,
     inputs: dict[str, str] | None = None,
     facts: dict[str, Any] | None = None,
+    *,
+    advice: Mapping[str, str] | None = None,
 ) -> Iterator[None]:
     """Makes `workdir`, with `config.json` in it, or checks that the run there has this config.
 
     It does the same with the `inputs` that `inputs.identities` returns, in `inputs.json`, and with
     the `facts` of `Facts.as_json`, in `dataset.json`. As long as the context lasts, no other
-    process can open the workdir.
+    process can open the workdir. Where a key of `advice` differs, its text ends the message.
 
     Raises:
       WorkdirError: It holds a run of another config, of other inputs or data, or one without
@@ -166,22 +149,22 @@ def opened_workdir(
     is_taken = _is_taken(workdir)
     if is_taken:
         defaults = as_defaults(catalogue)
-        _check_same(workdir / CONFIG, json.loads(text), "of another config", defaults)
+        _check_same(workdir / CONFIG, json.loads(text), "of another config", defaults, advice or {})
         what = "of other inputs, which have changed since"
-        _check_same(workdir / INPUTS, inputs or {}, what, {})
+        _check_same(workdir / INPUTS, inputs or {}, what, {}, {})
         if facts and (workdir / DATASET).exists():  # which runs of earlier versions lack
-            _check_same(workdir / DATASET, facts, "of other data", {})
+            _check_same(workdir / DATASET, facts, "of other data", {}, {})
     if not is_first_process():
         yield
         return
-    with _writing(workdir):
+    with writing(workdir):
         workdir.mkdir(parents=True, exist_ok=True)
     with _locked(workdir):
         if not is_taken:
             write_whole(workdir / CONFIG, text)
         for path, content in ((workdir / INPUTS, inputs), (workdir / DATASET, facts)):
             if not is_taken:
-                with _writing(path):
+                with writing(path):
                     path.unlink(missing_ok=True)  # of a run that never began
             if content and not path.exists():
                 write_whole(path, json.dumps(content, indent=2))
@@ -230,18 +213,10 @@ def write_result(workdir: Path, result: dict[str, Any]) -> None:
     write_whole(workdir / RESULT, json.dumps(result, indent=2, allow_nan=False))
 
 
-def write_whole(path: Path, text: str) -> None:
-    """Writes the whole file or none; raises WorkdirError if it cannot be written."""
-    temporary = path.with_name(f".{path.name}.new")
-    with _writing(path):
-        temporary.write_text(text + "\n")
-        temporary.replace(path)
-
-
 def _is_taken(workdir: Path) -> bool:
     """Returns whether there is a run to go on with."""
     checkpoints, metrics = workdir / CHECKPOINTS, workdir / METRICS
-    with _writing(checkpoints):
+    with writing(checkpoints):
         if checkpoints.exists() and any(checkpoints.iterdir()):
             return True
     if metrics.exists() and metrics.stat().st_size:
@@ -249,7 +224,13 @@ def _is_taken(workdir: Path) -> bool:
     return False
 
 
-def _check_same(path: Path, now: dict[str, Any], what: str, defaults: dict[str, Any]) -> None:
+def _check_same(
+    path: Path,
+    now: dict[str, Any],
+    what: str,
+    defaults: dict[str, Any],
+    advice: Mapping[str, str],
+) -> None:
     """Raises WorkdirError, with the differences, unless the run began with what is given `now`."""
     try:  # a run without inputs has no file of them
         there = json.loads(path.read_text()) if path.exists() or path.name != INPUTS else {}
@@ -257,7 +238,8 @@ def _check_same(path: Path, now: dict[str, Any], what: str, defaults: dict[str, 
     except (OSError, ValueError, AttributeError) as error:
         raise WorkdirError(f"{path} cannot be read: {error}. Choose another --workdir.") from error
     if lines:
-        listed = "\n  ".join(lines)
+        keys = [line.partition(":")[0] for line in lines]
+        listed = "\n  ".join([*lines, *(advice[key] for key in keys if key in advice)])
         raise WorkdirError(
             f"{path.parent} holds a run {what}; choose another --workdir:\n  {listed}"
         )
@@ -271,7 +253,7 @@ def _keep_rows(path: Path, number: int) -> list[Row]:
     if len(kept) < number:
         raise WorkdirError(f"{path} has {len(kept)} of the {number} rows before the checkpoint.")
     if dropped:
-        with _writing(path), path.open("r+b") as file:
+        with writing(path), path.open("r+b") as file:
             file.truncate(sum(map(len, kept)))
     try:
         return [json.loads(line) for line in kept]
@@ -281,7 +263,7 @@ def _keep_rows(path: Path, number: int) -> list[Row]:
 
 @contextlib.contextmanager
 def _locked(workdir: Path) -> Iterator[None]:
-    with _writing(workdir / LOCK):
+    with writing(workdir / LOCK):
         file = (workdir / LOCK).open("a")  # NFS locks nothing but a file that may be written
     with file:
         try:
@@ -291,16 +273,6 @@ def _locked(workdir: Path) -> Iterator[None]:
         except OSError as error:
             _logger.warning("%s cannot be locked (%s): see to it yourself", workdir, error.strerror)
         yield
-
-
-@contextlib.contextmanager
-def _writing(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except WorkdirError:
-        raise
-    except OSError as error:
-        raise WorkdirError(f"{path} cannot be written: {error.strerror or error}.") from error
 
 
 class _ImagesPerSecond(ProgressColumn):
@@ -326,36 +298,6 @@ def _bar(console: Console, batch_size: int) -> Progress:
     )
 
 
-def _tensorboard() -> Any:
-    try:
-        return importlib.import_module("tensorboardX")
-    except ImportError as error:
-        raise WorkdirError(
-            f"TensorBoard's files need tensorboardX ({error}): "
-            "pip install 'cyclical-jax[tensorboard]'."
-        ) from error
-
-
-def _check_writer(writer: Any, path: Path) -> None:
-    """Raises WorkdirError if the writer's thread has ended: at a full disk it does so silently."""
-    try:
-        thread = operator.attrgetter("file_writer.event_writer._worker")(writer)
-    except AttributeError:  # of a version that has it elsewhere
-        return
-    if not thread.is_alive():
-        raise WorkdirError(f"{path} cannot be written: TensorBoard's writer has ended.")
-
-
-def _tag(name: str, measures: Sequence[str]) -> str:
-    """Returns the name for TensorBoard, which shows what stands before the "/" as one group."""
-    if name in (*MEASURED, *measures):
-        return f"train/{name}"
-    if name.startswith("val_"):
-        return f"validation/{name.removeprefix('val_')}"
-    of_the_run = ("epoch", "images_per_second", "seconds", "skipped")
-    return f"run/{name}" if name in of_the_run else f"knobs/{name}"
-
-
 def _line(row: Row, num_epochs: float, structure: Structure) -> str:
     """Returns a row as a line for people."""
     parts = [f"epoch {row['epoch']:>5.4g}/{num_epochs:.4g}", f"step {row['step']:>6,}"]
@@ -363,8 +305,9 @@ def _line(row: Row, num_epochs: float, structure: Structure) -> str:
     for name in ("loss", *structure.measures):
         if row.get(name) is not None:
             parts.append(f"{name} {structure.shown(name, row[name])}")
-    if f"val_{score}" in row:
-        parts.append(f"val {structure.shown(score, row[f'val_{score}'])}")
+    for name in dict.fromkeys(("loss", score)):
+        if f"val_{name}" in row:
+            parts.append(f"val_{name} {structure.shown(name, row[f'val_{name}'])}")
     if row.get("skipped"):
         parts.append(f"skipped {row['skipped']:,}")
     if row["images_per_second"] is not None:

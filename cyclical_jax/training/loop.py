@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import optax
 
 from cyclical_jax import data
-from cyclical_jax.data.sources import Dataset
+from cyclical_jax.data.dataset import Dataset
 from cyclical_jax.training.checkpoints import Snapshot
 from cyclical_jax.training.devices import check_equal, place
 from cyclical_jax.training.earlier import Earlier, check_prepared
@@ -33,7 +33,7 @@ from cyclical_jax.training.run import (
     select_of,
 )
 from cyclical_jax.training.state import TrainState
-from cyclical_jax.training.structure import Recipe
+from cyclical_jax.training.structure import AnyModel, Recipe
 from cyclical_jax.training.technique import spec_of
 from cyclical_jax.training.ways import Inputs, make_advance, num_programs, way_of
 
@@ -48,6 +48,7 @@ def train(
     start: Snapshot | None = None,
     keeper: Keeper | None = None,
     num_workers: int = 0,
+    model: AnyModel | None = None,
 ) -> TrainState:
     """Trains a model on all devices of all processes.
 
@@ -66,6 +67,9 @@ def train(
         is that of a run without a stop, bit for bit.
       keeper: Saves the run as it goes; None does not.
       num_workers: Processes that read a stream; 0 reads it in this one.
+      model: A model of one's own, in place of the one that the recipe names; or a function of the
+        axis name that returns one, whose BatchNorm averages over that axis of devices. Programs
+        are compiled once for each object. None is the recipe's.
 
     Returns:
       The state after the last update.
@@ -76,6 +80,7 @@ def train(
         than half of all batches; or validation loss or parameters are not.
       StoppedError, CheckpointError: As in `Keeper.keep`.
     """
+    recipe = recipe.with_model(model)
     return _Loop(recipe, dataset, report, progress, earlier, keeper or Keeper(), num_workers).run(
         start or begin(recipe, dataset, earlier=earlier)
     )

@@ -18,7 +18,7 @@ import optax
 
 from cyclical_jax.data import num_examples
 from cyclical_jax.data.batches import Selection, rows
-from cyclical_jax.data.sources import Arrays, Dataset
+from cyclical_jax.data.dataset import Arrays, Dataset
 from cyclical_jax.training import run
 from cyclical_jax.training.assembly import assemble_state
 from cyclical_jax.training.devices import Throttle, on_all_devices, place, scatter
@@ -29,7 +29,7 @@ from cyclical_jax.training.feeding import take_examples
 from cyclical_jax.training.fields import RecipeError
 from cyclical_jax.training.run import NonFiniteError, Row
 from cyclical_jax.training.state import TrainState, Variables
-from cyclical_jax.training.structure import Numbers, Recipe, Structure
+from cyclical_jax.training.structure import AnyModel, Numbers, Recipe, Structure
 from cyclical_jax.training.technique import Spec, spec_of
 from cyclical_jax.training.totals import Totals
 from cyclical_jax.training.ways import (
@@ -69,14 +69,22 @@ class Population:
       dataset: The data of all members.
       earlier: As in `loop.train`.
       chunk: Members that a device trains at once, by `vmap`; 1 for one after the other.
+      model: A model of one's own for all members, as in `loop.train`.
 
     Raises:
       RecipeError: As in `run.plan`, for one device; or the data would have to be streamed.
     """
 
     def __init__(
-        self, recipe: Recipe, dataset: Dataset, *, earlier: Earlier | None = None, chunk: int = 1
+        self,
+        recipe: Recipe,
+        dataset: Dataset,
+        *,
+        earlier: Earlier | None = None,
+        chunk: int = 1,
+        model: AnyModel | None = None,
     ):
+        recipe, self._model = recipe.with_model(model), model
         earlier = earlier or Earlier()
         check_prepared(recipe, earlier)
         self.timetable = run.plan(recipe, dataset, num_devices=1)
@@ -103,7 +111,7 @@ class Population:
           RecipeError: A recipe is not of this population, or a split has no examples.
         """
         for recipe in recipes:
-            if not is_alike(recipe, self._recipe):
+            if not is_alike(recipe.with_model(self._model), self._recipe):
                 raise RecipeError("The recipes of a population differ in numbers and seed alone.")
         for split in splits:
             if not num_examples(getattr(self._dataset, split)):
@@ -264,7 +272,12 @@ def is_alike(recipe: Recipe, other: Recipe) -> bool:
 
 
 def best_chunk(
-    recipe: Recipe, dataset: Dataset, *, num_members: int, earlier: Earlier | None = None
+    recipe: Recipe,
+    dataset: Dataset,
+    *,
+    num_members: int,
+    earlier: Earlier | None = None,
+    model: AnyModel | None = None,
 ) -> int:
     """Returns the chunk with the least measured time a member, for `num_members`.
 
@@ -276,7 +289,7 @@ def best_chunk(
     most, seconds = -(-num_members // jax.local_device_count()), {}
     for chunk in (chunk for chunk in _CHUNKS if chunk <= max(1, most)):
         try:
-            tried = Population(recipe, dataset, earlier=earlier, chunk=chunk)
+            tried = Population(recipe, dataset, earlier=earlier, chunk=chunk, model=model)
             seconds[chunk] = tried.seconds_a_member()
         except jax.errors.JaxRuntimeError:  # it does not fit in memory
             break

@@ -6,7 +6,7 @@ those of the engine (`keys.py`) and of the entries of a catalogue.
 """
 
 import difflib
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -60,7 +60,9 @@ def completed(config: ConfigDict, keys: Mapping[str, Field]) -> ConfigDict:
     """Adds the keys that `config` lacks, at their defaults, and returns it."""
     for key, field in keys.items():
         section, _, name = key.rpartition(".")
-        if name not in (config.get(section, {}) if section else config):
+        within = config.get(section, {}) if section else config
+        # A section that is no section is wrong, and `parse` says so.
+        if isinstance(within, ConfigDict | dict) and name not in within:
             put(config, key, field.default)
     return config
 
@@ -75,23 +77,70 @@ def put(config: ConfigDict, key: str, value: Any) -> None:
     config[name] = value
 
 
-def parse(catalogue: Catalogue, config: ConfigDict, *, num_devices: int = 1) -> Recipe:
+def changed(catalogue: Catalogue, config: ConfigDict, changes: Mapping[str, Any]) -> ConfigDict:
+    """Returns a copy of a config with changes {key: value}.
+
+    Where they name a file, its keys come with it, as in `with_own_defaults`.
+    """
+    config = config.copy_and_resolve_references()
+    before = catalogue.of(config.to_dict())
+    with config.ignore_type():
+        for key, value in changes.items():
+            put(config, key, value)
+    return with_own_defaults(before, config, unless=changes)
+
+
+def with_own_defaults(
+    before: Catalogue, config: ConfigDict, *, unless: Collection[str] = ()
+) -> ConfigDict:
+    """Returns `config` with the keys of the files that it names, at their defaults.
+
+    Args:
+      before: The catalogue whose keys `config` has. Where a file has a default of its own for such
+        a key, it takes the place of the default of `before`, which counts as not set.
+      config: The config; it is changed.
+      unless: Keys that were set.
+    """
+    after, values = before.of(config.to_dict()), before.flat(config.to_dict())
+    if after is before:
+        return config
+    with config.ignore_type():
+        for key, field in after.keys.items():
+            was = before.keys.get(key)
+            is_unset = key not in values or (was and values[key] == was.default)
+            if field is not was and is_unset and key not in unless:
+                put(config, key, field.default)
+        for key in before.keys.keys() - after.keys.keys():
+            if values.get(key) == before.keys[key].default:
+                section, _, name = key.rpartition(".")
+                del (config[section] if section else config)[name]
+    return config
+
+
+def parse(
+    catalogue: Catalogue, config: ConfigDict, *, num_devices: int = 1, needs_data: bool = True
+) -> Recipe:
     """Checks `config` and returns its recipe.
 
     Args:
       catalogue: The tasks and techniques that there are.
-      config: All keys of the catalogue, as `default_config` has them.
+      config: All keys of the catalogue, as `default_config` has them. The keys of a file that it
+        names may be missing: they are at their defaults.
       num_devices: Devices that share a batch.
+      needs_data: Whether it is a problem that data of the user's own is not there.
 
     Raises:
       RecipeError: The config cannot be run; a line for each problem, all at once.
     """
     try:
-        values = _flat(catalogue, config.to_dict())
+        values = config.to_dict()
     except TypeError as error:  # ml_collections sorts the keys
         raise RecipeError(f"The keys of a config must be words: {error}.") from error
+    own = catalogue.of(values)
+    further = {key: own.keys[key].default for key in own.keys.keys() - catalogue.keys.keys()}
+    catalogue, values = own, further | own.flat(values)
     checked, problems = _checked(catalogue, values)
-    found = contradictions(catalogue, checked, num_devices)
+    found = contradictions(catalogue, checked, num_devices, needs_data=needs_data)
     problems = [*_misnamed(catalogue, values), *problems, *found]
     if problems:
         raise RecipeError("\n".join(problems))
@@ -99,10 +148,16 @@ def parse(catalogue: Catalogue, config: ConfigDict, *, num_devices: int = 1) -> 
 
 
 def describe(catalogue: Catalogue, config: ConfigDict) -> str:
-    """Returns every key of a config with its value, default, type and meaning, as text."""
-    values = _flat(catalogue, config.to_dict())
-    lines = []
+    """Returns every key of a config with its value, default, type and meaning, as text.
+
+    A blank line precedes each section.
+    """
+    catalogue = catalogue.of(config.to_dict())
+    values = catalogue.flat(config.to_dict())
+    lines, section = [], ""
     for key, field in catalogue.keys.items():
+        section, before = key.rpartition(".")[0], section
+        lines += [""] if section != before else []
         is_default = field.check(key, values[key]) == field.check(key, field.default)
         default = "" if is_default else f"; default {shown(field.default)}"
         lines.append(f"{key} = {shown(values[key])}  [{field.type}{default}]\n    {field.meaning}")
@@ -113,11 +168,17 @@ def load_dataset(recipe: Recipe) -> data.Dataset:
     """Returns the dataset of a recipe.
 
     Raises:
-      RecipeError: The subset's file does not fit the dataset; a line.
+      RecipeError: The subset's file does not fit the dataset, or data of the user's own cannot be
+        learned from; a line for each problem.
       DatasetNotFoundError, ImportError: As `data.load` raises them.
     """
+    return load_source(recipe.dataset, **source(recipe))
+
+
+def load_source(name: str, **options: Any) -> data.Dataset:
+    """Returns what `data.load` returns; raises RecipeError where it raises ValueError."""
     try:
-        return data.load(recipe.dataset, **source(recipe))
+        return data.load(name, **options)
     except ValueError as error:
         raise RecipeError(str(error).replace("`", "")) from error
 
@@ -126,17 +187,6 @@ def source(recipe: Recipe) -> dict[str, Any]:
     """Returns the options of `data.load` for the dataset of a recipe."""
     names = "data_dir", "train_on", "subset", "image_size"
     return {name: getattr(recipe, name) for name in names}
-
-
-def _flat(catalogue: Catalogue, config: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns {"section.key": value} of the two levels that a config has."""
-    flat: dict[str, Any] = {}
-    for name, value in config.items():
-        if name in catalogue.sections and isinstance(value, Mapping):
-            flat |= {f"{name}.{key}": entry for key, entry in value.items()}
-        else:
-            flat[name] = value
-    return flat
 
 
 def _checked(catalogue: Catalogue, values) -> tuple[dict[str, Any], list[str]]:
@@ -158,13 +208,25 @@ def _misnamed(catalogue: Catalogue, values) -> Iterator[str]:
             yield f"{key} is now {moved[key]}."
         elif key in catalogue.sections:
             within = ", ".join(valid for valid in keys if valid.startswith(f"{key}."))
-            yield f"{key} must be a section of {within}, got {values[key]!r}."
+            meant = dict(catalogue.customary).get(key)
+            hint = f"; {meant}" if meant and isinstance(values[key], str) else ""
+            yield f"{key} must be a section of {within}, got {values[key]!r}{hint}."
         else:
-            near = ", ".join(_nearest(catalogue, key))
-            yield f"{key} is not a key of a config; nearest: {near}."
+            yield f"{key} is not a key of a config; {instead_of(catalogue, key)}."
     for key in keys:
         if key not in values and key.split(".")[0] not in values:
             yield f"{key} is missing."
+
+
+def instead_of(catalogue: Catalogue, key: str) -> str:
+    """Returns what may be meant by a key that is not there, in words."""
+    word = key.rpartition(".")[2]
+    if all(valid.rpartition(".")[2] != word for valid in catalogue.keys):
+        customary = dict(catalogue.customary)
+        for name in (key.lower(), word.lower()):
+            if name in customary:
+                return customary[name]
+    return f"nearest: {', '.join(_nearest(catalogue, key))}"
 
 
 def _nearest(catalogue: Catalogue, key: str) -> list[str]:

@@ -11,7 +11,7 @@ import numpy as np
 
 from cyclical_jax import data
 from cyclical_jax.data.batches import Select, Selection, shuffled, with_others
-from cyclical_jax.data.sources import Dataset
+from cyclical_jax.data.dataset import Dataset
 from cyclical_jax.training import assembly
 from cyclical_jax.training.checkpoints import Snapshot
 from cyclical_jax.training.contradictions import uneven_batch
@@ -19,8 +19,9 @@ from cyclical_jax.training.durations import Timetable
 from cyclical_jax.training.earlier import Earlier
 from cyclical_jax.training.evaluation import Scores
 from cyclical_jax.training.fields import RecipeError
+from cyclical_jax.training.model_checks import model_problems
 from cyclical_jax.training.state import TrainState
-from cyclical_jax.training.structure import Numbers, Recipe, Structure
+from cyclical_jax.training.structure import AnyModel, Numbers, Recipe, Structure
 from cyclical_jax.training.technique import spec_of
 from cyclical_jax.training.totals import Totals, is_empty, no_totals
 from cyclical_jax.training.ways import MOST_MICRO_STEPS, way_of
@@ -37,18 +38,28 @@ class NonFiniteError(FloatingPointError):
 # ---- checks
 
 
-def plan(recipe: Recipe, dataset: Dataset, *, num_devices: int | None = None) -> Timetable:
+def plan(
+    recipe: Recipe,
+    dataset: Dataset,
+    *,
+    num_devices: int | None = None,
+    model: AnyModel | None = None,
+) -> Timetable:
     """Returns the timetable of a run, once it is known that the recipe fits devices and data.
 
     Args:
       recipe: The run.
       dataset: Its data.
       num_devices: How many share a batch; None is all there are.
+      model: As in `loop.train`.
 
     Raises:
-      RecipeError: The devices cannot share a batch evenly, a cycle has too few updates, the task
-        cannot learn the data, or the model does not take its inputs; a line for each problem.
+      RecipeError: The dataset is not as `Dataset` says, the devices cannot share a batch evenly, a
+        cycle has too few updates, the task cannot learn the data, or the model does not take its
+        inputs or gives other outputs than the task needs; a line for each problem.
     """
+    check_dataset(dataset)
+    recipe = recipe.with_model(model)
     problems = list(_misfits(recipe, dataset, num_devices or jax.device_count()))
     try:
         timetable = recipe.timetable(data.num_examples(dataset.train))
@@ -59,18 +70,20 @@ def plan(recipe: Recipe, dataset: Dataset, *, num_devices: int | None = None) ->
     return timetable
 
 
+def check_dataset(dataset: Dataset) -> None:
+    """Raises RecipeError unless a dataset is as `Dataset` says; a line for each problem."""
+    if problems := list(data.problems(dataset)):
+        raise RecipeError("\n".join(problems))
+
+
 def _misfits(recipe: Recipe, dataset: Dataset, num_devices: int) -> Iterator[str]:
     """Yields a line for each thing in which a recipe does not fit the devices or the data."""
-    structure, spec = recipe.structure, spec_of(dataset)
+    structure = recipe.structure
     yield from uneven_batch(structure.batch_size, num_devices)
     yield from recipe.task.misfits(recipe.dataset, dataset)
-    model, example = assembly.assemble_model(structure, spec), assembly.example_of(structure, spec)
-    try:
-        jax.eval_shape(lambda: model.init(jax.random.key(0), example))
-    except ValueError as error:
-        yield f"model: {str(error).replace('`', '')}"
-        return
-    if structure.as_one_batch and way_of(recipe, dataset) == "streamed":
+    if problems := model_problems(structure, spec_of(dataset)):
+        yield from problems
+    elif structure.as_one_batch and way_of(recipe, dataset) == "streamed":
         yield "accumulate_as must be 'micro_steps' where the data does not rest on the devices."
 
 
@@ -110,8 +123,15 @@ def _check_skipped(timetable: Timetable, micro_step: int, skipped: int) -> None:
 # ---- the start
 
 
-def begin(recipe: Recipe, dataset: Dataset, *, earlier: Earlier = NOTHING_EARLIER) -> Snapshot:
-    """Returns where a run starts: nothing is done yet."""
+def begin(
+    recipe: Recipe,
+    dataset: Dataset,
+    *,
+    earlier: Earlier = NOTHING_EARLIER,
+    model: AnyModel | None = None,
+) -> Snapshot:
+    """Returns where a run starts: nothing is done yet. The arguments are those of `loop.train`."""
+    recipe = recipe.with_model(model)
     timetable, numbers = plan(recipe, dataset), jax.tree.map(jnp.float32, recipe.numbers)
     state = _compiled_start(
         recipe.structure,

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import optax
 
 from cyclical_jax.models import Model
+from cyclical_jax.opt_state import find_values
 from cyclical_jax.schedules import as_schedule
 from cyclical_jax.training.fields import RecipeError
 from cyclical_jax.training.state import TrainState
@@ -27,7 +28,7 @@ from cyclical_jax.training.technique import (
     Values,
     columns,
 )
-from cyclical_jax.transforms import AccumulateGradientsState, current_values
+from cyclical_jax.transforms import AccumulateGradientsState
 
 Metrics = dict[str, jax.Array]
 TrainStep = Callable[[TrainState, Batch], tuple[TrainState, Metrics]]
@@ -101,7 +102,7 @@ def make_train_step(program: Program) -> TrainStep:
         metrics["num_examples"] = _num_examples(batch, program.axis_name)
         # The knobs win: within an accumulated update the optimizer still has those of the last one.
         reported = {names[key]: value for key, value in values.items()}
-        return new, current_values(new.opt_state) | metrics | reported
+        return new, find_values(new.opt_state) | metrics | reported
 
     return train_step
 

@@ -5,9 +5,9 @@ factor. One compiled program serves all runs that differ in numbers alone.
 """
 
 import math
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from functools import cached_property
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property, lru_cache
 from typing import Any, NamedTuple
 
 import optax
@@ -19,6 +19,7 @@ from cyclical_jax.accumulation import (
     windows_of_micro_steps,
     windows_of_updates,
 )
+from cyclical_jax.models import Model
 from cyclical_jax.schedules import Scale, Shape, cyclical_schedule
 from cyclical_jax.training import keys as engine
 from cyclical_jax.training.durations import Duration, Timetable, Units
@@ -70,6 +71,9 @@ class Accumulation(NamedTuple):
         return lambda total_steps: cyclical_schedule(easy, hard, total_steps, **options)
 
 
+# A model that a run is given; a function gets the mapped axis over which BatchNorm averages, None
+# outside of one.
+AnyModel = Model | Callable[[str | None], Model]
 Numbers = dict[str, Knob]  # {key of a knob: its numbers}; a technique that is off has none
 OwnValues = tuple[tuple[str, Any], ...]  # (key, value) of the keys that decide the program
 
@@ -95,6 +99,7 @@ class Catalogue:
       tasks: The first is the default.
       techniques: All techniques.
       moved: {key of an earlier version: the keys that took its place, in words}.
+      customary: {word that others use for a key: what it is here, in words}.
       plugins: (path, digest of its content) of each file that added to it.
 
     Raises:
@@ -104,6 +109,7 @@ class Catalogue:
     tasks: tuple[Task, ...]
     techniques: tuple[Technique, ...]
     moved: tuple[tuple[str, str], ...] = ()
+    customary: tuple[tuple[str, str], ...] = ()
     plugins: tuple[tuple[str, str], ...] = ()
 
     def __repr__(self) -> str:
@@ -148,6 +154,38 @@ class Catalogue:
         """The task of that name."""
         return next(task for task in self.tasks if task.name == name)
 
+    def flat(self, config: Mapping[str, Any]) -> dict[str, Any]:
+        """Returns {"section.key": value} of the two levels that a config has."""
+        found: dict[str, Any] = {}
+        for name, value in config.items():
+            if name in self.sections and isinstance(value, Mapping):
+                found |= {f"{name}.{key}": entry for key, entry in value.items()}
+            else:
+                found[name] = value
+        return found
+
+    def of(self, config: Mapping[str, Any]) -> "Catalogue":
+        """Returns the catalogue with the keys of the files that a config names, if it names any.
+
+        The same content of the files gives the same object.
+
+        Raises:
+          RecipeError: A file cannot be used; a line.
+        """
+        values = self.flat(config)
+        techniques = tuple(e.of_config(values) if e.of_config else e for e in self.techniques)
+        return self if techniques == self.techniques else _of_techniques(self, techniques)
+
+
+@lru_cache(maxsize=32)
+def _of_techniques(catalogue: Catalogue, techniques: tuple[Technique, ...]) -> Catalogue:
+    before, files = (
+        tuple(file for entry in entries for file in entry.files)
+        for entries in (catalogue.techniques, techniques)
+    )
+    plugins = tuple(plugin for plugin in catalogue.plugins if plugin not in before)
+    return replace(catalogue, techniques=techniques, plugins=(*plugins, *files))
+
 
 def _problems_of_entry(entry: Technique) -> Iterator[str]:
     """Yields what is wrong with an entry by itself."""
@@ -185,6 +223,33 @@ class Structure:
     as_one_batch: bool
     remainder: str
     on_nonfinite: str
+    model: AnyModel | None = None  # takes the place of the one that the entries make
+
+    def with_model(self, model: AnyModel | None) -> "Structure":
+        """Returns it with a model of one's own; None leaves it as it is.
+
+        Raises:
+          RecipeError: It is no model, or a knob is on that it does not take; a line for each.
+        """
+        if model is None:
+            return self
+        on, taken = dict(self.curves), _checked_model(model).knobs
+        knobs = self.maker.model_knobs if self.maker else ()
+        unread = [key for key in knobs if key in on and key.rpartition(".")[2] not in taken]
+        if unread:
+            raise RecipeError(
+                "\n".join(
+                    f"{key} must be None where model= is given and its knobs do not name "
+                    f"{key.rpartition('.')[2]!r}, got {taken}."
+                    for key in unread
+                )
+            )
+        return replace(self, model=model)
+
+    @property
+    def maker(self) -> Technique | None:
+        """The entry that makes the model; those after it wrap it."""
+        return next((entry for entry, _ in self.entries if entry.model is not None), None)
 
     @property
     def entries(self) -> Iterator[tuple[Technique, OwnValues]]:
@@ -239,6 +304,10 @@ class Recipe:
     def task(self) -> Task:
         return self.structure.task[0]
 
+    def with_model(self, model: AnyModel | None) -> "Recipe":
+        """Returns the recipe with a model of one's own, as `Structure.with_model` does."""
+        return replace(self, structure=self.structure.with_model(model))
+
     def timetable(self, num_train: int) -> Timetable:
         """Returns its durations in micro steps, for `num_train` training examples.
 
@@ -262,6 +331,22 @@ class Recipe:
         )
         _check_shorter(own, timetable.total_steps)
         return timetable._replace(log_every=log, validate_every=validate, own=own)
+
+
+def _checked_model(model: Any) -> Model:
+    """Returns a model as it is outside of a mapped axis; raises RecipeError if it is none."""
+    what = "model= must be a Model, or a function that takes an axis name and returns one"
+    try:
+        hash(model)
+        made = model if isinstance(model, Model) or not callable(model) else model(None)
+    except Exception as error:  # whatever the function, or a part of the model, may raise
+        first = str(error).strip().partition("\n")[0]
+        raise RecipeError(f"{what}; it raises {type(error).__name__}: {first}") from error
+    if not isinstance(made, Model):
+        raise RecipeError(
+            f"{what}, got {type(made).__name__}; from_linen makes one of a linen module."
+        )
+    return made
 
 
 def _micro_steps_per_epoch(structure: Structure, num_train: int) -> int:

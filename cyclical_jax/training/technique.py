@@ -30,6 +30,7 @@ LOGITS = "logits"  # outputs [..., classes]
 CLASS_LOGITS = "class logits"  # logits of one softmax
 IMAGES = "images"
 IN_MEMORY = "examples in memory"
+SPATIAL = "examples with height and width"
 
 # The entries of a batch: "image", "label" and whatever else the data has; "index", the position of
 # the example in its dataset; where the batch is padded "mask", 0 for padding and else 1; where
@@ -148,7 +149,8 @@ class Technique:
       keys: Its keys of a config, whole: {"section.word": Field}.
       part: What it adds to the compiled program.
       model: Makes the model, or wraps the model of the entries before it (None if there is none).
-        The site has own values, spec and axis alone.
+        The site has own values, spec and axis alone. A model that a run is given takes the place
+        of the one that the first entry makes.
       model_knobs: Keys of the knobs that `Model.apply` takes, by their last word.
       schedules: (own values, schedules, timetable) -> schedules that replace those of its knobs.
       switch: Its key that is None where it is off; without a switch it is on wherever the task
@@ -163,6 +165,9 @@ class Technique:
       problems: Yields a line for each contradiction between keys. It gets the values of all keys
         that are right by themselves.
       prepare: What it makes on the host before training.
+      of_config: ({key: value} of a config) -> itself, or a technique with further keys, of a file
+        that a value names. The same content gives the same technique.
+      files: (name, digest of the content) of each such file.
     """
 
     name: str
@@ -180,6 +185,8 @@ class Technique:
     beside: Mapping[str, str] | None = None
     problems: Callable[[Own], Iterator[str]] = no_problems
     prepare: Callable[[Any], Prepared] | None = None  # takes an `earlier.Host`
+    of_config: "Callable[[Own], Technique] | None" = None
+    files: tuple[tuple[str, str], ...] = ()
 
     def __repr__(self) -> str:
         return self.name
@@ -202,6 +209,8 @@ class Task(Technique):
         where the outputs are of no classes.
       judged_by: The score that says which model is best, and whether "max" or "min" of it is.
       misfits: (name of the data, dataset) -> a line for each reason why it cannot be learned.
+      outputs: (own values, spec) -> shape of the model's outputs for one example, which are floats;
+        None for whatever they are.
     """
 
     offers: frozenset[str] = frozenset()
@@ -213,6 +222,7 @@ class Task(Technique):
     probabilities: Callable[[Any], jax.Array] | None = None
     judged_by: tuple[str, str] = ("loss", "min")
     misfits: Callable[[str, Dataset], Iterator[str]] = lambda source, dataset: iter(())
+    outputs: Callable[[Own, Spec], tuple[int, ...] | None] = lambda own, spec: None
 
     def __post_init__(self):
         if self.judged_by[1] not in ("max", "min"):

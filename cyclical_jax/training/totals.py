@@ -6,9 +6,9 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from cyclical_jax.opt_state import find_values
 from cyclical_jax.training.state import TrainState
 from cyclical_jax.training.step import MEASURED, Metrics
-from cyclical_jax.transforms import current_values
 
 
 class Totals(NamedTuple):
@@ -29,7 +29,7 @@ def no_totals(state: TrainState, knobs: Iterable[str], measures: Iterable[str] =
       knobs: Names of the knobs in the log.
       measures: Names of what the loss terms measure.
     """
-    names = {*knobs, *current_values(state.opt_state)}
+    names = {*knobs, *find_values(state.opt_state)}
     return Totals(
         num_examples=jnp.int32(0),
         means={name: jnp.float32(0) for name in (*MEASURED, *measures)},

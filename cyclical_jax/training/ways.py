@@ -16,8 +16,8 @@ import jax
 import numpy as np
 
 from cyclical_jax.data.batches import Selection, rows
+from cyclical_jax.data.dataset import Dataset
 from cyclical_jax.data.feed import prefetched
-from cyclical_jax.data.sources import Dataset
 from cyclical_jax.data.streams import Stream
 from cyclical_jax.training import assembly
 from cyclical_jax.training.devices import (

@@ -16,8 +16,14 @@ import sklearn.datasets
 import tensorflow_datasets as tfds
 from tensorflow_datasets.image_classification import cifar
 
-from cyclical_jax.data import prepare, sources, subsets
+from cyclical_jax.data import prepare, sources, subsets, tfds_named
 from cyclical_jax.data.batches import in_order
+from cyclical_jax.data.dataset import (
+    Dataset,
+    DatasetNotFoundError,
+    image_shape,
+    num_examples,
+)
 from cyclical_jax.data.subsets import SUBSETS, Subset
 
 TRAIN_SIZE, TEST_SIZE = 11, 5
@@ -56,10 +62,10 @@ def pristine(tmp_path_factory):
 @pytest.fixture
 def data_dir(pristine, tmp_path, monkeypatch):
     """A copy of a tiny "cifar10", and our table to match."""
-    tiny = sources.TFDS_DATASETS["cifar10"]._replace(
+    tiny = tfds_named.TFDS_DATASETS["cifar10"]._replace(
         num_examples={"train": TRAIN_SIZE, "test": TEST_SIZE}, num_train=8
     )
-    monkeypatch.setitem(sources.TFDS_DATASETS, "cifar10", tiny)
+    monkeypatch.setitem(tfds_named.TFDS_DATASETS, "cifar10", tiny)
     return shutil.copytree(pristine, tmp_path / "tfds")
 
 
@@ -111,7 +117,7 @@ def test_import_is_light():
     ],
 )
 def test_splits_are_disjoint_and_leave_nothing_out(name, sizes):
-    dataset = sources.TFDS_DATASETS[name]
+    dataset = tfds_named.TFDS_DATASETS[name]
     template = tfds.core.ShardedFileTemplate(
         data_dir="nowhere", dataset_name=name, filetype_suffix="array_record"
     )
@@ -136,10 +142,10 @@ def test_splits_are_disjoint_and_leave_nothing_out(name, sizes):
     assert {file for file, _ in taken["test"]}.isdisjoint(file for file, _ in taken["train"])
 
 
-@pytest.mark.parametrize("name", sources.TFDS_DATASETS)
+@pytest.mark.parametrize("name", tfds_named.TFDS_DATASETS)
 def test_the_number_of_classes_is_that_of_tfds(name, tmp_path):
     label = tfds.builder(name, data_dir=tmp_path).info.features["label"]
-    assert sources.TFDS_DATASETS[name].num_classes == label.num_classes
+    assert tfds_named.TFDS_DATASETS[name].num_classes == label.num_classes
 
 
 class TestDigits:
@@ -194,7 +200,7 @@ class TestLoad:
 
     def test_second_load_decodes_nothing(self, data_dir, monkeypatch):
         first = sources.load("cifar10", data_dir=data_dir)
-        monkeypatch.setattr(sources, "_decode", pytest.fail)
+        monkeypatch.setattr(tfds_named, "_decode", pytest.fail)
         second = sources.load("cifar10", data_dir=str(data_dir))
         for a, b in zip(first[:3], second[:3], strict=True):
             np.testing.assert_array_equal(a["image"], b["image"])
@@ -208,8 +214,8 @@ class TestLoad:
 
     def test_other_splits_are_decoded_anew(self, data_dir, monkeypatch):
         sources.load("cifar10", data_dir=data_dir)
-        tiny = sources.TFDS_DATASETS["cifar10"]._replace(num_train=6)
-        monkeypatch.setitem(sources.TFDS_DATASETS, "cifar10", tiny)
+        tiny = tfds_named.TFDS_DATASETS["cifar10"]._replace(num_train=6)
+        monkeypatch.setitem(tfds_named.TFDS_DATASETS, "cifar10", tiny)
         dataset = sources.load("cifar10", data_dir=data_dir)
         assert [len(split["label"]) for split in dataset[:3]] == [6, 5, 5]
 
@@ -300,8 +306,8 @@ class TestSubset:
     def test_too_few_are_told_before_they_are_loaded(self, tmp_path, monkeypatch):
         """There is nothing to load in `tmp_path`."""
         line = "`subset` 'first_4k' has 11 examples, but cifar10 has 8 to train on."
-        tiny = sources.TFDS_DATASETS["cifar10"]._replace(num_train=8)
-        monkeypatch.setitem(sources.TFDS_DATASETS, "cifar10", tiny)
+        tiny = tfds_named.TFDS_DATASETS["cifar10"]._replace(num_train=8)
+        monkeypatch.setitem(tfds_named.TFDS_DATASETS, "cifar10", tiny)
         with pytest.raises(ValueError) as error:
             sources.load("cifar10", data_dir=tmp_path, subset="first_4k")
         assert str(error.value) == line
@@ -353,7 +359,7 @@ class TestNumTrain:
 class TestDataSource:
     @pytest.mark.parametrize("split", ["train", "validation", "test"])
     def test_reads_what_load_reads(self, data_dir, split):
-        source = sources.data_source("cifar10", split, data_dir=data_dir)
+        source = tfds_named.data_source("cifar10", split, data_dir=data_dir)
         expected = getattr(sources.load("cifar10", data_dir=data_dir), split)
         assert len(source) == len(expected["label"])
         for index, label in enumerate(expected["label"]):
@@ -363,11 +369,11 @@ class TestDataSource:
     def test_unknown_split(self, data_dir):
         message = "`split` must be one of 'train', 'validation', 'test', got 'valid'."
         with pytest.raises(ValueError, match=re.escape(message)):
-            sources.data_source("cifar10", "valid", data_dir=data_dir)
+            tfds_named.data_source("cifar10", "valid", data_dir=data_dir)
 
     def test_digits_are_not_streamed(self):
         with pytest.raises(ValueError, match="'digits' is held in memory: read it by `load`"):
-            sources.data_source("digits", "train")
+            tfds_named.data_source("digits", "train")
 
 
 NUM_TRAIN, NUM_VALIDATION, IMAGE_SIZE = 12, 3, 32
@@ -393,10 +399,10 @@ def as_tar(files):
 
 
 def tiny_imagenet(monkeypatch):
-    tiny = sources.TFDS_DATASETS["imagenet2012"]._replace(
+    tiny = tfds_named.TFDS_DATASETS["imagenet2012"]._replace(
         num_examples={"train": NUM_TRAIN, "validation": NUM_VALIDATION}, num_train=10
     )
-    monkeypatch.setitem(sources.TFDS_DATASETS, "imagenet2012", tiny)
+    monkeypatch.setitem(tfds_named.TFDS_DATASETS, "imagenet2012", tiny)
 
 
 @pytest.fixture(scope="module")
@@ -460,7 +466,7 @@ class TestImagenet:
         assert dataset.num_classes == 1000
 
     def test_images_are_those_of_the_files(self, load, data_dir):
-        source = sources.data_source("imagenet2012", "test", data_dir=data_dir)
+        source = tfds_named.data_source("imagenet2012", "test", data_dir=data_dir)
         select = functools.partial(in_order, 3, 3)
         (batch,) = load().test.batches(select, start=0, stop=1, seed=0, num_workers=0)
         for image, example in zip(batch["image"], source, strict=True):
@@ -476,8 +482,8 @@ class TestImagenet:
 
     def test_size_and_shape_are_known_without_reading(self, load):
         dataset = load(train_on="train+validation")
-        assert [sources.num_examples(split) for split in dataset[:3]] == [12, 0, 3]
-        assert sources.image_shape(dataset.train) == (IMAGE_SIZE, IMAGE_SIZE, 3)
+        assert [num_examples(split) for split in dataset[:3]] == [12, 0, 3]
+        assert image_shape(dataset.train) == (IMAGE_SIZE, IMAGE_SIZE, 3)
 
     def test_a_long_tail_is_of_the_first_of_each_class(self, load, known, monkeypatch):
         monkeypatch.setattr(
@@ -501,7 +507,7 @@ class TestImagenet:
         file = tmp_path / "ImageNet_LT_train.txt"
         file.write_text("".join(f"train/{name[:9]}/{name} {label}\n" for name, label in wanted))
         assert list(load(subset=str(file)).train.positions) == [0, 3, 7]
-        monkeypatch.setattr(sources, "_read_names", pytest.fail)  # the kept file is used
+        monkeypatch.setattr(tfds_named, "_read_names", pytest.fail)  # the kept file is used
         assert list(load(subset=str(file)).train.positions) == [0, 3, 7]
 
     def test_what_is_kept_for_validation_is_not_trained_on(self, load, known, tmp_path):
@@ -571,7 +577,7 @@ class TestIndexFiles:
         np.testing.assert_array_equal(some.test["image"], whole.test["image"])
 
     def test_names_are_the_ids_of_cifar(self, data_dir, tmp_path):
-        source = sources.data_source("cifar10", "train", data_dir=data_dir)
+        source = tfds_named.data_source("cifar10", "train", data_dir=data_dir)
         wanted = [source[position] for position in (5, 2)]
         lines = [f"{example['id'].decode()} {example['label']}" for example in wanted]
         (tmp_path / "some.txt").write_text("\n".join(lines))
@@ -581,8 +587,8 @@ class TestIndexFiles:
 
     @pytest.mark.parametrize("name", ["digits", "fashion_mnist"])
     def test_others_have_no_names(self, name, tmp_path, monkeypatch):
-        empty = sources.Dataset(*[{"image": np.zeros((9, 1)), "label": np.zeros(9)}] * 3, 10)
-        monkeypatch.setattr(sources, "_load_tfds", lambda *_: empty)
+        empty = Dataset(*[{"image": np.zeros((9, 1)), "label": np.zeros(9)}] * 3, 10)
+        monkeypatch.setattr(tfds_named, "_load", lambda *_: empty)
         (tmp_path / "some.txt").write_text("a.png")
         with pytest.raises(ValueError, match="lists file names, but this dataset has none"):
             sources.load(name, subset=str(tmp_path / "some.txt"))
@@ -595,7 +601,7 @@ class TestIndexFiles:
 
 class TestNames:
     @pytest.mark.parametrize(
-        "read", [sources.load, lambda name: sources.data_source(name, "train")]
+        "read", [sources.load, lambda name: tfds_named.data_source(name, "train")]
     )
     def test_a_near_name_is_suggested(self, read):
         message = "got 'fashon_mnist'. Did you mean 'fashion_mnist'?"
@@ -605,7 +611,8 @@ class TestNames:
     def test_a_far_name_is_not(self):
         message = (
             "`dataset` must be one of "
-            "'digits', 'fashion_mnist', 'cifar10', 'cifar100', 'imagenet2012', got 'svhn'."
+            "'digits', 'fashion_mnist', 'cifar10', 'cifar100', 'imagenet2012', "
+            "or npz:FILE, csv:FILE, folder:DIR, tfds:NAME, got 'svhn'."
         )
         with pytest.raises(ValueError, match=re.escape(message)):
             sources.load("svhn")
@@ -639,8 +646,8 @@ class TestMissing:
     )
     def test_not_prepared(self, name, version, command, tmp_path, no_network):
         started = time.monotonic()
-        with pytest.raises(sources.DatasetNotFoundError) as error:
-            sources.data_source(name, "train", data_dir=tmp_path)
+        with pytest.raises(DatasetNotFoundError) as error:
+            tfds_named.data_source(name, "train", data_dir=tmp_path)
         assert time.monotonic() - started < 10
         message = str(error.value)
         prepare = f"python -m experiments.prepare_data --dataset={name} --data_dir={tmp_path}"
@@ -660,7 +667,7 @@ class TestMissing:
         assert "--dataset=cifar10 (on" in run.stderr
 
     def test_the_command_can_be_pasted(self, tmp_path):
-        with pytest.raises(sources.DatasetNotFoundError) as error:
+        with pytest.raises(DatasetNotFoundError) as error:
             sources.load("cifar10", data_dir=tmp_path / "my data")
         assert f"--data_dir='{tmp_path}/my data' (on" in str(error.value)
 
@@ -673,7 +680,7 @@ class TestUnusable:
     """Damage is an error; it is never read as a smaller or another dataset."""
 
     def refuse(self, data_dir, flaw):
-        with pytest.raises(sources.DatasetNotFoundError) as error:
+        with pytest.raises(DatasetNotFoundError) as error:
             sources.load("cifar10", data_dir=data_dir)
         message = str(error.value)
         assert message.startswith(f"{data_dir}/cifar10/3.0.2 cannot be used: ")
@@ -729,5 +736,5 @@ class TestUnusable:
 
     def test_an_interrupted_build_is_not_there(self, data_dir, directory):
         directory.rename(directory.with_name("incomplete.ABCDEF_3.0.2"))
-        with pytest.raises(sources.DatasetNotFoundError, match="cifar10 is not prepared"):
+        with pytest.raises(DatasetNotFoundError, match="cifar10 is not prepared"):
             sources.load("cifar10", data_dir=data_dir)

@@ -243,7 +243,7 @@ def test_a_worker_that_dies_is_an_error_and_no_wait_for_ever():
     assert ends(second.pid)
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1])
 def test_a_signal_to_all_is_for_the_parent_alone(number):
     """A terminal and a cluster signal the whole group, but the run must be saved first."""
     before = set(multiprocessing.active_children())

@@ -8,18 +8,16 @@ from pathlib import Path
 
 import pytest
 from absl import flags
-from ml_collections import ConfigDict, config_flags
+from ml_collections import ConfigDict
 
 from cyclical_jax.catalogue import parse
 from cyclical_jax.training.fields import RecipeError
 from cyclical_jax.training.logs import WorkdirError
 from experiments import command_line
 
-pytestmark = pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")
-
 ROOT = Path(__file__).parents[2]
 DIGITS = "--config=configs/digits.py"
-CONFIG = config_flags.DEFINE_config_file("config", None)
+CONFIG = command_line.define_config()
 
 
 @pytest.fixture

@@ -36,7 +36,7 @@ def run(tmp_path_factory):
         "train",
         "--config=configs/digits.py",
         f"--workdir={workdir}",
-        "--save_every=0",
+        "--save_every=1000",
         "--config.duration=4 epochs",
         "--config.ema_decay=0.5",
         "--config.optimizer.learning_rate=cyclical(0.05, 4, factor=1)",

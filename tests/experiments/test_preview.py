@@ -147,14 +147,15 @@ def test_the_picture_has_axes_for_every_knob_with_its_line():
     figure = preview.picture(drawn)
     assert drawn.title in figure.get_suptitle()
     shown = [axes for axes in figure.axes if axes.axison]
-    assert [axes.get_title() for axes in shown] == [line.title for line in drawn.lines.values()]
-    for axes, line in zip(shown, drawn.lines.values(), strict=True):
+    assert [axes.get_title() for axes in shown] == [line.title for line in drawn.changing]
+    assert "constant: temperature 1, label_smoothing 0, momentum 0.9" in figure.get_supxlabel()
+    for axes, line in zip(shown, drawn.changing, strict=True):
         (curve,) = axes.lines
         np.testing.assert_array_equal(curve.get_xdata(), drawn.counts)
         np.testing.assert_array_equal(curve.get_ydata(), line.values)
         assert axes.get_yscale() == ("log" if "log" in line.title else "linear")
     figure.savefig(io.BytesIO())
-    decay = shown[list(drawn.lines).index("weight_decay")]
+    decay = shown[0]
     assert [label.get_text() for label in decay.get_yticklabels()] == ["0.0001", "0.002"]
     (above,) = shown[0].child_axes
     assert above.xaxis.get_ticks_position() == "top"
@@ -173,8 +174,30 @@ def test_the_text_has_a_panel_for_every_knob_and_no_colours():
     assert text.startswith(drawn.title)
     for line in drawn.lines.values():
         assert text.count(line.title) == 1
-    assert text.count("┌") == text.count("└") == len(drawn.lines)
-    assert text.count("719") == len(drawn.lines)
+    assert text.count("┌") == text.count("└") == len(drawn.changing) == 5
+    assert text.count("719") == len(drawn.changing)
+    assert text.splitlines()[1:4] == [
+        "peak (hard) at update 360 of 720, epoch 20.0 of 40",
+        "constant: label_smoothing 0.1, gamma_hc 3, gamma_pos 2, gamma_neg 2,",
+        "momentum 0.9",
+    ]
+
+
+def test_a_knob_is_labelled_with_its_ends_which_lie_between_two_updates():
+    line = drawn_with(loss__name="cyclical_focal", duration="8 steps").lines["hardness"]
+    assert line.values.max() < 0.9 and line.extremes == [0, 1]
+    text = preview.text(drawn_with(loss__name="cyclical_focal", duration="8 steps"), width=40)
+    assert (
+        canvas_of(text, "hardness 0 → 1") and "  1┤" in text.replace("│1┤", "  1┤") or "1┤" in text
+    )
+
+
+def test_without_a_change_there_are_words_alone(tmp_path):
+    drawn = drawn_with(optimizer__learning_rate_schedule=None)
+    text = preview.text(drawn, width=100)
+    assert drawn.changing == [] and drawn.peaks == [] and "┌" not in text
+    assert text.splitlines()[1].startswith("constant: temperature 1, label_smoothing 0, weight_dec")
+    preview.picture(drawn).savefig(io.BytesIO())
 
 
 def test_the_text_is_the_same_when_it_is_made_again_after_another():
@@ -182,7 +205,7 @@ def test_the_text_is_the_same_when_it_is_made_again_after_another():
     first = preview.text(small, width=100)
     assert preview.text(large, width=50) != first
     assert preview.text(small, width=100) == first
-    assert first.count("┌") == len(small.lines)
+    assert first.count("┌") == len(small.changing) == 1
 
 
 def canvas_of(text, title):
@@ -222,9 +245,8 @@ def test_a_geometric_cycle_is_straight_on_its_log_axis():
 @pytest.mark.parametrize("width", [1, 20, 38])
 def test_a_narrow_terminal_gets_lines_of_38_characters_and_titles_are_shortened(width):
     rate = cyclical(1.23e-5, 1.23e-3, scale="log")
-    title, _, *panels = preview.text(
-        drawn_with(optimizer__learning_rate=rate), width=width
-    ).splitlines()
+    text = preview.text(drawn_with(optimizer__learning_rate=rate), width=width)
+    panels = text.partition("\n\n")[2].splitlines()
     assert {len(line) for line in panels} == {38}
     assert sum("learning_rate 1.23e-05 → 0.00123 log …" in line for line in panels) == 1
 

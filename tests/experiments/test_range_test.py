@@ -39,7 +39,19 @@ def test_a_mistake_is_a_line_and_exit_code_2_before_anything_is_trained(tmp_path
     (tmp_path / "file").write_text("in the way")
     knobs = "is not a key that may cycle: accumulate, loss.temperature, "
     cases = [
-        (["--knob=optimizer.weight_decai"], f"--knob optimizer.weight_decai {knobs}"),
+        (
+            ["--knob=optimizer.weight_decai"],
+            "--knob optimizer.weight_decai is not a key that may cycle; nearest: optimizer.weight_d",
+        ),
+        (
+            ["--knob=weight_decay"],
+            "--knob weight_decay is not a key that may cycle; nearest: optimizer.weight_decay.",
+        ),
+        (
+            ["--knob=lr"],
+            "--knob lr is not a key that may cycle; the learning rate is optimizer.learning_rate.",
+        ),
+        (["--knob=epochs"], f"--knob epochs {knobs}"),
         (["--knob=batch_size"], f"--knob batch_size {knobs}"),
         (["--knob=optimizer"], f"--knob optimizer {knobs}"),
         (["--knob=loss.name"], f"--knob loss.name {knobs}"),

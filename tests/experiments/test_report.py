@@ -273,12 +273,74 @@ def test_a_run_shows_what_is_measured_and_every_knob_that_changes(workdir):
 
 
 def test_the_result_and_the_config_of_a_run_are_there_where_it_has_them(workdir):
-    result = {"test_accuracy": 0.98765432, "steps": 1234}
+    result = {"test_accuracy": 0.98765432, "test_calibration_error": 0.0429, "steps": 1234}
+    result |= {"best_val_accuracy": 0.5, "test_loss": 0.123456789, "training_seconds": None}
     (workdir / "result.json").write_text(json.dumps(result))
     (workdir / "config.json").write_text('{"model": "<mlp>"}')
     page = report.page(workdir)
-    assert cells_of(page) == [["result", ""], ["test_accuracy", "0.987654"], ["steps", "1234"]]
+    assert cells_of(page) == [
+        ["result", ""],
+        ["test_accuracy", "98.77 %"],
+        ["test_calibration_error", "4.29 %"],  # in points, as in a table
+        ["steps", "1234"],
+        ["best_val_accuracy", "50.00 %"],
+        ["test_loss", "0.123457"],
+        ["training_seconds", "None"],
+    ]
     assert "<pre>{&quot;model&quot;: &quot;&lt;mlp&gt;&quot;}</pre>" in page
+
+
+@pytest.fixture
+def two(workdir):
+    """Two runs, of which one has ended."""
+    other = workdir.parent / "plain"
+    other.mkdir()
+    write_rows(other, [{"epoch": 1, "loss": 0.5, "temperature": 1.0, "rate": 0.1}])
+    (workdir / "result.json").write_text('{"test_accuracy": 0.9, "steps": 7}')
+    cycle = {"easy": 1, "hard": 2}
+    configs = [
+        {"seed": 0, "loss": {"temperature": cycle, "name": "focal"}, "model": "mlp"},
+        {"seed": 0, "loss": {"temperature": 1, "name": "focal"}},
+    ]
+    for path, config in zip((workdir, other), configs, strict=True):
+        (path / "config.json").write_text(json.dumps(config))
+    return workdir, other
+
+
+def test_several_runs_are_laid_over_each_other_with_what_differs(two):
+    page = report.page(*two)
+    ((data, layout),) = figures_of(page)
+    assert layout["showlegend"] and titles_of(layout)[-1] == "temperature"
+    assert "<p>Constant: momentum 0.9, rate 0.1.</p>" in page
+    by_run = {(trace["name"], *trace["y"]) for trace in data}
+    assert {("digits &lt;all&gt;", 0.5, 2.0, 0.75), ("plain", 0.5), ("plain", 1.0)} <= by_run
+    assert "<h1>digits &lt;all&gt;, plain</h1>" in page
+    assert cells_of(page) == [
+        ["result", "digits <all>"],
+        ["test_accuracy", "90.00 %"],
+        ["steps", "7"],
+        ["config", "digits <all>", "plain"],
+        ["loss.temperature", "{'easy': 1, 'hard': 2}", "1"],
+        ["model", "mlp", "None"],
+    ]
+    assert "<summary>config of digits &lt;all&gt;</summary>" in page
+    assert "<summary>config of plain</summary>" in page
+
+
+def test_runs_of_one_name_are_told_apart_and_a_table_is_no_run(two, table):
+    same = two[1] / two[0].name
+    same.mkdir()
+    write_rows(same, ROWS)
+    data = figures_of(report.page(two[0], same))[0][0]
+    assert {html.unescape(trace["name"]) for trace in data} == {str(two[0]), str(same)}
+    with pytest.raises(WorkdirError, match="weights.json is a file; only runs go together on one"):
+        report.page(two[0], table)
+
+
+def test_a_page_goes_beside_its_results(table, two):
+    assert report.output_of([table]) == table.with_name("weights.html")
+    assert report.output_of(two[:1]) == two[0] / "report.html"
+    assert report.output_of(two) == table.with_name("comparison.html")
 
 
 # ---- a score that is no accuracy
@@ -387,6 +449,14 @@ def test_a_mistake_is_one_line_and_exit_code_2(table, tmp_path):
     assert re.match(r"--output .*/weights.json/x.html cannot be written: ", line)
 
 
+def test_the_command_takes_several_runs(two, tmp_path):
+    results = ",".join(map(str, two))
+    ended = commands.in_this_process("report", f"--results={results}")
+    output = tmp_path / "comparison.html"
+    assert ended == (0, f"{output}\n", "")
+    assert len(figures_of(output.read_text())) == 1
+
+
 # ---- in a browser
 
 PROBE = """<script>
@@ -486,7 +556,7 @@ def test_a_run_of_the_script_is_drawn(tmp_path):
     assert len(points) == 5 + 5 and min(points) >= 2 and max(points) == 3
     assert len(ranges) == 10 and len({tuple(epochs) for epochs in ranges}) == 1
     result = json.loads((workdir / "result.json").read_text())
-    assert ["test_accuracy", f"{result['test_accuracy']:.6g}"] in cells_of(page)
+    assert ["test_accuracy", f"{result['test_accuracy']:.2%}".replace("%", " %")] in cells_of(page)
 
 
 @in_browser

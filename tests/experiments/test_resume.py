@@ -61,7 +61,7 @@ def start(environment):
 def finish(process, code=0):
     out, err = process.communicate(timeout=240)
     assert process.returncode == code, err
-    return out, err
+    return out, commands.without_waits(err)
 
 
 def here(workdir, *arguments, config=CONFIG, code=0):
@@ -145,8 +145,8 @@ def test_a_run_killed_at_any_moment_ends_as_one_that_never_was(
     assert_same_run(workdir, uninterrupted)
 
 
-def test_sigterm_and_ctrl_c_save_and_a_run_goes_on(start, uninterrupted, tmp_path):
-    for number, code in ((signal.SIGTERM, 143), (signal.SIGINT, 130)):
+def test_sigterm_sigusr1_and_ctrl_c_save_and_a_run_goes_on(start, uninterrupted, tmp_path):
+    for number, code in ((signal.SIGTERM, 143), (signal.SIGUSR1, 138), (signal.SIGINT, 130)):
         process = start(tmp_path, "--config.duration=20000 epochs")
         wait_for_rows(process, tmp_path, len(rows_of(tmp_path)) + 3)
         began = time.monotonic()

@@ -121,7 +121,6 @@ TASKS = (
         sums=of_classes.sums,
         scores=scores,
         judged_by=("surprise", "min"),
-        misfits=of_classes.misfits,
     ),
 )
 """

@@ -53,19 +53,22 @@ def test_a_run_leaves_its_metrics_config_and_result(tmp_path):
     assert result["best_val_epoch"] == best["epoch"]
     assert result["training_seconds"] == rows[-1]["seconds"] < result["seconds"]
 
-    first, second, test, validation, seconds, files = process.stdout.splitlines()
-    assert re.match(r"epoch +1/2  step +3  loss \d\.\d{4}  accuracy [\d.]+%  val [\d.]+%", first)
+    peak, first, second, test, validation, seconds, files = process.stdout.splitlines()
+    assert peak == "peak (hard) at update 4 of 8, epoch 1.1 of 2"
+    scores = r"loss \d\.\d{4}  accuracy [\d.]+%  val_loss \d\.\d{4}  val_accuracy [\d.]+%"
+    assert re.match(rf"epoch +1/2  step +3  {scores}", first)
     assert re.match(r"epoch +2/2  step +8  ", second)
     accuracy, loss = result["test_accuracy"], result["test_loss"]
     line = f"test accuracy {accuracy:.2%}, loss {loss:.4f}, on 400 examples after 8 updates"
     assert test == line
     percent = f"{best['val_accuracy']:.2%}"
-    assert validation == f"best validation accuracy {percent}, after {best['epoch']} epochs"
-    words = r"\d+\.\d\d s of training; \d+\.\d s since the run was started last"
-    assert re.fullmatch(words, seconds)
+    epochs = f"{best['epoch']} epoch{'' if best['epoch'] == 1 else 's'}"
+    assert validation == f"best validation accuracy {percent}, after {epochs}"
+    words = r"\d+\.\d\d s of training, \d+\.\d s with loading, compiling and tests since the last"
+    assert re.fullmatch(f"{words} start", seconds)
     names = "checkpoints, config.json, dataset.json, environment.json, metrics.jsonl, result.json"
     assert files == f"{workdir}: {names}"
-    assert process.stdout.splitlines()[2:] == train(*arguments).stdout.splitlines()
+    assert process.stdout.splitlines()[3:] == train(*arguments).stdout.splitlines()
     assert rows_of(workdir) == rows
 
 
@@ -140,7 +143,7 @@ def test_tensorboard_has_every_number_of_every_row(tmp_path):
 def test_print_config_lists_every_key_and_needs_no_workdir(config):
     process = train(f"--config={config}", "--print_config", "--config.seed=5")
     assert process.returncode == 0 and process.stderr == ""
-    lines = process.stdout.splitlines()
+    lines = [line for line in process.stdout.splitlines() if line]
     assert [line.split(" = ")[0] for line in lines[::2]] == list(CATALOGUE.keys)
     meanings = [field.meaning for field in CATALOGUE.keys.values()]
     assert [line.strip() for line in lines[1::2]] == meanings
@@ -166,7 +169,7 @@ def test_print_config_lists_every_key_and_needs_no_workdir(config):
         ),
         ([DIGITS, "stray"], "unknown argument 'stray'"),
         ([DIGITS, "--wrokdir=x"], "Unknown command line flag 'wrokdir'."),
-        ([], "flag --config=None: Flag --config must have a value"),
+        ([], "--config must be given: The config file, e.g. configs/digits.py; after a colon, i"),
         (
             [DIGITS, "--config.subset=4k"],
             "subset '4k' has 4000 examples, but digits has 1197 to train on.",

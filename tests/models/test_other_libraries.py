@@ -3,44 +3,13 @@
 import jax
 import numpy as np
 import optax
-from flax import nnx
 from sklearn.datasets import load_digits
 
 import cyclical_jax as cj
-from cyclical_jax.models import Model
 from cyclical_jax.training.state import init_state
 from cyclical_jax.training.step import Program, make_train_step
 from cyclical_jax.training.technique import LossTerm
-
-
-class Network(nnx.Module):
-    """[batch, 8, 8, 1] -> [batch, 10] by a hidden layer with BatchNorm and dropout."""
-
-    def __init__(self, rngs):
-        self.hidden = nnx.Linear(64, 32, rngs=rngs)
-        self.norm = nnx.BatchNorm(32, momentum=0.8, rngs=rngs)
-        self.dropout = nnx.Dropout(0.1)
-        self.logits = nnx.Linear(32, 10, rngs=rngs)
-
-    def __call__(self, images, *, rngs):
-        x = nnx.relu(self.norm(self.hidden(images.reshape(len(images), -1))))
-        return self.logits(self.dropout(x, rngs=rngs))
-
-
-def make_nnx_model():
-    """Flax NNX splits a network into a graph, which stays the same, and pytrees, which change."""
-    graph = nnx.graphdef(nnx.eval_shape(lambda: Network(nnx.Rngs(0))))
-
-    def init(key, images):
-        return nnx.state(Network(nnx.Rngs(key)), nnx.Param, nnx.BatchStat)
-
-    def apply(params, model_state, images, *, train, key=None):
-        network = nnx.merge(graph, params, model_state, copy=True)
-        network.set_attributes(deterministic=not train, use_running_average=not train)
-        logits = network(images, rngs=nnx.Rngs(key) if train else None)
-        return logits, nnx.state(network, nnx.BatchStat)
-
-    return Model(init, apply)
+from tests.own_models import make_nnx_model
 
 
 def test_an_nnx_network_with_batch_norm_and_dropout_learns_digits():

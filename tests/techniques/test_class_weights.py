@@ -26,6 +26,50 @@ def test_balanced_weights_give_each_class_the_same_sum():
     np.testing.assert_allclose(sums[there], 1.7, rtol=1e-6)
 
 
+def with_soft_labels(labels):
+    return digits(unlabelled=False)._replace(
+        train={"image": digits().train["image"][: len(labels)], "label": np.float32(labels)}
+    )
+
+
+def weights_of(labels, class_weights):
+    prepared, _ = prepare(recipe(loss__class_weights=class_weights), with_soft_labels(labels))
+    return prepared.train["weight"]
+
+
+def test_the_weight_of_soft_labels_is_the_mean_of_their_classes():
+    soft = np.random.default_rng(0).dirichlet(np.ones(10), 12)
+    numbers = tuple(range(10))
+    expected = [sum(y * w for y, w in zip(row, numbers, strict=True)) for row in soft]
+    found = weights_of(soft, numbers)
+    assert found.dtype == np.float32
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
+
+
+def test_several_classes_of_an_example_count_alike_and_none_is_1():
+    several = np.zeros((12, 10))
+    several[0, [2, 8]] = several[1, 3] = 1
+    found = weights_of(several, tuple(range(10)))
+    np.testing.assert_allclose(found, [5, 3] + [1] * 10)
+
+
+def test_balanced_weights_of_soft_labels_are_by_the_sums_of_probabilities():
+    soft = np.random.default_rng(1).dirichlet(np.ones(10), 12)
+    of_class = 12 / (10 * soft.sum(0))
+    np.testing.assert_allclose(weights_of(soft, "balanced"), soft @ of_class, rtol=1e-5)
+
+
+def test_one_hot_labels_have_the_weights_of_their_classes():
+    classes = digits().train["label"][:24]
+    for chosen in ("balanced", tuple(range(1, 11))):
+        index = digits(unlabelled=False)._replace(
+            train={key: array[:24] for key, array in digits(unlabelled=False).train.items()}
+        )
+        expected, _ = prepare(recipe(loss__class_weights=chosen), index)
+        found = weights_of(np.eye(10)[classes], chosen)
+        np.testing.assert_allclose(found, expected.train["weight"], rtol=1e-6)
+
+
 def test_numbers_are_the_weights_as_they_are():
     run = recipe(loss__class_weights=[1.0] * 9 + [5.0])
     dataset, earlier = prepare(run, digits())

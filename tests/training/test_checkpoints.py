@@ -91,9 +91,58 @@ def test_what_is_saved_is_of_the_moment(directory):
 
 def test_the_newest_and_the_best_are_kept(directory):
     saved(directory, 1, 2, 3, 4, 5, worths=[0.1, 0.9, 0.9, 0.3, None], keep=1)
-    assert sorted(os.listdir(directory)) == ["3", "5"]
+    assert sorted(os.listdir(directory)) == ["2", "5"]  # the first of equals
     saved(directory, 6, 7, 8, keep=2)
-    assert sorted(os.listdir(directory)) == ["3", "7", "8"]
+    assert sorted(os.listdir(directory)) == ["2", "7", "8"]
+
+
+def test_without_a_validation_the_newest_alone_are_kept(directory):
+    saved(directory, 1, 2, 3, keep=1)
+    assert os.listdir(directory) == ["3"]
+
+
+def values_of(directory):
+    """Returns {micro step: its value} of all that are there."""
+    with Checkpoints(directory, read_only=True) as checkpoints:
+        steps = checkpoints._manager.all_steps()
+        return {s: float(checkpoints._read(s)[0]["0.params.dense.kernel"][0, 0]) for s in steps}
+
+
+def test_the_best_that_is_held_is_written_before_the_next(directory):
+    with Checkpoints(directory, keep=1) as checkpoints:
+        checkpoints.save(snapshot(1), 0.5)
+        for micro_step, worth in ((2, 0.4), (3, 0.8), (4, 0.9), (5, 0.9), (6, 0.7)):
+            checkpoints.hold(snapshot(micro_step, value=micro_step), worth)
+        checkpoints.wait()
+        assert sorted(os.listdir(directory)) == ["1"]  # until then it is in memory
+        checkpoints.save(snapshot(7, value=7), 0.6)
+        checkpoints.hold(snapshot(8, value=8), 0.8)  # no longer the best
+        checkpoints.save(snapshot(9, value=9))
+    assert values_of(directory) == {4: 4, 9: 9}
+    assert best_of(directory) == 4
+    with Checkpoints(directory, keep=3) as checkpoints:  # a run that goes on knows the best
+        checkpoints.hold(snapshot(10, value=10), 0.9)
+        checkpoints.save(snapshot(11, value=11))
+        checkpoints.hold(snapshot(12, value=12), 1.0)
+        checkpoints.save(snapshot(12, value=12), 1.0)  # the end of a run, say
+    assert values_of(directory) == {9: 9, 11: 11, 12: 12}
+
+
+def test_what_is_held_is_of_the_moment(directory):
+    with Checkpoints(directory) as checkpoints:
+        change = jax.jit(lambda tree: jax.tree.map(jnp.zeros_like, tree), donate_argnums=0)
+        now = snapshot(3, value=2.0)
+        checkpoints.hold(now, 0.5)
+        jax.block_until_ready(change(now.state.params))
+        checkpoints.save(snapshot(4))
+    assert values_of(directory) == {3: 2, 4: 1}
+
+
+def test_a_stopped_validation_that_is_the_best_gives_its_worth_at_once(directory):
+    saved(directory, 4, 6, worths=[0.5, None])
+    with Checkpoints(directory) as checkpoints:
+        checkpoints.hold(snapshot(6, 6.1), 0.7)
+    assert best_of(directory) == 6
 
 
 def test_a_micro_step_is_saved_once(directory):

@@ -138,6 +138,7 @@ def test_a_task_scores_what_it_sums_over_the_examples_of_all_devices(monkeypatch
         scores=scores,
     )
     made_up = structure_of((task, (("scale", 10),)))
-    data = {"image": np.zeros((9, 1, 1, 1)), "label": np.zeros(9), "number": np.arange(9.0)}
+    image, label = np.zeros((9, *SPEC.shape)), np.zeros(9, np.int32)
+    data = {"image": image, "label": label, "number": np.arange(9.0)}
     found = evaluate(made_up, SPEC, place(Variables(jnp.float32(3), {})), data)
     assert found == {"loss": 10 * 3 * 36 / 2, "most": 4}

@@ -33,7 +33,7 @@ def test_a_meaning_starts_with_a_noun_or_a_verb(key):
     "key, words",
     [
         ("dataset", "digits or fashion_mnist or cifar10 or cifar100 or imagenet2012"),
-        ("data_dir", "string, or None"),
+        ("data_dir", "path, or None"),
         (
             "subset",
             "4k or 4k_5_3 or 4k_6_2 or first_4k, or 'balanced N', or 'long_tailed N F', or an "

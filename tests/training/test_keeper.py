@@ -13,10 +13,13 @@ TIMETABLE = Timetable(windows=((25, 1),), micro_steps_per_epoch=10, log_every=10
 
 class Recorder:
     def __init__(self, error=None):
-        self.saved, self.waited, self.error = [], 0, error
+        self.saved, self.held, self.waited, self.error = [], [], 0, error
 
     def save(self, snapshot, worth=None):
         self.saved.append((int(snapshot.state.micro_step), worth))
+
+    def hold(self, snapshot, worth):
+        self.held.append((int(snapshot.state.micro_step), worth))
 
     def check(self):
         if self.error:
@@ -57,6 +60,16 @@ def test_a_run_is_saved_at_the_first_end_of_an_epoch_after_its_time(clock):
     assert recorder.saved == [(20, 0.75)]
     keeper.finish(snapshot(25), 0.5)
     assert recorder.saved == [(20, 0.75), (25, 0.5)] and recorder.waited == 1
+
+
+def test_a_validation_between_two_saves_is_held(clock):
+    recorder = Recorder()
+    keeper = Keeper(recorder, every=30)
+    call(keeper, clock, 29, 10, 0.5)
+    call(keeper, clock, 2, 13, 0.25)  # due, but within an epoch
+    call(keeper, clock, 0, 15)
+    call(keeper, clock, 0, 20, 0.75)
+    assert recorder.saved == [(20, 0.75)] and recorder.held == [(10, 0.5), (13, 0.25)]
 
 
 def test_every_zero_seconds_is_every_epoch(clock):

@@ -14,7 +14,7 @@ import tensorboardX
 from rich.console import Console
 
 from cyclical_jax.catalogue import CATALOGUE, default_config
-from cyclical_jax.training import logs
+from cyclical_jax.training import loggers, logs
 from cyclical_jax.training.durations import Timetable
 from cyclical_jax.training.fields import Field
 from cyclical_jax.training.logs import (
@@ -62,7 +62,8 @@ ROWS = [
 ]
 LINES = [
     "epoch   0.5/2.5  step      6  loss 2.3457  accuracy 12.50%",
-    "epoch     1/2.5  step     12  val 75.00%  skipped 1,234  98,765 images/s",
+    "epoch     1/2.5  step     12  val_loss 0.5000  val_accuracy 75.00%  skipped 1,234  "
+    "98,765 images/s",
     "epoch   2.5/2.5  step     30  loss 0.2500  accuracy 100.00%  skipped 1,235  4 images/s",
 ]
 
@@ -128,7 +129,10 @@ def test_files_are_closed_when_the_run_ends_with_an_error(tmp_path, monkeypatch)
     writers = []
     make = lambda path, **options: writers.append(_Writer(path, **options)) or writers[-1]  # noqa: E731
     monkeypatch.setattr(tensorboardX, "SummaryWriter", make)
-    with pytest.raises(KeyError), RunLog(tmp_path, TIMETABLE, STRUCTURE, tensorboard=True) as log:
+    with (
+        pytest.raises(KeyError),
+        RunLog(tmp_path, TIMETABLE, STRUCTURE, loggers=["tensorboard"]) as log,
+    ):
         log.row(ROWS[0])
         raise KeyError
     assert writers[0].is_closed and log._metrics.closed
@@ -153,7 +157,7 @@ def test_tensorboard_has_every_number_of_a_row_at_its_step(tmp_path, monkeypatch
     writers = []
     make = lambda path, **options: writers.append(_Writer(path, **options)) or writers[-1]  # noqa: E731
     monkeypatch.setattr(tensorboardX, "SummaryWriter", make)
-    with RunLog(tmp_path, TIMETABLE, STRUCTURE, tensorboard=True) as log:
+    with RunLog(tmp_path, TIMETABLE, STRUCTURE, loggers=["tensorboard"]) as log:
         for row in ROWS:
             log.row(row)
     (writer,) = writers
@@ -176,7 +180,7 @@ def test_tensorboard_has_what_tasks_and_techniques_measure_with_what_is_measured
     row = dict(step=3, epoch=0.25, loss=0.5, grad_norm=1.0, word_error=2.0, share=0.5, noise=0.1)
     row |= dict(agreement=0.2, val_loss=0.4, val_word_error=3.0, images_per_second=None)
     row |= {"rate": 0.1, "mine.loss": 0.2, "accuracy": 0.3}  # knobs
-    with RunLog(tmp_path, TIMETABLE, BY_ERROR, tensorboard=True) as log:
+    with RunLog(tmp_path, TIMETABLE, BY_ERROR, loggers=["tensorboard"]) as log:
         log.row(row)
     (writer,) = writers
     assert [(tag, step) for tag, _, step in writer.scalars] == [
@@ -196,7 +200,7 @@ def test_tensorboard_has_what_tasks_and_techniques_measure_with_what_is_measured
 
 
 def test_tensorboard_writes_files_that_it_can_read(tmp_path):
-    with RunLog(tmp_path, TIMETABLE, STRUCTURE, tensorboard=True) as log:
+    with RunLog(tmp_path, TIMETABLE, STRUCTURE, loggers=["tensorboard"]) as log:
         log.row(ROWS[0])
     (file,) = (tmp_path / "tensorboard").iterdir()
     assert b"train/grad_norm" in file.read_bytes()
@@ -212,17 +216,17 @@ def test_a_missing_tensorboardx_is_told_in_a_line(monkeypatch):
     def missing(name):
         raise ImportError(f"No module named '{name}'")
 
-    monkeypatch.setattr(logs.importlib, "import_module", missing)
+    monkeypatch.setattr(loggers.importlib, "import_module", missing)
     with pytest.raises(WorkdirError) as error:
-        logs.require_tensorboard()
+        loggers.require(["tensorboard"])
     assert str(error.value) == (
-        "TensorBoard's files need tensorboardX (No module named 'tensorboardX'): "
+        "--logger=tensorboard needs tensorboardX (No module named 'tensorboardX'): "
         "pip install 'cyclical-jax[tensorboard]'."
     )
 
 
 def test_what_is_there_is_not_missing():
-    logs.require_tensorboard()
+    loggers.require(["tensorboard"])
 
 
 # ---- what people see
@@ -269,19 +273,19 @@ BY_LOSS = structure_of(Task("by loss", {}))
             dict(agreement=0.5, loss=2.0, noise=0.25, share=0.125, word_error=0.75, val_loss=3.0)
             | dict(val_word_error=0.7),
             "loss 2.0000  noise 0.2500  word_error 0.7500  share 12.50%  agreement 50.00%  "
-            "val 0.7000",
+            "val_loss 3.0000  val_word_error 0.7000",
         ),
         (
             BY_ERROR,  # large numbers, and those that no example was measured for
             dict(loss=123456.0, noise=None, word_error=9999.0, share=None, val_word_error=-1e5),
-            "loss 1.23e+05  word_error 9999.0000  val -1e+05",
+            "loss 1.23e+05  word_error 9999.0000  val_word_error -1e+05",
         ),
         (
             BY_SHARE,
             dict(loss=0.5, share=0.25, val_loss=4.0, val_share=0.5),
-            "loss 0.5000  share 25.00%  val 50.00%",
+            "loss 0.5000  share 25.00%  val_loss 4.0000  val_share 50.00%",
         ),
-        (BY_LOSS, dict(loss=0.5, accuracy=0.25, val_loss=0.75), "loss 0.5000  val 0.7500"),
+        (BY_LOSS, dict(loss=0.5, accuracy=0.25, val_loss=0.75), "loss 0.5000  val_loss 0.7500"),
         (BY_LOSS, dict(loss=0.5, rate=0.25), "loss 0.5000"),
     ],
 )
@@ -514,13 +518,13 @@ def test_a_full_disk_is_one_line_on_the_way_out_too(tmp_path, monkeypatch):
 
 def test_a_writer_of_tensorboard_that_has_ended_is_told(tmp_path):
     """It ends at a full disk, and what is written after that waits for it for ever."""
-    with RunLog(tmp_path, TIMETABLE, STRUCTURE, tensorboard=True) as log:
+    with RunLog(tmp_path, TIMETABLE, STRUCTURE, loggers=["tensorboard"]) as log:
         log.row(ROWS[0])
-        writer = log._writer.file_writer.event_writer
+        writer = log._loggers[0]._writer.file_writer.event_writer
         writer._worker.stop()
         with pytest.raises(WorkdirError) as error:
             log.row(ROWS[1])
-        log._writer = None
+        log._loggers = []
     line = "tensorboard cannot be written: TensorBoard's writer has ended."
     assert str(error.value) == str(tmp_path / line)
 

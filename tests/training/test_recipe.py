@@ -5,7 +5,7 @@ import pytest
 from ml_collections import ConfigDict
 
 from configs import default, digits
-from cyclical_jax.catalogue import CATALOGUE, default_config, describe, parse
+from cyclical_jax.catalogue import CATALOGUE, CUSTOMARY, default_config, describe, parse
 from cyclical_jax.training.durations import Duration
 from cyclical_jax.training.fields import RecipeError
 from cyclical_jax.training.recipe import completed, cyclical
@@ -294,7 +294,35 @@ def test_what_is_missing_is_completed_at_its_default_and_the_rest_is_kept():
 def test_a_section_that_is_a_value_is_told_with_its_keys(section, value):
     keys = ", ".join(key for key in KEYS if key.startswith(f"{section}."))
     line = f"{section} must be a section of {keys}, got {value!r}."
+    if isinstance(value, str) and section in CUSTOMARY:
+        line = f"{line[:-1]}; {CUSTOMARY[section]}."
     assert lines_of({section: value}) == [line]
+
+
+def test_the_name_of_a_part_in_place_of_its_section_is_told_its_key():
+    for section in ("model", "optimizer", "loss"):
+        (line,) = lines_of({section: "adam"})
+        assert line.endswith(f", got 'adam'; the {section}'s name is {section}.name.")
+
+
+@pytest.mark.parametrize("word, meant", CUSTOMARY.items())
+def test_a_customary_word_is_told_what_it_is_here(word, meant):
+    """Written in capitals too. A word that ends a key of ours needs no other meaning."""
+    assert word not in {key.rpartition(".")[2] for key in KEYS} - set(SECTIONS)
+    assert meant.split(" is ")[-1] in KEYS or "--" in meant or word == "resume"
+    for key in {word, word.upper()} - set(SECTIONS):
+        assert lines_of({key: 1}) == [f"{key} is not a key of a config; {meant}."]
+
+
+def test_a_customary_word_within_a_section_is_told_too():
+    line = "optimizer.lr is not a key of a config; the learning rate is optimizer.learning_rate."
+    assert lines_of({"optimizer.lr": 0.1}) == [line]
+
+
+@pytest.mark.parametrize("value", [(1e-4, 2e-3), [1e-4, 2e-3], lambda count: 0.1 * count])
+def test_a_tuple_or_a_schedule_for_a_knob_is_told_to_be_a_cycle(value):
+    (line,) = lines_of({"optimizer.weight_decay": value})
+    assert line.startswith("optimizer.weight_decay must be a number or cyclical(easy, hard), got ")
 
 
 # ---- what is wrong: values
@@ -307,7 +335,7 @@ DURATION = "must be a number above 0 and a unit, such as '1.5 epochs' or '9 step
     "changes, line",
     [
         ({"dataset": "digit"}, "got 'digit'. Did you mean 'digits'?"),
-        ({"dataset": None}, "'imagenet2012', got None."),
+        ({"dataset": None}, "tfds:NAME, got None."),
         ({"train_on": "validation"}, "'train+validation', got 'validation'. Did you mean "),
         ({"subset": "4k_6"}, "'ImageNet_LT_train.txt', got '4k_6'. Did you mean '4k_6_2'?"),
         ({"subset": 4000}, "'ImageNet_LT_train.txt', got 4000."),
@@ -475,7 +503,9 @@ def test_every_key_is_described_with_value_default_type_and_meaning():
     config = digits.get_config("weight_decay")
     config.optimizer.momentum = cyclical(0.85, 0.95, factor=4, scale="log")
     config.seed = 3
-    lines = describe(config).splitlines()
+    told = describe(config)
+    assert "\n\nloss.name = " in told and "\n\nema_decay = " in told and "\n\n\n" not in told
+    lines = [line for line in told.splitlines() if line]
     assert len(lines) == 2 * len(KEYS)
     for (key, field), line, meaning in zip(KEYS.items(), lines[::2], lines[1::2], strict=True):
         assert line.startswith(f"{key} = ") and f"[{field.type}" in line

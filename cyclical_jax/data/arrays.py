@@ -1,0 +1,169 @@
+"""Arrays of one's own in an .npz file: "npz:FILE".
+
+`image` is [n, height, width, channels], [n, height, width] or, for a table, [n, features]; `label`
+is [n] whole numbers or words, or [n, classes] probabilities. With the prefixes `train_`,
+`validation_` and `test_` the file holds splits. `class_names` may name the classes.
+"""
+
+import functools
+import zipfile
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from cyclical_jax.data import own, splits
+from cyclical_jax.data.dataset import ARRAYS, SPLITS, Dataset, Found, PathLike
+
+Headers = dict[str, tuple[tuple[int, ...], np.dtype]]  # {name: (shape, dtype)}
+Keys = dict[str, tuple[str, str]]  # {given split: (key of its images, key of its labels)}
+_NAMES = "class_names"
+_UNREADABLE = OSError, EOFError, MemoryError, ValueError, zipfile.BadZipFile, zlib.error
+
+
+def find(place: str, data_dir: PathLike | None = None) -> Found:
+    """Returns what the headers and the labels of a file tell.
+
+    Raises:
+      ValueError: It cannot be learned from; a line for each problem.
+      DatasetNotFoundError: There is no such file.
+    """
+    path = own.place_of(f"npz:{place}", place)
+    return _find(path, own.stamp_of(path), f"npz:{place}")
+
+
+@own.remembered
+def _find(path: Path, stamp: tuple[int, int], name: str) -> Found:
+    with own.named(name):
+        headers = _headers(path)
+        own.raise_all(_problems(headers))
+        keys = _keys(headers)
+        given = {split: _read(path, label) for split, (_, label) in keys.items()}
+        names = tuple(map(str, _read(path, _NAMES))) if _NAMES in headers else ()
+        labels = own.read_labels(given, names)
+        sizes = {split: len(array) for split, array in labels.of.items()}
+        parts = splits.complete(sizes, labels.of["train"])
+    others = headers.keys() - {key for pair in keys.values() for key in pair} - {_NAMES}
+    return Found(
+        labels.num_classes,
+        splits.sizes_of(parts),
+        functools.partial(_load, path, name, keys, labels, parts, sorted(others)),
+        shape=_example_shape(headers[keys["train"][0]][0]),
+        identity=functools.partial(own.content_of, path),
+    )
+
+
+def _headers(path: Path) -> Headers:
+    """Returns the shape and the type of each array, none of which is read."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            members = [member for member in archive.namelist() if member.endswith(".npy")]
+            return {member.removesuffix(".npy"): _header(archive, member) for member in members}
+    except _UNREADABLE as error:
+        raise ValueError(f"this is no .npz file that can be read: {_reason(error)}.") from error
+
+
+def _header(archive: zipfile.ZipFile, member: str) -> tuple[tuple[int, ...], np.dtype]:
+    with archive.open(member) as file:
+        version = np.lib.format.read_magic(file)
+        old = version == (1, 0)
+        read = np.lib.format.read_array_header_1_0 if old else np.lib.format.read_array_header_2_0
+        shape, _, dtype = read(file)
+    return shape, dtype
+
+
+def _keys(headers: Headers) -> Keys:
+    if not _has_prefixes(headers):
+        return {"train": ARRAYS}
+    return {
+        split: (f"{split}_image", f"{split}_label")
+        for split in SPLITS
+        if any(f"{split}_{key}" in headers for key in ARRAYS)
+    }
+
+
+def _has_prefixes(headers: Headers) -> bool:
+    return any(f"{split}_{key}" in headers for split in SPLITS for key in ARRAYS)
+
+
+def _problems(headers: Headers) -> Iterator[str]:
+    """Yields a line for each problem that names, shapes and types tell."""
+    plain = [key for key in ARRAYS if key in headers]
+    if _has_prefixes(headers) and plain:
+        yield f"it has {' and '.join(plain)}, and arrays with prefixes too: take one way."
+        return
+    keys = _keys(headers)
+    if "train" not in keys:
+        keys = {"train": ("train_image", "train_label")} | keys
+    wanted = [key for pair in keys.values() for key in pair]
+    missing = [key for key in wanted if key not in headers]
+    if missing:
+        listed = ", ".join(sorted(headers)) or "nothing"
+        yield f"it must have {' and '.join(missing)}, got {listed}."
+    for key in [key for key in (*wanted, _NAMES) if key in headers]:
+        if headers[key][1].hasobject:
+            yield f"{key} holds Python objects, which are not unpickled: save plain numbers."
+    if not missing:
+        for image, label in keys.values():
+            yield from _problems_of_images(image, *headers[image])
+            yield from _problems_of_lengths(image, headers[image][0], label, headers[label][0])
+        shapes = {image: _example_shape(headers[image][0]) for image, _ in keys.values()}
+        if len(set(shapes.values())) > 1:
+            told = ", ".join(f"{key} {list(shape)}" for key, shape in shapes.items())
+            yield f"the examples of all splits must have one shape, got {told}."
+
+
+def _problems_of_images(key: str, shape: tuple[int, ...], dtype: np.dtype) -> Iterator[str]:
+    if dtype.kind not in "iuf" and not dtype.hasobject:
+        yield f"{key} must be whole numbers or floats, got {dtype}."
+    if len(shape) not in (2, 3, 4) or 0 in shape[1:]:
+        yield (
+            f"{key} must be [examples, height, width, channels], [examples, height, width] or, for "
+            f"a table, [examples, features], got shape {list(shape)}."
+        )
+    elif len(shape) == 4 and shape[1] in (1, 3) and min(shape[2:]) > 4:
+        yield f"{key} must have its channels last, got shape {list(shape)}: np.moveaxis(x, 1, -1)."
+
+
+def _problems_of_lengths(image: str, shape, label: str, labels_shape) -> Iterator[str]:
+    if not labels_shape or shape[:1] != labels_shape[:1]:
+        yield f"{image} and {label} must be equally many, got {shape[:1]} and {labels_shape[:1]}."
+
+
+def _example_shape(shape: tuple[int, ...]) -> tuple[int, ...]:
+    return (*shape[1:], 1) if len(shape) == 3 else shape[1:]
+
+
+def _read(path: Path, key: str) -> np.ndarray:
+    """Returns an array of a file, in which nothing is unpickled."""
+    try:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
+            return arrays[key]
+    except _UNREADABLE as error:
+        raise ValueError(f"{key} cannot be read: {_reason(error)}.") from error
+
+
+def _reason(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}".partition("\n")[0].rstrip(".")
+
+
+def _load(
+    path: Path,
+    name: str,
+    keys: Keys,
+    labels: own.Labels,
+    parts: splits.Parts,
+    others: list[str],
+    image_size: None,
+) -> Dataset:
+    inputs, problems = {}, []
+    for split, (key, _) in keys.items():
+        try:
+            inputs[split] = own.inputs_of(key, _read(path, key))
+        except ValueError as error:
+            problems.append(str(error))
+    with own.named(name):
+        own.raise_all(problems)
+    notes = (f"It has more arrays, which are left out: {', '.join(others)}.",) if others else ()
+    return own.assemble(inputs, labels, parts, notes)

@@ -1,0 +1,117 @@
+"""What is wrong with a dataset, whoever made it: one line for each problem."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+import numpy as np
+
+from cyclical_jax.data.dataset import ARRAYS, SPLITS, Dataset, image_shape, num_examples
+from cyclical_jax.data.streams import Stream
+
+
+def check(dataset: Any) -> None:
+    """Raises ValueError, with a line for each problem, unless `dataset` is as `Dataset` says."""
+    lines = list(problems(dataset))
+    if lines:
+        raise ValueError("\n".join(lines))
+
+
+def problems(dataset: Any) -> Iterator[str]:
+    """Yields a line for each problem of a dataset; what passes can be trained on."""
+    if not isinstance(dataset, Dataset):
+        yield f"dataset must be a `Dataset`, got {_kind(dataset)}."
+        return
+    classes = dataset.num_classes
+    if isinstance(classes, bool) or not isinstance(classes, int | np.integer) or classes < 1:
+        yield f"num_classes must be a whole number from 1, got {classes!r}."
+        return
+    found = {
+        split: list(split_problems(split, getattr(dataset, split), classes)) for split in SPLITS
+    }
+    yield from (line for lines in found.values() for line in lines)
+    names = dataset.class_names
+    if names and len(names) != classes:
+        yield f"class_names must be {classes} names, got {len(names)}."
+    sound = {split: getattr(dataset, split) for split in SPLITS if not found[split]}
+    if "train" in sound and not num_examples(sound["train"]):
+        yield "train must have examples, got none."
+    yield from _unlike({split: image_shape(one) for split, one in sound.items()})
+
+
+def split_problems(name: str, split: Any, num_classes: int) -> Iterator[str]:
+    """Yields a line for each problem of one split, an empty one being none."""
+    if isinstance(split, Stream):
+        return
+    if not isinstance(split, dict):
+        yield (
+            f"{name} must be a dict of arrays, {' and '.join(ARRAYS)}, or a `Stream`, got "
+            f"{_kind(split)}. A split without examples has arrays of length 0."
+        )
+        return
+    missing = [key for key in ARRAYS if key not in split]
+    for key in missing:
+        yield f"{name} must have {key!r}, got {', '.join(map(repr, split)) or 'nothing'}."
+    others = [key for key, array in split.items() if not _is_array(array)]
+    for key in others:
+        yield f"{name}[{key!r}] must be an array, got {_kind(split[key])}."
+    if not missing and not others:
+        yield from _examples(name, split["image"], split["label"], num_classes)
+
+
+def _examples(name: str, image: Any, label: Any, num_classes: int) -> Iterator[str]:
+    """Yields a line for each problem of arrays of images and labels."""
+    what, labels = f"{name}['image']", f"{name}['label']"
+    if image.ndim < 2:
+        yield f"{what} must be [examples, ...], got shape {list(image.shape)}."
+    elif label.ndim and len(image) != len(label):
+        yield f"{what} has {len(image):,} examples, and {labels} {len(label):,}: they must be one."
+    if image.dtype != np.uint8 and image.dtype.kind not in "fV":  # V: bfloat16
+        hint = ": use astype(np.uint8) for bytes, or floats, which are used as they are"
+        yield f"{what} must be uint8 or floats, got {image.dtype}{hint}."
+    elif flaw := non_finite(image):
+        yield f"{what} must be finite, {flaw}."
+    yield from _label_problems(labels, label, num_classes)
+
+
+def _label_problems(what: str, label: Any, num_classes: int) -> Iterator[str]:
+    kind = label.dtype.kind
+    if not (label.ndim == 1 and kind in "iu" or label.shape[1:] == (num_classes,) and kind == "f"):
+        yield (
+            f"{what} must be whole numbers [examples], or floats [examples, {num_classes}] from 0 "
+            f"to 1, got {label.dtype} of shape {list(label.shape)}."
+        )
+    elif len(label):
+        lowest, highest = label.min(), label.max()
+        most = 1 if kind == "f" else num_classes - 1
+        if not (lowest >= 0 and highest <= most):
+            yield f"{what} must be 0 to {most}, got {lowest} to {highest}."
+
+
+def non_finite(array: Any) -> str:
+    """Returns where the first number that is not finite is, in words; "" where all are.
+
+    The extremes tell it without another array: a NaN is the extreme of what holds one.
+    """
+    if array.dtype.kind == "u" or not array.size:
+        return ""
+    if np.isfinite(float(array.min())) and np.isfinite(float(array.max())):
+        return ""
+    flat = np.asarray(array, np.float64)
+    bad = ~np.isfinite(flat)
+    first = np.argwhere(bad)[0]
+    return f"got {flat[tuple(first)]} in example {first[0]} and {int(bad.sum()) - 1:,} more"
+
+
+def _unlike(shapes: dict[str, tuple[int, ...]]) -> Iterator[str]:
+    if len(set(shapes.values())) > 1:
+        told = ", ".join(f"{split} {list(shape)}" for split, shape in shapes.items())
+        yield f"the images of all splits must have one shape, got {told}."
+
+
+def _is_array(value: Any) -> bool:
+    return isinstance(value, np.ndarray | jax.Array)
+
+
+def _kind(value: Any) -> str:
+    return "None" if value is None else f"a {type(value).__name__}"

@@ -1,0 +1,89 @@
+"""Python files that somebody else wrote: read, run once for each content, and named in errors."""
+
+import functools
+import hashlib
+import importlib
+import inspect
+import sys
+import traceback
+from pathlib import Path
+from types import ModuleType
+from typing import Any, NamedTuple
+
+from cyclical_jax.training.fields import RecipeError
+
+
+class Found(NamedTuple):
+    """What a file defines under a name."""
+
+    value: Any
+    file: str  # name of the file, without its folder
+    digest: str  # of its content
+
+
+def find(what: str, place: str) -> Found:
+    """Returns what "path/to/file.py:Name" or "package.module:Name" means.
+
+    The same content of a file gives the same object.
+
+    Args:
+      what: The key or the flag that has it, for errors.
+      place: The place and the name.
+
+    Raises:
+      RecipeError: It is not there, or its code raises; a line.
+    """
+    where, _, name = place.rpartition(":")
+    what = f"{what} {place!r}"
+    if where.endswith(".py"):
+        path = Path(where).expanduser()
+        content = content_of(what, path)
+        module = executed(what, path, content)
+    else:
+        module = _imported(what, where)
+        path = Path(inspect.getsourcefile(getattr(module, name, module)) or str(module.__file__))
+        content = content_of(what, path)
+    if not hasattr(module, name):
+        own = [key for key, value in vars(module).items() if _is_own_class(value, module)]
+        raise RecipeError(f"{what}: there is no {name} in {where}; it has {', '.join(own)}.")
+    return Found(getattr(module, name), path.name, hashlib.sha256(content).hexdigest())
+
+
+def content_of(what: str, path: Path) -> bytes:
+    """Returns the content of a file; raises RecipeError if it cannot be read."""
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise RecipeError(f"{what} cannot be read: {error.strerror}.") from error
+
+
+@functools.lru_cache(maxsize=32)
+def executed(what: str, path: Path, content: bytes) -> ModuleType:
+    """Returns the module of a file; whatever its code raises becomes a line.
+
+    What runs is the content: an import could take older bytecode for it.
+    """
+    digest = hashlib.sha256(content).hexdigest()
+    module = ModuleType(f"own_{path.stem}_{digest[:8]}")
+    module.__file__ = str(path)
+    sys.modules[module.__name__] = module  # where dataclasses look names up
+    try:
+        exec(compile(content, path, "exec", dont_inherit=True), vars(module))
+    except (Exception, SystemExit) as error:
+        frames = traceback.extract_tb(error.__traceback__)
+        lines = [f", line {frame.lineno}" for frame in frames if frame.filename == str(path)]
+        where = f"{what}{lines[-1] if lines else ''}"
+        raise RecipeError(f"{where}: {type(error).__name__}: {error}") from error
+    return module
+
+
+def _imported(what: str, name: str) -> ModuleType:
+    try:
+        return importlib.import_module(name)
+    except Exception as error:  # whatever its code may raise
+        first = str(error).partition("\n")[0]
+        raise RecipeError(f"{what}: {type(error).__name__}: {first}") from error
+
+
+def _is_own_class(value: Any, module: ModuleType) -> bool:
+    return isinstance(value, type) and value.__module__ == module.__name__

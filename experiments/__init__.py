@@ -1,0 +1,67 @@
+"""The commands: `python -m experiments.<name>`, run from a clone of this repository.
+
+Before a command imports anything, this file looks whether it can: what is missing or too old is a
+line with the command that mends it. An old Python has to read that, so the syntax is Python 3.6's.
+"""
+
+import os
+import re
+import sys
+
+_NEEDED = (3, 11)
+_ROOT = os.path.join(os.path.dirname(__file__), os.pardir)
+_LINE = re.compile(r"([\w.-]+)[^;>]*>=\s*([\w.]+)")  # a name and the oldest version of it
+
+
+def check_python(version):
+    """Ends the process unless the version of Python is one that the package supports."""
+    if tuple(version[:2]) < _NEEDED:
+        sys.exit(
+            f"cyclical_jax needs Python {_NEEDED[0]}.{_NEEDED[1]} or newer, and this is Python "
+            f"{version[0]}.{version[1]}: name another, as in make demo PYTHON=python3.12"
+        )
+
+
+def check_requirements(path):
+    """Ends the process unless all that the file lists is installed, and new enough."""
+    from importlib import metadata
+
+    missing, old = [], []
+    for name, oldest in _requirements(path):
+        try:
+            there = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            missing.append(name)
+            continue
+        if _parts(there) < _parts(oldest):
+            old.append(f"{name} is {there}, and must be {oldest} or newer")
+    told = old + ([f"not installed: {', '.join(missing)}"] if missing else [])
+    if told:
+        sys.exit(f"{'; '.join(told)}. Mend it by: {_command()}")
+
+
+def _requirements(path):
+    """Returns (name, oldest version) of each line of the file, if it is there."""
+    if not os.path.exists(path):
+        return []
+    with open(path) as file:
+        lines = [line for line in file if "sys_platform" not in line or sys.platform in line]
+    return [match.groups() for match in map(_LINE.match, lines) if match]
+
+
+def _parts(version):
+    return [int(part) for part in re.findall(r"\d+", version)][:3]
+
+
+def _command():
+    python, root = os.path.basename(sys.executable), os.path.relpath(_ROOT)
+    return f"{python} -m pip install '{root}[train]'"
+
+
+if sys.argv[:1] == ["-m"] or __name__ == "__main__":  # it is about to run a command, or `make` asks
+    check_python(sys.version_info)
+if sys.argv[:1] == ["-m"]:
+    check_requirements(os.path.join(_ROOT, "requirements.txt"))
+    from experiments import waiting
+
+    waiting.for_imports.start()
