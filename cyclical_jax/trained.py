@@ -34,7 +34,7 @@ def load_run(
     """Returns what a run has learned; neither its dataset nor its end is needed.
 
     Args:
-      workdir: A workdir of `experiments.train`.
+      workdir: A workdir of `experiments.train`, on this machine.
       checkpoint: "best", by the run's validation, or "newest". A moving average of the parameters
         takes their place, where the run kept one.
       plugins: The files that the run was given by --plugin.
@@ -45,7 +45,7 @@ def load_run(
     Raises:
       ValueError: There is no such run or checkpoint, or a plugin is missing; a line.
     """
-    path = Path(workdir).expanduser()
+    path = _checks.local_path("workdir", workdir)
     return read_run("workdir", path, with_plugins(plugins), checkpoint=checkpoint)
 
 

@@ -19,7 +19,7 @@ from absl import flags
 
 from cyclical_jax import data
 from cyclical_jax.data import Stream
-from cyclical_jax.data.sources import Split
+from cyclical_jax.data.dataset import Split
 from cyclical_jax.trained import CHECKPOINTS, LoadedRun, read_run
 from cyclical_jax.training import evaluation
 from cyclical_jax.training.devices import place

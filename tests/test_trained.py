@@ -284,6 +284,12 @@ def test_what_is_no_run(run_on_bytes, tmp_path, change, line):
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("workdir", ["gs://bucket/run", "", "~nobody-has-this-name/run"])
+def test_what_is_no_place_on_this_machine(workdir):
+    with pytest.raises(ValueError, match="^`workdir` must be a path"):
+        load_run(workdir)
+
+
 def test_without_a_validation_there_is_no_best(tmp_path, dataset):
     empty = {name: array[:0] for name, array in dataset.validation.items()}
     workdir = train(tmp_path / "run", dataset._replace(validation=empty), {})
