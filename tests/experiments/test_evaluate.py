@@ -5,6 +5,7 @@ import dataclasses
 import io
 import json
 import shutil
+import sys
 
 import jax
 import numpy as np
@@ -183,6 +184,14 @@ def test_the_exported_program_is_that_of_the_checkpoint(run, tmp_path):
     exported = jax.export.deserialize((tmp_path / "it").read_bytes())
     images = data.load("digits").test["image"]
     np.testing.assert_allclose(exported.call(images), of_the_best(run)[0], rtol=1e-4, atol=1e-6)
+
+
+def test_without_flatbuffers_the_command_that_installs_it_is_named(run, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "jax._src.export.serialization", None)  # it imports them
+    ended = command(run[0], f"--export={tmp_path / 'it'}")
+    assert ended.returncode == 2 and len(ended.stderr.splitlines()) == 1
+    assert ended.stderr.startswith("--export: ") and "cyclical-jax[train]" in ended.stderr
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize(
