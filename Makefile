@@ -16,7 +16,7 @@ NAMES := /^Collecting/ { printf "%s ", $$2 } /^Installing/ { print "and installi
 SHELL := bash
 .SHELLFLAGS := -o pipefail -c
 
-.PHONY: demo test test-slow tables benchmarks bare clean
+.PHONY: demo test test-slow tables benchmarks bare floor clean
 
 demo: $(INSTALLED)
 	$(RUN) -m experiments.demo --workdir=runs/demo
@@ -42,6 +42,19 @@ bare:
 	$(PYTHON) -m venv --clear $(VENV)-bare
 	$(VENV)-bare/bin/pip install --quiet .
 	cd $(VENV)-bare && bin/python -W error ../tests/bare_environment.py
+
+# The core with the oldest jax and optax that it takes: pyproject.toml's, which a test compares.
+FLOOR := jax==0.4.38 optax==0.2.5
+CORE := $(addprefix tests/test_,$(addsuffix .py,schedules transforms losses augment curriculum \
+  distillation semisupervised finetuning averaging accumulation))
+
+floor: $(VENV)-floor/installed
+	$(VENV)-floor/bin/python -m pytest --numprocesses=auto --maxprocesses=4 $(CORE)
+
+$(VENV)-floor/installed: Makefile pyproject.toml
+	$(PYTHON) -m venv --clear $(VENV)-floor
+	$(VENV)-floor/bin/pip install --quiet $(FLOOR) pytest pytest-xdist scipy --editable .
+	touch $@
 
 benchmarks: $(INSTALLED) $(PEERS)
 	$(RUN) -m benchmarks.losses
@@ -70,6 +83,7 @@ $(INSTALLED): requirements.txt pyproject.toml
 # may be a CPU's; what timm needs of torchvision's dependencies is named.
 $(PEERS): $(INSTALLED)
 	$(VENV)/bin/pip install --quiet torch==2.13.0 safetensors pyyaml
+	$(VENV)/bin/pip install --quiet equinox==0.13.8 dm-haiku==0.0.17 keras==3.15.1  # for examples/
 	$(VENV)/bin/pip install --quiet --no-deps torchvision==0.28.0 timm==1.0.31
 	touch $@
 

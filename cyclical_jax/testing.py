@@ -11,7 +11,7 @@ import contextlib
 import dataclasses
 import functools
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,6 +19,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from cyclical_jax._compilations import compilations
 from cyclical_jax.catalogue import CATALOGUE, default_config, parse
 from cyclical_jax.training import run
 from cyclical_jax.training.checkpoints import Checkpoints
@@ -295,19 +296,3 @@ def _assert_close(one, other, *, exact: bool) -> None:
         name = jax.tree_util.keystr(path)
         found = dict(jax.tree_util.tree_leaves_with_path(other))[path]
         np.testing.assert_allclose(leaf, found, **tolerance, err_msg=name)
-
-
-@contextlib.contextmanager
-def compilations() -> Iterator[list[str]]:
-    """Lists the programs that are compiled within it."""
-    compiled: list[str] = []
-
-    def listen(event: str, duration_secs: float, **_: str | int) -> None:
-        if event == "/jax/core/compile/backend_compile_duration":
-            compiled.append(event)
-
-    jax.monitoring.register_event_duration_secs_listener(listen)
-    try:
-        yield compiled
-    finally:
-        jax.monitoring.unregister_event_duration_listener(listen)

@@ -19,8 +19,15 @@ import pytest  # noqa: E402
 from jax.experimental.compilation_cache import compilation_cache  # noqa: E402
 
 jax.config.update("jax_platforms", "cpu")
-jax.config.update("jax_num_cpu_devices", 2)
+if hasattr(jax.config, "jax_num_cpu_devices"):
+    jax.config.update("jax_num_cpu_devices", 2)
+else:  # before JAX 0.5
+    os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=2"
 jax.config.update("jax_numpy_rank_promotion", "raise")
+if not hasattr(jax, "enable_x64"):  # `make floor`: before JAX 0.8
+    from jax.experimental import enable_x64
+
+    jax.enable_x64 = enable_x64
 
 
 # What has been compiled once is read from then on: by the next run of the tests, by the other
@@ -108,6 +115,6 @@ def compiled_anew():
 @pytest.fixture
 def count_compilations():
     """Returns a context manager whose value lists the compilations within it."""
-    from cyclical_jax.testing import compilations
+    from cyclical_jax._compilations import compilations
 
     return compilations

@@ -14,6 +14,7 @@ import cyclical_jax
 from cyclical_jax.catalogue import CATALOGUE
 
 ROOT = pathlib.Path(__file__).parents[1]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 FOLDERS = ("cyclical_jax", "configs", "experiments", "benchmarks", "examples")
 FILES = sorted(
     path.relative_to(ROOT) for folder in FOLDERS for path in ROOT.glob(f"{folder}/**/*.py")
@@ -141,6 +142,7 @@ LATER = sorted(cyclical_jax._MODULES)  # imported at their first use, for type c
         ("schedules", ["_checks", "_dtypes", "_types"]),
         ("opt_state", []),
         ("transforms", ["_checks", "_dtypes", "_types", "opt_state", "schedules"]),
+        ("_compilations", []),
         ("_softmax", []),
         ("_examples", ["_checks"]),
         ("_focal", ["_checks", "_softmax"]),
@@ -224,11 +226,20 @@ def test_one_file_says_pmap():
 # ---- what is declared and what is public
 
 
-def test_requirements_are_those_of_the_package_and_of_training():
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    declared = project["dependencies"] + project["optional-dependencies"]["train"]
+def test_requirements_are_those_of_training():
+    declared = PROJECT["optional-dependencies"]["train"]
     lines = (ROOT / "requirements.txt").read_text().splitlines()
     assert [line for line in lines if line and not line.startswith("#")] == declared
+
+
+def test_the_floor_that_is_tested_is_the_one_that_is_declared():
+    """And `train`, whose floors are higher, names the same packages."""
+    floor = [requirement.replace(">=", "==") for requirement in PROJECT["dependencies"]]
+    assert [line.split("==")[0] for line in floor] == ["jax", "optax"]
+    (tested,) = re.findall(r"^FLOOR := (.*)$", (ROOT / "Makefile").read_text(), re.M)
+    assert tested.split() == floor
+    train = [line.split(">=")[0] for line in PROJECT["optional-dependencies"]["train"]]
+    assert {"jax", "optax"} <= set(train)
 
 
 def public_functions():

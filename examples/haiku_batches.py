@@ -1,0 +1,56 @@
+"""Haiku: a cyclical batch size. One update takes 8 batches at the easy ends, 2 at the peak.
+
+python examples/haiku_batches.py
+"""
+
+import itertools
+
+import haiku as hk
+import jax
+import jax.numpy as jnp
+import optax
+from sklearn.datasets import load_digits
+
+import cyclical_jax as cj
+
+NUM_UPDATES = 81
+IMAGES, LABELS = load_digits(return_X_y=True)
+IMAGES = jnp.asarray(IMAGES / 8 - 1, jnp.float32)
+NETWORK = hk.without_apply_rng(hk.transform(lambda images: hk.nets.MLP([128, 10])(images)))
+
+
+def train(optimizer, loss_of):
+    """Yields one row of the log per update; `loss_of` takes logits, labels and the update count."""
+
+    @jax.jit
+    def train_step(params, opt_state, images, labels):
+        step = optax.tree.get(opt_state, "gradient_step")  # updates, not batches
+
+        def mean_loss(params):
+            return loss_of(NETWORK.apply(params, images), labels, step).mean()
+
+        loss, grads = jax.value_and_grad(mean_loss)(params)
+        updates, opt_state = optimizer.update(grads, opt_state, params)
+        row = {"loss": loss, **cj.current_values(opt_state)}
+        return optax.apply_updates(params, updates), opt_state, row
+
+    params = NETWORK.init(jax.random.key(0), IMAGES[:1])
+    opt_state = optimizer.init(params)
+    for micro_step in itertools.count():
+        batch = jax.random.randint(jax.random.key(micro_step), (32,), 0, len(LABELS))
+        params, opt_state, row = train_step(params, opt_state, IMAGES[batch], LABELS[batch])
+        if optax.tree.get(opt_state, "mini_step") == 0:  # this batch completed an update
+            yield row
+
+
+if __name__ == "__main__":
+    hardness = cj.hardness_schedule(NUM_UPDATES, factor=4)
+    clip = cj.clip_by_global_norm(cj.between(0.5, 2.0, hardness))
+    cycling = cj.accumulate_gradients(
+        optax.chain(clip, optax.adam(1e-2)), every=cj.as_integer(cj.between(8, 2, hardness))
+    )
+    temperature = cj.between(0.5, 2.0, hardness)
+    rows = train(cycling, lambda x, y, t: cj.focal_loss(x, y, temperature=temperature(t)))
+    for step, row in enumerate(itertools.islice(rows, NUM_UPDATES)):
+        if step % 20 == 0:
+            print(step, {name: round(float(value), 6) for name, value in row.items()})

@@ -1,0 +1,59 @@
+"""Segmentation: [batch, classes, height, width] logits, and pixels without a label.
+
+    python examples/segmentation.py
+
+Noisy discs are told from the background. The pixels of their edges have the label 255, as in Pascal
+VOC: the mean leaves them out.
+"""
+
+import jax
+import jax.numpy as jnp
+import optax
+
+import cyclical_jax as cj
+
+NUM_UPDATES = 201
+
+
+def examples(key):
+    """Returns images [16, 1, 24, 24] and labels [16, 24, 24]: 0, 1 or 255."""
+    place_key, noise_key = jax.random.split(key)
+    y, x = jnp.mgrid[:24, :24][:, None] - jax.random.uniform(place_key, (2, 16, 1, 1), maxval=23.0)
+    images = (jnp.hypot(x, y) < 6) + 0.5 * jax.random.normal(noise_key, x.shape)
+    labels = jnp.where(abs(jnp.hypot(x, y) - 6) < 1, 255, jnp.hypot(x, y) < 6)
+    return images[:, None], labels
+
+
+def train(optimizer, loss_of):
+    """Yields one row of the log per update; `loss_of` takes logits, labels and the update count."""
+
+    @jax.jit
+    def train_step(params, opt_state, step):
+        images, labels = examples(jax.random.key(step))
+        is_labelled = labels != 255
+
+        def mean_loss(params):
+            hidden = jax.nn.relu(jax.lax.conv(images, params["hidden"], (1, 1), "SAME"))
+            logits = jnp.moveaxis(jax.lax.conv(hidden, params["out"], (1, 1), "SAME"), 1, -1)
+            return loss_of(logits, jnp.where(is_labelled, labels, 0), step).mean(where=is_labelled)
+
+        loss, grads = jax.value_and_grad(mean_loss)(params)
+        updates, opt_state = optimizer.update(grads, opt_state, params)
+        row = {"loss": loss, **cj.current_values(opt_state)}
+        return optax.apply_updates(params, updates), opt_state, row
+
+    shapes = {"hidden": (8, 1, 5, 5), "out": (2, 8, 5, 5)}
+    params = {n: jax.random.normal(jax.random.key(0), s) / 8 for n, s in shapes.items()}
+    opt_state = optimizer.init(params)
+    for step in range(NUM_UPDATES):
+        params, opt_state, row = train_step(params, opt_state, step)
+        yield row
+
+
+if __name__ == "__main__":
+    hardness = cj.hardness_schedule(NUM_UPDATES, factor=4)
+    gamma = cj.between(0.0, 2.0, hardness)
+    cycling = optax.chain(cj.clip_by_global_norm(cj.between(0.5, 2.0, hardness)), optax.adam(1e-2))
+    for step, row in enumerate(train(cycling, lambda x, y, t: cj.focal_loss(x, y, gamma=gamma(t)))):
+        if step % 50 == 0:
+            print(step, {name: round(float(value), 6) for name, value in row.items()})
