@@ -1,5 +1,7 @@
 """What a run of `experiments.train` has learned, to be used without its dataset."""
 
+from __future__ import annotations
+
 import dataclasses
 import functools
 import json
@@ -15,6 +17,7 @@ import numpy as np
 from jax import export as jax_export
 
 from cyclical_jax import _checks
+from cyclical_jax._types import Array
 from cyclical_jax.catalogue import with_plugins
 from cyclical_jax.training.checkpoints import CONFIG
 from cyclical_jax.training.earlier import TrainedModel, read_checkpoint, read_recipe
@@ -30,11 +33,11 @@ _LARGEST_PART = 256  # bounds the memory of the activations
 
 def load_run(
     workdir: str | Path, checkpoint: str = "best", *, plugins: Sequence[str | Path] = ()
-) -> "LoadedRun":
+) -> LoadedRun:
     """Returns what a run has learned; neither its dataset nor its end is needed.
 
     Args:
-      workdir: A workdir of `experiments.train`.
+      workdir: A workdir of `experiments.train`, on this machine.
       checkpoint: "best", by the run's validation, or "newest". A moving average of the parameters
         takes their place, where the run kept one.
       plugins: The files that the run was given by --plugin.
@@ -45,11 +48,11 @@ def load_run(
     Raises:
       ValueError: There is no such run or checkpoint, or a plugin is missing; a line.
     """
-    path = Path(workdir).expanduser()
+    path = _checks.local_path("workdir", workdir)
     return read_run("workdir", path, with_plugins(plugins), checkpoint=checkpoint)
 
 
-def read_run(key: str, workdir: Path, catalogue: Catalogue, *, checkpoint: str) -> "LoadedRun":
+def read_run(key: str, workdir: Path, catalogue: Catalogue, *, checkpoint: str) -> LoadedRun:
     """Returns what `load_run` does, by the tasks and techniques of a catalogue.
 
     Args:
@@ -118,7 +121,7 @@ class LoadedRun:
         """Names of the classes, in the order of the columns of `predict`; empty if unknown."""
         return self.facts.class_names
 
-    def predict(self, images: Any) -> np.ndarray:
+    def predict(self, images: Array) -> np.ndarray:
         """Returns the probability of each class.
 
         Args:
@@ -132,11 +135,11 @@ class LoadedRun:
         """
         return self._in_parts(images, as_probabilities=True)
 
-    def logits(self, images: Any) -> np.ndarray:
+    def logits(self, images: Array) -> np.ndarray:
         """Returns the logits, float32 [n, classes]; arguments and errors as in `predict`."""
         return self._in_parts(images, as_probabilities=False)
 
-    def apply(self, params: Any, model_state: Any, images: Any) -> jax.Array:
+    def apply(self, params: Any, model_state: Any, images: Array) -> jax.Array:
         """Returns the logits; a pure function, for `jax.jit`, `jax.grad` and the like.
 
         It computes in float32 where `predict` normalises in float64, and checks no values.
@@ -197,7 +200,7 @@ class LoadedRun:
         if self.recipe.task.probabilities is None:
             raise RecipeError(f"the outputs of the task {self.recipe.task} are of no classes.")
 
-    def _in_parts(self, images: Any, *, as_probabilities: bool) -> np.ndarray:
+    def _in_parts(self, images: Array, *, as_probabilities: bool) -> np.ndarray:
         self._check_classes()
         checked = _checked(images, self.facts)
         parts = [
@@ -239,7 +242,7 @@ def _serialised(exported: jax_export.Exported) -> bytes:
 # ---- images as they come
 
 
-def _checked(images: Any, facts: Facts) -> np.ndarray:
+def _checked(images: Array, facts: Facts) -> np.ndarray:
     """Returns images on the host: as bytes, as float32, or as the numbers to be normalised."""
     if isinstance(images, jax.core.Tracer):
         raise ValueError("images must have values here; within jit and the like, use `apply`.")
@@ -254,7 +257,7 @@ def _checked(images: Any, facts: Facts) -> np.ndarray:
     return found
 
 
-def _check_kind(images: Any, facts: Facts) -> None:
+def _check_kind(images: Array, facts: Facts) -> None:
     """Raises ValueError unless shape and dtype are those of the dataset's images."""
     if images.shape[1:] != facts.shape or not images.shape:
         raise ValueError(_of_shape(images.shape, facts))

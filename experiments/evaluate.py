@@ -19,15 +19,16 @@ from absl import flags
 
 from cyclical_jax import data
 from cyclical_jax.data import Stream
-from cyclical_jax.data.sources import Split
+from cyclical_jax.data.dataset import Split
 from cyclical_jax.trained import CHECKPOINTS, LoadedRun, read_run
 from cyclical_jax.training import evaluation
 from cyclical_jax.training.devices import place
+from cyclical_jax.training.facts import facts_of
 from cyclical_jax.training.fields import RecipeError
 from cyclical_jax.training.logs import WorkdirError
 from cyclical_jax.training.recipe import load_dataset
 from cyclical_jax.training.structure import Recipe
-from cyclical_jax.training.technique import CLASS_LOGITS, spec_of
+from cyclical_jax.training.technique import CLASS_LOGITS
 from experiments import class_scores, command_line, paths, plugins
 from experiments.score import Score, in_order, words
 
@@ -48,12 +49,14 @@ def split_of(run: LoadedRun, split: str, *, data_dir: str | None = None) -> Spli
     """
     recipe, facts = run.recipe, run.facts
     dataset = load_dataset(dataclasses.replace(recipe, data_dir=data_dir or recipe.data_dir))
-    _, *here = spec_of(dataset)
-    if here != list(facts.spec[1:]):
+    here = facts_of(recipe.dataset, dataset)
+    if here.spec[1:] != facts.spec[1:]:
         raise RecipeError(
             f"--workdir: the run has {facts.num_classes} classes of images {list(facts.shape)}, "
-            f"its dataset {here[0]} of {list(here[1])}."
+            f"its dataset {here.num_classes} of {list(here.shape)}."
         )
+    if not facts.is_seen_like(here):
+        raise RecipeError("--workdir: the run's dataset is normalised otherwise than it was then.")
     examples = getattr(dataset, split)
     if not data.num_examples(examples):
         raise RecipeError(f"--split: the run was trained on {recipe.train_on}; {split} is empty.")
@@ -96,36 +99,76 @@ def main(
     data_dir: str | None = None,
     num_workers: int = 0,
 ) -> None:
-    """Prints the scores, and writes the files {"confusion", "predictions", "export": path}."""
+    """Prints the scores, and writes files.
+
+    Args:
+      workdir: The workdir of the run, which is read alone.
+      checkpoint: "best" or "newest".
+      split: "train", "validation" or "test".
+      files: {"confusion", "predictions" or "export": where it is written}.
+      data_dir: Where the data is, if it has moved.
+      num_workers: Processes that read images which do not fit in memory.
+
+    Raises:
+      RecipeError: There is no such run, checkpoint, split or place; a line.
+      WorkdirError: A file cannot be written; a line.
+    """
     for name, path in files.items():
         _check_file(name, path)
     run = read_run("--workdir", workdir, plugins.catalogue(), checkpoint=checkpoint)
-    has_classes = CLASS_LOGITS in run.recipe.task.offers
-    if not has_classes and (names := sorted(files.keys() & _SUFFIXES)):
-        lacks = f"which the task {run.recipe.task} has not"
-        raise RecipeError(f"--{names[0]} needs one class an example, {lacks}.")
+    _check_task(run, files)
     if "export" in files:
-        with _whole(files["export"]) as path:
-            path.write_bytes(run.export())
+        _export(run, files["export"])
     examples = split_of(run, split, data_dir=data_dir)
-    head = f"{checkpoint} of the checkpoints that {workdir} has kept, after {run.step:,} updates"
-    if not has_classes:
-        scores = scores_of(run, examples, num_workers=num_workers)
-        print(f"{head}: {split} {told(run.recipe, scores)}")
-        return
-    reader = class_scores.Reader()
-    scores = scores_of(run, examples, num_workers=num_workers, look=reader.look)
-    predictions, number = reader.predictions(), run.facts.num_classes
-    top_5 = class_scores.top_5_accuracy(predictions, number)
-    matrix = class_scores.confusion_matrix(predictions, number)
-    print(f"{head}: {split} {told(run.recipe, scores, top_5)}")
-    print(class_scores.as_text(matrix, run.class_names))
+    reader = class_scores.Reader() if _has_classes(run) else None
+    scores = scores_of(run, examples, num_workers=num_workers, look=reader and reader.look)
+    number = run.facts.num_classes
+    top_5 = reader and class_scores.top_5_accuracy(reader.predictions(), number)
+    print(
+        f"{checkpoint} of the checkpoints that {workdir} has kept, after {run.step:,} updates: "
+        f"{split} {told(run.recipe, scores, top_5)}"
+    )
+    if reader:
+        _tell_classes(reader.predictions(), run, f"{workdir}, {split}", files)
+
+
+def _export(run: LoadedRun, path: Path) -> None:
+    try:
+        content = run.export()
+    except ImportError as error:
+        raise RecipeError(f"--export: {error}") from error
+    with _whole(path) as temporary:
+        temporary.write_bytes(content)
+
+
+def _tell_classes(
+    predictions: class_scores.Predictions, run: LoadedRun, title: str, files: dict[str, Path]
+) -> None:
+    """Prints the scores of each class, and writes the files of the predictions."""
+    matrix = class_scores.confusion_matrix(predictions, run.facts.num_classes)
+    names = run.class_names
+    print(class_scores.as_text(matrix, names))
     if "confusion" in files:
         with _whole(files["confusion"]) as path:
-            class_scores.draw(matrix, run.class_names, f"{workdir}, {split}", path)
+            class_scores.draw(matrix, names, title, path)
     if "predictions" in files:
         with _whole(files["predictions"]) as path:
-            class_scores.write_csv(predictions, run.class_names, path)
+            class_scores.write_csv(predictions, names, path)
+
+
+def _has_classes(run: LoadedRun) -> bool:
+    """Returns whether an example has one class."""
+    return CLASS_LOGITS in run.recipe.task.offers
+
+
+def _check_task(run: LoadedRun, files: dict[str, Path]) -> None:
+    """Raises RecipeError if a file is asked for that the task has nothing for."""
+    if not _has_classes(run) and (names := sorted(files.keys() & _SUFFIXES)):
+        lacks = f"which the task {run.recipe.task} has not"
+        raise RecipeError(f"--{names[0]} needs one class an example, {lacks}.")
+
+
+# ---- files
 
 
 def _check_file(name: str, path: Path) -> None:

@@ -18,6 +18,7 @@ from cyclical_jax.catalogue import CATALOGUE, default_config, parse, with_plugin
 from cyclical_jax.data import Dataset, Normalisation
 from cyclical_jax.training import logs, loop
 from cyclical_jax.training.checkpoints import CHECKPOINTS, DATASET, Checkpoints
+from cyclical_jax.training.earlier import read_trained
 from cyclical_jax.training.facts import facts_of, read_facts
 from cyclical_jax.training.keeper import Keeper
 from tests.helpers import CLASSES, bright_classes, config_of
@@ -283,6 +284,12 @@ def test_what_is_no_run(run_on_bytes, tmp_path, change, line):
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("workdir", ["gs://bucket/run", "", "~nobody-has-this-name/run"])
+def test_what_is_no_place_on_this_machine(workdir):
+    with pytest.raises(ValueError, match="^`workdir` must be a path"):
+        load_run(workdir)
+
+
 def test_without_a_validation_there_is_no_best(tmp_path, dataset):
     empty = {name: array[:0] for name, array in dataset.validation.items()}
     workdir = train(tmp_path / "run", dataset._replace(validation=empty), {})
@@ -367,6 +374,26 @@ def test_a_run_does_not_go_on_with_other_data(run_on_features, features, tmp_pat
         logs.opened_workdir(workdir, config, CATALOGUE, {}, facts),
     ):
         pass
+
+
+def test_a_model_is_not_used_on_inputs_that_are_normalised_otherwise(run_on_features, features):
+    def use(normalisation):
+        dataset = of_features(*features, normalisation)
+        return read_trained("a key", str(run_on_features), dataset, CATALOGUE)
+
+    assert use(Normalisation(MEAN * (1 + 1e-12), STD)).step == 9
+    line = f"^a key: {run_on_features} was trained on images that are normalised otherwise"
+    for other in (Normalisation(MEAN + 1, STD), Normalisation(MEAN, STD * 2), None):
+        with pytest.raises(ValueError, match=line):
+            use(other)
+
+
+def test_bytes_and_floats_are_not_seen_alike(dataset):
+    floats = dataset._replace(
+        train=dataset.train | {"image": dataset.train["image"].astype(np.float32)}
+    )
+    one, two = facts_of("bytes", dataset), facts_of("floats", floats)
+    assert one.is_seen_like(one) and two.is_seen_like(two) and not one.is_seen_like(two)
 
 
 # ---- a program without this package

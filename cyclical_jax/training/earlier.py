@@ -21,7 +21,7 @@ from cyclical_jax.training.checkpoints import (
     CheckpointError,
     read_variables,
 )
-from cyclical_jax.training.facts import read_facts
+from cyclical_jax.training.facts import facts_of, read_facts
 from cyclical_jax.training.fields import RecipeError
 from cyclical_jax.training.recipe import default_config, load_source, parse, put, source
 from cyclical_jax.training.state import Variables
@@ -185,12 +185,14 @@ def read_trained(key: str, workdir: str, dataset: Dataset, catalogue: Catalogue)
     """
     path, spec = Path(workdir), spec_of(dataset)
     recipe = read_recipe(key, path, catalogue)
-    number = read_facts(key, path, recipe).num_classes
-    if number != spec.num_outputs:
+    there, here = read_facts(key, path, recipe), facts_of(recipe.dataset, dataset)
+    if there.num_classes != here.num_classes:
         raise RecipeError(
-            f"{key} must tell {spec.num_outputs} classes apart, as the dataset has them; "
-            f"{workdir} tells {number}."
+            f"{key} must tell {here.num_classes} classes apart, as the dataset has them; "
+            f"{workdir} tells {there.num_classes}."
         )
+    if not there.is_seen_like(here):
+        raise RecipeError(f"{key}: {workdir} was trained on images that are normalised otherwise.")
     return read_checkpoint(key, path, recipe.structure, spec)
 
 

@@ -5,6 +5,7 @@ import dataclasses
 import io
 import json
 import shutil
+import sys
 
 import jax
 import numpy as np
@@ -185,6 +186,14 @@ def test_the_exported_program_is_that_of_the_checkpoint(run, tmp_path):
     np.testing.assert_allclose(exported.call(images), of_the_best(run)[0], rtol=1e-4, atol=1e-6)
 
 
+def test_without_flatbuffers_the_command_that_installs_it_is_named(run, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "jax._src.export.serialization", None)  # it imports them
+    ended = command(run[0], f"--export={tmp_path / 'it'}")
+    assert ended.returncode == 2 and len(ended.stderr.splitlines()) == 1
+    assert ended.stderr.startswith("--export: ") and "cyclical-jax[train]" in ended.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.parametrize(
     "option, line",
     [
@@ -259,6 +268,11 @@ def test_another_dataset_than_that_of_the_run_is_one_line(run, monkeypatch):
     )
     with pytest.raises(RecipeError, match=f"^{line}"):
         evaluate.split_of(loaded, "train")
+    digits = data.load("digits")
+    floats = {name: array.astype(np.float32) for name, array in digits.train.items()}
+    monkeypatch.setattr(evaluate, "load_dataset", lambda recipe: digits._replace(train=floats))
+    with pytest.raises(RecipeError, match="^--workdir: the run's dataset is normalised otherwise"):
+        evaluate.split_of(loaded, "test")
 
 
 @pytest.mark.slow
