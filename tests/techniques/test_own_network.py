@@ -65,6 +65,14 @@ class Fixed(nn.Module):
         return self.scale * nn.Dense(4)(hidden)
 
 
+class Scaled(nn.Module):
+    scale: float
+
+    @nn.compact
+    def __call__(self, x):
+        return self.scale * nn.Dense(4)(x.reshape(len(x), -1))
+
+
 class Seven(nn.Module):
     @nn.compact
     def __call__(self, x):
@@ -250,7 +258,7 @@ def test_beside_a_plugin(own, tmp_path):
 
 
 WRONG = {
-    "Absent": ": there is no Absent in {path}; it has Net, Fixed, Seven, Raising, Needy, Called, B",
+    "Absent": ": there is no Absent in {path}; it has Net, Fixed, Scaled, Seven, Raising, Needy",
     "Bare": " must be a class that inherits flax.linen.Module, got another class.",
     "function": " must be a class that inherits flax.linen.Module, got a function.",
     "Needy": ": its attribute activation has no default, and no key can express its type; give it",
@@ -296,6 +304,8 @@ def test_a_file_that_cannot_be_used_is_a_line(tmp_path, name, content, line):
             "model.name must be path/to/file.py:ClassName, or one of our networks, got 'mi",
         ),
         ("nets/mine", "model.name must be path/to/file.py:ClassName, or one of our networks, got "),
+        ("sys:Net", "model.name 'sys:Net' cannot be read: No such file or directory."),
+        ("math:pi", "model.name 'math:pi' "),
         (":", "model.name ':': ValueError: Empty module name"),
         ("mlq", "model.name must be one of 'mlp', "),
     ],
@@ -314,6 +324,12 @@ def test_what_a_run_of_it_lacks_is_a_line(own):
 
     assert lines("Fixed") == (
         "model.width must be set to a whole number: the class has no default for it."
+    )
+    assert lines("Scaled") == (
+        "model.scale must be set to a number: the class has no default for it."
+    )
+    assert lines("Scaled", scale=cyclical(1, 2)) == (
+        "model.scale must be a number, got {'easy': 1, 'hard': 2, 'scale': 'linear'}."
     )
     assert lines("Net", activation="tanh") == (
         "model.activation must be one of 'relu', 'gelu', got 'tanh'."
