@@ -190,7 +190,8 @@ def config_of(flag: flags.FlagHolder) -> ConfigDict:
         path = Path(config_flags.get_config_filename(flags.FLAGS[flag.name]))
         _end(_last_line(error) if path.is_file() else _no_config(path))
     changes = (change.partition("=") for change in _SET.value)
-    return plugins.changed(config, {key: _value(text) for key, _, text in changes})
+    plugins.change(config, {key: _value(text) for key, _, text in changes})
+    return config.copy_and_resolve_references()
 
 
 def _as_set(arguments: list[str]) -> list[str]:

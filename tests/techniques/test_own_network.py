@@ -19,7 +19,7 @@ from cyclical_jax.catalogue import (
 from cyclical_jax.training.assembly import assemble_model
 from cyclical_jax.training.fields import RecipeError
 from cyclical_jax.training.inputs import identities
-from cyclical_jax.training.recipe import changed, cyclical, with_own_defaults
+from cyclical_jax.training.recipe import change, cyclical, with_own_defaults
 from cyclical_jax.training.run import plan
 from cyclical_jax.training.technique import Spec
 from tests.helpers import bright_classes
@@ -115,7 +115,11 @@ def own(tmp_path):
 
 def config_of(name, **changes):
     changes = {f"model.{key}": value for key, value in changes.items()}
-    return changed(CATALOGUE, default_config(), {"model.name": name, **changes})
+    return changed(default_config(), {"model.name": name, **changes})
+
+
+def changed(config, changes):
+    return change(CATALOGUE, config.copy_and_resolve_references(), changes)
 
 
 def recipe_of(name, **changes):
@@ -173,9 +177,9 @@ def test_changes_win_over_its_defaults_and_its_defaults_over_ours(own):
     base.model.dropout = 0.5
     settled = with_own_defaults(CATALOGUE, base)
     assert (settled.model.dropout, settled.model.hidden_sizes) == (0.5, (8, 7))
-    again = changed(CATALOGUE, settled, {"model.hidden_sizes": (64,)})
-    assert changed(CATALOGUE, again, {"seed": 3}).model.hidden_sizes == (64,)
-    back = changed(CATALOGUE, settled, {"model.name": "mlp", "model.dropout": None})
+    again = changed(settled, {"model.hidden_sizes": (64,)})
+    assert changed(again, {"seed": 3}).model.hidden_sizes == (64,)
+    back = changed(settled, {"model.name": "mlp", "model.dropout": None})
     assert "activation" not in back.model and back.model.hidden_sizes == (64,)
     parse(back)
 
@@ -204,11 +208,18 @@ def test_the_axis_is_given_to_a_class_that_has_it(own):
 
 
 def test_dropout_draws_in_training_alone(own):
+    def drawn(model):
+        keys = map(jax.random.key, (1, 2))
+        return [model.apply(*variables, IMAGES, train=True, key=key)[0] for key in keys]
+
     model = model_of(own(), dropout=0.5)
     variables = model.init(jax.random.key(0), IMAGES)
     judged = [model.apply(*variables, IMAGES, train=False)[0] for _ in range(2)]
-    drawn = [model.apply(*variables, IMAGES, train=True, key=jax.random.key(s))[0] for s in (1, 2)]
-    assert (judged[0] == judged[1]).all() and not (drawn[0] == drawn[1]).all()
+    assert (judged[0] == judged[1]).all()
+    one, two = drawn(model)
+    assert not (one == two).all()
+    one, two = drawn(model_of(own(), dropout=0.0))  # the class's default is another
+    assert (one == two).all()
 
 
 def test_a_class_without_train_and_num_classes_is_trained(own):
