@@ -13,7 +13,7 @@ from cyclical_jax.catalogue import (
     default_config,
     describe,
     parse,
-    with_model,
+    with_network,
     with_plugins,
 )
 from cyclical_jax.training.assembly import assemble_model
@@ -135,7 +135,7 @@ def initialised(model):
 
 
 def test_its_attributes_are_keys_with_its_own_defaults(own):
-    catalogue = with_model(own())
+    catalogue = with_network(own())
     config = default_config(catalogue)
     assert config.model.name == own()
     assert config.model.hidden_sizes == (8, 7) and config.model.dropout == 0.25
@@ -143,7 +143,7 @@ def test_its_attributes_are_keys_with_its_own_defaults(own):
     assert config.model.dtype == "float32"
     assert catalogue.keys.keys() - CATALOGUE.keys.keys() == {"model.activation", "model.skip"}
     recipe = parse(config)  # also where the catalogue is ours
-    assert recipe.catalogue is catalogue is with_model(own())
+    assert recipe.catalogue is catalogue is with_network(own())
     assert parse(config, catalogue=catalogue).structure == recipe.structure
     assert dict(recipe.structure.techniques[0][1]) == {
         "model.name": own(),
@@ -159,7 +159,7 @@ def test_its_attributes_are_keys_with_its_own_defaults(own):
 
 
 def test_the_other_networks_keep_their_keys(own):
-    catalogue = with_model(own())
+    catalogue = with_network(own())
     config = default_config(catalogue)
     config.model.name = "mlp"
     with pytest.raises(RecipeError, match="^model.activation is not a key of a config"):
@@ -251,9 +251,9 @@ def test_an_importable_class_is_hashed_by_its_file(own, tmp_path, monkeypatch):
 
 
 def test_a_changed_file_is_another_catalogue(own, tmp_path):
-    first = with_model(own())
+    first = with_network(own())
     (tmp_path / "mine.py").write_text(FILE + "# changed")
-    second = with_model(own())
+    second = with_network(own())
     assert first is not second and first.plugins != second.plugins
     assert [name for name, _ in second.plugins] == ["mine.py:Net"]
 
@@ -261,7 +261,7 @@ def test_a_changed_file_is_another_catalogue(own, tmp_path):
 def test_beside_a_plugin(own, tmp_path):
     path = tmp_path / "plugin.py"
     path.write_text("LOSSES = {'squared': lambda logits, labels: logits.sum(-1) ** 2}")
-    catalogue = with_model(own(), with_plugins([path]))
+    catalogue = with_network(own(), with_plugins([path]))
     config = default_config(catalogue)
     config.loss.name = "squared"
     recipe = parse(config, catalogue=with_plugins([path]))
@@ -364,5 +364,5 @@ def test_json_keeps_its_values(own):
     config = config_of(own(), hidden_sizes=(5, 6))
     stored = json.loads(json.dumps(config.to_dict()))
     catalogue = CATALOGUE.of(stored)
-    assert catalogue is with_model(own())
+    assert catalogue is with_network(own())
     assert catalogue.keys["model.hidden_sizes"].check("", stored["model"]["hidden_sizes"]) == (5, 6)
