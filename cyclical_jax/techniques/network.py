@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from cyclical_jax.models import NETWORKS, Model, Network, make_model, network_of
-from cyclical_jax.training.attributes import field_of
+from cyclical_jax.training.attributes import MAY_CYCLE, field_of
 from cyclical_jax.training.fields import (
     Field,
     RecipeError,
@@ -142,7 +142,7 @@ def _own_network(name: str, found: Found) -> OwnNetwork:
             required.append(key)
     options = tuple(key.removeprefix("model.") for key in keys)
     network = Network(functools.partial(_constructed, module), options)
-    knobs = tuple(key for key, field in keys.items() if "it may cycle" in field.type)
+    knobs = tuple(key for key, field in keys.items() if field.type.endswith(MAY_CYCLE))
     file = f"{found.file}:{module.__name__}", found.digest
     return OwnNetwork(name, NetworkWithKeys(network, keys), knobs, tuple(required), file)
 
@@ -179,8 +179,9 @@ def _key_of(module: type, attribute: Any, hints: Mapping[str, Any]) -> tuple[Fie
     if attribute.name == "dtype":
         return _dtype_key(default if has_default else None, meaning), True
     annotation = hints.get(attribute.name, attribute.type)
-    field = field_of(annotation, default if has_default else None, meaning)
-    return field, has_default
+    if not has_default:  # an evaluation could not do without a value that cycles
+        return field_of(annotation, None, meaning, may_cycle=False), False
+    return field_of(annotation, default, meaning), True
 
 
 def _dtype_key(default: Any, meaning: str) -> Field:
@@ -242,8 +243,8 @@ def _technique(
     def all_problems(checked: Own) -> Iterator[str]:
         yield from problems(checked)
         for key in own.required if own else ():
+            words = keys[key].type.removesuffix(", or None")
             if checked.get(key, 0) is None:
-                words = keys[key].type.removesuffix(", or None")
                 yield f"{key} must be set to a {words}: the class has no default for it."
 
     return Technique(
