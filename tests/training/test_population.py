@@ -242,6 +242,15 @@ def test_a_split_in_several_batches_has_the_scores_of_one_device(monkeypatch):
     assert outcome.scores["validation"]["num_examples"] == 21
 
 
+def test_how_many_are_trained_is_told_in_parts(monkeypatch):
+    monkeypatch.setattr(Timer, "add", lambda self, *_: setattr(self, "micro_steps_a_call", 3))
+    told, some = [], members("padded")[:3]
+    population = of_case("padded")
+    list(population.outcomes(some, (), progress=told.append))
+    assert told == sorted(set(told)) and told[-1] == 3
+    assert 2 in told and 0 < told[0] < 1  # two devices train two at first, and then the third
+
+
 def test_calls_of_few_micro_steps_are_the_same_run(monkeypatch):
     """The log's intervals of 4 micro steps in calls of 3 and 1: the end of a call is no row."""
     monkeypatch.setattr(Timer, "add", lambda self, *_: setattr(self, "micro_steps_a_call", 3))
