@@ -86,12 +86,7 @@ def distillation_loss(
     scale = student.number("temperature", temperature, above=0)
     teacher = jax.lax.stop_gradient(_examples.arranged(teacher_logits, axis, where).logits)
     teacher = teacher.astype(dtype)
-    p = _probabilities(_focal.divided(teacher, scale))
+    p = jax.nn.softmax(_focal.divided(teacher, scale))
     cross_entropy = softmax_cross_entropy(student.logits, p, temperature=scale)
     entropy = softmax_cross_entropy(teacher, p, temperature=scale)
     return jnp.asarray(scale, dtype) ** 2 * (cross_entropy - entropy)
-
-
-def _probabilities(z: jax.Array) -> jax.Array:
-    """Returns the softmax; where all classes are absent any value, without a NaN in its slope."""
-    return jax.nn.softmax(jnp.where((z != -jnp.inf).any(-1, keepdims=True), z, 0))
