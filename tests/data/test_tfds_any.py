@@ -3,6 +3,7 @@
 import functools
 import io
 import shutil
+import urllib.error
 from pathlib import Path
 
 import numpy as np
@@ -300,6 +301,23 @@ def test_a_builder_that_fails_is_a_line(tmp_path, known_to_tfds, monkeypatch):
         "tfds:shapes was not built: ModuleNotFoundError: No module named 'tensorflow'. Its builder "
         "needs TensorFlow, and only it does."
     )
+
+
+def test_a_host_that_does_not_answer_is_a_line_at_once(tmp_path, known_to_tfds, monkeypatch):
+    def refuse(*args, **kwargs):
+        raise urllib.error.URLError("no route")
+
+    monkeypatch.setattr("urllib.request.urlopen", refuse)
+    monkeypatch.setattr(Shapes, "url_infos", {"https://example.invalid/a.zip": None})
+    with pytest.raises(ValueError) as error:
+        prepare.prepare("tfds:shapes", data_dir=tmp_path)
+    assert str(error.value) == (
+        "tfds:shapes was not built: OSError: https://example.invalid/a.zip cannot be reached "
+        "(<urlopen error no route>)."
+    )
+    answer = urllib.error.HTTPError("", 405, "Method Not Allowed", {}, None)
+    monkeypatch.setattr(prepare, "_why_unreachable", lambda url: str(answer))
+    prepare.prepare("tfds:shapes", data_dir=tmp_path)
 
 
 def test_stock_tfds_reads_what_was_encoded_without_tensorflow(data_dir):
