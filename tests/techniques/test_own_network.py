@@ -73,6 +73,23 @@ class Scaled(nn.Module):
         return self.scale * nn.Dense(4)(x.reshape(len(x), -1))
 
 
+class Typed(nn.Module):
+    dtype: Any
+
+    @nn.compact
+    def __call__(self, *inputs, **options):
+        (x,) = inputs
+        return nn.Dense(4, dtype=self.dtype)(x.reshape(len(x), -1))
+
+
+class Half(Typed):
+    dtype: Any = jnp.float16
+
+
+class Odd(Typed):
+    dtype: Any = None
+
+
 class Seven(nn.Module):
     @nn.compact
     def __call__(self, x):
@@ -195,6 +212,21 @@ def test_values_reach_the_module(own):
     assert 0 < float(jnp.abs(logits - exact).max()) < 0.1
 
 
+@pytest.mark.parametrize(
+    "name, default", [("Typed", "float32"), ("Half", "float16"), ("Odd", None), ("Net", "float32")]
+)
+def test_a_dtype_has_the_default_of_the_class(own, name, default):
+    config = config_of(own(name))
+    assert config.model.dtype == default
+    plan(parse(config), DATASET, num_devices=1)
+    config.model.dtype = "bfloat16"
+    model = assemble_model(parse(config).structure, SPEC)
+    if name != "Net":  # whose logits are always float32
+        variables = initialised(model)
+        outputs, _ = jax.eval_shape(lambda v: model.apply(*v, IMAGES, train=False), variables)
+        assert outputs.dtype == jnp.bfloat16
+
+
 def test_the_axis_is_given_to_a_class_that_has_it(own):
     model = model_of(own(), axis_name="devices", dropout=0.0)
     images = jax.random.normal(jax.random.key(1), (2, 5, 3, 3, 1))
@@ -269,7 +301,7 @@ def test_beside_a_plugin(own, tmp_path):
 
 
 WRONG = {
-    "Absent": ": there is no Absent in {path}; it has Net, Fixed, Scaled, Seven, Raising, Needy",
+    "Absent": ": there is no Absent in {path}; it has Net, Fixed, Scaled, Typed, Half, Odd",
     "Bare": " must be a class that inherits flax.linen.Module, got another class.",
     "function": " must be a class that inherits flax.linen.Module, got a function.",
     "Needy": ": its attribute activation has no default, and no key can express its type; give it",
