@@ -58,8 +58,8 @@ bare: package
 
 # The core with the oldest jax and optax that it takes: pyproject.toml's, which a test compares.
 FLOOR := jax==0.4.38 optax==0.2.5
-CORE := $(addprefix tests/test_,$(addsuffix .py,schedules transforms losses augment curriculum \
-  distillation semisupervised finetuning averaging accumulation))
+CORE := $(foreach name,schedules transforms losses augment curriculum distillation \
+  semisupervised finetuning averaging accumulation,$(wildcard tests/test_$(name)*.py))
 
 floor: $(VENV)-floor/installed
 	$(VENV)-floor/bin/python -m pytest --numprocesses=auto --maxprocesses=4 $(CORE)
