@@ -53,7 +53,7 @@ class Examples(NamedTuple):
         """Returns class indices [...], int32, or probabilities [..., classes]."""
         labels = jnp.asarray(labels)
         if jnp.issubdtype(labels.dtype, jnp.integer) and labels.shape == self.shape:
-            return _as_int32(labels)
+            return self._of_examples(_as_int32(labels))
         if jnp.issubdtype(labels.dtype, jnp.floating) and labels.shape == self.given:
             return self._of_classes(labels)
         raise ValueError(
@@ -70,6 +70,12 @@ class Examples(NamedTuple):
                 f"shape {labels.shape}{self._multilabel_hint(labels)}."
             )
         return self._of_classes(labels)
+
+    def _of_examples(self, labels: jax.Array) -> jax.Array:
+        """Returns indices, -1 where the mask leaves out the example: they may be out of range."""
+        if not self.is_masked:
+            return labels
+        return jnp.where((self.logits != -jnp.inf).any(-1), labels, -1)
 
     def _of_classes(self, labels: jax.Array) -> jax.Array:
         """Returns labels in the form of the logits, 0 where the mask is false: they may be NaN."""

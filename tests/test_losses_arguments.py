@@ -197,6 +197,16 @@ def test_a_label_past_the_last_class_is_an_error_and_a_negative_one_is_ignored(
     assert (values[4:] > 0).all() and (gradient[4:] != 0).any(-1).all()
 
 
+@every_softmax_loss
+def test_255_of_a_segmentation_goes_through_where(name):
+    logits, labels = drawn("indices", (4, 6))
+    is_marked = np.arange(24).reshape(4, 6) % 5 == 0
+    marked = np.where(is_marked, 255, labels).astype(np.uint8)
+    values, gradient = with_gradient(SOFTMAX[name], logits, labels)
+    actual = with_gradient(SOFTMAX[name], logits, marked, where=marked != 255)
+    assert_same(actual, (np.where(is_marked, 0, values), gradient * ~is_marked[..., None]))
+
+
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.uint32, np.int64, np.uint64])
 def test_no_label_past_the_last_class_wraps_to_an_ignored_one(dtype):
     labels = np.array([np.iinfo(dtype).max, 1], dtype)
