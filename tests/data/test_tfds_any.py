@@ -32,12 +32,20 @@ with tfds.core.registered.skip_registration():
         pkg_dir_path = Path(__file__).parent
         SIZES = {"train": 30, "test": 6}
         SHAPE = (6, 5, 1)
-        FEATURES = {"image": tfds.features.Image(shape=SHAPE)}
-        FEATURES |= {"label": tfds.features.ClassLabel(names=NAMES), "id": tfds.features.Text()}
         KEYS = ("image", "label")
+        HAS_ID = True
+
+        @classmethod
+        def features(cls):
+            image, label = (
+                tfds.features.Image(shape=cls.SHAPE),
+                tfds.features.ClassLabel(names=NAMES),
+            )
+            own_id = {"id": tfds.features.Text()} if cls.HAS_ID else {}
+            return dict(zip(cls.KEYS, (image, label), strict=True)) | own_id
 
         def _info(self):
-            features = tfds.features.FeaturesDict(self.FEATURES)
+            features = tfds.features.FeaturesDict(self.features())
             return tfds.core.DatasetInfo(builder=self, features=features, supervised_keys=self.KEYS)
 
         def _split_generators(self, dl_manager):
@@ -46,19 +54,21 @@ with tfds.core.registered.skip_registration():
         def _generate_examples(self, split, number):
             for index in range(number):
                 image = image_of(split, index, self.SHAPE)
-                named = {"id": f"{split}_{index}"} if "id" in self.FEATURES else {}
+                named = {"id": f"{split}_{index}"} if self.HAS_ID else {}
                 yield index, {self.KEYS[0]: image, self.KEYS[1]: index % 2, **named}
 
     class Photos(Shapes):
         SIZES = {"train": 20, "val": 4, "extra": 3}
         SHAPE = (None, None, 3)
         KEYS = ("photo", "kind")
-        FEATURES = {"photo": tfds.features.Image(shape=SHAPE)}
-        FEATURES |= {"kind": tfds.features.ClassLabel(names=NAMES)}
+        HAS_ID = False
 
     class Captions(Shapes):
-        FEATURES = {"image": tfds.features.Image(shape=(6, 5, 1)), "label": tfds.features.Text()}
         SIZES = {"train": 2}
+
+        @classmethod
+        def features(cls):
+            return {"image": tfds.features.Image(shape=cls.SHAPE), "label": tfds.features.Text()}
 
         def _generate_examples(self, split, number):
             yield 0, {"image": image_of(split, 0, self.SHAPE), "label": "a"}
@@ -123,7 +133,7 @@ def test_classes_splits_and_shapes_are_those_of_its_own_info(load, data_dir):
 
 @pytest.mark.parametrize("keys", [None, ("photo", "kind"), ({"x": "photo"}, "kind"), ("id", "id")])
 def test_features_are_the_supervised_ones_or_the_only_ones_of_their_kind(keys):
-    features = Photos.FEATURES | {"id": tfds.features.Text()}
+    features = Photos.features() | {"id": tfds.features.Text()}
     assert tfds_any._feature(features, tfds.features.Image, keys, 0, "image") == "photo"
     assert tfds_any._feature(features, tfds.features.ClassLabel, keys, 1, "label") == "kind"
     two = features | {"other": tfds.features.ClassLabel(names=NAMES)}
