@@ -16,15 +16,19 @@ NAMES := /^Collecting/ { printf "%s ", $$2 } /^Installing/ { print "and installi
 SHELL := bash
 .SHELLFLAGS := -o pipefail -c
 
-.PHONY: demo test test-slow tables benchmarks bare floor clean
+.PHONY: demo test lint fast-tests test-slow tables benchmarks package bare floor clean
 
 demo: $(INSTALLED)
 	$(RUN) -m experiments.demo --workdir=runs/demo
 
-test: $(INSTALLED)
+test: lint fast-tests
+
+lint: $(INSTALLED)
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
+
+fast-tests: $(INSTALLED)
 	$(RUN) -m pytest -m "not slow" --numprocesses=auto --maxprocesses=4
 
 test-slow: $(INSTALLED) $(PEERS)
@@ -37,16 +41,25 @@ tables: $(INSTALLED)
 	  $(RUN) -m experiments.table --table=$$table --datasets=digits --workdir=runs/tables || exit; \
 	done
 
-# jax, optax and this package alone, as in somebody else's project.
-bare:
+# What would be published, and that its description can be shown.
+package:
+	rm -rf dist
+	test -e $(VENV)-package/bin/twine || $(PYTHON) -m venv $(VENV)-package
+	$(VENV)-package/bin/pip install --quiet build twine
+	$(VENV)-package/bin/python -m build --outdir dist > $(VENV)-package/build.log \
+	  || { cat $(VENV)-package/build.log; exit 1; }
+	$(VENV)-package/bin/twine check --strict dist/*
+
+# jax, optax and the wheel alone, as in somebody else's project.
+bare: package
 	$(PYTHON) -m venv --clear $(VENV)-bare
-	$(VENV)-bare/bin/pip install --quiet .
+	$(VENV)-bare/bin/pip install --quiet dist/*.whl
 	cd $(VENV)-bare && bin/python -W error ../tests/bare_environment.py
 
 # The core with the oldest jax and optax that it takes: pyproject.toml's, which a test compares.
 FLOOR := jax==0.4.38 optax==0.2.5
-CORE := $(addprefix tests/test_,$(addsuffix .py,schedules transforms losses augment curriculum \
-  distillation semisupervised finetuning averaging accumulation))
+CORE := $(foreach name,schedules transforms losses augment curriculum distillation \
+  semisupervised finetuning averaging accumulation,$(wildcard tests/test_$(name)*.py))
 
 floor: $(VENV)-floor/installed
 	$(VENV)-floor/bin/python -m pytest --numprocesses=auto --maxprocesses=4 $(CORE)
@@ -88,4 +101,4 @@ $(PEERS): $(INSTALLED)
 	touch $@
 
 clean:
-	rm -rf .venv .venv-*
+	rm -rf .venv .venv-* dist

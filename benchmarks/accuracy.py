@@ -13,7 +13,7 @@ import os
 
 import jax
 import numpy as np
-from absl import app, flags, logging
+from absl import app, logging
 
 from configs import digits, fashion_mnist
 from cyclical_jax.catalogue import parse
@@ -21,6 +21,7 @@ from cyclical_jax.training import evaluation, loop
 from cyclical_jax.training.recipe import load_dataset
 from cyclical_jax.training.run import Row
 from cyclical_jax.training.technique import spec_of
+from experiments import paths
 
 SEEDS = range(3)
 CONFIGS = {
@@ -29,7 +30,7 @@ CONFIGS = {
     "configs/fashion_mnist.py:patches": fashion_mnist.get_config("patches"),
 }
 
-_DATA_DIR = flags.DEFINE_string("data_dir", None, "Where TFDS keeps its datasets.")
+_DATA_DIR = paths.define("data_dir", None, "Where TFDS keeps its datasets.")
 
 
 def main(_):

@@ -23,12 +23,14 @@ from unittest import mock  # noqa: E402
 
 import numpy as np  # noqa: E402
 import PIL.Image  # noqa: E402
-import timm.data  # noqa: E402
 import torch  # noqa: E402
 from sklearn.datasets import load_sample_images  # noqa: E402
 
+from benchmarks.peers import import_timm  # noqa: E402
 from cyclical_jax.data import Stream, crops  # noqa: E402
 from cyclical_jax.data.batches import shuffled  # noqa: E402
+
+timm = import_timm()
 
 BATCH, BATCHES, NUM_JPEGS, ROUNDS = 64, 12, 256, 7
 

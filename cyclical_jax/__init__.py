@@ -29,7 +29,7 @@ from cyclical_jax.transforms import (
     clip_by_global_norm,
 )
 
-if TYPE_CHECKING:  # what is imported at its first use; type checkers read no `__getattr__`
+if TYPE_CHECKING:  # what `__getattr__` imports at its first use
     from cyclical_jax import (
         augment,
         averaging,
@@ -77,12 +77,14 @@ _MODULES = {"augment", "averaging", "curriculum", "distillation", "finetuning", 
 _LAZY = {"load_run": "trained"}
 
 
-def __getattr__(name: str) -> Any:
-    if name in _MODULES:
-        return importlib.import_module(f"{__name__}.{name}")
-    if name in _LAZY:
-        return getattr(importlib.import_module(f"{__name__}.{_LAZY[name]}"), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+if not TYPE_CHECKING:  # a type checker would take any name for one of its results
+
+    def __getattr__(name: str) -> Any:
+        if name in _MODULES:
+            return importlib.import_module(f"{__name__}.{name}")
+        if name in _LAZY:
+            return getattr(importlib.import_module(f"{__name__}.{_LAZY[name]}"), name)
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:

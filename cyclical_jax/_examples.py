@@ -24,6 +24,7 @@ class Examples(NamedTuple):
     logits: jax.Array  # [..., classes], at least float32; -inf where `where` is false
     given: tuple[int, ...]  # shape of the caller's logits
     axes: tuple[int, ...]  # of the classes in the caller's logits
+    is_masked: bool  # `where` is given
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -54,7 +55,7 @@ class Examples(NamedTuple):
         if jnp.issubdtype(labels.dtype, jnp.integer) and labels.shape == self.shape:
             return _as_int32(labels)
         if jnp.issubdtype(labels.dtype, jnp.floating) and labels.shape == self.given:
-            return _classes_last(labels, self.axes).astype(self.logits.dtype)
+            return self._of_classes(labels)
         raise ValueError(
             f"`labels` must be integers of shape {self.shape} or floats of shape {self.given}, "
             f"got {labels.dtype} of shape {labels.shape}{self._hint(labels)}."
@@ -68,7 +69,12 @@ class Examples(NamedTuple):
                 f"`labels` must have the shape of the logits, {self.given}, got {labels.dtype} of "
                 f"shape {labels.shape}{self._multilabel_hint(labels)}."
             )
-        return _classes_last(labels.astype(self.logits.dtype), self.axes)
+        return self._of_classes(labels)
+
+    def _of_classes(self, labels: jax.Array) -> jax.Array:
+        """Returns labels in the form of the logits, 0 where the mask is false: they may be NaN."""
+        labels = _classes_last(labels.astype(self.logits.dtype), self.axes)
+        return jnp.where(self.logits == -jnp.inf, 0, labels) if self.is_masked else labels
 
     def _hint(self, labels: jax.Array) -> str:
         is_float = jnp.issubdtype(labels.dtype, jnp.floating)
@@ -105,7 +111,8 @@ def arranged(logits: Any, axis: int | tuple[int, ...] | None, where: Any) -> Exa
     """
     logits = floats("logits", logits)
     axes = axes_of(axis, "logits", logits.shape)
-    return Examples(_classes_last(_masked(logits, where, axes), axes), logits.shape, axes)
+    in_form = _classes_last(_masked(logits, where, axes), axes)
+    return Examples(in_form, logits.shape, axes, is_masked=where is not None)
 
 
 def floats(name: str, values: Any) -> jax.Array:

@@ -57,7 +57,6 @@ def _loss_of_sums(z, labels, focus, smoothing):
 def probability_loss(z, labels, focus, smoothing, class_weights):
     """Returns the softmax losses for probabilities, [..., classes]."""
     present = z != -jnp.inf
-    labels = jnp.where(present, labels, 0)
     log_p, log_rest = _softmax.log_probabilities(z)
     focus = Focus(*map(_softmax.per_class, focus))
     weight = labels * focus.of_label(log_p, log_rest) + (1 - labels) * focus.of_others(log_p)
@@ -70,7 +69,6 @@ def probability_loss(z, labels, focus, smoothing, class_weights):
 def multilabel_loss(z, labels, focus, margin, alpha, class_weights):
     """Returns the losses of independent labels, [..., classes], summed over the classes."""
     present = z != -jnp.inf
-    labels = jnp.where(present, labels, 0)
     focus = Focus(*map(_softmax.per_class, focus))
     log_p, log_rest = _softmax.log_p_and_rest(jnp.where(present, z, 0))
     positive = labels * (-focus.of_label(log_p, log_rest) * log_p)

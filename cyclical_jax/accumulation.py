@@ -140,16 +140,19 @@ def windows_schedule(windows: Windows) -> ArraySchedule:
 
     @standard_promotion
     def every(count):
-        # A sum, where a look-up would need the sharding of its result.
-        is_past = jnp.expand_dims(count, -1) >= begins
-        return jnp.sum(jnp.where(is_past, changes, 0), -1, dtype=jnp.int32) + sizes[0]
+        # A sum, where a look-up would have to say how its result is sharded.
+        axes = tuple(range(jnp.ndim(count)))
+        begin, change = (np.expand_dims(part, axes) for part in (begins, changes))
+        is_past = jnp.expand_dims(count, -1) >= begin
+        return jnp.sum(jnp.where(is_past, change, 0), -1, dtype=jnp.int32) + sizes[0]
 
     return every
 
 
 def _every(schedule_of, total_steps: int, size: int) -> np.ndarray:
     """[total_steps]; computed for `size` counts, so that one shape serves a whole search."""
-    return np.asarray(as_integer(schedule_of(total_steps))(np.arange(size)))[:total_steps]
+    every = np.asarray(as_integer(schedule_of(total_steps))(np.arange(size)))
+    return np.broadcast_to(every, size)[:total_steps]  # of a constant it is one number
 
 
 def _shortened(every: np.ndarray, micro_steps: int) -> np.ndarray:

@@ -132,7 +132,7 @@ def _identity_at_zero(operation: _AnyOperation) -> _AnyOperation:
 def _wide(values):
     """Returns `values` in at least float32."""
     values = jnp.asarray(values)
-    return values.astype(jnp.promote_types(values.dtype, jnp.float32))
+    return values if values.dtype == jnp.float64 else values.astype(jnp.float32)
 
 
 def _float(number):
@@ -386,8 +386,8 @@ def _boxes(key, images, sides):
     centres = jnp.floor(jax.random.uniform(key, (len(images), 2)) * _float(size)[None])
     starts = centres - jnp.floor(sides / 2)
     rows, columns = (
-        (jnp.arange(length)[None] >= starts[:, axis, None])
-        & (jnp.arange(length)[None] < (starts + sides)[:, axis, None])
+        (_float(jnp.arange(length))[None] >= starts[:, axis, None])
+        & (_float(jnp.arange(length))[None] < (starts + sides)[:, axis, None])
         for axis, length in enumerate(size)
     )
     return (rows[:, :, None] & columns[:, None, :])[..., None]

@@ -183,7 +183,7 @@ def extended(
     )
 
 
-def with_model(name: str, catalogue: Catalogue = CATALOGUE) -> Catalogue:
+def with_network(name: str, catalogue: Catalogue = CATALOGUE) -> Catalogue:
     """Returns a catalogue with a linen module class of one's own, as `model.name` names it.
 
     Its attributes are keys, and `default_config` of the catalogue names it.

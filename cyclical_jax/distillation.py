@@ -9,9 +9,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from cyclical_jax import _checks
+from cyclical_jax import _checks, _examples, _focal
 from cyclical_jax._types import Array, Number
-from cyclical_jax.losses import softmax_cross_entropy
+from cyclical_jax.losses import Axis, softmax_cross_entropy
 
 
 def teacher_logits(
@@ -45,7 +45,12 @@ def teacher_logits(
 
 
 def distillation_loss(
-    logits: Array, teacher_logits: Array, *, temperature: Number = 1.0
+    logits: Array,
+    teacher_logits: Array,
+    *,
+    temperature: Number = 1.0,
+    axis: Axis = -1,
+    where: Array | None = None,
 ) -> jax.Array:
     """Returns T^2 KL(softmax(teacher / T) || softmax(logits / T)).
 
@@ -58,10 +63,12 @@ def distillation_loss(
       logits: [..., classes] floats of the model that learns.
       teacher_logits: [..., classes] floats. A class masked by -inf adds nothing to the loss; mask
         it in `logits` too, or training pushes its probability to 0.
-      temperature: T, above 0; a scalar or one number per example, [...]; may be traced.
+      temperature: T, above 0; a scalar or broadcast to the examples, [...]; may be traced.
+      axis: The axis or axes of the classes.
+      where: Booleans: [...], examples to keep; or with as many axes as `logits`, classes to keep.
 
     Returns:
-      [...] losses, float32; 0 where the two distributions are equal.
+      [...] losses, at least float32; 0 where the two distributions are equal.
 
     Raises:
       ValueError: The shapes differ, or a plain number is out of its range.
@@ -69,16 +76,17 @@ def distillation_loss(
     Source: Hinton et al., arXiv 1503.02531. The abstract of arXiv 2202.08835 names knowledge
     distillation; that a high weight w is the easy end is our reading.
     """
-    _checks.number("temperature", temperature, above=0)
     if jnp.shape(logits) != jnp.shape(teacher_logits):
         raise ValueError(
             f"`teacher_logits` must have the shape of `logits`, {jnp.shape(logits)}, got "
             f"{jnp.shape(teacher_logits)}."
         )
-    teacher = jax.lax.stop_gradient(jnp.asarray(teacher_logits))
-    teacher = teacher.astype(jnp.promote_types(teacher.dtype, jnp.float32))
-    scale = jnp.asarray(temperature, teacher.dtype)
-    p = jax.nn.softmax(teacher / (scale[..., None] if scale.ndim else scale))
-    cross_entropy = softmax_cross_entropy(jnp.asarray(logits), p, temperature=temperature)
-    entropy = softmax_cross_entropy(teacher, p, temperature=temperature)
-    return scale**2 * (cross_entropy - entropy)
+    student = _examples.arranged(logits, axis, where)
+    dtype = student.logits.dtype
+    scale = student.number("temperature", temperature, above=0)
+    teacher = jax.lax.stop_gradient(_examples.arranged(teacher_logits, axis, where).logits)
+    teacher = teacher.astype(dtype)
+    p = jax.nn.softmax(_focal.divided(teacher, scale))
+    cross_entropy = softmax_cross_entropy(student.logits, p, temperature=scale)
+    entropy = softmax_cross_entropy(teacher, p, temperature=scale)
+    return jnp.asarray(scale, dtype) ** 2 * (cross_entropy - entropy)

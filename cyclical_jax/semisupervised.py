@@ -5,17 +5,22 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
-from cyclical_jax import _checks
+from cyclical_jax import _examples
 from cyclical_jax._types import Array, Number
-from cyclical_jax.losses import softmax_cross_entropy
+from cyclical_jax.losses import Axis, softmax_cross_entropy
 
 
-def pseudo_labels(logits: Array, threshold: Number) -> jax.Array:
+def pseudo_labels(
+    logits: Array, threshold: Number, axis: Axis = -1, where: Array | None = None
+) -> jax.Array:
     """Returns the predicted class of each example whose probability reaches the threshold.
 
     Args:
       logits: [..., classes] floats, of a weakly augmented view.
-      threshold: Least probability, in [0, 1]; a scalar, which may be traced. 0 takes all examples.
+      threshold: Least probability, in [0, 1]; a scalar or broadcast to the examples, [...]; may be
+        traced. 0 takes all examples.
+      axis: The axis or axes of the classes.
+      where: Booleans: [...], examples to keep; or with as many axes as `logits`, classes to keep.
 
     Returns:
       [...] class indices, int32; -1, which the losses ignore, for the other examples. No gradient
@@ -24,10 +29,10 @@ def pseudo_labels(logits: Array, threshold: Number) -> jax.Array:
     Raises:
       ValueError: A plain threshold is out of its range.
     """
-    _checks.number("threshold", threshold, minimum=0, maximum=1)
-    p = jax.nn.softmax(jnp.asarray(logits).astype(jnp.float32))
-    is_sure = p.max(-1) >= jnp.asarray(threshold, jnp.float32)
-    return jnp.where(is_sure, p.argmax(-1), -1).astype(jnp.int32)
+    examples = _examples.arranged(logits, axis, where)
+    threshold = examples.number("threshold", threshold, minimum=0, maximum=1)
+    p = jax.nn.softmax(examples.logits)
+    return jnp.where(p.max(-1) >= threshold, p.argmax(-1), -1).astype(jnp.int32)
 
 
 def pseudo_label_loss(
@@ -36,6 +41,8 @@ def pseudo_label_loss(
     threshold: Number,
     *,
     temperature: Number = 1.0,
+    axis: Axis = -1,
+    where: Array | None = None,
 ) -> jax.Array:
     """Cross entropy of a strongly augmented view with the class predicted for a weak one.
 
@@ -45,6 +52,8 @@ def pseudo_label_loss(
         takes them from the forward pass of training, so dropout acts on them.
       threshold: As in `pseudo_labels`.
       temperature: Divides `strong_logits`, as in `softmax_cross_entropy`.
+      axis: The axis or axes of the classes.
+      where: Booleans: [...], examples to keep; or with as many axes as `logits`, classes to keep.
 
     Returns:
       [...] losses, float32; 0 where the prediction is below the threshold. FixMatch takes the mean
@@ -62,5 +71,5 @@ def pseudo_label_loss(
             f"`weak_logits` must have the shape of `strong_logits`, {jnp.shape(strong_logits)}, "
             f"got {jnp.shape(weak_logits)}."
         )
-    labels = pseudo_labels(weak_logits, threshold)
-    return softmax_cross_entropy(jnp.asarray(strong_logits), labels, temperature=temperature)
+    labels = pseudo_labels(weak_logits, threshold, axis, where)
+    return softmax_cross_entropy(strong_logits, labels, axis, where, temperature=temperature)

@@ -54,8 +54,7 @@ def _parts(version):
 
 
 def _command():
-    python, root = os.path.basename(sys.executable), os.path.relpath(_ROOT)
-    return f"{python} -m pip install '{root}[train]'"
+    return f"{sys.orig_argv[0]} -m pip install '{os.path.relpath(_ROOT)}[train]'"
 
 
 if sys.argv[:1] == ["-m"] or __name__ == "__main__":  # it is about to run a command, or `make` asks

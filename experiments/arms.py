@@ -186,7 +186,7 @@ def base_config(
 
 def changed(config: ConfigDict, changes: Changes) -> ConfigDict:
     """Returns a copy with the changes."""
-    return plugins.changed(config, changes)
+    return plugins.change(config.copy_and_resolve_references(), changes)
 
 
 def recipe_of(base: ConfigDict, arm: Arm, values: Changes, seed: int) -> Recipe:

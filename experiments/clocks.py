@@ -10,6 +10,7 @@ from cyclical_jax.training.durations import Timetable
 from cyclical_jax.training.structure import Recipe
 
 _MOST_PEAKS = 4  # that are listed
+_ROUNDING = 1e-6  # of a hardness; of two updates that are as hard, the later one is told
 
 
 class Clock(NamedTuple):
@@ -35,13 +36,12 @@ def clocks(recipe: Recipe, timetable: Timetable) -> list[Clock]:
 
 def _peaks(factor: float, num_cycles: int, total_steps: int) -> tuple[int, ...]:
     """Returns the hardest update of each cycle, next to where its peak lies between two."""
-    last, hardness = (
-        total_steps - 1,
-        hardness_schedule(total_steps, factor=factor, num_cycles=num_cycles),
-    )
+    last = total_steps - 1
+    hardness = hardness_schedule(total_steps, factor=factor, num_cycles=num_cycles)
     before = np.floor(last / num_cycles * (np.arange(num_cycles) + 1 / factor)).astype(np.int64)
     after = np.minimum(before + 1, last)
-    return tuple(np.where(hardness(before) >= hardness(after), before, after).tolist())
+    is_after = hardness(after) >= (1 - _ROUNDING) * hardness(before)
+    return tuple(np.where(is_after, after, before).tolist())
 
 
 def told(recipe: Recipe, timetable: Timetable) -> list[str]:

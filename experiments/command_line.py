@@ -196,7 +196,8 @@ def config_of(flag: flags.FlagHolder) -> ConfigDict:
     """
     config = plugins.with_their_keys(config_files.load(flag.value, plugins.catalogue()))
     changes = (change.partition("=") for change in _SET.value)
-    return plugins.changed(config, {key: _value(text) for key, _, text in changes})
+    plugins.change(config, {key: _value(text) for key, _, text in changes})
+    return config.copy_and_resolve_references()
 
 
 def _as_set(arguments: list[str]) -> list[str]:

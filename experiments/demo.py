@@ -25,6 +25,7 @@ from cyclical_jax.training.run import Row
 from cyclical_jax.training.structure import Recipe
 from cyclical_jax.training.technique import spec_of
 from experiments import command_line, paths, plugins
+from experiments.waiting import Waiting
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt  # noqa: E402
@@ -61,9 +62,10 @@ def run_variant(variant: str, dataset: data.Dataset, seeds: Sequence[int]) -> Ru
         recipe = dataclasses.replace(recipe_of(variant), seed=seed)
         rows: list[Row] = []
         examples, earlier = prepare(recipe, dataset)
-        state = loop.train(recipe, examples, report=rows.append, earlier=earlier)
-        arguments = recipe.structure, spec_of(examples), state.evaluated, examples.test
-        test = evaluation.evaluate(*arguments)
+        with Waiting(f"training {variant}"):
+            state = loop.train(recipe, examples, report=rows.append, earlier=earlier)
+            arguments = recipe.structure, spec_of(examples), state.evaluated, examples.test
+            test = evaluation.evaluate(*arguments)
         runs.rows.append(rows)
         runs.test_accuracy.append(test["accuracy"])
         print(f"{variant:<13} seed {seed}: test accuracy {test['accuracy']:.2%}", flush=True)

@@ -38,6 +38,6 @@ def with_their_keys(config: ConfigDict) -> ConfigDict:
     return with_own_defaults(catalogue(), config)
 
 
-def changed(config: ConfigDict, changes: Mapping[str, Any]) -> ConfigDict:
-    """Returns a copy with the changes, and with the keys of a file that they name."""
-    return recipe.changed(catalogue(), config, changes)
+def change(config: ConfigDict, changes: Mapping[str, Any]) -> ConfigDict:
+    """Makes the changes, adds the keys of a file that they name, and returns `config`."""
+    return recipe.change(catalogue(), config, changes)

@@ -28,6 +28,7 @@ from cyclical_jax.training.durations import Timetable
 from cyclical_jax.training.logs import WorkdirError
 from cyclical_jax.training.structure import Recipe
 from experiments import clocks, command_line, paths, plugins
+from experiments.waiting import Waiting
 
 _MOST_POINTS = 20_000  # every update of most runs, and of the others evenly spaced ones
 _PANEL_COLUMNS, _PANEL_LINES = 38, 8  # of a terminal
@@ -210,7 +211,8 @@ def _numbers(values: list[float]) -> list[str]:
 
 def main(config: ConfigDict, workdir: Path) -> None:
     options = {"num_devices": jax.device_count(), "catalogue": plugins.catalogue()}
-    drawn = preview(parse(config, **options))
+    with Waiting("computing the schedules"):
+        drawn = preview(parse(config, **options))
     path = workdir / "preview.png"
     try:
         workdir.mkdir(parents=True, exist_ok=True)

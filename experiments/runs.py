@@ -7,12 +7,18 @@ import functools
 import hashlib
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
 from rich.console import Console
-from rich.progress import MofNCompleteColumn, Progress, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 
 import cyclical_jax
 from cyclical_jax import data
@@ -102,17 +108,17 @@ class Lab:
 
     def complete(self, recipes: Sequence[Recipe], splits: Sequence[str]) -> list[Outcome]:
         """Returns the outcomes of the recipes, in order; a run that has ended reads `splits`."""
-        missing = self._missing(recipes, splits)
+        missing, done = self._missing(recipes, splits), 0
         with _bar() as bar:
             task = bar.add_task("runs", total=len(missing))
             for family, members in families(missing).items():
                 population = self._population(family, members)
-                of_family = population.outcomes(list(members.values()), splits)
-                with Waiting("compiling and training the first runs") as first:
+                with Waiting("compiling") as compiling:
+                    move = _mover(bar, task, done, compiling)
+                    of_family = population.outcomes(list(members.values()), splits, progress=move)
                     for (key, recipe), outcome in zip(members.items(), of_family, strict=True):
-                        first.end()
                         self._store.add(key, recipe, outcome)
-                        bar.advance(task)
+                done += len(members)
         return [self._store[run_key(recipe, splits)] for recipe in recipes]
 
     def seconds_left(self, recipes: Sequence[Recipe], splits: Sequence[str]) -> float:
@@ -158,7 +164,10 @@ def load(recipe: Recipe) -> data.Dataset:
 @functools.lru_cache(maxsize=2)
 def _load(name, options):
     with Waiting(f"loading {name}"):
-        return load_source(name, **dict(options))
+        dataset = load_source(name, **dict(options))
+    for note in dataset.notes:
+        print(note, flush=True)
+    return dataset
 
 
 def run_key(recipe: Recipe, splits: Sequence[str]) -> str:
@@ -221,6 +230,16 @@ def _line(text: bytes, place: str) -> dict[str, Any]:
     except (AttributeError, ValueError) as error:
         raise WorkdirError(f"{place} is damaged: {error}. Move it away.") from error
     return line
+
+
+def _mover(bar: Progress, task: TaskID, before: int, compiling: Waiting) -> Callable[[float], None]:
+    """Returns a function that shows how many runs of a population are trained, in parts too."""
+
+    def move(members: float) -> None:
+        compiling.end()
+        bar.update(task, completed=before + members)
+
+    return move
 
 
 def _bar() -> Progress:

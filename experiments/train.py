@@ -132,7 +132,7 @@ def _train(recipe, dataset, earlier, workdir, checkpoints, keep_as, *, further, 
             checkpoints.wait()
     timetable = runs.plan(recipe, dataset)
     _tell_where(workdir, start)
-    _tell([*getattr(dataset, "notes", ()), *clocks.told(recipe, timetable)])
+    _tell([*dataset.notes, *clocks.told(recipe, timetable)])
     log_options = {
         "loggers": further,
         "start": int(start.state.micro_step),

@@ -24,6 +24,7 @@ from cyclical_jax.training.structure import Recipe
 from experiments import arms, command_line, paths, runs
 from experiments.arms import Arm, Budget, Changes, Table, plain
 from experiments.score import Score
+from experiments.waiting import Waiting
 
 TABLE = flags.DEFINE_string("table", None, "A table of experiments/tables, or the path of one.")
 DATASETS = flags.DEFINE_list(
@@ -149,7 +150,8 @@ def planned() -> tuple[Table, dict[Any, Trials]]:
         arms.load_table(TABLE.value), num_seeds=NUM_SEEDS.value, num_trials=NUM_TRIALS.value
     )
     datasets = arms.choose_datasets(table, DATASETS.value, DATA_DIR.value)
-    return table, trials_of(table, datasets, DATA_DIR.value)
+    with Waiting("checking the arms"):
+        return table, trials_of(table, datasets, DATA_DIR.value)
 
 
 @contextlib.contextmanager

@@ -1,6 +1,8 @@
-"""`make bare` runs this with only jax, optax and cyclical-jax installed: the README's promise."""
+"""`make bare` runs this where only jax, optax and the built wheel are: the README's promise."""
 
 import importlib.util
+import pathlib
+import sysconfig
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +16,8 @@ NUM_STEPS = 100
 def main():
     for absent in ("flax", "ml_collections", "sklearn", "tensorflow_datasets"):
         assert importlib.util.find_spec(absent) is None, f"{absent} is here: not a bare environment"
+    installed = pathlib.Path(sysconfig.get_path("purelib"))
+    assert installed in pathlib.Path(cj.__file__).parents, f"{cj.__file__} is not the wheel's"
     accuracy, values = train()
     assert accuracy > 0.9, accuracy
     assert abs(values["max_norm"] - 0.5) < 1e-6, values

@@ -25,7 +25,7 @@ import jax
 from absl import app, flags, logging
 
 ROOT = Path(__file__).parents[1]
-_WAITS = re.compile(r"\w+ing .*( \.\.\. \d+|: \d+\.\d) s\n")
+_WAITS = re.compile(r"\w+ing\b.*(?: \.\.\. \d+|: \d+\.\d) s\n")
 OURS = ("experiments", "configs", "tests")
 
 app.define_help_flags()  # which absl does once a process, and not again where they are gone

@@ -1,11 +1,20 @@
-"""Windows against a search through every number of updates."""
+"""Windows, and numbers of updates, against a search through every number of updates."""
+
+import re
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
-from cyclical_jax import cyclical_schedule
+from cyclical_jax import (
+    accumulate_gradients,
+    as_integer,
+    cyclical_schedule,
+    num_updates,
+    updates_of,
+)
 from cyclical_jax.accumulation import (
     powers_of_two,
     uniform_windows,
@@ -110,3 +119,102 @@ def test_powers_of_two_are_the_nearest_on_a_log_scale(cycle):
         value, rounded = float(of(20)(count)), float(powers_of_two(of)(20)(count))
         assert np.log2(rounded) == int(np.log2(rounded))
         assert abs(np.log2(rounded) - np.log2(value)) <= 0.5 + 1e-6
+
+
+# ---- updates_of
+
+
+@pytest.mark.parametrize("cycle", CYCLES, ids=str)
+def test_the_updates_of_a_cycle_fit_and_one_more_does_not(cycle):
+    of, counts = schedule_of(**cycle), np.arange(80)
+
+    def taken(total_steps):
+        return as_integer(of(total_steps))(counts)[:total_steps].sum()
+
+    for micro_steps in (79, 80):
+        updates = updates_of(micro_steps, of)
+        assert taken(updates) <= micro_steps < taken(updates + 1)
+
+
+def run(every, micro_steps):
+    """Returns the state after all micro steps, under jit."""
+    optimizer = accumulate_gradients(optax.sgd(0.1), every)
+
+    def step(state, _):
+        return optimizer.update(jnp.ones(()), state)[1], None
+
+    @jax.jit
+    def train():
+        return jax.lax.scan(step, optimizer.init(jnp.ones(())), length=micro_steps)[0]
+
+    return train()
+
+
+@pytest.mark.parametrize("micro_steps", [150, 97])
+def test_a_run_of_150_batches_ends_its_cycle(micro_steps):
+    """Planned as half the number of batches, a cycle of 4 -> 1 -> 4 stopped at 64 of 75 updates."""
+    assert num_updates(run(cyclical_schedule(4, 1, 75), 150)) == 64
+
+    def every(total_steps):
+        return cyclical_schedule(4, 1, total_steps)
+
+    total_steps = updates_of(micro_steps, every)
+    state = run(every(total_steps), micro_steps)
+    assert num_updates(state) == total_steps
+    longer = next(t for t in range(2, micro_steps) if sum(transcribed(t, 4, 1)) > micro_steps)
+    assert total_steps == longer - 1
+    assert state.mini_step == micro_steps - sum(transcribed(total_steps, 4, 1))
+
+
+@pytest.mark.parametrize(
+    "every, expected",
+    [
+        (4, 37),
+        (4.0, 37),
+        (np.int32(150), 1),
+        (1, 150),
+        (lambda count: 4, 37),
+        (lambda count: 3.6, 37),
+        (lambda count: 1 + count % 2, 100),
+        (lambda total_steps: lambda count: 4, 37),
+        (cyclical_schedule(4, 1, 75), 64),
+    ],
+)
+def test_the_updates_of_a_number_and_of_a_fixed_schedule(every, expected):
+    assert updates_of(150, every) == expected
+    if not callable(every) or not callable(every(2)):
+        assert num_updates(run(every, 150)) == expected
+
+
+@pytest.mark.parametrize(
+    "micro_steps, every, line",
+    [
+        (0, 4, "`micro_steps` must be a whole number from 1 to 2147483647, got 0."),
+        (1.5, 4, "`micro_steps` must be a whole number from 1 to 2147483647, got 1.5."),
+        ("9", 4, "`micro_steps` must be a number, got '9'."),
+        (10**7 + 1, schedule_of(4, 1), "`micro_steps` must be a whole number from 1 to 10000000"),
+        (9, 0, "`every` must be a whole number from 1 to 2147483647, got 0."),
+        (9, 2.5, "`every` must be a whole number from 1 to 2147483647, got 2.5."),
+        (3, 4, "`micro_steps` must be enough for one update, got 3."),
+        (3, lambda count: 4, "`micro_steps` must be enough for one update, got 3."),
+        (5, schedule_of(8, 1), "`micro_steps` 5 are too few for a cycle: `total_steps` must be"),
+        (9, schedule_of(8, 1, num_cycles=3), "are too few for a cycle: `num_cycles` must be"),
+        (9, schedule_of(8, 1, factor=0.5), "`factor` must be at least 1"),
+    ],
+)
+def test_numbers_of_updates_that_cannot_be(micro_steps, every, line):
+    with pytest.raises(ValueError, match=re.escape(line)):
+        updates_of(micro_steps, every)
+
+
+@pytest.mark.skipif(
+    not hasattr(jax.sharding, "AxisType"), reason="this JAX has no explicit sharding"
+)
+def test_windows_of_counts_on_two_devices():
+    mesh = jax.make_mesh((2,), ("data",), axis_types=(jax.sharding.AxisType.Explicit,))
+    counts = jax.device_put(
+        jnp.arange(8), jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("data"))
+    )
+    with jax.numpy_dtype_promotion("strict"):
+        values = jax.jit(windows_schedule(((1, 8), (2, 3), (4, 1), (1, 8))))(counts)
+    np.testing.assert_array_equal(values, [8, 3, 3, 1, 1, 1, 1, 8])

@@ -101,3 +101,19 @@ def test_a_plain_decay_out_of_range_is_an_error(decay):
     line = f"`decay` must be at least 0 and at most 1, got {decay}."
     with pytest.raises(ValueError, match=re.escape(line)):
         moving_average(OLD, NEW, decay, step=0)
+
+
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
+def test_traced_numbers_of_low_precision_are_computed_with_in_float32(dtype):
+    decay, step = jnp.asarray(0.83, dtype), jnp.asarray(100, dtype)
+    move = jax.jit(lambda decay, step: moving_average(OLD, NEW, decay, step=step))
+    found, expected = move(decay, step), move(decay.astype(jnp.float32), jnp.int32(100))
+    jax.tree.map(np.testing.assert_array_equal, found, expected)
+    with jax.numpy_dtype_promotion("strict"):
+        jax.tree.map(np.testing.assert_array_equal, move(decay, step), expected)
+
+
+def test_a_step_of_a_small_integer_type_does_not_overflow():
+    found = moving_average(OLD, NEW, 0.99, step=np.int8(127))
+    expected = moving_average(OLD, NEW, 0.99, step=127)
+    jax.tree.map(np.testing.assert_array_equal, found, expected)

@@ -152,9 +152,9 @@ LATER = sorted(cyclical_jax._MODULES)  # imported at their first use, for type c
         ("averaging", ["_checks", "_dtypes", "_types"]),
         ("_sharding", []),
         ("curriculum", ["_checks", "_sharding", "_types"]),
-        ("distillation", ["_checks", "_types", "losses"]),
+        ("distillation", ["_checks", "_examples", "_focal", "_types", "losses"]),
         ("finetuning", ["_dtypes", "_types", "opt_state", "transforms"]),
-        ("semisupervised", ["_checks", "_types", "losses"]),
+        ("semisupervised", ["_examples", "_types", "losses"]),
         ("__init__", ["losses", "schedules", "transforms", "opt_state", "accumulation", *LATER]),
     ],
 )

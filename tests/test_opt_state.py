@@ -1,4 +1,4 @@
-"""The values in force and the count of updates, in the state of every framework."""
+"""The states and the trees of every framework: values in force, counts of updates, layers."""
 
 import functools
 import re
@@ -258,3 +258,32 @@ def test_after_a_skipped_update_the_counts_inside_and_outside_differ():
 def test_a_state_without_one_count_is_said_to_have_none(state, line):
     with pytest.raises(ValueError, match=re.escape(line)):
         cj.num_updates(state)
+
+
+# ---- layers of Flax's trees, beside those of tests/test_finetuning.py
+
+
+@pytest.mark.parametrize("kind", ["FrozenDict", "nnx.State"])
+def test_layers_of_flax(kind):
+    params = freeze(PARAMS) if kind == "FrozenDict" else nnx.state(Net(), nnx.Param)
+    layers = finetuning.layers_by_name(params, ["head", "body"])
+    assert jax.tree.structure(layers) == jax.tree.structure(params)
+    for given in (layers, lambda params: finetuning.layers_by_name(params, ["head", "body"])):
+        thaw = finetuning.scale_by_layer(0.25, given)
+        updates, _ = jax.jit(thaw.update)(params, thaw.init(params), params)
+        expected = jax.tree.map(lambda layer, leaf: leaf * [1, 0.25][layer], layers, params)
+        jax.tree.map(np.testing.assert_array_equal, updates, expected)
+    with pytest.raises(ValueError, match=r"`names` must be \['body', 'head'\] in some order"):
+        finetuning.layers_by_name(params, ["head"])
+
+
+def test_an_nnx_optimizer_thaws():
+    model = Net()
+    layers = functools.partial(finetuning.layers_by_name, names=["head", "body"])
+    chain = optax.chain(optax.sgd(0.1), finetuning.scale_by_layer(0.0, layers))
+    trained = nnx.Optimizer(model, chain, wrt=nnx.Param)
+    before = jax.tree.map(jnp.copy, nnx.state(model))
+    trained.update(model, jax.tree.map(jnp.ones_like, nnx.state(model, nnx.Param)))
+    after = nnx.state(model)
+    jax.tree.map(np.testing.assert_array_equal, after["body"], before["body"])
+    np.testing.assert_allclose(after["head"]["kernel"][...], before["head"]["kernel"][...] - 0.1)

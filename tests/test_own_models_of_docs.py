@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from cyclical_jax.catalogue import default_config, parse, with_model
+from cyclical_jax.catalogue import default_config, parse, with_network
 from cyclical_jax.training.recipe import load_dataset
 from cyclical_jax.training.run import plan
 
@@ -30,7 +30,7 @@ def shown(tmp_path, monkeypatch):
 
 def test_the_linen_module_is_named_by_its_place(shown):
     for name in (f"{shown}/wide_net.py:WideNet", "wide_net:WideNet"):
-        config = default_config(with_model(name))
+        config = default_config(with_network(name))
         assert (config.model.name, config.model.width, config.model.depth) == (name, 256, 2)
         config.model.width = 8
         recipe = parse(config)

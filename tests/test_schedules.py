@@ -1,6 +1,7 @@
 import functools
 import json
 import pathlib
+import re
 from fractions import Fraction
 
 import jax
@@ -479,6 +480,70 @@ def test_as_integer_drives_multi_steps():
     np.testing.assert_allclose(updates, [0, 0, -3, -10, 0, 0, -5], rtol=1e-6)
 
 
+# ---- in other dtypes, on more devices
+
+SCHEDULES = {
+    "hardness": lambda x: cj.hardness_schedule(21, factor=x(2.5), shape="rex", num_cycles=2),
+    "traced length": lambda x: cj.hardness_schedule(x(21), factor=x(2.5), shape="cosine"),
+    "linear": lambda x: cj.cyclical_schedule(x(0.3), x(5), 21, factor=x(1.5), shape="exponential"),
+    "log": lambda x: cj.cyclical_schedule(x(0.3), x(5), 21, scale="log"),
+    "hardness of theirs": lambda x: cj.between(0.7, 0.1, lambda count: x(0.3)),
+    "per_epoch": lambda x: cj.per_epoch(cj.cyclical_schedule(x(0.3), x(5), 4), x(5)),
+    "as_integer": lambda x: cj.as_integer(lambda count: x(5) * count),
+}
+COUNTS = np.arange(24)
+
+
+@pytest.mark.parametrize("name", SCHEDULES)
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
+def test_traced_numbers_of_low_precision_are_computed_with_in_float32(name, dtype):
+    """The numbers themselves are rounded, such as 0.3 to 0.30078; nothing after them is."""
+
+    def values(number):
+        numbers = iter(number)
+        return SCHEDULES[name](lambda _: next(numbers))(COUNTS)
+
+    given = []
+    SCHEDULES[name](lambda number: given.append(number) or number)(0)
+    low = [jnp.asarray(number, dtype) for number in given]
+    found = jax.jit(values)(low)
+    exact = jax.jit(values)([number.astype(jnp.float32) for number in low])
+    assert found.dtype == exact.dtype
+    np.testing.assert_array_equal(found, exact)
+
+
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
+def test_counts_of_low_precision_lose_no_more(dtype):
+    counts = jnp.arange(0, 24, 1, dtype)
+    schedule = cj.cyclical_schedule(0.3, 5.0, 21, factor=1.7)
+    np.testing.assert_array_equal(schedule(counts), schedule(counts.astype(jnp.float32)))
+
+
+@pytest.mark.parametrize("name", SCHEDULES)
+def test_strict_promotion_changes_nothing(name):
+    def number(value):
+        return jnp.bfloat16(value) if name != "as_integer" else value
+
+    expected = jax.jit(SCHEDULES[name](number))(COUNTS)
+    with jax.numpy_dtype_promotion("strict"):
+        schedule = SCHEDULES[name](number)
+        found = [jax.jit(schedule)(counts) for counts in (COUNTS, COUNTS.astype(np.int8))]
+    for values in found:
+        np.testing.assert_allclose(values, expected, rtol=1e-6)
+
+
+@pytest.mark.skipif(
+    not hasattr(jax.sharding, "AxisType"), reason="this JAX has no explicit sharding"
+)
+@pytest.mark.parametrize("name", SCHEDULES)
+def test_counts_that_are_sharded_explicitly(name):
+    mesh = jax.make_mesh((2,), ("data",), axis_types=(jax.sharding.AxisType.Explicit,))
+    sharding = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("data"))
+    schedule = SCHEDULES[name](jnp.float32)
+    values = jax.jit(schedule)(jax.device_put(COUNTS, sharding))
+    np.testing.assert_allclose(values, schedule(COUNTS), rtol=1e-5, atol=1e-7)
+
+
 # ---- what is refused
 
 
@@ -519,6 +584,13 @@ def test_between_refuses_ends_that_are_not_finite(name, scale, value):
         cj.between(**ends, hardness_schedule=HARDNESS, scale=scale)
     with pytest.raises(ValueError, match=rf"`{name}` .*{value}"):
         cj.cyclical_schedule(**ends, total_steps=9, scale=scale)
+
+
+def test_an_infinite_end_is_told_what_to_write_instead():
+    line = "`hard` must be finite, got inf: every value between the ends would be infinite too. "
+    line += "Where a threshold shall clip nothing, write one above all norms, such as 1e3."
+    with pytest.raises(ValueError, match=re.escape(line)):
+        cj.cyclical_schedule(1, INF, 9)
 
 
 @pytest.mark.parametrize("name", ["easy", "hard"])

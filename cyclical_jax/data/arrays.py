@@ -40,8 +40,8 @@ def _find(path: Path, stamp: tuple[int, int], name: str) -> Found:
         own.raise_all(_problems(headers))
         keys = _keys(headers)
         given = {split: _read(path, label) for split, (_, label) in keys.items()}
-        names = tuple(map(str, _read(path, _NAMES))) if _NAMES in headers else ()
-        labels = own.read_labels(given, names)
+        names = _read(path, _NAMES) if _NAMES in headers else np.array([], str)
+        labels = own.read_labels(given, tuple(map(str, own.as_words(names))))
         sizes = {split: len(array) for split, array in labels.of.items()}
         parts = splits.complete(sizes, labels.of["train"])
     others = headers.keys() - {key for pair in keys.values() for key in pair} - {_NAMES}
@@ -104,6 +104,8 @@ def _problems(headers: Headers) -> Iterator[str]:
     for key in [key for key in (*wanted, _NAMES) if key in headers]:
         if headers[key][1].hasobject:
             yield f"{key} holds Python objects, which are not unpickled: save plain numbers."
+    if _NAMES in headers:
+        yield from _problems_of_names(*headers[_NAMES])
     if not missing:
         for image, label in keys.values():
             yield from _problems_of_images(image, *headers[image])
@@ -112,6 +114,11 @@ def _problems(headers: Headers) -> Iterator[str]:
         if len(set(shapes.values())) > 1:
             told = ", ".join(f"{key} {list(shape)}" for key, shape in shapes.items())
             yield f"the examples of all splits must have one shape, got {told}."
+
+
+def _problems_of_names(shape: tuple[int, ...], dtype: np.dtype) -> Iterator[str]:
+    if not dtype.hasobject and (len(shape) != 1 or dtype.kind not in "US"):
+        yield f"{_NAMES} must be words [classes], got {dtype} of shape {list(shape)}."
 
 
 def _problems_of_images(key: str, shape: tuple[int, ...], dtype: np.dtype) -> Iterator[str]:

@@ -36,7 +36,8 @@ def problems(dataset: Any) -> Iterator[str]:
     sound = {split: getattr(dataset, split) for split in SPLITS if not found[split]}
     if "train" in sound and not num_examples(sound["train"]):
         yield "train must have examples, got none."
-    yield from _unlike({split: image_shape(one) for split, one in sound.items()})
+    yield from _unlike("have one shape", {k: list(image_shape(one)) for k, one in sound.items()})
+    yield from _unlike("be bytes, or all floats", {k: _number(one) for k, one in sound.items()})
 
 
 def split_problems(name: str, split: Any, num_classes: int) -> Iterator[str]:
@@ -103,10 +104,17 @@ def non_finite(array: Any) -> str:
     return f"got {flat[tuple(first)]} in example {first[0]} and {int(bad.sum()) - 1:,} more"
 
 
-def _unlike(shapes: dict[str, tuple[int, ...]]) -> Iterator[str]:
-    if len(set(shapes.values())) > 1:
-        told = ", ".join(f"{split} {list(shape)}" for split, shape in shapes.items())
-        yield f"the images of all splits must have one shape, got {told}."
+def _number(split: Any) -> str:
+    if isinstance(split, Stream) or split["image"].dtype == np.uint8:
+        return "bytes"
+    return "floats"
+
+
+def _unlike(words: str, found: dict[str, Any]) -> Iterator[str]:
+    values = list(found.values())
+    if any(value != values[0] for value in values):
+        told = ", ".join(f"{split} {value}" for split, value in found.items())
+        yield f"the images of all splits must {words}, got {told}."
 
 
 def _is_array(value: Any) -> bool:

@@ -7,7 +7,7 @@ if you like, in `validation` (or `valid`, or `val`) and `test`.
 import functools
 import hashlib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -39,6 +39,15 @@ class Listing(NamedTuple):
         return f"Listing({self.root!r}, {len(self.files):,} files)"
 
 
+class _Files(NamedTuple):
+    """Files of one split or class."""
+
+    images: list[str]
+    labels: list[int]
+    others: list[str]  # no images
+    problems: list[str]
+
+
 def find(place: str, data_dir: PathLike | None = None) -> Found:
     """Returns what the names of the files, and the first file, tell.
 
@@ -66,7 +75,7 @@ def _find(path: Path, stamp: tuple[Any, ...], name: str) -> Found:
     starts = dict(zip(listing.sizes, np.cumsum([0, *listing.sizes.values()]), strict=False))
     at = {split: starts[given] + positions for split, (given, positions) in parts.items()}
     trained_on = np.concatenate([at["train"], at["validation"]])
-    first = photographs.header_of(path / listing.files[0], listing.files[0])
+    first = photographs.headers_of(path, listing.files[:1])[0]
     notes = (*_notes(listing), *splits.notes_of(parts))
     found = Found(
         len(listing.classes),
@@ -82,7 +91,7 @@ def _find(path: Path, stamp: tuple[Any, ...], name: str) -> Found:
 
 
 def _known(listing: Listing, positions: np.ndarray) -> Arrays:
-    names = [listing.files[position].rpartition("/")[2].encode() for position in positions]
+    names = [os.fsencode(os.path.basename(listing.files[position])) for position in positions]
     return {"label": listing.labels[positions], "name": np.array(names)}
 
 
@@ -101,28 +110,31 @@ def _list(root: Path) -> Listing:
     given = _given_splits(root)
     classes = tuple(folder.name for folder in _folders(given["train"]))
     own.raise_all(_problems_of_classes(given, classes))
-    files: list[str] = []
-    labels: list[int] = []
-    left_out: list[str] = []
-    problems: list[str] = []
-    sizes = {}
-    for split, folder in given.items():
-        before = len(files)
-        for inner in _folders(folder):
-            images, others, wrong = _images(inner, inner.relative_to(root).as_posix())
-            if not images and split == "train":
-                wrong.append(f"{inner.relative_to(root)} has no JPEG or PNG file.")
-            files += images
-            labels += [classes.index(inner.name)] * len(images)
-            left_out += others
-            problems += wrong
-        sizes[split] = len(files) - before
-        if not sizes[split] and not problems:
-            problems.append(f"{folder.relative_to(root)} has no images.")
-    own.raise_all(own.few(problems))
+    found = {split: _files(root, split, folder, classes) for split, folder in given.items()}
+    own.raise_all(own.few([problem for each in found.values() for problem in each.problems]))
     return Listing(
-        str(root), tuple(files), np.array(labels, np.int32), sizes, classes, tuple(left_out)
+        str(root),
+        tuple(file for each in found.values() for file in each.images),
+        np.concatenate([np.array(each.labels, np.int32) for each in found.values()]),
+        {split: len(each.images) for split, each in found.items()},
+        classes,
+        tuple(file for each in found.values() for file in each.others),
     )
+
+
+def _files(root: Path, split: str, folder: Path, classes: Sequence[str]) -> _Files:
+    """Returns the files of all classes of a split; those beside the classes are of none."""
+    all_of_it = _images(folder, root, is_class=False)
+    for inner in _folders(folder):
+        of_class = _images(inner, root)
+        if not of_class.images and split == "train":
+            of_class.problems.append(f"{inner.relative_to(root)} has no JPEG or PNG file.")
+        of_class.labels.extend([classes.index(inner.name)] * len(of_class.images))
+        for kind in _Files._fields:
+            getattr(all_of_it, kind).extend(getattr(of_class, kind))
+    if not all_of_it.images and not all_of_it.problems:
+        all_of_it.problems.append(f"{folder.relative_to(root)} has no images.")
+    return all_of_it
 
 
 def _given_splits(root: Path) -> dict[str, Path]:
@@ -153,20 +165,27 @@ def _problems_of_classes(given: dict[str, Path], classes: tuple[str, ...]) -> It
             yield f"{split} has classes that train has not: {', '.join(own.few(unknown))}."
 
 
-def _images(folder: Path, name: str) -> tuple[list[str], list[str], list[str]]:
-    """Returns the image files of a class, files that are no images, and problems."""
-    images, others, problems = [], [], []
+def _images(folder: Path, root: Path, *, is_class: bool = True) -> _Files:
+    """Returns the files of a folder, without labels; an image must be in the folder of a class."""
+    files, name = _Files([], [], [], []), folder.relative_to(root).as_posix()
     for one in _visible(folder):
-        file, suffix = f"{name}/{one.name}", os.path.splitext(one.name)[1].lower()
+        file, suffix = f"{name}/{one.name}".removeprefix("./"), _suffix(one.name)
         if one.is_dir():
-            problems.append(f"{file} is a folder in the folder of a class.")
-        elif suffix in _SUFFIXES:
-            images.append(file)
+            if is_class:
+                files.problems.append(f"{file} is a folder in the folder of a class.")
         elif suffix in _OTHER_IMAGES:
-            problems.append(f"{file} is no JPEG or PNG file: make it one.")
+            files.problems.append(f"{file} is no JPEG or PNG file: make it one.")
+        elif suffix not in _SUFFIXES:
+            files.others.append(file)
+        elif is_class:
+            files.images.append(file)
         else:
-            others.append(file)
-    return images, others, problems
+            files.problems.append(f"{file} is in no folder of a class.")
+    return files
+
+
+def _suffix(name: str) -> str:
+    return os.path.splitext(name)[1].lower()
 
 
 def _folders(path: Path) -> list[Path]:
@@ -185,7 +204,7 @@ def _identity(listing: Listing) -> str:
     digest = hashlib.sha256()
     for file in listing.files:
         stat = os.stat(os.path.join(listing.root, file))
-        digest.update(f"{file}\0{stat.st_size}\0{stat.st_mtime_ns}\0".encode())
+        digest.update(os.fsencode(f"{file}\0{stat.st_size}\0{stat.st_mtime_ns}\0"))
     return f"files {digest.hexdigest()[:16]}"
 
 
@@ -206,7 +225,7 @@ class Examples:
         return {
             "image": photographs.upright_bytes(Path(self._listing.root, file), file),
             "label": int(self._listing.labels[index]),
-            "file_name": file.encode(),
+            "file_name": os.fsencode(file),
         }
 
 

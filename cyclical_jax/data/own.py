@@ -58,9 +58,14 @@ def stamp_of(path: Path) -> tuple[int, int]:
 
 @contextlib.contextmanager
 def named(name: str) -> Iterator[None]:
-    """Puts the name of a dataset before each line of a ValueError."""
+    """Puts the name of a dataset before each line of a ValueError, and of what cannot be read."""
     try:
         yield
+    except DatasetNotFoundError:
+        raise
+    except OSError as error:
+        reason = f"{error.filename} cannot be read: {error.strerror}"
+        raise ValueError(f"`dataset` {name!r}: {reason}.") from error
     except ValueError as error:
         lines = (f"`dataset` {name!r}: {line}" for line in str(error).splitlines())
         raise ValueError("\n".join(lines)) from error
@@ -124,7 +129,7 @@ def _problems(split: str, labels: np.ndarray) -> Iterator[str]:
 def _made(labels: Mapping[str, np.ndarray]) -> Labels:
     kinds = {split: array.dtype.kind for split, array in labels.items()}
     if set(kinds.values()) <= {"U", "S"}:
-        words = {split: _as_words(array) for split, array in labels.items()}
+        words = {split: as_words(array) for split, array in labels.items()}
         names = np.unique(np.concatenate(list(words.values())))
         numbers = {split: np.searchsorted(names, word) for split, word in words.items()}
         numbers = {split: array.astype(np.int32) for split, array in numbers.items()}
@@ -139,7 +144,8 @@ def _made(labels: Mapping[str, np.ndarray]) -> Labels:
     raise ValueError(f"labels of all splits must be of one type, got {told}.")
 
 
-def _as_words(labels: np.ndarray) -> np.ndarray:
+def as_words(labels: np.ndarray) -> np.ndarray:
+    """Returns words that may be bytes, in UTF-8, as text."""
     return np.char.decode(labels, "utf-8") if labels.dtype.kind == "S" else labels
 
 
@@ -155,7 +161,9 @@ def _problems_of_classes(labels: Labels, names: tuple[str, ...]) -> Iterator[str
     widths = {array.shape[1] for array in labels.of.values() if array.ndim == 2}
     if len(widths) > 1:
         yield f"labels of all splits must have as many classes, got {sorted(widths)}."
-    if names and len(names) != labels.num_classes:
+    if names and labels.names:
+        yield "class_names must not be there where the labels are words."
+    elif names and len(names) != labels.num_classes:
         yield f"class_names must be {labels.num_classes} names, got {len(names)}."
 
 

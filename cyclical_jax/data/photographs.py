@@ -6,6 +6,7 @@ palette becomes its colours, CMYK becomes RGB, alpha is left out, and of 16 bits
 
 import contextlib
 import io
+import math
 import os
 import warnings
 from collections import Counter
@@ -34,17 +35,21 @@ class Header(NamedTuple):
     is_grey: bool
 
 
-def header_of(path: Path, name: str) -> Header:
-    """Returns the header of an image file.
+def headers_of(root: Path, names: Sequence[str]) -> list[Header]:
+    """Returns the headers of image files.
 
     Raises:
-      ValueError: It is broken, or a decompression bomb; a line that calls it `name`.
+      ValueError: One is broken, or a decompression bomb; a line for each of the first ones.
     """
-    with _opened(path, name) as image:
-        width, height = image.size
-        is_turned = image.getexif().get(_ORIENTATION, 1) in (5, 6, 7, 8)
-        size = (width, height) if is_turned else (height, width)
-        return Header(*size, image.mode in _GREY)
+
+    def read(name: str) -> Header:
+        with _opened(root / name, name) as image:
+            width, height = image.size
+            is_turned = image.getexif().get(_ORIENTATION, 1) in (5, 6, 7, 8)
+            size = (width, height) if is_turned else (height, width)
+            return Header(*size, image.mode in _GREY)
+
+    return _of_each(read, names)
 
 
 def read_all(root: Path, names: Sequence[str], image_size: int | None) -> np.ndarray:
@@ -59,7 +64,7 @@ def read_all(root: Path, names: Sequence[str], image_size: int | None) -> np.nda
     Raises:
       ValueError: A file is broken, or sizes differ; a line for each of the first ones.
     """
-    headers = _of_each(lambda name: header_of(root / name, name), names)
+    headers = headers_of(root, names)
     if image_size is None:
         own.raise_all(_unlike(names, headers))
     mode = "L" if all(header.is_grey for header in headers) else "RGB"
@@ -87,7 +92,7 @@ def upright_bytes(path: Path, name: str) -> bytes:
     """Returns a file as it is, or as a PNG where a plain decoder would see another image.
 
     Raises:
-      ValueError: As `header_of`.
+      ValueError: As `headers_of`.
     """
     with _opened(path, name) as image:
         is_upright = image.getexif().get(_ORIENTATION, 1) == 1
@@ -102,11 +107,13 @@ def upright_bytes(path: Path, name: str) -> bytes:
 @contextlib.contextmanager
 def _opened(path: Path, name: str) -> Iterator[PIL.Image.Image]:
     """Opens an image; whatever goes wrong, for which Pillow has errors of any type, is a line."""
+    most = PIL.Image.MAX_IMAGE_PIXELS or math.inf
     try:
         with PIL.Image.open(path, formats=FORMATS) as image:
+            if image.width * image.height > most:  # Pillow refuses twice as many, and warns before
+                raise PIL.Image.DecompressionBombError
             yield image
     except (PIL.Image.DecompressionBombError, PIL.Image.DecompressionBombWarning) as error:
-        most = PIL.Image.MAX_IMAGE_PIXELS
         raise ValueError(f"{name} is refused: it has more than {most:,} pixels.") from error
     except PIL.UnidentifiedImageError as error:
         raise ValueError(f"{name} is no JPEG or PNG file, or a broken one.") from error
@@ -148,7 +155,7 @@ def _unlike(names: Sequence[str], headers: Sequence[Header]) -> Iterator[str]:
 def _of_each(function: Callable[..., _Result], items: Sequence) -> list[_Result]:
     """Calls a function for each item, by a few threads, and raises what it said of the first ones.
 
-    Images that are too large are errors, not warnings.
+    Pillow's warning of an image that is too large is not shown: such an image is an error here.
     """
 
     def tried(item):
@@ -158,7 +165,7 @@ def _of_each(function: Callable[..., _Result], items: Sequence) -> list[_Result]
             return None, str(error)
 
     with warnings.catch_warnings():
-        warnings.simplefilter("error", PIL.Image.DecompressionBombWarning)
+        warnings.simplefilter("ignore", PIL.Image.DecompressionBombWarning)
         with ThreadPoolExecutor(os.cpu_count(), thread_name_prefix="images") as executor:
             done = list(executor.map(tried, items))
     own.raise_all(own.few([problem for _, problem in done if problem]))

@@ -94,6 +94,7 @@ def _prepare_any(place: str, data_dir: PathLike | None, raw_dir: PathLike | None
     """Builds a dataset by TFDS's own builder, unless it is there already."""
     with contextlib.suppress(DatasetNotFoundError):
         directory = tfds_any.directory_of(place, data_dir)
+        tfds_any.find(place, data_dir)  # raises an error if it cannot be used
         print(f"tfds:{place} is already prepared.")
         return tfds.builder_from_directory(directory)
     known, name = tfds.list_builders(with_community_datasets=False), place.partition(":")[0]
@@ -107,6 +108,7 @@ def _prepare_any(place: str, data_dir: PathLike | None, raw_dir: PathLike | None
     try:
         builder = tfds.builder(place, data_dir=root, file_format="array_record")
         _encode_by_pillow(builder)
+        _check_network(builder)
         builder.download_and_prepare(download_config=config)
     except Exception as error:  # of its own code, of the network, of a missing library
         lines = [line for line in str(error).splitlines() if line.strip()]
@@ -114,6 +116,14 @@ def _prepare_any(place: str, data_dir: PathLike | None, raw_dir: PathLike | None
         hint = " Its builder needs TensorFlow, and only it does." if "tensorflow" in reason else ""
         raise ValueError(f"tfds:{place} was not built: {reason.rstrip('.')}.{hint}") from error
     return builder
+
+
+def _check_network(builder: Any) -> None:
+    """Raises OSError if the first file of a builder is on a host that does not answer."""
+    for url in list(builder.url_infos or ())[:1]:
+        reason = _why_unreachable(url)
+        if reason and not reason.startswith("HTTP Error"):  # which is an answer
+            raise OSError(f"{url} cannot be reached ({reason})")
 
 
 def _encode_by_pillow(builder: Any) -> None:

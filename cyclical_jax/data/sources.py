@@ -253,6 +253,17 @@ def _joined(first: range | np.ndarray, then: range | np.ndarray) -> range | np.n
     return np.concatenate([first, then])
 
 
+def _refuse_repeated(names: np.ndarray) -> None:
+    """Raises ValueError if two examples have one name, as files of different folders may."""
+    ordered = np.sort(names)
+    repeated = ordered[1:][ordered[1:] == ordered[:-1]]
+    if len(repeated):
+        raise ValueError(
+            f"`subset` lists file names, but two images are called {repeated[0].decode()}: list "
+            "positions."
+        )
+
+
 def _indices(dataset: Dataset, subset: AnySubset, found: Found) -> np.ndarray:
     """Returns a subset's indices in the training split."""
     if isinstance(subset, index_files.Positions):  # no labels need to be read
@@ -260,5 +271,7 @@ def _indices(dataset: Dataset, subset: AnySubset, found: Found) -> np.ndarray:
     is_stream = isinstance(dataset.train, Stream)
     by_name = isinstance(subset, index_files.Names)
     known = found.known() if found.known and (is_stream or by_name) else {}
+    if by_name and found.identity and "name" in known:
+        _refuse_repeated(known["name"])
     labels = known["label"][: len(dataset.train)] if is_stream else dataset.train["label"]
     return subset_indices(subset, labels, dataset.num_classes, names=known.get("name"))

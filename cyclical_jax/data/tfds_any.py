@@ -139,7 +139,7 @@ def _told(directory: Path) -> Told:
     given = {split: part.num_examples for split, part in info.splits.items()}
     theirs = _theirs(given)
     if flaw := find_flaw(builder, {split: given[split] for split in theirs.values()}):
-        raise ValueError(f"{directory} cannot be used: {flaw}.")
+        raise ValueError(f"{directory} cannot be used: {flaw}. Move it away and prepare it anew.")
     if flat[image].np_dtype != np.uint8:
         raise ValueError(f"its images must be uint8, got {flat[image].np_dtype}.")
     others = sorted(given.keys() - set(theirs.values()))
@@ -159,12 +159,13 @@ def _told(directory: Path) -> Told:
 
 def _feature(features: dict[str, Any], kind: type, keys: Any, place: int, word: str) -> str:
     """Returns the name of the feature of a kind, of which there must be one."""
-    if keys and isinstance(features.get(keys[place]), kind):
-        return keys[place]
+    supervised = keys[place] if keys else None
+    if isinstance(supervised, str) and isinstance(features.get(supervised), kind):
+        return supervised
     found = [name for name, feature in features.items() if isinstance(feature, kind)]
     if word in found or len(found) == 1:
         return word if word in found else found[0]
-    listed = ", ".join(features)
+    listed = ", ".join(sorted(features))
     raise ValueError(f"it must have images and one class for each, got features {listed}.")
 
 

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from cyclical_jax.models import NETWORKS, Model, Network, make_model, network_of
-from cyclical_jax.training.attributes import field_of
+from cyclical_jax.training.attributes import MAY_CYCLE, field_of
 from cyclical_jax.training.fields import (
     Field,
     RecipeError,
@@ -124,27 +124,32 @@ def _own_network(name: str, found: Found) -> OwnNetwork:
     """
     what, module = f"{NAME} {name!r}", found.value
     _check_class(what, module)
-    keys, required = {}, []
+    keys, required = _keys_of(what, module)
+    options = tuple(key.removeprefix("model.") for key in keys)
+    network = Network(functools.partial(_constructed, module), options)
+    knobs = tuple(key for key, field in keys.items() if field.type.endswith(MAY_CYCLE))
+    file = f"{found.file}:{module.__name__}", found.digest
+    return OwnNetwork(name, NetworkWithKeys(network, keys), knobs, required, file)
+
+
+def _keys_of(what: str, module: type) -> tuple[dict[str, Field], tuple[str, ...]]:
+    """Returns the keys of a class's attributes, and those of them that have no default."""
+    keys: dict[str, Field] = {}
+    required: list[str] = []
     hints = _hints(module)
     for attribute in fields(module):
         if attribute.name in (*_GIVEN, "parent", "name") or not attribute.init:
             continue
         field, has_default = _key_of(module, attribute, hints)
         key = f"model.{attribute.name}"
-        if field is not None:
-            keys[key] = field
-        elif not has_default:
+        keys |= {key: field} if field else {}
+        required += [] if has_default else [key]
+        if field is None and not has_default:
             raise RecipeError(
                 f"{what}: its attribute {attribute.name} has no default, and no key can express "
-                f"its type; give it a default."
+                "its type; give it a default."
             )
-        if not has_default:
-            required.append(key)
-    options = tuple(key.removeprefix("model.") for key in keys)
-    network = Network(functools.partial(_constructed, module), options)
-    knobs = tuple(key for key, field in keys.items() if "it may cycle" in field.type)
-    file = f"{found.file}:{module.__name__}", found.digest
-    return OwnNetwork(name, NetworkWithKeys(network, keys), knobs, tuple(required), file)
+    return keys, tuple(required)
 
 
 def _check_class(what: str, module: Any) -> None:
@@ -153,8 +158,9 @@ def _check_class(what: str, module: Any) -> None:
         raise RecipeError(f"{what} must be a class that inherits flax.linen.Module, got {kind}.")
     call: Callable[..., Any] = module.__call__
     _, *parameters = inspect.signature(call).parameters.values()
-    needed = [p.name for p in parameters if p.default is p.empty and p.kind < p.VAR_KEYWORD]
-    needed = [name for name in needed if name not in ("train", "args")]
+    several = inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD
+    needed = [p.name for p in parameters if p.default is p.empty and p.kind not in several]
+    needed = [name for name in needed if name != "train"]
     if len(needed) > 1 or not parameters:
         raise RecipeError(
             f"{what} is called as module(images, train=...) or module(images), but its __call__ "
@@ -177,15 +183,17 @@ def _key_of(module: type, attribute: Any, hints: Mapping[str, Any]) -> tuple[Fie
         default = attribute.default_factory()
     has_default = default is not MISSING
     if attribute.name == "dtype":
-        return _dtype_key(default if has_default else None, meaning), True
+        return _dtype_key(default if has_default else jnp.float32, meaning), True
     annotation = hints.get(attribute.name, attribute.type)
-    field = field_of(annotation, default if has_default else None, meaning)
-    return field, has_default
+    if not has_default:  # an evaluation could not do without a value that cycles
+        return field_of(annotation, None, meaning, may_cycle=False), False
+    return field_of(annotation, default, meaning), True
 
 
 def _dtype_key(default: Any, meaning: str) -> Field:
-    name = None if default is None else jnp.dtype(default).name
-    return or_none(one_of(name if name in _DTYPES else None, _DTYPES, meaning))
+    """Returns a key whose value None is the class's own default."""
+    names = [name for name in _DTYPES if default is not None and default == jnp.dtype(name)]
+    return or_none(one_of(names[0] if names else None, _DTYPES, meaning))
 
 
 def _constructed(module: type[nn.Module], **attributes: Any) -> nn.Module:
@@ -242,8 +250,8 @@ def _technique(
     def all_problems(checked: Own) -> Iterator[str]:
         yield from problems(checked)
         for key in own.required if own else ():
+            words = keys[key].type.removesuffix(", or None")
             if checked.get(key, 0) is None:
-                words = keys[key].type.removesuffix(", or None")
                 yield f"{key} must be set to a {words}: the class has no default for it."
 
     return Technique(

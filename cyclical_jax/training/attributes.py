@@ -10,18 +10,24 @@ from cyclical_jax.training.fields import Field, flag, knob, number, or_none, tex
 _INT32 = 2**31
 
 
-def field_of(annotation: Any, default: Any, meaning: str) -> Field | None:
+MAY_CYCLE = "which may cycle"  # ends the type of a key whose value is a number or a cycle
+
+
+def field_of(
+    annotation: Any, default: Any, meaning: str, *, may_cycle: bool = True
+) -> Field | None:
     """Returns the key of an attribute; None where no key can express its type or its default.
 
     The types are bool, int, float, str, Literal, tuples and sequences of them, and unions of all
-    these and None. A float may cycle.
+    these and None. A float is a number, which is part of the program, or a cycle.
 
     Args:
       annotation: Its type.
       default: Its default; None is also allowed for a type without None.
       meaning: What it is, for people.
+      may_cycle: Whether a float may cycle.
     """
-    field = _float() if annotation is float else _of_type(annotation)
+    field = _float() if annotation is float and may_cycle else _of_type(annotation)
     if field is None:
         return None
     if default is None and "None" not in field.type:
@@ -61,7 +67,7 @@ def _float() -> Field:
     def check(key, value):
         return (cycle if isinstance(value, Mapping) else plain).check(key, value)
 
-    return Field(0.0, check, "number; it may cycle", "")
+    return Field(0.0, check, f"number, {MAY_CYCLE}", "")
 
 
 def _one_of(allowed: tuple[Any, ...]) -> Field:

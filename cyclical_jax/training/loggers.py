@@ -128,7 +128,10 @@ def _imported(name: str) -> Any:
 
 
 def _tagged(row: Row, measures: Sequence[str]) -> Iterable[tuple[str, Any]]:
-    """Yields the numbers of a row; what stands before the "/" of a name is shown as one group."""
+    """Yields the numbers of a row; what stands before the "/" of a name is shown as one group.
+
+    Groups are shown in the order of the alphabet: those of the knobs are last.
+    """
     for name, value in row.items():
         if name != "step" and value is not None:
             yield _tag(name, measures), value
@@ -140,4 +143,4 @@ def _tag(name: str, measures: Sequence[str]) -> str:
     if name.startswith("val_"):
         return f"validation/{name.removeprefix('val_')}"
     of_the_run = ("epoch", "images_per_second", "seconds", "skipped")
-    return f"run/{name}" if name in of_the_run else f"knobs/{name}"
+    return f"run/{name}" if name in of_the_run else f"values/{name}"

@@ -41,7 +41,7 @@ def find(what: str, place: str) -> Found:
         module = executed(what, path, content)
     else:
         module = _imported(what, where)
-        path = Path(inspect.getsourcefile(getattr(module, name, module)) or str(module.__file__))
+        path = _source(getattr(module, name, module), module)
         content = content_of(what, path)
     if not hasattr(module, name):
         own = [key for key, value in vars(module).items() if _is_own_class(value, module)]
@@ -83,6 +83,14 @@ def _imported(what: str, name: str) -> ModuleType:
     except Exception as error:  # whatever its code may raise
         first = str(error).partition("\n")[0]
         raise RecipeError(f"{what}: {type(error).__name__}: {first}") from error
+
+
+def _source(value: Any, module: ModuleType) -> Path:
+    """Returns the file that a value comes from, as far as that is known, or that of its module."""
+    try:
+        return Path(inspect.getsourcefile(value) or str(module.__file__))
+    except (TypeError, AttributeError):  # it is no class or function; the module is built in
+        return Path(str(getattr(module, "__file__", module.__name__)))
 
 
 def _is_own_class(value: Any, module: ModuleType) -> bool:

@@ -101,8 +101,16 @@ class Population:
         self._splits: dict[str, Arrays] = {}
         self._start, self._given = place(earlier.start), place(dict(earlier.given))
 
-    def outcomes(self, recipes: Sequence[Recipe], splits: Sequence[str] = ()) -> Iterator[Outcome]:
+    def outcomes(
+        self,
+        recipes: Sequence[Recipe],
+        splits: Sequence[str] = (),
+        *,
+        progress: Callable[[float], None] = lambda members: None,
+    ) -> Iterator[Outcome]:
         """Trains the recipes, each with its own numbers and seed, and evaluates them on `splits`.
+
+        After each call of the program `progress` is called with how many are trained, in parts too.
 
         Yields:
           Their outcomes in order, as soon as they are there.
@@ -121,7 +129,9 @@ class Population:
                 )
         for start in range(0, len(recipes), self.size):
             group = recipes[start : start + self.size]
-            members = self.train([recipe.numbers for recipe in group], [r.seed for r in group])
+            numbers, seeds = [recipe.numbers for recipe in group], [r.seed for r in group]
+            told = functools.partial(_told, progress, start, len(group))
+            members = self.train(numbers, seeds, progress=told)
             yield from self._finish(members, splits)
 
     def train(
@@ -131,6 +141,7 @@ class Population:
         *,
         stop: int | None = None,
         watch: bool = True,
+        progress: Callable[[float], None] = lambda share: None,
     ) -> Members:
         """Trains at most `size` members, up to the micro step `stop` or to the end.
 
@@ -140,6 +151,7 @@ class Population:
           numbers, seeds: Those of each member.
           stop: Micro step; None is the end.
           watch: Whether rows are made, and training ends when no member is finite.
+          progress: Called with the share of the micro steps that is done, after each call.
         """
         if len(numbers) != len(seeds):
             raise ValueError(f"{len(numbers)} `numbers` need as many `seeds`, not {len(seeds)}.")
@@ -154,6 +166,7 @@ class Population:
         while done < stop and None in trained.errors:
             start, done = done, min(self._next_stop(done), self.timetable.next_stop(stop))
             states, totals = self._advance(states, totals, shared, seeds, start, done)
+            progress(done / stop)
             if watch and self.timetable.is_row(done):
                 self._report(done, states, totals, trained, numbers)
                 totals = zeros
@@ -264,6 +277,10 @@ class Population:
     def _filled(self, members: Sequence[Any]) -> list[Any]:
         """Returns as many as all devices take; the last one is repeated."""
         return [*members, *[members[-1]] * (self.size - len(members))]
+
+
+def _told(progress: Callable[[float], None], before: int, size: int, share: float) -> None:
+    progress(before + share * size)
 
 
 def is_alike(recipe: Recipe, other: Recipe) -> bool:

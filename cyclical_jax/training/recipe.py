@@ -77,12 +77,11 @@ def put(config: ConfigDict, key: str, value: Any) -> None:
     config[name] = value
 
 
-def changed(catalogue: Catalogue, config: ConfigDict, changes: Mapping[str, Any]) -> ConfigDict:
-    """Returns a copy of a config with changes {key: value}.
+def change(catalogue: Catalogue, config: ConfigDict, changes: Mapping[str, Any]) -> ConfigDict:
+    """Makes the changes {key: value}, and returns `config`; what refers to a key follows it.
 
     Where they name a file, its keys come with it, as in `with_own_defaults`.
     """
-    config = config.copy_and_resolve_references()
     before = catalogue.of(config.to_dict())
     with config.ignore_type():
         for key, value in changes.items():

@@ -134,8 +134,25 @@ def test_class_names_name_the_numbers(saved):
     assert data.load(saved(image=BYTES, label=LABELS, class_names=names)).class_names == tuple(
         "abc"
     )
-    (line,) = problems_of(saved(image=BYTES, label=LABELS, class_names=names[:2]))
-    assert line == "class_names must be 3 names, got 2."
+    as_bytes = saved(image=BYTES, label=LABELS, class_names=names.astype("S"))
+    assert data.load(as_bytes).class_names == ("a", "b", "c")
+
+
+@pytest.mark.parametrize(
+    "class_names, label, line",
+    [
+        (np.array(["a", "b"]), LABELS, "class_names must be 3 names, got 2."),
+        (np.array("a"), LABELS, "class_names must be words [classes], got <U1 of shape []."),
+        (np.arange(3), LABELS, "class_names must be words [classes], got int64 of shape [3]."),
+        (
+            np.array(["a", "b", "c"]),
+            np.array(["x", "y", "z"])[LABELS],
+            "class_names must not be there where the labels are words.",
+        ),
+    ],
+)
+def test_names_that_do_not_fit(saved, class_names, label, line):
+    assert problems_of(saved(image=BYTES, label=label, class_names=class_names)) == [line]
 
 
 def test_probabilities_of_classes_stay(saved):
@@ -143,7 +160,11 @@ def test_probabilities_of_classes_stay(saved):
     name = saved(image=BYTES, label=soft)
     dataset = data.load(name)
     assert dataset.train["label"].dtype == np.float32 and dataset.num_classes == 3
+    assert len(dataset.notes) == 2
     data.check(dataset)
+    without = data.load(saved(image=BYTES, label=soft * [1, 0, 1])).notes
+    assert without[2:] == ("There is no example to train on of class 1.",)
+    name = saved(image=BYTES, label=soft)
     with pytest.raises(ValueError, match="`subset` of so many examples a class needs one class"):
         data.load(name, subset="balanced 9")
 

@@ -40,7 +40,12 @@ SOUND = {
             for split, one in zip(("train", "validation", "test"), WHOLE[:3], strict=True)
         }
     ),
-    "bfloat16": with_train(image=jnp.asarray(IMAGE, jnp.bfloat16)),
+    "bfloat16": WHOLE._replace(
+        **{
+            split: {"image": jnp.asarray(one["image"], jnp.bfloat16), "label": one["label"]}
+            for split, one in zip(("train", "validation", "test"), WHOLE[:3], strict=True)
+        }
+    ),
     "jax arrays": with_train(image=jnp.asarray(IMAGE), label=jnp.asarray(LABEL)),
     "labels of 64 bits": with_train(label=LABEL.astype(np.int64)),
     "labels as bytes": with_train(label=LABEL.astype(np.uint8)),
@@ -100,6 +105,8 @@ WRONG = {
     "float32 of shape [40, 5].": with_train(label=soft(LABEL, 5)),
     "train['label'] must be whole numbers [examples], or floats [examples, 4] from 0 to 1, got "
     "int32 of shape [40, 1].": with_train(label=LABEL[:, None]),
+    "the images of all splits must be bytes, or all floats, got train floats, validation bytes, "
+    "test bytes.": with_train(image=IMAGE / 255.0),
     "the images of all splits must have one shape, got train [3, 2, 1], validation [3, 3, 1], "
     "test [3, 3, 1].": with_train(image=IMAGE[:, :, :2]),
 }

@@ -113,7 +113,7 @@ def test_other_files_are_left_out_and_named_and_hidden_ones_are_not_seen(root):
     (root / "__MACOSX").mkdir()
     dataset = load(root)
     assert sum(map(data.num_examples, dataset[:3])) == 24 and dataset.class_names == CLASSES
-    note = "Files that are no images are left out: ant/list.txt and 1 more."
+    note = "Files that are no images are left out: notes.txt and 2 more."
     assert dataset.notes[0] == note
 
 
@@ -121,6 +121,7 @@ def test_other_files_are_left_out_and_named_and_hidden_ones_are_not_seen(root):
     "change, line",
     [
         (lambda root: (root / "dog").mkdir(), "dog has no JPEG or PNG file."),
+        (lambda root: save(root / "x.png", pixels(0)), "x.png is in no folder of a class."),
         (
             lambda root: (shutil.rmtree(root / "ant"), shutil.rmtree(root / "bee")),
             "it must have a folder for each of 2 classes or more, got cat.",
@@ -342,6 +343,21 @@ def test_names_list_what_is_streamed(root, little_memory, tmp_path):
     (tmp_path / "some.txt").write_text("\n".join(files))
     some = load(root, image_size=8, subset=str(tmp_path / "some.txt"))
     assert list(some.train.positions) == wanted
+
+
+def test_names_that_repeat_list_nothing(root, tmp_path):
+    (tmp_path / "some.txt").write_text("ant/0.png")
+    line = "`subset` lists file names, but two images are called 0.png: list positions."
+    with pytest.raises(ValueError, match=f"^{line}$"):
+        load(root, subset=str(tmp_path / "some.txt"))
+    (tmp_path / "some.txt").write_text("0 3 7")
+    assert data.num_examples(load(root, subset=str(tmp_path / "some.txt")).train) == 3
+
+
+def test_a_name_that_is_no_text_is_a_name(root):
+    os.rename(root / "ant" / "0.png", os.fsencode(root / "ant") + b"/\xff.png")
+    dataset = load(root)
+    assert data.num_examples(dataset.train) == 20 and data.identity(f"folder:{root}")
 
 
 def test_a_stream_turns_an_image_and_keeps_the_upper_bits(root, little_memory):

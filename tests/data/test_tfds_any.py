@@ -3,6 +3,7 @@
 import functools
 import io
 import shutil
+import urllib.error
 from pathlib import Path
 
 import numpy as np
@@ -120,6 +121,19 @@ def test_classes_splits_and_shapes_are_those_of_its_own_info(load, data_dir):
     data.check(dataset)
 
 
+@pytest.mark.parametrize("keys", [None, ("photo", "kind"), ({"x": "photo"}, "kind"), ("id", "id")])
+def test_features_are_the_supervised_ones_or_the_only_ones_of_their_kind(keys):
+    features = Photos.FEATURES | {"id": tfds.features.Text()}
+    assert tfds_any._feature(features, tfds.features.Image, keys, 0, "image") == "photo"
+    assert tfds_any._feature(features, tfds.features.ClassLabel, keys, 1, "label") == "kind"
+    two = features | {"other": tfds.features.ClassLabel(names=NAMES)}
+    assert (
+        tfds_any._feature(two, tfds.features.ClassLabel, ("photo", "other"), 1, "label") == "other"
+    )
+    with pytest.raises(ValueError, match="must have images and one class for each, got features "):
+        tfds_any._feature(two, tfds.features.ClassLabel, None, 1, "label")
+
+
 def test_the_second_load_decodes_nothing(load, monkeypatch):
     first = load("tfds:shapes")
     monkeypatch.setattr(tfds_any, "_decode", pytest.fail)
@@ -229,6 +243,16 @@ def test_damage_is_a_line(load, data_dir):
         load("tfds:shapes")
 
 
+def test_another_format_is_a_line_for_prepare_too(load, data_dir):
+    info = data_dir / "shapes" / "1.2.0" / "dataset_info.json"
+    info.write_bytes(info.read_bytes().replace(b"array_record", b"tfrecord"))
+    for call in (load, functools.partial(prepare.prepare, data_dir=data_dir)):
+        with pytest.raises(
+            ValueError, match="its format is tfrecord.* Move it away and prepare it"
+        ):
+            call("tfds:shapes")
+
+
 def test_another_preparation_is_another_identity(data_dir):
     before = data.identity("tfds:shapes", data_dir=data_dir)
     assert data.identity("tfds:shapes", data_dir=data_dir) == before
@@ -277,6 +301,23 @@ def test_a_builder_that_fails_is_a_line(tmp_path, known_to_tfds, monkeypatch):
         "tfds:shapes was not built: ModuleNotFoundError: No module named 'tensorflow'. Its builder "
         "needs TensorFlow, and only it does."
     )
+
+
+def test_a_host_that_does_not_answer_is_a_line_at_once(tmp_path, known_to_tfds, monkeypatch):
+    def refuse(*args, **kwargs):
+        raise urllib.error.URLError("no route")
+
+    monkeypatch.setattr("urllib.request.urlopen", refuse)
+    monkeypatch.setattr(Shapes, "url_infos", {"https://example.invalid/a.zip": None})
+    with pytest.raises(ValueError) as error:
+        prepare.prepare("tfds:shapes", data_dir=tmp_path)
+    assert str(error.value) == (
+        "tfds:shapes was not built: OSError: https://example.invalid/a.zip cannot be reached "
+        "(<urlopen error no route>)."
+    )
+    answer = urllib.error.HTTPError("", 405, "Method Not Allowed", {}, None)
+    monkeypatch.setattr(prepare, "_why_unreachable", lambda url: str(answer))
+    prepare.prepare("tfds:shapes", data_dir=tmp_path)
 
 
 def test_stock_tfds_reads_what_was_encoded_without_tensorflow(data_dir):

@@ -305,6 +305,41 @@ def test_any_other_error_is_raised(run):
         run(lambda: 1 // 0)
 
 
+LOGS = """
+import logging, sys
+from absl import logging as absl_logging
+from experiments import command_line
+
+def main():
+    absl_logging.warning("OpenCV is not installed.")
+    absl_logging.error("It is wrong.")
+    logging.getLogger("cyclical_jax.training.logs").warning("It cannot be locked.")
+
+sys.argv[1:] = []
+command_line.run(main)
+"""
+
+
+def test_the_advice_of_libraries_is_not_shown_and_what_we_say_is():
+    command = [sys.executable, "-c", LOGS]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0
+    told = [line.partition("] ")[2] for line in done.stderr.splitlines()]
+    assert told == ["It is wrong.", "It cannot be locked."]
+
+
+def test_a_config_without_its_flag_is_told_how_to_be_given(run):
+    flags.mark_flag_as_required("config")
+    try:
+        code, lines = run(read_config, "configs/digits.py")
+    finally:
+        flags.FLAGS["config"].validators.clear()
+    assert code == 2 and lines == [
+        "--config must be given: The config file, e.g. configs/digits.py; after a colon, its "
+        "variant. Write --config=configs/digits.py."
+    ]
+
+
 # ---- the compilation cache
 
 SCRIPT = """

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from tests import commands
+
 ROOT = Path(__file__).parents[2]
 PLUGIN = """
 from cyclical_jax import losses
@@ -46,7 +48,7 @@ def python(tmp_path, cache):
     def call(*arguments):
         options = {"cwd": tmp_path, "env": environment, "capture_output": True, "text": True}
         process = subprocess.run([sys.executable, *arguments], timeout=300, **options)
-        return process.returncode, process.stdout, process.stderr
+        return process.returncode, process.stdout, commands.without_waits(process.stderr)
 
     return call
 

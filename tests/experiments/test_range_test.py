@@ -41,7 +41,7 @@ def test_a_mistake_is_a_line_and_exit_code_2_before_anything_is_trained(tmp_path
     cases = [
         (
             ["--knob=optimizer.weight_decai"],
-            "--knob optimizer.weight_decai is not a key that may cycle; nearest: optimizer.weight_d",
+            "--knob optimizer.weight_decai is not a key that may cycle; nearest: optimizer.weight",
         ),
         (
             ["--knob=weight_decay"],

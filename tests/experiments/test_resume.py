@@ -15,6 +15,7 @@ from pathlib import Path
 import orbax.checkpoint as ocp
 import pytest
 
+from cyclical_jax.training.checkpoints import Checkpoints
 from tests import commands
 
 ROOT = Path(__file__).parents[2]
@@ -98,7 +99,17 @@ def arrays_of(workdir):
         ).state
 
 
+def best_of(workdir):
+    """Returns the update of the best checkpoint, and that of the best row."""
+    with Checkpoints(workdir / "checkpoints", read_only=True) as checkpoints:
+        step = int(checkpoints.best_arrays()["0.step"])
+    rows = [row for row in rows_of(workdir) if "val_accuracy" in row]
+    return step, max(rows, key=lambda row: row["val_accuracy"])["step"]
+
+
 def assert_same_run(one, other):
+    step, of_row = best_of(one)
+    assert step == of_row == best_of(other)[0]
     assert list(map(without_times, rows_of(one))) == list(map(without_times, rows_of(other)))
     results = [json.loads((workdir / "result.json").read_text()) for workdir in (one, other)]
     assert without_times(results[0]) == without_times(results[1])

@@ -41,7 +41,7 @@ def test_without_the_extra_a_command_says_how_to_get_it(bare, script):
     assert (done.returncode, done.stdout) == (1, "")
     (line,) = done.stderr.splitlines()
     assert line.startswith("not installed: jax, optax, absl-py, ") and "flax" in line
-    assert line.endswith(". Mend it by: python -m pip install '.[train]'")
+    assert line.endswith(f". Mend it by: {bare}/bin/python -m pip install '.[train]'")
 
 
 def test_what_is_too_old_is_named_with_the_version_that_is_needed(bare):

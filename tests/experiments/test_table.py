@@ -208,6 +208,16 @@ def test_tune_tells_what_it_chose(finished, arms):
     assert "wild" not in out
 
 
+def test_the_values_that_were_chosen_are_told(finished, arms):
+    chosen = [line for line in finished[1].splitlines() if line.startswith("chosen on digits, ")]
+    assert [line.split(":")[0].split(", ")[1] for line in chosen] == ["none", "cyclical"]
+    rate = arms["none"]["changes"]["optimizer.learning_rate"]
+    assert f" none: optimizer.learning_rate = {rate} (validation accuracy " in chosen[0]
+    cycle = arms["cyclical"]["changes"]["optimizer.max_norm"]
+    ends = f"easy={cycle['easy']}, hard={cycle['hard']}"
+    assert f"optimizer.max_norm = cyclical({ends}) (validation" in chosen[1]
+
+
 def test_a_range_test_prints_the_cycle_to_paste(tmp_path):
     flags = ["--knob=optimizer.weight_decay", "--low=1e-4", "--high=10", "--num=4", "--num_seeds=2"]
     code, out, err = here(

@@ -124,7 +124,7 @@ def test_tensorboard_has_every_number_of_every_row(tmp_path):
         "train": ["loss", "accuracy", "grad_norm"],
         "validation": ["val_loss", "val_accuracy"],
         "run": ["epoch", "images_per_second", "seconds"],
-        "knobs": ["learning_rate", "weight_decay", "momentum", "temperature", "label_smoothing"],
+        "values": ["learning_rate", "weight_decay", "momentum", "temperature", "label_smoothing"],
     }
     expected = {
         (f"{group}/{name.removeprefix('val_')}", row["step"]): row[name]

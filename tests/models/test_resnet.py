@@ -1,5 +1,6 @@
 """The papers' networks: their sizes are as published, their values equal timm's."""
 
+import importlib.util
 import re
 
 import jax
@@ -8,6 +9,7 @@ import numpy as np
 import pytest
 from flax import linen as nn
 
+from benchmarks.peers import import_timm
 from cyclical_jax.losses import softmax_cross_entropy
 from cyclical_jax.models import CONVOLUTIONAL, MODEL_OPTIONS, make_model
 from cyclical_jax.models.classifier import dropped
@@ -304,17 +306,6 @@ def by_position(names):
     return sorted(names, key=lambda name: [int(n) for n in re.findall(r"\d+", name)])
 
 
-def import_timm(torch):
-    """Imports timm, although torchvision, which it imports, lacks its operators without CUDA."""
-    try:
-        import torchvision  # noqa: F401
-    except RuntimeError:  # there is no such operator
-        for operator in ("nms", "qnms"):
-            boxes = "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor"
-            torch.library.define(f"torchvision::{operator}", boxes)
-    return pytest.importorskip("timm", reason="timm, needed for timm's weights, is not installed")
-
-
 def in_order_of_use(torch, module):
     """Returns convolutions, normalisations and dense layers in the order of the forward pass."""
     used, hooks = [], []
@@ -378,7 +369,9 @@ def shortcut_last(module, convolutions):
 @pytest.mark.parametrize("name, size", [("resnet18", 47), ("resnet50", 64), ("tresnet_m", 36)])
 def test_the_forward_pass_is_timms(name, size):
     torch = pytest.importorskip("torch", reason="torch, needed for timm, is not installed")
-    timm = import_timm(torch)
+    if importlib.util.find_spec("timm") is None:
+        pytest.skip("timm is not installed")
+    timm = import_timm()
     model, (params, state) = variables_of(name, size)
     params, state = random_like(params, 0), random_like(state, 1)
     theirs = copied(torch, timm.create_model(name, num_classes=10).eval(), params, state)

@@ -13,13 +13,13 @@ from cyclical_jax.catalogue import (
     default_config,
     describe,
     parse,
-    with_model,
+    with_network,
     with_plugins,
 )
 from cyclical_jax.training.assembly import assemble_model
 from cyclical_jax.training.fields import RecipeError
 from cyclical_jax.training.inputs import identities
-from cyclical_jax.training.recipe import changed, cyclical, with_own_defaults
+from cyclical_jax.training.recipe import change, cyclical, with_own_defaults
 from cyclical_jax.training.run import plan
 from cyclical_jax.training.technique import Spec
 from tests.helpers import bright_classes
@@ -65,6 +65,31 @@ class Fixed(nn.Module):
         return self.scale * nn.Dense(4)(hidden)
 
 
+class Scaled(nn.Module):
+    scale: float
+
+    @nn.compact
+    def __call__(self, x):
+        return self.scale * nn.Dense(4)(x.reshape(len(x), -1))
+
+
+class Typed(nn.Module):
+    dtype: Any
+
+    @nn.compact
+    def __call__(self, *inputs, **options):
+        (x,) = inputs
+        return nn.Dense(4, dtype=self.dtype)(x.reshape(len(x), -1))
+
+
+class Half(Typed):
+    dtype: Any = jnp.float16
+
+
+class Odd(Typed):
+    dtype: Any = None
+
+
 class Seven(nn.Module):
     @nn.compact
     def __call__(self, x):
@@ -107,7 +132,11 @@ def own(tmp_path):
 
 def config_of(name, **changes):
     changes = {f"model.{key}": value for key, value in changes.items()}
-    return changed(CATALOGUE, default_config(), {"model.name": name, **changes})
+    return changed(default_config(), {"model.name": name, **changes})
+
+
+def changed(config, changes):
+    return change(CATALOGUE, config.copy_and_resolve_references(), changes)
 
 
 def recipe_of(name, **changes):
@@ -123,7 +152,7 @@ def initialised(model):
 
 
 def test_its_attributes_are_keys_with_its_own_defaults(own):
-    catalogue = with_model(own())
+    catalogue = with_network(own())
     config = default_config(catalogue)
     assert config.model.name == own()
     assert config.model.hidden_sizes == (8, 7) and config.model.dropout == 0.25
@@ -131,7 +160,7 @@ def test_its_attributes_are_keys_with_its_own_defaults(own):
     assert config.model.dtype == "float32"
     assert catalogue.keys.keys() - CATALOGUE.keys.keys() == {"model.activation", "model.skip"}
     recipe = parse(config)  # also where the catalogue is ours
-    assert recipe.catalogue is catalogue is with_model(own())
+    assert recipe.catalogue is catalogue is with_network(own())
     assert parse(config, catalogue=catalogue).structure == recipe.structure
     assert dict(recipe.structure.techniques[0][1]) == {
         "model.name": own(),
@@ -147,7 +176,7 @@ def test_its_attributes_are_keys_with_its_own_defaults(own):
 
 
 def test_the_other_networks_keep_their_keys(own):
-    catalogue = with_model(own())
+    catalogue = with_network(own())
     config = default_config(catalogue)
     config.model.name = "mlp"
     with pytest.raises(RecipeError, match="^model.activation is not a key of a config"):
@@ -165,9 +194,9 @@ def test_changes_win_over_its_defaults_and_its_defaults_over_ours(own):
     base.model.dropout = 0.5
     settled = with_own_defaults(CATALOGUE, base)
     assert (settled.model.dropout, settled.model.hidden_sizes) == (0.5, (8, 7))
-    again = changed(CATALOGUE, settled, {"model.hidden_sizes": (64,)})
-    assert changed(CATALOGUE, again, {"seed": 3}).model.hidden_sizes == (64,)
-    back = changed(CATALOGUE, settled, {"model.name": "mlp", "model.dropout": None})
+    again = changed(settled, {"model.hidden_sizes": (64,)})
+    assert changed(again, {"seed": 3}).model.hidden_sizes == (64,)
+    back = changed(settled, {"model.name": "mlp", "model.dropout": None})
     assert "activation" not in back.model and back.model.hidden_sizes == (64,)
     parse(back)
 
@@ -183,6 +212,21 @@ def test_values_reach_the_module(own):
     assert 0 < float(jnp.abs(logits - exact).max()) < 0.1
 
 
+@pytest.mark.parametrize(
+    "name, default", [("Typed", "float32"), ("Half", "float16"), ("Odd", None), ("Net", "float32")]
+)
+def test_a_dtype_has_the_default_of_the_class(own, name, default):
+    config = config_of(own(name))
+    assert config.model.dtype == default
+    plan(parse(config), DATASET, num_devices=1)
+    config.model.dtype = "bfloat16"
+    model = assemble_model(parse(config).structure, SPEC)
+    if name != "Net":  # whose logits are always float32
+        variables = initialised(model)
+        outputs, _ = jax.eval_shape(lambda v: model.apply(*v, IMAGES, train=False), variables)
+        assert outputs.dtype == jnp.bfloat16
+
+
 def test_the_axis_is_given_to_a_class_that_has_it(own):
     model = model_of(own(), axis_name="devices", dropout=0.0)
     images = jax.random.normal(jax.random.key(1), (2, 5, 3, 3, 1))
@@ -196,11 +240,18 @@ def test_the_axis_is_given_to_a_class_that_has_it(own):
 
 
 def test_dropout_draws_in_training_alone(own):
+    def drawn(model):
+        keys = map(jax.random.key, (1, 2))
+        return [model.apply(*variables, IMAGES, train=True, key=key)[0] for key in keys]
+
     model = model_of(own(), dropout=0.5)
     variables = model.init(jax.random.key(0), IMAGES)
     judged = [model.apply(*variables, IMAGES, train=False)[0] for _ in range(2)]
-    drawn = [model.apply(*variables, IMAGES, train=True, key=jax.random.key(s))[0] for s in (1, 2)]
-    assert (judged[0] == judged[1]).all() and not (drawn[0] == drawn[1]).all()
+    assert (judged[0] == judged[1]).all()
+    one, two = drawn(model)
+    assert not (one == two).all()
+    one, two = drawn(model_of(own(), dropout=0.0))  # the class's default is another
+    assert (one == two).all()
 
 
 def test_a_class_without_train_and_num_classes_is_trained(own):
@@ -232,9 +283,9 @@ def test_an_importable_class_is_hashed_by_its_file(own, tmp_path, monkeypatch):
 
 
 def test_a_changed_file_is_another_catalogue(own, tmp_path):
-    first = with_model(own())
+    first = with_network(own())
     (tmp_path / "mine.py").write_text(FILE + "# changed")
-    second = with_model(own())
+    second = with_network(own())
     assert first is not second and first.plugins != second.plugins
     assert [name for name, _ in second.plugins] == ["mine.py:Net"]
 
@@ -242,7 +293,7 @@ def test_a_changed_file_is_another_catalogue(own, tmp_path):
 def test_beside_a_plugin(own, tmp_path):
     path = tmp_path / "plugin.py"
     path.write_text("LOSSES = {'squared': lambda logits, labels: logits.sum(-1) ** 2}")
-    catalogue = with_model(own(), with_plugins([path]))
+    catalogue = with_network(own(), with_plugins([path]))
     config = default_config(catalogue)
     config.loss.name = "squared"
     recipe = parse(config, catalogue=with_plugins([path]))
@@ -250,7 +301,7 @@ def test_beside_a_plugin(own, tmp_path):
 
 
 WRONG = {
-    "Absent": ": there is no Absent in {path}; it has Net, Fixed, Seven, Raising, Needy, Called, B",
+    "Absent": ": there is no Absent in {path}; it has Net, Fixed, Scaled, Typed, Half, Odd",
     "Bare": " must be a class that inherits flax.linen.Module, got another class.",
     "function": " must be a class that inherits flax.linen.Module, got a function.",
     "Needy": ": its attribute activation has no default, and no key can express its type; give it",
@@ -296,6 +347,8 @@ def test_a_file_that_cannot_be_used_is_a_line(tmp_path, name, content, line):
             "model.name must be path/to/file.py:ClassName, or one of our networks, got 'mi",
         ),
         ("nets/mine", "model.name must be path/to/file.py:ClassName, or one of our networks, got "),
+        ("sys:Net", "model.name 'sys:Net' cannot be read: No such file or directory."),
+        ("math:pi", "model.name 'math:pi' "),
         (":", "model.name ':': ValueError: Empty module name"),
         ("mlq", "model.name must be one of 'mlp', "),
     ],
@@ -314,6 +367,12 @@ def test_what_a_run_of_it_lacks_is_a_line(own):
 
     assert lines("Fixed") == (
         "model.width must be set to a whole number: the class has no default for it."
+    )
+    assert lines("Scaled") == (
+        "model.scale must be set to a number: the class has no default for it."
+    )
+    assert lines("Scaled", scale=cyclical(1, 2)) == (
+        "model.scale must be a number, got {'easy': 1, 'hard': 2, 'scale': 'linear'}."
     )
     assert lines("Net", activation="tanh") == (
         "model.activation must be one of 'relu', 'gelu', got 'tanh'."
@@ -337,5 +396,5 @@ def test_json_keeps_its_values(own):
     config = config_of(own(), hidden_sizes=(5, 6))
     stored = json.loads(json.dumps(config.to_dict()))
     catalogue = CATALOGUE.of(stored)
-    assert catalogue is with_model(own())
+    assert catalogue is with_network(own())
     assert catalogue.keys["model.hidden_sizes"].check("", stored["model"]["hidden_sizes"]) == (5, 6)

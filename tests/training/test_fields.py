@@ -106,7 +106,8 @@ def test_the_options_of_a_choice_are_keys_of_its_section():
     }
     assert choices.keys() == {"loss.name", "multilabel.loss", "model.name", "optimizer.name"}
     for choice, options in choices.items():
-        assert " or ".join(options) == KEYS[choice].type.removesuffix(", or None")
+        words = KEYS[choice].type.removesuffix(", or None")
+        assert " or ".join(options) == words.removesuffix(" or path/to/file.py:ClassName")
         section = choice.split(".")[0]
         for names in options.values():
             assert {f"{section}.{name}" for name in names} <= KEYS.keys()

@@ -56,7 +56,7 @@ def test_a_run_has_its_name_its_config_and_every_row(tmp_path, wandb):
     assert [step for step, _ in wandb.rows] == [6, 12, 30]
     assert wandb.rows[1][1] == {
         "run/epoch": 1,
-        "knobs/max_norm": 0.7,
+        "values/max_norm": 0.7,
         "run/skipped": 1234,
         "run/images_per_second": 98765.4,
         "run/seconds": 1.5,

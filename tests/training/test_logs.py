@@ -144,7 +144,7 @@ TAGS = {
     "loss": "train/loss",
     "accuracy": "train/accuracy",
     "grad_norm": "train/grad_norm",
-    "max_norm": "knobs/max_norm",
+    "max_norm": "values/max_norm",
     "images_per_second": "run/images_per_second",
     "seconds": "run/seconds",
     "skipped": "run/skipped",
@@ -193,9 +193,9 @@ def test_tensorboard_has_what_tasks_and_techniques_measure_with_what_is_measured
         ("train/agreement", 3),
         ("validation/loss", 3),
         ("validation/word_error", 3),
-        ("knobs/rate", 3),
-        ("knobs/mine.loss", 3),
-        ("knobs/accuracy", 3),
+        ("values/rate", 3),
+        ("values/mine.loss", 3),
+        ("values/accuracy", 3),
     ]
 
 

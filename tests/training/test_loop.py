@@ -702,7 +702,7 @@ def test_what_cannot_be_trained_is_said_before_it_starts(changes, message):
 def test_labels_that_name_no_class_are_refused(name, shift, found):
     split = dataset().train
     label = np.arange(len(split["label"])) % 4 + shift
-    message = f"^{name} labels of digits must be 0 to 3, got {found}.$"
+    message = rf"^{name}\['label'\] must be 0 to 3, got {found}.$"
     with pytest.raises(RecipeError, match=message):
         plan(recipe(), dataset()._replace(**{name: split | {"label": label}}))
 

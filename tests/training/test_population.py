@@ -30,9 +30,9 @@ TRAIN, BATCH = 53, 13  # two devices could not share a batch
 @functools.cache
 def dataset(num_validation=21):
     """Images are floats, so that the same programs can be called with one that is not a number."""
-    train, *others, classes = bright_classes(TRAIN, num_validation, 21)
-    train = train | {"image": train["image"].astype(np.float32)}
-    return data.Dataset(train, *others, classes)
+    whole = bright_classes(TRAIN, num_validation, 21)
+    splits = (split | {"image": split["image"].astype(np.float32)} for split in whole[:3])
+    return data.Dataset(*splits, whole.num_classes)
 
 
 def recipe(**changes):
@@ -242,6 +242,15 @@ def test_a_split_in_several_batches_has_the_scores_of_one_device(monkeypatch):
     assert outcome.scores["validation"]["num_examples"] == 21
 
 
+def test_how_many_are_trained_is_told_in_parts(monkeypatch):
+    monkeypatch.setattr(Timer, "add", lambda self, *_: setattr(self, "micro_steps_a_call", 3))
+    told, some = [], members("padded")[:3]
+    population = of_case("padded")
+    list(population.outcomes(some, (), progress=told.append))
+    assert told == sorted(set(told)) and told[-1] == 3
+    assert 2 in told and 0 < told[0] < 1  # two devices train two at first, and then the third
+
+
 def test_calls_of_few_micro_steps_are_the_same_run(monkeypatch):
     """The log's intervals of 4 micro steps in calls of 3 and 1: the end of a call is no row."""
     monkeypatch.setattr(Timer, "add", lambda self, *_: setattr(self, "micro_steps_a_call", 3))
@@ -355,7 +364,13 @@ def test_parameters_that_are_not_finite_are_an_error_of_their_member(monkeypatch
     assert good == outcomes("padded", splits=["test"])[0]
 
 
-BROKEN = 7  # its image is not a number
+BROKEN = 7  # its image is not a number, as if the network had gone wrong there
+
+
+@pytest.fixture
+def unchecked(monkeypatch):
+    """Such images are refused else."""
+    monkeypatch.setattr(data, "problems", lambda dataset: iter(()))
 
 
 @functools.cache
@@ -366,7 +381,7 @@ def broken_dataset():
     return dataset()._replace(train=train | {"image": image})
 
 
-def test_batches_that_are_not_finite_are_skipped_by_each_member_for_itself():
+def test_batches_that_are_not_finite_are_skipped_by_each_member_for_itself(unchecked):
     some = members("parted")
     found = list(Population(some[0], broken_dataset()).outcomes(some, SPLITS))
     expected = [single(run, broken_dataset()).outcome for run in some]
@@ -377,7 +392,7 @@ def test_batches_that_are_not_finite_are_skipped_by_each_member_for_itself():
     assert all(0 < each[-1] for each in skipped)
 
 
-def test_a_batch_that_is_not_finite_is_named_as_by_the_single_run():
+def test_a_batch_that_is_not_finite_is_named_as_by_the_single_run(unchecked):
     """And the rows before it are kept."""
     some = [dataclasses.replace(members("padded")[0], seed=seed) for seed in (0, 1, 44)]
     found = list(Population(some[0], broken_dataset()).outcomes(some, SPLITS))
