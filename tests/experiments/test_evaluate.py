@@ -278,6 +278,7 @@ def test_another_dataset_than_that_of_the_run_is_one_line(run, monkeypatch):
 @pytest.mark.slow
 def test_the_command_in_a_process_of_its_own(run):
     ended = commands.in_a_process("evaluate", f"--workdir={run[0]}", "--split=test")
-    assert ended.returncode == 0 and ended.stderr == ""
+    assert ended.returncode == 0, ended.stderr
+    assert all(line.startswith("importing JAX") for line in ended.stderr.splitlines())
     start = f"newest of the checkpoints that {run[0]} has kept, after 72 updates: test accuracy "
     assert ended.stdout.startswith(f"{start}{run[1]['test_accuracy']:.2%}, ")
