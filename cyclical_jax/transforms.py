@@ -179,9 +179,7 @@ def adaptive_grad_clip(
     def clip_units(updates, params, clipping):
         def clip_unit(u, p):
             axes = _axes_of_units(jnp.shape(p), axis)
-            norm, norm_of_params = (
-                jnp.sqrt(jnp.sum(_square(x), axes, keepdims=True)) for x in (u, p)
-            )
+            norm, norm_of_params = (_norms_of_units(x, axes) for x in (u, p))
             largest = clipping * jnp.maximum(norm_of_params, eps)
             return jnp.where(norm < largest, u, u * (largest / jnp.maximum(norm, 1e-6)))
 
@@ -313,6 +311,12 @@ def _map(function, updates, *trees):
 def _square(x):
     """Returns |x|^2, a real number for a complex one too."""
     return jnp.real(x * jnp.conj(x))
+
+
+def _norms_of_units(x, axes):
+    """Returns the norm of the unit of each entry, in the shape of `x`."""
+    # Optax's shape, so that XLA rounds as it does; `broadcast_to` would lose an explicit sharding.
+    return jnp.sqrt(jnp.sum(_square(x), axes, keepdims=True)) + jnp.zeros_like(x)
 
 
 def _axes_of_units(shape, axis):
