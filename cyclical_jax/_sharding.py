@@ -30,8 +30,9 @@ def taken(values: jax.Array, index: jax.Array) -> jax.Array:
 
 def put(values: jax.Array, index: jax.Array, new: jax.Array) -> jax.Array:
     """Returns `values` with `new` at `index`, spread as before; drops what is out of range."""
-    sharding = jax.typeof(values).sharding
-    options: dict[str, Any] = {"out_sharding": sharding} if _is_spread(values) else {}
+    options: dict[str, Any] = {}
+    if _is_spread(values):
+        options = {"out_sharding": jax.typeof(values).sharding}
     return values.at[index].set(new, mode="drop", **options)
 
 
