@@ -243,8 +243,8 @@ def assemble(
 
 
 def _statistics(features: np.ndarray) -> Normalisation:
-    std = features.std(axis=0)
-    return Normalisation(features.mean(axis=0), np.where(std > 0, std, 1.0))
+    varies = np.ptp(features, axis=0) > 0  # the deviation of equal numbers may not round to 0
+    return Normalisation(features.mean(axis=0), np.where(varies, features.std(axis=0), 1.0))
 
 
 def _normalised(arrays: Arrays, normalisation: Normalisation) -> Arrays:

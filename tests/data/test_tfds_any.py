@@ -176,17 +176,20 @@ def test_what_does_not_fit_is_streamed_in_the_same_splits(load, monkeypatch):
 
 
 def test_ids_are_the_names_of_examples(load, tmp_path):
-    (tmp_path / "some.txt").write_text("train_4 0\n")
-    known = {image_of("train", 4, Shapes.SHAPE).tobytes()}
-    try:
-        some = load("tfds:shapes", subset=str(tmp_path / "some.txt"))
-        assert images_of(some.train) == known
-    except ValueError as error:
-        assert "is in the validation split" in str(error)
-    both = {"subset": str(tmp_path / "some.txt"), "train_on": "train+validation"}
-    assert images_of(load("tfds:shapes", **both).train) == known
+    whole, file = load("tfds:shapes"), tmp_path / "some.txt"
+    images = [image_of("train", index, Shapes.SHAPE).tobytes() for index in range(30)]
+    trained_on = images_of(whole.train)
+    there = next(index for index, image in enumerate(images) if image in trained_on)
+    held_out = next(index for index, image in enumerate(images) if image not in trained_on)
+    file.write_text(f"train_{there} {there % 2}\n")
+    assert images_of(load("tfds:shapes", subset=str(file)).train) == {images[there]}
+    file.write_text(f"train_{held_out}\n")
+    with pytest.raises(ValueError, match=f"'train_{held_out}' is in the validation split"):
+        load("tfds:shapes", subset=str(file))
+    both = load("tfds:shapes", subset=str(file), train_on="train+validation")
+    assert images_of(both.train) == {images[held_out]}
     with pytest.raises(ValueError, match="lists file names, but this dataset has none"):
-        load("tfds:photos", image_size=9, subset=str(tmp_path / "some.txt"))
+        load("tfds:photos", image_size=9, subset=str(file))
 
 
 def test_a_version_may_be_named_and_the_newest_is_taken(load, data_dir):
