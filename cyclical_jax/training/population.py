@@ -303,10 +303,11 @@ def best_chunk(
     """
     if jax.default_backend() == "cpu":
         return 1
+    recipe = recipe.with_model(model)
     most, seconds = -(-num_members // jax.local_device_count()), {}
     for chunk in (chunk for chunk in _CHUNKS if chunk <= max(1, most)):
         try:
-            tried = Population(recipe, dataset, earlier=earlier, chunk=chunk, model=model)
+            tried = Population(recipe, dataset, earlier=earlier, chunk=chunk)
             seconds[chunk] = tried.seconds_a_member()
         except jax.errors.JaxRuntimeError:  # it does not fit in memory
             break
