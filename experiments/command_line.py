@@ -54,13 +54,14 @@ def run(main: Callable[[], None], *, device_a_core: bool = False) -> None:
     With `device_a_core` each core of a CPU is a device: for populations, whose devices share
     nothing.
     """
-    _be_quiet()
+    logging.set_verbosity(logging.WARNING)
     if device_a_core:
         jax.config.update("jax_num_cpu_devices", num_cores())
     use_compilation_cache()
     sys.argv[1:] = _as_set(sys.argv[1:])
 
     def guarded_main(argv):
+        _be_quiet()
         if argv[1:]:
             _end(f"unknown argument {argv[1]!r}")
         try:
@@ -86,8 +87,10 @@ def define_config() -> flags.FlagHolder:
 
 
 def _be_quiet() -> None:
-    """Hides advice that libraries log through absl: TFDS's on OpenCV, Orbax's on shardings."""
-    logging.set_verbosity(logging.WARNING)
+    """Hides advice that libraries log through absl: TFDS's on OpenCV, Orbax's on shardings.
+
+    It comes after the flags are parsed, which sets the level too.
+    """
     logging.get_absl_logger().setLevel("ERROR")
 
 

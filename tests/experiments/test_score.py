@@ -13,6 +13,7 @@ import pytest
 from cyclical_jax.catalogue import default_config, parse
 from experiments import score
 from experiments.score import ACCURACY, Score, in_order
+from tests import commands
 
 ROOT = Path(__file__).parents[2]
 LOSS = Score("loss", "min", False)
@@ -150,7 +151,7 @@ def call(tmp_path_factory):
         command = [sys.executable, "-m", f"experiments.{script}", *arguments]
         options = {"cwd": directory, "env": environment, "capture_output": True, "text": True}
         process = subprocess.run(command, timeout=300, **options)
-        assert (process.returncode, process.stderr) == (0, "")
+        assert (process.returncode, commands.without_waits(process.stderr)) == (0, "")
         return directory, process.stdout
 
     return run

@@ -213,7 +213,8 @@ def test_the_values_that_were_chosen_are_told(finished, arms):
     assert [line.split(":")[0].split(", ")[1] for line in chosen] == ["none", "cyclical"]
     rate = arms["none"]["changes"]["optimizer.learning_rate"]
     assert f" none: optimizer.learning_rate = {rate} (validation accuracy " in chosen[0]
-    cycle = arms["cyclical"]["changes"]["optimizer.max_norm"]
+    tuning = arms["cyclical"]["tuning"]
+    cycle = tuning["trials"][tuning["chosen"]]["values"]["optimizer.max_norm"]
     ends = f"easy={cycle['easy']}, hard={cycle['hard']}"
     assert f"optimizer.max_norm = cyclical({ends}) (validation" in chosen[1]
 
