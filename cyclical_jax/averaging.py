@@ -45,6 +45,7 @@ def moving_average(
     step_size = jnp.where(is_update, 1 - decay, 0)
 
     def average_of(value, old):
+        value, old = jnp.asarray(value), jnp.asarray(old)
         if jnp.issubdtype(value.dtype, jnp.floating):
             return optax.incremental_update(value, old, step_size).astype(old.dtype)
         return jnp.where(is_update, value, old)

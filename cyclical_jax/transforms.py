@@ -141,7 +141,7 @@ def clip_by_global_norm(max_norm: NumberOrSchedule) -> optax.GradientTransformat
 
     def rescale(updates, _, max_norm):
         leaves = jax.tree.leaves(updates)
-        norm = jnp.sqrt(sum(jnp.sum(_square(widened(leaf))) for leaf in leaves))
+        norm = _root(sum(jnp.sum(_square(widened(leaf))) for leaf in leaves))
         # One factor for all leaves. Optax selects between clipped and unclipped leaves, which keeps
         # a copy of every leaf and doubles the time of an AdamW step on a CPU.
         is_within = norm <= max_norm
@@ -316,7 +316,13 @@ def _square(x):
 def _norms_of_units(x, axes):
     """Returns the norm of the unit of each entry, in the shape of `x`."""
     # Optax's shape, so that XLA rounds as it does; `broadcast_to` would lose an explicit sharding.
-    return jnp.sqrt(jnp.sum(_square(x), axes, keepdims=True)) + jnp.zeros_like(x)
+    return _root(jnp.sum(_square(x), axes, keepdims=True)) + jnp.zeros_like(x)
+
+
+def _root(square):
+    """Returns the square root, whose slope at 0 is 0 here: that of `jnp.sqrt` would make NaN."""
+    is_zero = square == 0
+    return jnp.where(is_zero, 0, jnp.sqrt(jnp.where(is_zero, 1, square)))
 
 
 def _axes_of_units(shape, axis):
