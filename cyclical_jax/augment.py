@@ -596,3 +596,4 @@ MIXTURES: dict[str, Callable[..., tuple[jax.Array, jax.Array]]] = {
     "cutmix": cutmix,
 }
 NAMES = (*OPERATIONS, *MIXTURES)
+NEED_LIMITS = ("brightness", "mix")  # of floats; without limits nothing says which one is black

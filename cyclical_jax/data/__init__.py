@@ -6,8 +6,10 @@ from cyclical_jax.data.checks import split_problems as split_problems
 from cyclical_jax.data.dataset import UNLABELLED as UNLABELLED
 from cyclical_jax.data.dataset import Dataset as Dataset
 from cyclical_jax.data.dataset import DatasetNotFoundError as DatasetNotFoundError
+from cyclical_jax.data.dataset import has_bytes as has_bytes
 from cyclical_jax.data.dataset import image_shape as image_shape
 from cyclical_jax.data.dataset import num_examples as num_examples
+from cyclical_jax.data.images import LIMITS as LIMITS
 from cyclical_jax.data.images import Normalisation as Normalisation
 from cyclical_jax.data.images import as_floats as as_floats
 from cyclical_jax.data.sources import DATASETS as DATASETS

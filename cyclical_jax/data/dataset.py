@@ -103,6 +103,11 @@ def image_shape(split: Split) -> tuple[int, ...]:
     return split.image_shape if isinstance(split, Stream) else split["image"].shape[1:]
 
 
+def has_bytes(split: Split) -> bool:
+    """Returns whether the images of a split are bytes 0 .. 255, not floats."""
+    return isinstance(split, Stream) or split["image"].dtype.kind in "iu"
+
+
 def import_optional(module: str) -> ModuleType:
     """Imports a module that takes long to import, and that only some users have."""
     try:

@@ -6,6 +6,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+LIMITS = (-1.0, 1.0)  # of the floats that bytes become
+
 
 class Normalisation(NamedTuple):
     """Statistics of a training split, by which its raw numbers were made inputs.

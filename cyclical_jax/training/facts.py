@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from cyclical_jax import data
-from cyclical_jax.data import Dataset, Normalisation, Stream, image_shape, num_examples
+from cyclical_jax.data import LIMITS, Dataset, Normalisation, Stream, image_shape, num_examples
 from cyclical_jax.training.checkpoints import DATASET
 from cyclical_jax.training.fields import RecipeError
 from cyclical_jax.training.structure import Recipe
@@ -48,7 +48,8 @@ class Facts(NamedTuple):
     @property
     def spec(self) -> Spec:
         """What `technique.spec_of` returns for the dataset itself."""
-        return Spec(self.num_examples["train"], self.num_classes, self.shape)
+        limits = LIMITS if self.has_bytes else None
+        return Spec(self.num_examples["train"], self.num_classes, self.shape, limits)
 
     @property
     def has_bytes(self) -> bool:

@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from cyclical_jax.data import Dataset, image_shape, num_examples
+from cyclical_jax.data import LIMITS, Dataset, has_bytes, image_shape, num_examples
 from cyclical_jax.models import Model
 from cyclical_jax.training.durations import Timetable
 from cyclical_jax.training.fields import Field, RecipeError
@@ -107,12 +107,14 @@ class Spec(NamedTuple):
     num_train: int
     num_outputs: int
     shape: tuple[int, ...]  # of one example's inputs
+    limits: tuple[float, float] | None = LIMITS  # of the inputs; None: floats of any size
 
 
 def spec_of(dataset: Dataset) -> Spec:
     """Returns the spec of a dataset."""
     train = dataset.train
-    return Spec(num_examples(train), dataset.num_classes, tuple(image_shape(train)))
+    limits = LIMITS if has_bytes(train) else None
+    return Spec(num_examples(train), dataset.num_classes, tuple(image_shape(train)), limits)
 
 
 class Site(NamedTuple):
