@@ -86,11 +86,12 @@ def our_cyclical_loss(logits, labels, step):
 
 
 def chain(library, number):
+    """All pieces at numbers at which each of them acts."""
     return optax.chain(
-        library.adaptive_grad_clip(number(0.5)),
         library.clip_by_global_norm(number(0.5)),
-        library.clip(number(0.1)),
-        library.add_decayed_weights(number(1e-3)),
+        library.clip(number(0.01)),
+        library.adaptive_grad_clip(number(0.5)),
+        library.add_decayed_weights(number(1e-2)),
         optax.sgd(0.1, momentum=0.9),
     )
 
@@ -134,7 +135,7 @@ def test_constants_give_the_losses_of_optax(script):
     assert len(expected) == 12 and math.isfinite(sum(expected))
     assert len(set(expected)) == 12  # they move
     for loss_of in (our_loss, our_cyclical_loss):
-        np.testing.assert_allclose(losses_of(module, ours, loss_of, *devices), expected, rtol=2e-5)
+        np.testing.assert_allclose(losses_of(module, ours, loss_of, *devices), expected, rtol=3e-6)
 
 
 @pytest.mark.slow
