@@ -65,9 +65,14 @@ def current_values(opt_state: optax.OptState) -> dict[str, jax.Array]:
     return values
 
 
-def find_values(opt_state: optax.OptState) -> dict[str, jax.Array]:
-    """Returns what `current_values` does, or `{}` if there are none."""
-    found = list(_values(opt_state))
+def find_values(opt_state: optax.OptState, *, injected: bool = True) -> dict[str, jax.Array]:
+    """Returns what `current_values` does, or `{}` if there are none.
+
+    Args:
+      opt_state: As in `current_values`.
+      injected: Whether the numbers that `optax.inject_hyperparams` holds are among them.
+    """
+    found = list(_values(opt_state, injected=injected))
     repeats = Counter(path[-1] for path, _ in found)
     return {path[-1] if repeats[path[-1]] == 1 else "/".join(path): value for path, value in found}
 
@@ -116,27 +121,29 @@ def num_updates(opt_state: optax.OptState) -> jax.Array:
 # ---- the values in force
 
 
-def _values(tree: Any, path: Path = ()) -> Iterator[tuple[Path, jax.Array]]:
+def _values(tree: Any, path: Path = (), *, injected: bool) -> Iterator[tuple[Path, jax.Array]]:
     """Yields the path and the value of each number for the log, in states within states too."""
     for keys, node in jax.tree_util.tree_leaves_with_path(tree, is_leaf=_is_reported):
         if _is_reported(node):
-            yield from _values_of_state(node, (*path, *map(name_of, keys)))
+            yield from _values_of_state(node, (*path, *map(name_of, keys)), injected)
 
 
-def _values_of_state(state: Any, path: Path) -> Iterator[tuple[Path, jax.Array]]:
+def _values_of_state(state: Any, path: Path, injected: bool) -> Iterator[tuple[Path, jax.Array]]:
     fields, reported = _fields(state), _reported_field(state)
     inner = [
         found
         for field, child in fields.items()
         if field != reported
-        for found in _values(child, (*path, field))
+        for found in _values(child, (*path, field), injected=injected)
     ]
     numbers: dict[Path, Any] = {(reported,): fields[reported]}
     if reported == _HYPERPARAMS:
         # One that is of the transformation inside too is found there.
         within = {inner_path[-1] for inner_path, _ in inner}
-        injected = {str(name): child for name, child in fields[reported].items()}
-        numbers = {(reported, name): injected[name] for name in injected if name not in within}
+        of_state = fields[reported].items() if injected else ()
+        numbers = {
+            (reported, str(name)): child for name, child in of_state if str(name) not in within
+        }
     for names, number in numbers.items():
         if jax.tree.leaves(number):
             yield (*path, *names), _copied(number)

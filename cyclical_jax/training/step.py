@@ -101,8 +101,9 @@ def make_train_step(program: Program) -> TrainStep:
             new = _unless_nonfinite(state, new, metrics)
         metrics["num_examples"] = _num_examples(batch, program.axis_name)
         # The knobs win: within an accumulated update the optimizer still has those of the last one.
+        # What a technique injects into Optax's transformations is a knob by another name.
         reported = {names[key]: value for key, value in values.items()}
-        return new, find_values(new.opt_state) | metrics | reported
+        return new, find_values(new.opt_state, injected=False) | metrics | reported
 
     return train_step
 

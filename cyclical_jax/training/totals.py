@@ -29,7 +29,7 @@ def no_totals(state: TrainState, knobs: Iterable[str], measures: Iterable[str] =
       knobs: Names of the knobs in the log.
       measures: Names of what the loss terms measure.
     """
-    names = {*knobs, *find_values(state.opt_state)}
+    names = {*knobs, *find_values(state.opt_state, injected=False)}
     return Totals(
         num_examples=jnp.int32(0),
         means={name: jnp.float32(0) for name in (*MEASURED, *measures)},

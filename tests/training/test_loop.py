@@ -132,6 +132,15 @@ def test_the_ways_give_the_same_bits(way):
     assert timeless(one.rows) == timeless(resident.rows)
 
 
+def test_a_row_has_every_knob_once():
+    """And nothing that the knobs are called inside of Optax's transformations."""
+    knobs = set(recipe(**EVERYTHING).structure.columns.values())
+    means = {"loss", "accuracy", "grad_norm"}
+    beside = {"step", "epoch", "images_per_second", "seconds", "val_loss", "val_accuracy"}
+    assert "momentum" in knobs
+    assert set(everything("resident").rows[-1]) == knobs | means | beside
+
+
 def test_a_convolution_is_the_same_stepwise_and_streamed():
     small = dict(model__name="cnn", model__widths=(2,), duration="2 steps")
     small |= dict(model__hidden_sizes=())
