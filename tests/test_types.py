@@ -25,6 +25,7 @@ optimizer = optax.sgd(0.1)
 params = {"kernel": jnp.ones((3, 2))}
 opt_state = optimizer.init(params)
 logits, labels, step, key = jnp.zeros((4, 10)), jnp.arange(4), jnp.int32(3), jax.random.key(0)
+images = jnp.zeros((4, 8, 8, 1))
 """
 
 
