@@ -20,6 +20,7 @@ from absl import flags
 from cyclical_jax import data
 from cyclical_jax.data import Stream
 from cyclical_jax.data.dataset import Split
+from cyclical_jax.tasks.classification import ACCURACY
 from cyclical_jax.trained import CHECKPOINTS, LoadedRun, read_run
 from cyclical_jax.training import evaluation
 from cyclical_jax.training.devices import place
@@ -82,11 +83,14 @@ def scores_of(
 
 
 def told(recipe: Recipe, scores: evaluation.Scores, top_5: float | None = None) -> str:
-    """Returns the scores in a line, the one that the task judges by first."""
-    judged, shown = Score.of_recipe(recipe).name, recipe.structure.shown
-    parts = [f"{words(name)} {shown(name, scores[name])}" for name in in_order(judged, scores)]
-    if top_5 is not None:
-        parts.insert(1, f"top-5 accuracy {top_5:.2%}")
+    """Returns the scores in a line, the one that the task judges by first.
+
+    `top_5` stands after the accuracy, where the task has that score.
+    """
+    names = in_order(Score.of_recipe(recipe).name, scores)
+    parts = [f"{words(name)} {recipe.structure.shown(name, scores[name])}" for name in names]
+    if top_5 is not None and ACCURACY in names:
+        parts.insert(names.index(ACCURACY) + 1, f"top-5 accuracy {top_5:.2%}")
     return f"{', '.join(parts)}, on {scores['num_examples']:,} examples"
 
 
