@@ -9,31 +9,28 @@ prints the scores of each class and the confusion matrix; --confusion=FILE.png d
 JAX alone: docs/use.md shows how to load it.
 """
 
-import contextlib
 import dataclasses
 import os
-from collections.abc import Iterator
 from pathlib import Path
 
 from absl import flags
 
 from cyclical_jax import data
 from cyclical_jax.data import Stream
-from cyclical_jax.data.dataset import Split
+from cyclical_jax.data.dataset import SPLITS, Split
 from cyclical_jax.tasks.classification import ACCURACY
 from cyclical_jax.trained import CHECKPOINTS, LoadedRun, read_run
 from cyclical_jax.training import evaluation
 from cyclical_jax.training.devices import place
 from cyclical_jax.training.facts import facts_of
 from cyclical_jax.training.fields import RecipeError
-from cyclical_jax.training.logs import WorkdirError
 from cyclical_jax.training.recipe import load_dataset
 from cyclical_jax.training.structure import Recipe
 from cyclical_jax.training.technique import CLASS_LOGITS
+from cyclical_jax.training.writing import whole
 from experiments import class_scores, command_line, paths, plugins
 from experiments.score import Score, in_order, words
 
-SPLITS = ("train", "validation", "test")
 _SUFFIXES = {"confusion": ".png", "predictions": ".csv"}
 
 
@@ -141,7 +138,7 @@ def _export(run: LoadedRun, path: Path) -> None:
         content = run.export()
     except ImportError as error:
         raise RecipeError(f"--export: {error}") from error
-    with _whole(path) as temporary:
+    with whole(path) as temporary:
         temporary.write_bytes(content)
 
 
@@ -153,10 +150,10 @@ def _tell_classes(
     names = run.class_names
     print(class_scores.as_text(matrix, names))
     if "confusion" in files:
-        with _whole(files["confusion"]) as path:
+        with whole(files["confusion"]) as path:
             class_scores.draw(matrix, names, title, path)
     if "predictions" in files:
-        with _whole(files["predictions"]) as path:
+        with whole(files["predictions"]) as path:
             class_scores.write_csv(predictions, names, path)
 
 
@@ -190,19 +187,6 @@ def _why_not(path: Path) -> str:
         return "it is a directory"
     is_there = path.parent.is_dir()
     return f"{path.parent} is read-only" if is_there else f"there is no directory {path.parent}"
-
-
-@contextlib.contextmanager
-def _whole(path: Path) -> Iterator[Path]:
-    """Yields a path beside `path`, whose file takes its place when it is complete."""
-    temporary = path.with_name(f".{path.name}.new")
-    try:
-        yield temporary
-        temporary.replace(path)
-    except OSError as error:
-        raise WorkdirError(f"{path} cannot be written: {error.strerror or error}.") from error
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 if __name__ == "__main__":

@@ -6,7 +6,14 @@ from typing import Any
 import jax
 import numpy as np
 
-from cyclical_jax.data.dataset import ARRAYS, SPLITS, Dataset, image_shape, num_examples
+from cyclical_jax.data.dataset import (
+    ARRAYS,
+    SPLITS,
+    Dataset,
+    has_bytes,
+    image_shape,
+    num_examples,
+)
 from cyclical_jax.data.streams import Stream
 
 
@@ -37,7 +44,7 @@ def problems(dataset: Any) -> Iterator[str]:
     if "train" in sound and not num_examples(sound["train"]):
         yield "train must have examples, got none."
     yield from _unlike("have one shape", {k: list(image_shape(one)) for k, one in sound.items()})
-    yield from _unlike("be bytes, or all floats", {k: _number(one) for k, one in sound.items()})
+    yield from _unlike("be bytes, or all floats", {k: _kind_of(one) for k, one in sound.items()})
 
 
 def split_problems(name: str, split: Any, num_classes: int) -> Iterator[str]:
@@ -105,10 +112,8 @@ def non_finite(array: Any) -> str:
     return f"got {flat[tuple(first)]} in example {first[0]} and {int(bad.sum()) - 1:,} more"
 
 
-def _number(split: Any) -> str:
-    if isinstance(split, Stream) or split["image"].dtype == np.uint8:
-        return "bytes"
-    return "floats"
+def _kind_of(split: Any) -> str:
+    return "bytes" if has_bytes(split) else "floats"
 
 
 def _unlike(words: str, found: dict[str, Any]) -> Iterator[str]:
