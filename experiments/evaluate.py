@@ -48,7 +48,7 @@ def split_of(run: LoadedRun, split: str, *, data_dir: str | None = None) -> Spli
     recipe, facts = run.recipe, run.facts
     dataset = load_dataset(dataclasses.replace(recipe, data_dir=data_dir or recipe.data_dir))
     here = facts_of(recipe.dataset, dataset)
-    if here.spec[1:] != facts.spec[1:]:
+    if (here.num_classes, here.shape) != (facts.num_classes, facts.shape):
         raise RecipeError(
             f"--workdir: the run has {facts.num_classes} classes of images {list(facts.shape)}, "
             f"its dataset {here.num_classes} of {list(here.shape)}."
@@ -197,7 +197,9 @@ if __name__ == "__main__":
         "split": flags.DEFINE_enum(
             "split", "validation", SPLITS, "The split that it is judged on."
         ),
-        "data_dir": paths.define("data_dir", None, "Where the data is, if it has moved."),
+        "data_dir": paths.define(
+            "data_dir", None, "Where TFDS's datasets are, if they have moved."
+        ),
         "num_workers": flags.DEFINE_integer(
             "num_workers",
             command_line.num_cores(),
