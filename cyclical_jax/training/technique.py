@@ -7,7 +7,7 @@ them by name. Order: techniques that change the inputs act first, then the task,
 main view of the inputs, then all other techniques, each in the order of the catalogue.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import Any, NamedTuple
@@ -128,6 +128,20 @@ class Site(NamedTuple):
     given: Any = None  # as `Prepared.given`
     model: Any = None  # the whole `Model`, without a mapped axis
     example: Any = None  # inputs of one example, zeros
+
+    def limits_for(self, key: str, needing: Collection[str]) -> tuple[float, float] | None:
+        """Returns the limits of the inputs.
+
+        Raises:
+          RecipeError: They are not known, and `key` has a word of those that need them; a line.
+        """
+        lacking = [word for word in self.own[key] if self.spec.limits is None and word in needing]
+        if lacking:
+            raise RecipeError(
+                f"{key} has {' and '.join(lacking)}, for which black must be known: take images of "
+                "bytes, or leave it out."
+            )
+        return self.spec.limits
 
 
 class Prepared(NamedTuple):
