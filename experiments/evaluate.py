@@ -9,30 +9,28 @@ prints the scores of each class and the confusion matrix; --confusion=FILE.png d
 JAX alone: docs/use.md shows how to load it.
 """
 
-import contextlib
 import dataclasses
 import os
-from collections.abc import Iterator
 from pathlib import Path
 
 from absl import flags
 
 from cyclical_jax import data
 from cyclical_jax.data import Stream
-from cyclical_jax.data.dataset import Split
+from cyclical_jax.data.dataset import SPLITS, Split
+from cyclical_jax.tasks.classification import ACCURACY
 from cyclical_jax.trained import CHECKPOINTS, LoadedRun, read_run
 from cyclical_jax.training import evaluation
 from cyclical_jax.training.devices import place
 from cyclical_jax.training.facts import facts_of
 from cyclical_jax.training.fields import RecipeError
-from cyclical_jax.training.logs import WorkdirError
 from cyclical_jax.training.recipe import load_dataset
 from cyclical_jax.training.structure import Recipe
 from cyclical_jax.training.technique import CLASS_LOGITS
+from cyclical_jax.training.writing import whole
 from experiments import class_scores, command_line, paths, plugins
 from experiments.score import Score, in_order, words
 
-SPLITS = ("train", "validation", "test")
 _SUFFIXES = {"confusion": ".png", "predictions": ".csv"}
 
 
@@ -50,7 +48,7 @@ def split_of(run: LoadedRun, split: str, *, data_dir: str | None = None) -> Spli
     recipe, facts = run.recipe, run.facts
     dataset = load_dataset(dataclasses.replace(recipe, data_dir=data_dir or recipe.data_dir))
     here = facts_of(recipe.dataset, dataset)
-    if here.spec[1:] != facts.spec[1:]:
+    if (here.num_classes, here.shape) != (facts.num_classes, facts.shape):
         raise RecipeError(
             f"--workdir: the run has {facts.num_classes} classes of images {list(facts.shape)}, "
             f"its dataset {here.num_classes} of {list(here.shape)}."
@@ -82,11 +80,14 @@ def scores_of(
 
 
 def told(recipe: Recipe, scores: evaluation.Scores, top_5: float | None = None) -> str:
-    """Returns the scores in a line, the one that the task judges by first."""
-    judged, shown = Score.of_recipe(recipe).name, recipe.structure.shown
-    parts = [f"{words(name)} {shown(name, scores[name])}" for name in in_order(judged, scores)]
-    if top_5 is not None:
-        parts.insert(1, f"top-5 accuracy {top_5:.2%}")
+    """Returns the scores in a line, the one that the task judges by first.
+
+    `top_5` stands after the accuracy, where the task has that score.
+    """
+    names = in_order(Score.of_recipe(recipe).name, scores)
+    parts = [f"{words(name)} {recipe.structure.shown(name, scores[name])}" for name in names]
+    if top_5 is not None and ACCURACY in names:
+        parts.insert(names.index(ACCURACY) + 1, f"top-5 accuracy {top_5:.2%}")
     return f"{', '.join(parts)}, on {scores['num_examples']:,} examples"
 
 
@@ -137,7 +138,7 @@ def _export(run: LoadedRun, path: Path) -> None:
         content = run.export()
     except ImportError as error:
         raise RecipeError(f"--export: {error}") from error
-    with _whole(path) as temporary:
+    with whole(path) as temporary:
         temporary.write_bytes(content)
 
 
@@ -149,10 +150,10 @@ def _tell_classes(
     names = run.class_names
     print(class_scores.as_text(matrix, names))
     if "confusion" in files:
-        with _whole(files["confusion"]) as path:
+        with whole(files["confusion"]) as path:
             class_scores.draw(matrix, names, title, path)
     if "predictions" in files:
-        with _whole(files["predictions"]) as path:
+        with whole(files["predictions"]) as path:
             class_scores.write_csv(predictions, names, path)
 
 
@@ -188,19 +189,6 @@ def _why_not(path: Path) -> str:
     return f"{path.parent} is read-only" if is_there else f"there is no directory {path.parent}"
 
 
-@contextlib.contextmanager
-def _whole(path: Path) -> Iterator[Path]:
-    """Yields a path beside `path`, whose file takes its place when it is complete."""
-    temporary = path.with_name(f".{path.name}.new")
-    try:
-        yield temporary
-        temporary.replace(path)
-    except OSError as error:
-        raise WorkdirError(f"{path} cannot be written: {error.strerror or error}.") from error
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
 if __name__ == "__main__":
     chosen = {
         "checkpoint": flags.DEFINE_enum(
@@ -209,7 +197,9 @@ if __name__ == "__main__":
         "split": flags.DEFINE_enum(
             "split", "validation", SPLITS, "The split that it is judged on."
         ),
-        "data_dir": paths.define("data_dir", None, "Where the data is, if it has moved."),
+        "data_dir": paths.define(
+            "data_dir", None, "Where TFDS's datasets are, if they have moved."
+        ),
         "num_workers": flags.DEFINE_integer(
             "num_workers",
             command_line.num_cores(),

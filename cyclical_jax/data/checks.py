@@ -6,7 +6,14 @@ from typing import Any
 import jax
 import numpy as np
 
-from cyclical_jax.data.dataset import ARRAYS, SPLITS, Dataset, image_shape, num_examples
+from cyclical_jax.data.dataset import (
+    ARRAYS,
+    SPLITS,
+    Dataset,
+    has_bytes,
+    image_shape,
+    num_examples,
+)
 from cyclical_jax.data.streams import Stream
 
 
@@ -18,7 +25,7 @@ def check(dataset: Any) -> None:
 
 
 def problems(dataset: Any) -> Iterator[str]:
-    """Yields a line for each problem of a dataset; what passes can be trained on."""
+    """Yields a line for each problem of a dataset, whatever is to be learned from it."""
     if not isinstance(dataset, Dataset):
         yield f"dataset must be a `Dataset`, got {_kind(dataset)}."
         return
@@ -37,7 +44,7 @@ def problems(dataset: Any) -> Iterator[str]:
     if "train" in sound and not num_examples(sound["train"]):
         yield "train must have examples, got none."
     yield from _unlike("have one shape", {k: list(image_shape(one)) for k, one in sound.items()})
-    yield from _unlike("be bytes, or all floats", {k: _number(one) for k, one in sound.items()})
+    yield from _unlike("be bytes, or all floats", {k: _kind_of(one) for k, one in sound.items()})
 
 
 def split_problems(name: str, split: Any, num_classes: int) -> Iterator[str]:
@@ -76,17 +83,18 @@ def _examples(name: str, image: Any, label: Any, num_classes: int) -> Iterator[s
 
 
 def _label_problems(what: str, label: Any, num_classes: int) -> Iterator[str]:
-    kind = label.dtype.kind
-    if not (label.ndim == 1 and kind in "iu" or label.shape[1:] == (num_classes,) and kind == "f"):
+    """Yields a line for labels that no task can learn; a `Task` tells what it cannot itself."""
+    is_whole = label.ndim > 0 and label.dtype.kind in "iu"
+    is_float = label.ndim > 1 and label.dtype.kind == "f" and label.shape[-1] == num_classes
+    if not (is_whole or is_float):
         yield (
-            f"{what} must be whole numbers [examples], or floats [examples, {num_classes}] from 0 "
-            f"to 1, got {label.dtype} of shape {list(label.shape)}."
+            f"{what} must be whole numbers [examples, ...], or floats [examples, ..., "
+            f"{num_classes}], got {label.dtype} of shape {list(label.shape)}."
         )
-    elif len(label):
-        lowest, highest = label.min(), label.max()
-        most = 1 if kind == "f" else num_classes - 1
-        if not (lowest >= 0 and highest <= most):
-            yield f"{what} must be 0 to {most}, got {lowest} to {highest}."
+    elif is_float and (flaw := non_finite(label)):
+        yield f"{what} must be finite, {flaw}."
+    elif is_whole and label.size and not (label.min() >= 0 and label.max() < num_classes):
+        yield f"{what} must be 0 to {num_classes - 1}, got {label.min()} to {label.max()}."
 
 
 def non_finite(array: Any) -> str:
@@ -104,10 +112,8 @@ def non_finite(array: Any) -> str:
     return f"got {flat[tuple(first)]} in example {first[0]} and {int(bad.sum()) - 1:,} more"
 
 
-def _number(split: Any) -> str:
-    if isinstance(split, Stream) or split["image"].dtype == np.uint8:
-        return "bytes"
-    return "floats"
+def _kind_of(split: Any) -> str:
+    return "bytes" if has_bytes(split) else "floats"
 
 
 def _unlike(words: str, found: dict[str, Any]) -> Iterator[str]:

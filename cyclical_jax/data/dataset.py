@@ -30,7 +30,9 @@ class Dataset(NamedTuple):
     Each split is `{"image": [n, height, width, channels], "label": int32 [n]}` or a `Stream`.
     Images are uint8, which models see as x / 127.5 - 1, or floats, which they see as they are; the
     rows of a table are [n, features]. Labels are in 0 .. num_classes - 1; or they are float32
-    [n, num_classes] from 0 to 1. The training split may hold more: `"unlabelled"`, images of any
+    [n, num_classes] from 0 to 1. For a task of one's own they may have more axes, such as [n,
+    height, width] or [n, height, width, num_classes], and floats beyond 0 and 1; a task that reads
+    no labels takes zeros [n]. The training split may hold more: `"unlabelled"`, images of any
     number, and the entries that techniques add to examples, [n, ...]. A split of no examples is one
     of arrays of length 0.
 

@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from cyclical_jax import _checks
 from cyclical_jax.data import splits
 from cyclical_jax.data.checks import non_finite
 from cyclical_jax.data.dataset import Dataset, DatasetNotFoundError
@@ -36,12 +37,10 @@ def place_of(name: str, place: str, *, is_folder: bool = False) -> Path:
     """Returns the path of the data that `name` names, with `~` expanded.
 
     Raises:
-      ValueError: It is on no file system of this machine.
+      ValueError: It is no path on this machine.
       DatasetNotFoundError: There is no such file or folder.
     """
-    if "://" in place:
-        raise ValueError(f"`dataset` must be on a file system of this machine, got {name!r}.")
-    path = Path(place).expanduser()
+    path = _checks.local_path("dataset", place)
     if path.is_dir() if is_folder else path.is_file():
         return path
     kind, other = ("folder", "file") if is_folder else ("file", "folder")

@@ -8,6 +8,7 @@ import contextlib
 import csv
 import functools
 from collections.abc import Iterator
+from decimal import Decimal
 from pathlib import Path
 
 import numpy as np
@@ -126,16 +127,16 @@ def _labels(cells: list[str]) -> own.Labels:
     """
     if empty := cells.count(""):
         raise ValueError(f"every row must have a label, got {empty} without one.")
-    values: list[str] | list[float] = cells
+    values = np.array(cells)
     if all(map(_is_number, cells)):
-        values = [float(cell) for cell in cells]
         if broken := [cell for cell in cells if not float(cell).is_integer()]:
             raise ValueError(f"the labels must be whole numbers or words, got {broken[0]}.")
-    classes, numbers = np.unique(np.array(values), return_inverse=True)
+        # objects, because float64 would confuse large numbers
+        values = np.array([int(Decimal(cell)) for cell in cells], object)
+    classes, numbers = np.unique(values, return_inverse=True)
     if not 2 <= len(classes) <= len(cells) / 2:
         raise ValueError(
             f"the labels must be 2 classes or more, of some rows each, got {len(classes)} of them "
             f"in {len(cells)} rows. Name the column of the labels {_LABEL!r}."
         )
-    names = tuple(f"{one:.0f}" if classes.dtype.kind == "f" else str(one) for one in classes)
-    return own.Labels({"train": numbers.astype(np.int32)}, len(classes), names)
+    return own.Labels({"train": numbers.astype(np.int32)}, len(classes), tuple(map(str, classes)))

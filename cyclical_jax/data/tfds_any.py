@@ -218,8 +218,14 @@ def _known(told: Told, positions: np.ndarray) -> Arrays:
             found["name"] = np.array([_as_bytes(example["file_name"]) for example in examples])
         return found
 
-    whole = kept(Path(told.directory, "labels.npz"), keys, read)
+    whole = kept(_kept_path(told, "labels"), keys, read)
     return {key: array[positions] for key, array in whole.items()}
+
+
+def _kept_path(told: Told, what: str) -> Path:
+    """Returns the file that keeps arrays; a dataset that is put in its place has another."""
+    directory = Path(told.directory)
+    return directory / f"{what}_{_identity(directory).rpartition(' ')[2]}.npz"
 
 
 def _as_bytes(name: Any) -> bytes:
@@ -245,7 +251,7 @@ def _read(
         notes = (*notes, STREAMED)
         return Dataset(**made, num_classes=len(classes), class_names=classes, notes=notes)
     size = "" if image_size is None else f"_{image_size}"
-    path = Path(told.directory, f"decoded_{told.tfds_split}{size}.npz")
+    path = _kept_path(told, f"decoded_{told.tfds_split}{size}")
     with own.named(name):
         arrays = kept(path, ("image", "label"), functools.partial(_decode, told, image_size))
     made = {

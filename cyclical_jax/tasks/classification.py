@@ -12,7 +12,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from cyclical_jax import losses
-from cyclical_jax.data import as_floats
+from cyclical_jax.data import Stream, as_floats
+from cyclical_jax.data.dataset import Split
 from cyclical_jax.training.fields import Cycle, Field, RecipeError, knob, one_of
 from cyclical_jax.training.technique import (
     CLASS_LOGITS,
@@ -177,6 +178,21 @@ def class_outputs(own: Own, spec: Spec) -> tuple[int]:
     return (spec.num_outputs,)
 
 
+def misfits(name: str, split: Split, num_classes: int) -> Iterator[str]:
+    """Yields a line for a split whose labels are neither classes nor probabilities of them."""
+    if isinstance(split, Stream):
+        return
+    what, labels = f"{name}['label']", split["label"]
+    is_float = labels.dtype.kind == "f"
+    if labels.ndim != 1 + is_float:
+        yield (
+            f"{what} must be whole numbers [examples], or floats [examples, {num_classes}] from 0 "
+            f"to 1, got {labels.dtype} of shape {list(labels.shape)}."
+        )
+    elif is_float and labels.size and not (labels.min() >= 0 and labels.max() <= 1):
+        yield f"{what} must be 0 to 1, got {labels.min()} to {labels.max()}."
+
+
 def problems(checked: Own) -> Iterator[str]:
     if checked.get(NAME) == "cyclical_focal":
         warn_of_exponent(checked.get("loss.gamma_hc"))
@@ -220,6 +236,7 @@ def task(further: Mapping[str, Loss] | None = None) -> Task:
         scores=scores,
         probabilities=jax.nn.softmax,
         judged_by=(ACCURACY, "max"),
+        misfits=misfits,
         outputs=class_outputs,
     )
 

@@ -15,6 +15,7 @@ from cyclical_jax.tasks.classification import (
     accuracy,
     as_batch,
     class_outputs,
+    misfits,
     scores,
     summed,
     warn_of_exponent,
@@ -105,5 +106,6 @@ TASK = Task(
     scores=scores,
     probabilities=jax.nn.sigmoid,
     judged_by=(ACCURACY, "max"),
+    misfits=misfits,
     outputs=class_outputs,
 )

@@ -1,10 +1,9 @@
 """Augmentation of the images, whose strength is a knob. The maths: cyclical_jax/augment.py."""
 
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Iterator
 
 from cyclical_jax import augment
-from cyclical_jax.training.fields import RecipeError, knob, names, or_none
+from cyclical_jax.training.fields import knob, names, or_none
 from cyclical_jax.training.technique import (
     IMAGES,
     SPATIAL,
@@ -34,24 +33,10 @@ def problems(checked: Own) -> Iterator[str]:
         yield f"{STRENGTH} is set, but {OPERATIONS} is (): set both."
 
 
-def change_of(key: str, site: Site, **options: Any) -> Callable[..., Any]:
-    """Returns the change by the operations that `key` names, for images of the dataset's limits.
-
-    Raises:
-      RecipeError: An operation needs limits, which floats of the user's own do not have; a line.
-    """
-    operations, limits = site.own[key], site.spec.limits
-    lacking = [name for name in operations if limits is None and name in augment.NEED_LIMITS]
-    if lacking:
-        raise RecipeError(
-            f"{key} has {' and '.join(lacking)}, for which black must be known: take images of "
-            "bytes, or leave it out."
-        )
-    return augment.augment(operations, limits=limits, **options)
-
-
 def part(site: Site) -> Part:
-    change = change_of(OPERATIONS, site, num_classes=site.spec.num_outputs)
+    limits = site.limits_for(OPERATIONS, augment.NEED_LIMITS)
+    outputs = site.spec.num_outputs
+    change = augment.augment(site.own[OPERATIONS], num_classes=outputs, limits=limits)
     return Part(transforms=(BatchTransform(change, site.schedules[STRENGTH]),))
 
 

@@ -4,7 +4,6 @@ from collections.abc import Iterator
 
 from cyclical_jax import augment, data
 from cyclical_jax.semisupervised import pseudo_label_loss, pseudo_labels
-from cyclical_jax.techniques.augmentation import change_of
 from cyclical_jax.training.fields import knob, names, or_none, whole
 from cyclical_jax.training.technique import (
     CLASS_LOGITS,
@@ -77,7 +76,9 @@ def prepare(host) -> Prepared:
 
 def part(site: Site) -> Part:
     def view(name):
-        change = change_of(f"semisupervised.{name}", site)
+        key = f"semisupervised.{name}"
+        limits = site.limits_for(key, augment.NEED_LIMITS)
+        change = augment.augment(site.own[key], limits=limits)
 
         def transform(batch, key, strength):
             images = data.as_floats(batch[data.UNLABELLED])

@@ -11,7 +11,7 @@ import jax
 
 from cyclical_jax import data
 from cyclical_jax.data import Dataset, Stream
-from cyclical_jax.data.dataset import ARRAYS
+from cyclical_jax.data.dataset import ARRAYS, SPLITS
 from cyclical_jax.models import Model
 from cyclical_jax.training.assembly import Given, assemble_model, example_of
 from cyclical_jax.training.checkpoints import (
@@ -120,6 +120,18 @@ class Host:
         return trained.outputs(task.view(task.as_batch({"image": images})))
 
 
+def check_dataset(recipe: Recipe, dataset: Dataset) -> None:
+    """Raises RecipeError unless a dataset is as `Dataset` says and the task can learn it.
+
+    It has a line for each problem.
+    """
+    problems = list(data.problems(dataset))
+    for name in () if problems else SPLITS:
+        problems += recipe.task.misfits(name, getattr(dataset, name), dataset.num_classes)
+    if problems:
+        raise RecipeError("\n".join(problems))
+
+
 def prepare(
     recipe: Recipe, dataset: Dataset, *, model: AnyModel | None = None
 ) -> tuple[Dataset, Earlier]:
@@ -128,10 +140,10 @@ def prepare(
     `model` is that of the run, as in `loop.train`.
 
     Raises:
-      RecipeError: An earlier run is not there, or does not fit; a line that names the key.
+      RecipeError: An earlier run is not there, or does not fit; a line that names the key. Or the
+        task cannot learn the dataset; a line for each problem.
     """
-    if problems := list(data.problems(dataset)):
-        raise RecipeError("\n".join(problems))
+    check_dataset(recipe, dataset)
     recipe = recipe.with_model(model)
     host, earlier = Host(recipe, dataset), Earlier()
     examples: dict[str, Any] = {}

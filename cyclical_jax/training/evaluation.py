@@ -61,10 +61,10 @@ def evaluate(
       look: What else is read of the examples; None is nothing. For one process.
 
     Raises:
-      RecipeError: The split is not as `Dataset` says, or has no examples of that shape; a line for
-        each problem.
+      RecipeError: The split is not as `Dataset` says, the task cannot score it, or it has no
+        examples of that shape; a line for each problem.
     """
-    _check(split, spec)
+    _check(structure.task[0], split, spec)
     structure = structure.with_model(model)
     program = _sums_on_all_devices(structure, spec, look and look.of_examples)
     select, count = evaluation_batches(data.num_examples(split), jax.device_count())
@@ -81,8 +81,9 @@ def evaluate(
     return scores_of(structure.task[0], jax.device_get(sums))
 
 
-def _check(split: Split, spec: Spec) -> None:
-    problems = list(data.split_problems("the split", split, spec.num_outputs))
+def _check(task: Task, split: Split, spec: Spec) -> None:
+    described = "the split", split, spec.num_outputs
+    problems = list(data.split_problems(*described)) or list(task.misfits(*described))
     if not problems and not data.num_examples(split):
         problems = ["the split must have examples, got none."]
     if not problems and (shape := tuple(data.image_shape(split))) != spec.shape:

@@ -9,19 +9,11 @@ import numpy as np
 
 from cyclical_jax import data
 from cyclical_jax.data import LIMITS, Dataset, Normalisation, Stream, image_shape, num_examples
+from cyclical_jax.data.dataset import SPLITS
 from cyclical_jax.training.checkpoints import DATASET
 from cyclical_jax.training.fields import RecipeError
 from cyclical_jax.training.structure import Recipe
 from cyclical_jax.training.technique import Spec
-
-_SPLITS = ("train", "validation", "test")
-# Of the datasets of earlier versions, whose runs have no such file.
-_SHAPES = {
-    "digits": (8, 8, 1),
-    "fashion_mnist": (28, 28, 1),
-    "cifar10": (32, 32, 3),
-    "cifar100": (32, 32, 3),
-}
 
 
 class Facts(NamedTuple):
@@ -94,7 +86,7 @@ def facts_of(source: str, dataset: Dataset) -> Facts:
         shape=tuple(map(int, image_shape(train))),
         dtype="uint8" if isinstance(train, Stream) else str(train["image"].dtype),
         normalisation=dataset.normalisation,
-        num_examples={name: num_examples(getattr(dataset, name)) for name in _SPLITS},
+        num_examples={name: num_examples(getattr(dataset, name)) for name in SPLITS},
     )
 
 
@@ -128,10 +120,11 @@ def _parsed(entries: dict[str, Any]) -> Facts:
 
 
 def _of_name(key: str, workdir: Path, recipe: Recipe) -> Facts:
-    """Returns what is known of a dataset by its name."""
-    name, size = recipe.dataset, recipe.image_size
+    """Returns what is known of a dataset by its name: runs of earlier versions kept no facts."""
+    name = recipe.dataset
     if name not in data.DATASETS:
         raise RecipeError(f"{key}: {workdir} has no {DATASET}, which describes {name}.")
     train = data.num_train(name, train_on=recipe.train_on, subset=recipe.subset)
-    shape = _SHAPES.get(name) or (size or 0, size or 0, 3)
-    return Facts(name, data.num_classes(name), (), shape, "uint8", None, {"train": train})
+    found = data.find(name)
+    shape = tuple(recipe.image_size or 0 if side is None else side for side in found.shape)
+    return Facts(name, found.num_classes, (), shape, "uint8", None, {"train": train})

@@ -6,14 +6,15 @@ from pathlib import Path
 from cyclical_jax import data
 from cyclical_jax.training.checkpoints import CHECKPOINTS, CheckpointError, identity
 from cyclical_jax.training.fields import RecipeError
+from cyclical_jax.training.own_files import content_of
 from cyclical_jax.training.structure import Recipe, plugin_identity, plugin_key
 
 
 def identities(recipe: Recipe) -> dict[str, str]:
     """Returns {key or file: digest} of data, index file, each earlier run, and each plugin.
 
-    Of the data it is the content of a file, or the names, sizes and times of change of the files in
-    a folder; the datasets that have a name of their own have no digest.
+    The digest of the data is that of a file's content, or of the names, sizes and times of change
+    of the files in a folder; the datasets that have a name of their own have none.
 
     Raises:
       RecipeError: One of them is not there; a line that names the key.
@@ -25,7 +26,8 @@ def identities(recipe: Recipe) -> dict[str, str]:
     except (OSError, ValueError) as error:
         raise RecipeError(str(error).replace("`", "")) from error
     if path := data.index_file_of(recipe.subset):
-        found["subset"] = f"content {hashlib.sha256(_content(path)).hexdigest()[:16]}"
+        content = content_of(f"subset: {path}", path)
+        found["subset"] = f"content {hashlib.sha256(content).hexdigest()[:16]}"
     plugins = recipe.catalogue.plugins
     return found | {plugin_key(name): plugin_identity(digest) for name, digest in plugins}
 
@@ -36,10 +38,3 @@ def _newest_checkpoint(key: str, workdir: str) -> str:
     except CheckpointError as error:
         hint = "Train that run first, or name the workdir of another."
         raise RecipeError(f"{key}: {error} {hint}") from error
-
-
-def _content(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise RecipeError(f"subset: {path} cannot be read: {error.strerror}.") from error

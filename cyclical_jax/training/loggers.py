@@ -18,10 +18,13 @@ from cyclical_jax.training.checkpoints import CONFIG
 from cyclical_jax.training.run import Row
 from cyclical_jax.training.step import MEASURED
 from cyclical_jax.training.structure import Structure
-from cyclical_jax.training.writing import WorkdirError, write_whole
+from cyclical_jax.training.writing import WorkdirError, write_whole, writing
 
 _WANDB = "wandb.json"
 _PROJECT = "cyclical_jax"
+_LARGEST_ROW = (
+    1000  # numbers: what does not fit in the queue of a writer that has ended waits for ever
+)
 
 
 class Logger(Protocol):
@@ -31,7 +34,7 @@ class Logger(Protocol):
         """Takes a row; raises WorkdirError if it cannot be written."""
 
     def close(self) -> None:
-        """Writes what is still to be written."""
+        """Writes what is still to be written; raises WorkdirError if it cannot be written."""
 
 
 class TensorBoard:
@@ -42,7 +45,8 @@ class TensorBoard:
     def __init__(self, workdir: Path, structure: Structure, rows: Sequence[Row]):
         self._path, self._measures = workdir / "tensorboard", structure.measures
         purged = rows[-1]["step"] + 1 if rows else 0
-        self._writer = _imported("tensorboard").SummaryWriter(self._path, purge_step=purged)
+        options = {"purge_step": purged, "max_queue": _LARGEST_ROW}
+        self._writer = _imported("tensorboard").SummaryWriter(self._path, **options)
 
     def row(self, row: Row) -> None:
         """Writes every number of a row."""
@@ -52,7 +56,9 @@ class TensorBoard:
 
     def close(self) -> None:
         """Writes what is still to be written."""
-        self._writer.close()
+        self._check()
+        with writing(self._path):
+            self._writer.close()
 
     def _check(self) -> None:
         """Raises WorkdirError if the writer's thread has ended: a full disk ends it silently."""

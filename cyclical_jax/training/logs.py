@@ -17,7 +17,7 @@ from cyclical_jax.data import Normalisation
 from cyclical_jax.training.checkpoints import CHECKPOINTS, CONFIG, DATASET, INPUTS
 from cyclical_jax.training.devices import is_first_process
 from cyclical_jax.training.durations import Timetable
-from cyclical_jax.training.loggers import LOGGERS
+from cyclical_jax.training.loggers import LOGGERS, Logger
 from cyclical_jax.training.run import Row
 from cyclical_jax.training.structure import Catalogue, Structure
 from cyclical_jax.training.writing import WorkdirError as WorkdirError
@@ -56,7 +56,9 @@ class RunLog:
     ):
         self._path, self._structure = workdir / METRICS, structure
         self.rows = _keep_rows(self._path, timetable.num_rows(start) - is_to_come)
-        self._loggers = [LOGGERS[name](workdir, structure, self.rows) for name in loggers]
+        self._loggers: list[Logger] = [
+            LOGGERS[name](workdir, structure, self.rows) for name in loggers
+        ]
         with writing(self._path):
             self._metrics = self._path.open("a", buffering=1)
         self._num_epochs = timetable.epoch(timetable.micro_steps)
@@ -71,8 +73,9 @@ class RunLog:
         self._bar.stop()
         with contextlib.suppress(OSError):  # the error of a row was raised already
             self._metrics.close()
-        for logger in self._loggers:
-            logger.close()
+        with contextlib.ExitStack() as all_of_them:  # each is closed, whatever another raises
+            for logger in self._loggers:
+                all_of_them.callback(logger.close)
 
     def sync(self) -> None:
         """Returns when the rows are on the disk, where a power failure leaves them."""

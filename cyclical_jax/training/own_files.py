@@ -10,6 +10,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple
 
+from cyclical_jax import _checks
 from cyclical_jax.training.fields import RecipeError
 
 
@@ -36,7 +37,7 @@ def find(what: str, place: str) -> Found:
     where, _, name = place.rpartition(":")
     what = f"{what} {place!r}"
     if where.endswith(".py"):
-        path = Path(where).expanduser()
+        path = _path_of(what, where)
         content = content_of(what, path)
         module = executed(what, path, content)
     else:
@@ -45,8 +46,16 @@ def find(what: str, place: str) -> Found:
         content = content_of(what, path)
     if not hasattr(module, name):
         own = [key for key, value in vars(module).items() if _is_own_class(value, module)]
-        raise RecipeError(f"{what}: there is no {name} in {where}; it has {', '.join(own)}.")
+        listed = ", ".join(own) or "no class"
+        raise RecipeError(f"{what}: there is no {name} in {where}; it has {listed}.")
     return Found(getattr(module, name), path.name, hashlib.sha256(content).hexdigest())
+
+
+def _path_of(what: str, where: str) -> Path:
+    try:
+        return _checks.local_path(what, where)
+    except ValueError as error:
+        raise RecipeError(str(error).replace("`", "")) from error
 
 
 def content_of(what: str, path: Path) -> bytes:
@@ -73,16 +82,19 @@ def executed(what: str, path: Path, content: bytes) -> ModuleType:
         frames = traceback.extract_tb(error.__traceback__)
         lines = [f", line {frame.lineno}" for frame in frames if frame.filename == str(path)]
         where = f"{what}{lines[-1] if lines else ''}"
-        raise RecipeError(f"{where}: {type(error).__name__}: {error}") from error
+        raise RecipeError(f"{where}: {_first_line(error)}") from error
     return module
 
 
 def _imported(what: str, name: str) -> ModuleType:
     try:
         return importlib.import_module(name)
-    except Exception as error:  # whatever its code may raise
-        first = str(error).partition("\n")[0]
-        raise RecipeError(f"{what}: {type(error).__name__}: {first}") from error
+    except (Exception, SystemExit) as error:  # whatever its code may raise
+        raise RecipeError(f"{what}: {_first_line(error)}") from error
+
+
+def _first_line(error: BaseException) -> str:
+    return f"{type(error).__name__}: {error}".partition("\n")[0]
 
 
 def _source(value: Any, module: ModuleType) -> Path:

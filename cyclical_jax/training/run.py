@@ -16,7 +16,7 @@ from cyclical_jax.training import assembly
 from cyclical_jax.training.checkpoints import Snapshot
 from cyclical_jax.training.contradictions import uneven_batch
 from cyclical_jax.training.durations import Timetable
-from cyclical_jax.training.earlier import Earlier
+from cyclical_jax.training.earlier import Earlier, check_dataset
 from cyclical_jax.training.evaluation import Scores
 from cyclical_jax.training.fields import RecipeError
 from cyclical_jax.training.model_checks import model_problems
@@ -58,7 +58,7 @@ def plan(
         cycle has too few updates, the task cannot learn the data, or the model does not take its
         inputs or gives other outputs than the task needs; a line for each problem.
     """
-    check_dataset(dataset)
+    check_dataset(recipe, dataset)
     recipe = recipe.with_model(model)
     problems = list(_misfits(recipe, dataset, num_devices or jax.device_count()))
     try:
@@ -70,17 +70,10 @@ def plan(
     return timetable
 
 
-def check_dataset(dataset: Dataset) -> None:
-    """Raises RecipeError unless a dataset is as `Dataset` says; a line for each problem."""
-    if problems := list(data.problems(dataset)):
-        raise RecipeError("\n".join(problems))
-
-
 def _misfits(recipe: Recipe, dataset: Dataset, num_devices: int) -> Iterator[str]:
     """Yields a line for each thing in which a recipe does not fit the devices or the data."""
     structure = recipe.structure
     yield from uneven_batch(structure.batch_size, num_devices)
-    yield from recipe.task.misfits(recipe.dataset, dataset)
     if problems := model_problems(structure, spec_of(dataset)):
         yield from problems
     elif structure.as_one_batch and way_of(recipe, dataset) == "streamed":

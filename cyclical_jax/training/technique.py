@@ -7,7 +7,7 @@ them by name. Order: techniques that change the inputs act first, then the task,
 main view of the inputs, then all other techniques, each in the order of the catalogue.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import Any, NamedTuple
@@ -17,6 +17,7 @@ import jax.numpy as jnp
 import optax
 
 from cyclical_jax.data import LIMITS, Dataset, has_bytes, image_shape, num_examples
+from cyclical_jax.data.dataset import Split
 from cyclical_jax.models import Model
 from cyclical_jax.training.durations import Timetable
 from cyclical_jax.training.fields import Field, RecipeError
@@ -128,6 +129,20 @@ class Site(NamedTuple):
     model: Any = None  # the whole `Model`, without a mapped axis
     example: Any = None  # inputs of one example, zeros
 
+    def limits_for(self, key: str, needing: Collection[str]) -> tuple[float, float] | None:
+        """Returns the limits of the inputs.
+
+        Raises:
+          RecipeError: They are not known, and `key` has a word of those that need them; a line.
+        """
+        lacking = [word for word in self.own[key] if self.spec.limits is None and word in needing]
+        if lacking:
+            raise RecipeError(
+                f"{key} has {' and '.join(lacking)}, for which black must be known: take images of "
+                "bytes, or leave it out."
+            )
+        return self.spec.limits
+
 
 class Prepared(NamedTuple):
     """The arrays that a technique prepares on the host, once."""
@@ -210,7 +225,8 @@ class Task(Technique):
       probabilities: The model's outputs -> the probability of each class [batch, classes]; None
         where the outputs are of no classes.
       judged_by: The score that says which model is best, and whether "max" or "min" of it is.
-      misfits: (name of the data, dataset) -> a line for each reason why it cannot be learned.
+      misfits: (name of a split, the split, number of classes) -> a line for each reason why it
+        cannot be learned. The split is already as `Dataset` says.
       outputs: (own values, spec) -> shape of the model's outputs for one example, which are floats;
         None for whatever they are.
     """
@@ -223,7 +239,7 @@ class Task(Technique):
     scores: Callable[[Sequence[Any]], dict[str, float]] = lambda sums: {}
     probabilities: Callable[[Any], jax.Array] | None = None
     judged_by: tuple[str, str] = ("loss", "min")
-    misfits: Callable[[str, Dataset], Iterator[str]] = lambda source, dataset: iter(())
+    misfits: Callable[[str, Split, int], Iterator[str]] = lambda name, split, classes: iter(())
     outputs: Callable[[Own, Spec], tuple[int, ...] | None] = lambda own, spec: None
 
     def __post_init__(self):

@@ -351,8 +351,9 @@ def test_a_place_that_is_none(kind, tmp_path):
         data.load(f"{kind}:{place}")
     with pytest.raises(data.DatasetNotFoundError, match=f"there is no .* {tmp_path}/nowhere.$"):
         data.load(f"{kind}:{tmp_path}/nowhere")
-    with pytest.raises(ValueError, match="must be on a file system of this machine, got '.*gs://x"):
-        data.load(f"{kind}:gs://x/y")
+    for place in ("gs://x/y", "~nobody-has-this-name/y"):
+        with pytest.raises(ValueError, match=f"`dataset` must be a path.*, got '{place}'"):
+            data.load(f"{kind}:{place}")
 
 
 def test_a_file_without_its_word_gets_the_word(saved, tmp_path):

@@ -3,15 +3,18 @@
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import linen as nn
 
-from cyclical_jax import data
-from cyclical_jax.catalogue import parse
+from cyclical_jax import data, losses
+from cyclical_jax.catalogue import extended, parse
+from cyclical_jax.models import from_linen
+from cyclical_jax.tasks.classification import as_batch
 from cyclical_jax.training import evaluation, loop, run
 from cyclical_jax.training.devices import place
 from cyclical_jax.training.earlier import prepare
 from cyclical_jax.training.fields import RecipeError
 from cyclical_jax.training.population import Population
-from cyclical_jax.training.technique import spec_of
+from cyclical_jax.training.technique import IMAGES, LossTerm, Part, Task, spec_of
 from tests.helpers import bright_classes, config_of
 
 WHOLE = bright_classes(40, 12, 12)
@@ -97,14 +100,18 @@ WRONG = {
         label=np.where(LABEL == 1, -1, LABEL)
     ),
     "train['label'] must be 0 to 3, got 0 to 4.": with_train(label=np.where(LABEL == 1, 4, LABEL)),
-    "train['label'] must be 0 to 1, got 0.0 to 2.0.": with_train(label=soft(LABEL) * 2),
-    "train['label'] must be 0 to 1, got nan to nan.": with_train(label=soft(LABEL) * np.nan),
-    "train['label'] must be whole numbers [examples], or floats [examples, 4] from 0 to 1, got "
+    "train['label'] must be 0 to 3, got 0 to 9.": with_train(label=np.stack([LABEL, 3 * LABEL], 1)),
+    "train['label'] must be finite, got nan in example 0 and 159 more.": with_train(
+        label=soft(LABEL) * np.nan
+    ),
+    "train['label'] must be whole numbers [examples, ...], or floats [examples, ..., 4], got "
     "float64 of shape [40].": with_train(label=LABEL * 1.0),
-    "train['label'] must be whole numbers [examples], or floats [examples, 4] from 0 to 1, got "
+    "train['label'] must be whole numbers [examples, ...], or floats [examples, ..., 4], got "
     "float32 of shape [40, 5].": with_train(label=soft(LABEL, 5)),
-    "train['label'] must be whole numbers [examples], or floats [examples, 4] from 0 to 1, got "
-    "int32 of shape [40, 1].": with_train(label=LABEL[:, None]),
+    "train['label'] must be whole numbers [examples, ...], or floats [examples, ..., 4], got bool "
+    "of shape [40, 3, 3].": with_train(label=IMAGE[..., 0] > 9),
+    "train['label'] must be whole numbers [examples, ...], or floats [examples, ..., 4], got int64 "
+    "of shape [].": with_train(label=np.array(3)),
     "the images of all splits must be bytes, or all floats, got train floats, validation bytes, "
     "test bytes.": with_train(image=IMAGE / 255.0),
     "the images of all splits must have one shape, got train [3, 2, 1], validation [3, 3, 1], "
@@ -124,11 +131,31 @@ def test_all_problems_are_told_at_once():
     assert len(list(data.problems(wrong))) == 3
 
 
+PIXELS = IMAGE[..., 0].astype(np.int32) % 4
+
+# What is sound, but no classes of whole images: {the line of our tasks: the dataset}.
+OF_OTHER_TASKS = {
+    "train['label'] must be whole numbers [examples], or floats [examples, 4] from 0 to 1, got "
+    "int32 of shape [40, 3, 3].": with_train(label=PIXELS),
+    "train['label'] must be whole numbers [examples], or floats [examples, 4] from 0 to 1, got "
+    "float32 of shape [40, 3, 3, 4].": with_train(label=soft(PIXELS)),
+    "train['label'] must be whole numbers [examples], or floats [examples, 4] from 0 to 1, got "
+    "int32 of shape [40, 1].": with_train(label=LABEL[:, None]),
+    "train['label'] must be 0 to 1, got 0.0 to 2.0.": with_train(label=soft(LABEL) * 2),
+    "train['label'] must be 0 to 1, got -1.0 to 0.0.": with_train(label=soft(LABEL) - 1),
+}
+
+
+@pytest.mark.parametrize("line", OF_OTHER_TASKS)
+def test_what_another_task_may_learn_passes(line):
+    data.check(OF_OTHER_TASKS[line])
+
+
 SMALL = dict(batch_size=4, duration="2 steps", model__hidden_sizes=(4,))
 
 
-def recipe():
-    return parse(config_of(None, **SMALL))
+def recipe(task="classification"):
+    return parse(config_of(None, task__name=task, **SMALL))
 
 
 ENTRANCES = {
@@ -146,6 +173,71 @@ def test_a_dataset_is_checked_wherever_it_enters(entrance, line):
     with pytest.raises(RecipeError) as error:
         ENTRANCES[entrance](WRONG[line])
     assert str(error.value).splitlines()[0] == line
+
+
+@pytest.mark.parametrize("task", ["classification", "multilabel"])
+@pytest.mark.parametrize("line", OF_OTHER_TASKS)
+def test_what_our_tasks_cannot_learn_is_a_line(task, line):
+    wrong, made = OF_OTHER_TASKS[line], recipe(task)
+    for enter in (run.plan, prepare):
+        with pytest.raises(RecipeError) as error:
+            enter(made, wrong)
+        assert str(error.value) == line
+    variables = place(run.begin(made, WHOLE).state.evaluated)
+    with pytest.raises(RecipeError) as error:
+        evaluation.evaluate(made.structure, spec_of(WHOLE), variables, wrong.train)
+    assert str(error.value) == line.replace("train", "the split")
+
+
+def test_every_split_is_one_that_the_task_can_learn():
+    wrong = {split: {**getattr(WHOLE, split)} for split in ("validation", "test")}
+    for arrays in wrong.values():
+        arrays["label"] = arrays["label"][:, None]
+    with pytest.raises(RecipeError) as error:
+        run.plan(recipe(), WHOLE._replace(**wrong))
+    assert [line.partition("[")[0] for line in str(error.value).splitlines()] == [*wrong]
+
+
+def scores_of_pixels(sums):
+    names = ("loss", "accuracy", "number")
+    loss, right, number = (float(np.sum([of[name] for of in sums])) for name in names)
+    return {"loss": loss / number, "accuracy": right / number}
+
+
+def pixels():
+    """A task that tells the class of each pixel."""
+
+    def loss(logits, batch):
+        return losses.softmax_cross_entropy(logits, batch["label"]).mean((1, 2))
+
+    def sums(site, model, variables, batch):
+        logits, _ = model.apply(*variables, batch["image"], train=False)
+        right, mask = (logits.argmax(-1) == batch["label"]).mean((1, 2)), batch["mask"]
+        found = {"loss": loss(logits, batch), "accuracy": right, "number": 1.0}
+        return {name: (values * mask).sum() for name, values in found.items()}
+
+    term = LossTerm(lambda logits, batch, values: loss(logits, batch))
+    return Task(
+        "pixels",
+        {},
+        lambda site: Part(terms=(term,)),
+        model=lambda site, before: from_linen(nn.Conv(site.spec.num_outputs, (1, 1))),
+        offers=frozenset({IMAGES}),
+        as_batch=as_batch,
+        sums=sums,
+        scores=scores_of_pixels,
+        judged_by=("accuracy", "max"),
+    )
+
+
+def test_a_task_of_ones_own_learns_a_class_for_each_pixel():
+    bright = [{**one, "label": (one["image"][..., 0] > 127).astype(np.int32)} for one in WHOLE[:3]]
+    catalogue = extended(tasks=(pixels(),))
+    changes = {"task.name": "pixels", "duration": "20 epochs", "optimizer.learning_rate": 0.5}
+    config, rows = config_of(None, changes, batch_size=4), []
+    dataset = data.Dataset(*bright, num_classes=2)
+    loop.train(parse(config, catalogue=catalogue), dataset, report=rows.append)
+    assert rows[-1]["val_accuracy"] > 0.9
 
 
 def test_a_split_is_checked_where_it_is_evaluated():

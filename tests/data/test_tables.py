@@ -62,6 +62,13 @@ def test_numbers_are_classes_in_their_own_order(saved):
     np.testing.assert_array_equal(label[np.argsort(image[:, 0])], np.array([1, 2, 0] * 10))
 
 
+@pytest.mark.parametrize("least", [-1, 2**53, 2**63 - 2, 10**30])
+def test_large_numbers_are_told_apart(saved, least):
+    cells = (least, f"{least + 1}.0", least + 2)
+    dataset = data.load(saved(text_of("a,n", [(i, cells[i % 3]) for i in range(30)])))
+    assert dataset.class_names == tuple(str(least + k) for k in range(3))
+
+
 def test_spaces_quotes_and_empty_lines_are_understood(saved):
     lines = [f' {i} , "{i}.5", "a, b"' if i % 2 else f"{i},{i}.5,c\n" for i in range(30)]
     text = "one, two ,three\n\n" + "\n".join(lines)

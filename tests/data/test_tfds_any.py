@@ -339,3 +339,14 @@ def test_stock_tfds_reads_what_was_encoded_without_tensorflow(data_dir):
     examples = list(builder.as_data_source("test", decoders=decoders))
     found = {np.asarray(PIL.Image.open(io.BytesIO(e["image"]))).tobytes() for e in examples}
     assert found == {image_of("test", index, Shapes.SHAPE).tobytes() for index in range(6)}
+
+
+def test_a_dataset_in_the_place_of_another_is_read_anew(load, data_dir, tmp_path, monkeypatch):
+    load("tfds:shapes")
+    plain = image_of
+    monkeypatch.setitem(globals(), "image_of", lambda *example: plain(*example) // 2)
+    build(Shapes, tmp_path / "other")
+    shutil.copytree(tmp_path / "other", data_dir, dirs_exist_ok=True)
+    dataset = load("tfds:shapes")
+    expected = {image_of("test", index, Shapes.SHAPE).tobytes() for index in range(6)}
+    assert images_of(dataset.test) == expected

@@ -196,9 +196,10 @@ def test_a_run_and_its_checkpoint_are_judged_by_the_score_of_the_task(call):
     assert f"test {test}, on 400 examples after 36 updates\n" in out
     assert f"best validation surprise {result['best_val_surprise']:.4f}, after" in out
     arguments = ("--workdir=run", "--checkpoint=best", PLUGIN)
-    _, line = call("evaluate", *arguments)
+    line, *of_classes = call("evaluate", *arguments)[1].splitlines()
     assert f"validation surprise {result['best_val_surprise']:.4f}, loss " in line
-    assert line.endswith("on 200 examples\n") and "accuracy" not in out + line
+    assert line.endswith("on 200 examples") and "accuracy" not in out + line
+    assert of_classes[0].startswith("each row is a class")
 
 
 def test_a_range_test_draws_the_score_of_the_task(call):

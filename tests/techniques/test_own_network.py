@@ -324,6 +324,8 @@ def test_a_class_that_cannot_be_a_network_is_a_line(own, name):
         ("none.py:Net", None, " cannot be read: No such file or directory."),
         ("broken.py:Net", "import nothing_such", ", line 1: ModuleNotFoundError: No module named "),
         ("broken.py:Net", "def x(:", ": SyntaxError: invalid syntax"),
+        ("broken.py:Net", "raise OSError('one\\ntwo')", ", line 1: OSError: one"),
+        ("bare.py:Net", "x = 1", ": there is no Net in {path}; it has no class."),
     ],
 )
 def test_a_file_that_cannot_be_used_is_a_line(tmp_path, name, content, line):
@@ -332,12 +334,22 @@ def test_a_file_that_cannot_be_used_is_a_line(tmp_path, name, content, line):
         (tmp_path / name.partition(":")[0]).write_text(content)
     with pytest.raises(RecipeError) as error:
         recipe_of(place)
-    assert str(error.value).startswith(f"model.name {place!r}{line}")
+    wanted = line.format(path=place.partition(":")[0])
+    assert str(error.value).startswith(f"model.name {place!r}{wanted}")
+    assert len(str(error.value).splitlines()) == 1
 
 
 @pytest.mark.parametrize(
     "name, line",
     [
+        (
+            "~nobody-has-this-name/x.py:Net",
+            "model.name '~nobody-has-this-name/x.py:Net' must be a pat",
+        ),
+        (
+            "gs://bucket/x.py:Net",
+            "model.name 'gs://bucket/x.py:Net' must be a path on this machine",
+        ),
         (
             "no.such.module:Net",
             "model.name 'no.such.module:Net': ModuleNotFoundError: No module na",

@@ -1,7 +1,9 @@
 """Weights & Biases beside TensorBoard, whose tests are those of the log."""
 
+import errno
 import json
 import sys
+import threading
 import types
 
 import pytest
@@ -76,6 +78,34 @@ def test_a_run_that_was_killed_goes_on_as_itself_and_sends_no_row_twice(tmp_path
     assert first["id"] == second["id"] and second["resume"] == "allow"
     assert [step for step, _ in wandb.rows] == [6, 12, 30]
     assert json.loads((tmp_path / "wandb.json").read_text()) == {"id": first["id"], "step": 30}
+
+
+def test_a_disk_that_is_full_within_a_row_ends_the_run(tmp_path, wandb, monkeypatch):
+    """TensorBoard's thread ends silently; a row has more numbers than its queue holds by itself."""
+    monkeypatch.setattr(threading, "excepthook", lambda args: None)
+    long = ROWS[0] | {f"measure_{number}": 1.0 for number in range(30)}
+    log = RunLog(tmp_path, TIMETABLE, STRUCTURE, loggers=["wandb", "tensorboard"])
+
+    def write(event):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    def run():
+        writer = log._loggers[1]._writer.file_writer.event_writer
+        writer._ev_writer.write_event = write
+        try:
+            with log:
+                log.row(long)
+                writer._worker.join()
+        except WorkdirError as error:
+            told.append(str(error))
+
+    told = []
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    thread.join(20)
+    assert not thread.is_alive()
+    wanted = "tensorboard cannot be written: TensorBoard's writer has ended."
+    assert told == [str(tmp_path / wanted)] and wandb.finished == 1
 
 
 def test_the_project_of_the_environment_is_left_to_the_package(tmp_path, wandb, monkeypatch):

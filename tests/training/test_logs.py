@@ -115,7 +115,7 @@ def test_what_json_does_not_know_is_no_row(tmp_path):
 class _Writer:
     """In the place of TensorBoard's."""
 
-    def __init__(self, path, purge_step):
+    def __init__(self, path, purge_step, max_queue):
         self.path, self.scalars, self.is_closed = path, [], False
 
     def add_scalar(self, *args):

@@ -144,3 +144,17 @@ def test_a_table_may_cycle_as_images_do(table, value):
     config = config_of(None, dataset=table, batch_size=8, optimizer__learning_rate=value)
     recipe = parse(config)
     assert run.plan(recipe, load_dataset(recipe), num_devices=1).total_steps == 240
+
+
+@pytest.mark.parametrize("word", ["brightness", "mix"])
+def test_what_needs_to_know_black_is_a_line_for_floats(word):
+    floats = {"image": IMAGES / np.float32(255), "label": LABELS}
+    dataset = data.Dataset(floats, floats, floats, num_classes=3)
+    changes = {"augment.operations": ("flip", word), "augment.strength": 0.5}
+    recipe = parse(config_of(None, changes, batch_size=8))
+    with pytest.raises(RecipeError) as error:
+        run.begin(recipe, dataset)
+    line = f"augment.operations has {word}, for which black must be known: take images of bytes,"
+    assert str(error.value).startswith(line) and len(str(error.value).splitlines()) == 1
+    as_bytes = {"image": IMAGES, "label": LABELS}
+    run.begin(recipe, data.Dataset(as_bytes, as_bytes, as_bytes, num_classes=3))
