@@ -228,13 +228,13 @@ def model_summary(recipe: Recipe) -> str:
 
 
 def _best_validation(recipe: Recipe, rows: list[runs.Row]) -> dict[str, Any]:
-    """Returns the best row's score, the first of equals, whose state is the best checkpoint."""
+    """Returns the best row's score, the last of equals, whose state is the best checkpoint."""
     score, best_is = recipe.task.judged_by
     validated = [row for row in rows if row.get(f"val_{score}") is not None]
     if not validated:
         return {}
     choose = max if best_is == "max" else min
-    best = choose(validated, key=lambda row: row[f"val_{score}"])
+    best = choose(reversed(validated), key=lambda row: row[f"val_{score}"])
     return {f"best_val_{score}": best[f"val_{score}"], "best_val_epoch": best["epoch"]}
 
 

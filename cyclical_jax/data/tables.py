@@ -78,6 +78,11 @@ def _problems(columns: list[str], rows: Rows) -> Iterator[str]:
         return
     if all(_is_number(column) for column in columns):
         yield f"its first line must name the columns, got {', '.join(columns)}."
+    if "" in columns:
+        yield (
+            f"its column {columns.index('') + 1} has no name: an index, which pandas leaves out by "
+            "index=False? Name it if it is a feature."
+        )
     twice = sorted({column for column in columns if columns.count(column) > 1})
     if twice:
         yield f"its columns must have different names, got {', '.join(twice)} more than once."

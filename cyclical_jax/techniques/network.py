@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 from flax import linen as nn
 
+from cyclical_jax import data
 from cyclical_jax.models import NETWORKS, Model, Network, make_model, network_of
 from cyclical_jax.training.attributes import MAY_CYCLE, field_of
 from cyclical_jax.training.fields import (
@@ -60,6 +61,10 @@ _OPTIONS: dict[str, Field] = {
 
 
 def problems(checked: Own) -> Iterator[str]:
+    name, dataset = checked.get(NAME), checked.get("dataset")
+    if name in NETWORKS and name != "mlp" and dataset is not None:
+        if data.is_table(dataset, data_dir=checked.get("data_dir")):
+            yield f"{NAME} must be 'mlp' for {dataset!r}, a table: {name} needs images, got {name!r}."
     if checked.get(NAME) == "mlp" and checked.get("model.hidden_sizes") == ():
         for key in ("model.batch_norm", "model.dropout"):
             if checked.get(key):

@@ -60,7 +60,7 @@ class _Item(NamedTuple):
 class Checkpoints:
     """The checkpoints in a directory, each named by its micro step; a context.
 
-    The newest `keep` are kept, and the one that is worth most by validation, the first of equals:
+    The newest `keep` are kept, and the one that is worth most by validation, the last of equals:
     of all that were saved or held. They are Orbax's: "state" holds every leaf by its path, "about"
     a digest of them.
     With several processes all of them call everything, and share the directory; the first writes.
@@ -112,7 +112,7 @@ class Checkpoints:
         """
         worths = [self._worth_of(step) for step in self._manager.all_steps()]
         worths += [self._held.about[_WORTH]] if self._held else []
-        if not worth > max(worths, default=-math.inf):
+        if worth < max(worths, default=-math.inf):
             return
         if int(snapshot.state.micro_step) == self._manager.latest_step():
             self._write(_item(snapshot, worth))
@@ -328,8 +328,11 @@ class _NewestAndBest:
 
 
 def _best_of(steps: Sequence[int], worth_of: Callable[[int], float]) -> int | None:
-    """Returns the first of those that are worth most; None where none was validated."""
-    validated = [step for step in sorted(steps) if worth_of(step) > -math.inf]
+    """Returns the last of those that are worth most; None where none was validated.
+
+    A small validation split has many ties, and of equals the last has been trained the longest.
+    """
+    validated = [step for step in sorted(steps, reverse=True) if worth_of(step) > -math.inf]
     return max(validated, key=worth_of, default=None)
 
 

@@ -91,9 +91,9 @@ def test_what_is_saved_is_of_the_moment(directory):
 
 def test_the_newest_and_the_best_are_kept(directory):
     saved(directory, 1, 2, 3, 4, 5, worths=[0.1, 0.9, 0.9, 0.3, None], keep=1)
-    assert sorted(os.listdir(directory)) == ["2", "5"]  # the first of equals
+    assert sorted(os.listdir(directory)) == ["3", "5"]  # the last of equals
     saved(directory, 6, 7, 8, keep=2)
-    assert sorted(os.listdir(directory)) == ["2", "7", "8"]
+    assert sorted(os.listdir(directory)) == ["3", "7", "8"]
 
 
 def test_without_a_validation_the_newest_alone_are_kept(directory):

@@ -352,8 +352,8 @@ def test_a_score_that_is_not_finite_is_an_error_of_its_member(monkeypatch, split
 def test_parameters_that_are_not_finite_are_an_error_of_their_member(monkeypatch):
     train = Population.train
 
-    def with_infinity(self, *args):
-        trained = train(self, *args)
+    def with_infinity(self, *args, **options):
+        trained = train(self, *args, **options)
         broken = jax.tree.map(lambda leaf: leaf.at[1].set(jnp.inf), trained.states.params)
         return trained._replace(states=trained.states._replace(params=broken))
 
