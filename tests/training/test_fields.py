@@ -32,7 +32,11 @@ def test_a_meaning_starts_with_a_noun_or_a_verb(key):
 @pytest.mark.parametrize(
     "key, words",
     [
-        ("dataset", "digits or fashion_mnist or cifar10 or cifar100 or imagenet2012"),
+        (
+            "dataset",
+            "digits or fashion_mnist or cifar10 or cifar100 or imagenet2012, or npz:FILE, "
+            "csv:FILE, folder:DIR or tfds:NAME",
+        ),
         ("data_dir", "path, or None"),
         (
             "subset",
