@@ -3,8 +3,6 @@
 python examples/haiku_batches.py
 """
 
-import itertools
-
 import haiku as hk
 import jax
 import jax.numpy as jnp
@@ -13,7 +11,7 @@ from sklearn.datasets import load_digits
 
 import cyclical_jax as cj
 
-NUM_UPDATES = 81
+NUM_BATCHES = 410
 IMAGES, LABELS = load_digits(return_X_y=True)
 IMAGES = jnp.asarray(IMAGES / 8 - 1, jnp.float32)
 NETWORK = hk.without_apply_rng(hk.transform(lambda images: hk.nets.MLP([128, 10])(images)))
@@ -24,7 +22,7 @@ def train(optimizer, loss_of):
 
     @jax.jit
     def train_step(params, opt_state, images, labels):
-        step = optax.tree.get(opt_state, "gradient_step")  # updates, not batches
+        step = cj.num_updates(opt_state)  # updates, not batches
 
         def mean_loss(params):
             return loss_of(NETWORK.apply(params, images), labels, step).mean()
@@ -36,21 +34,25 @@ def train(optimizer, loss_of):
 
     params = NETWORK.init(jax.random.key(0), IMAGES[:1])
     opt_state = optimizer.init(params)
-    for micro_step in itertools.count():
-        batch = jax.random.randint(jax.random.key(micro_step), (32,), 0, len(LABELS))
+    for batch_number in range(NUM_BATCHES):
+        batch = jax.random.randint(jax.random.key(batch_number), (32,), 0, len(LABELS))
         params, opt_state, row = train_step(params, opt_state, IMAGES[batch], LABELS[batch])
         if optax.tree.get(opt_state, "mini_step") == 0:  # this batch completed an update
             yield row
 
 
 if __name__ == "__main__":
-    hardness = cj.hardness_schedule(NUM_UPDATES, factor=4)
+    # The number of updates and the number of batches that each takes depend on each other.
+    num_updates = cj.updates_of(
+        NUM_BATCHES, lambda total: cj.cyclical_schedule(8, 2, total, factor=4)
+    )
+    hardness = cj.hardness_schedule(num_updates, factor=4)
     clip = cj.clip_by_global_norm(cj.between(0.5, 2.0, hardness))
     cycling = cj.accumulate_gradients(
         optax.chain(clip, optax.adam(1e-2)), every=cj.as_integer(cj.between(8, 2, hardness))
     )
     temperature = cj.between(0.5, 2.0, hardness)
     rows = train(cycling, lambda x, y, t: cj.focal_loss(x, y, temperature=temperature(t)))
-    for step, row in enumerate(itertools.islice(rows, NUM_UPDATES)):
+    for step, row in enumerate(rows):
         if step % 20 == 0:
             print(step, {name: round(float(value), 6) for name, value in row.items()})

@@ -2,8 +2,7 @@
 
     python examples/segmentation.py
 
-Noisy discs are told from the background. The pixels of their edges have the label 255, as in Pascal
-VOC: the mean leaves them out.
+The pixels at the edges of noisy discs have the label 255: the loss and its mean leave them out.
 """
 
 import jax
@@ -25,17 +24,17 @@ def examples(key):
 
 
 def train(optimizer, loss_of):
-    """Yields one row of the log per update; `loss_of` takes logits, labels and the update count."""
+    """Yields one row of the log per update; `loss_of` takes logits, labels, count, axes."""
 
     @jax.jit
     def train_step(params, opt_state, step):
         images, labels = examples(jax.random.key(step))
-        is_labelled = labels != 255
+        kept = labels != 255
 
         def mean_loss(params):
             hidden = jax.nn.relu(jax.lax.conv(images, params["hidden"], (1, 1), "SAME"))
-            logits = jnp.moveaxis(jax.lax.conv(hidden, params["out"], (1, 1), "SAME"), 1, -1)
-            return loss_of(logits, jnp.where(is_labelled, labels, 0), step).mean(where=is_labelled)
+            logits = jax.lax.conv(hidden, params["out"], (1, 1), "SAME")
+            return cj.weighted_mean(loss_of(logits, labels, step, axis=1, where=kept), where=kept)
 
         loss, grads = jax.value_and_grad(mean_loss)(params)
         updates, opt_state = optimizer.update(grads, opt_state, params)
@@ -44,9 +43,9 @@ def train(optimizer, loss_of):
 
     shapes = {"hidden": (8, 1, 5, 5), "out": (2, 8, 5, 5)}
     params = {n: jax.random.normal(jax.random.key(0), s) / 8 for n, s in shapes.items()}
-    opt_state = optimizer.init(params)
+    state = params, optimizer.init(params)
     for step in range(NUM_UPDATES):
-        params, opt_state, row = train_step(params, opt_state, step)
+        *state, row = train_step(*state, step)
         yield row
 
 
@@ -54,6 +53,7 @@ if __name__ == "__main__":
     hardness = cj.hardness_schedule(NUM_UPDATES, factor=4)
     gamma = cj.between(0.0, 2.0, hardness)
     cycling = optax.chain(cj.clip_by_global_norm(cj.between(0.5, 2.0, hardness)), optax.adam(1e-2))
-    for step, row in enumerate(train(cycling, lambda x, y, t: cj.focal_loss(x, y, gamma=gamma(t)))):
+    rows = train(cycling, lambda x, y, t, **axes: cj.focal_loss(x, y, gamma=gamma(t), **axes))
+    for step, row in enumerate(rows):
         if step % 50 == 0:
             print(step, {name: round(float(value), 6) for name, value in row.items()})

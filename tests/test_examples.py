@@ -12,6 +12,7 @@ import sys
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
@@ -68,21 +69,24 @@ def constant(value):
     return cj.cyclical_schedule(value, value, total_steps=8, factor=2)
 
 
-def optax_loss(logits, labels, step):
-    losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels.clip(0))
-    return losses * (labels >= 0)
+def optax_loss(logits, labels, step, *, axis=-1, where=None):
+    is_kept = labels >= 0 if where is None else where
+    labels = jnp.where(is_kept, labels, 0)
+    losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels, axis=axis)
+    return losses * is_kept
 
 
-def our_loss(logits, labels, step):
+def our_loss(logits, labels, step, **options):
     numbers = {"gamma": constant(0.0)(step), "temperature": constant(1.0)(step)}
-    return cj.focal_loss(logits, labels, **numbers)
+    return cj.focal_loss(logits, labels, **numbers, **options)
 
 
-def our_cyclical_loss(logits, labels, step):
+def our_cyclical_loss(logits, labels, step, **options):
     """All weights are 1 at gammas of 0."""
     numbers = dict.fromkeys(("gamma_hc", "gamma_pos", "gamma_neg"), constant(0.0)(step))
     hardness = cj.hardness_schedule(8, factor=2)(step)
-    return cj.cyclical_focal_loss(logits, labels, hardness, label_smoothing=0.0, **numbers)
+    numbers |= {"label_smoothing": 0.0} | options
+    return cj.cyclical_focal_loss(logits, labels, hardness, **numbers)
 
 
 def chain(library, number):
