@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from cyclical_jax import _checks
+from cyclical_jax._dtypes import widened
 
 _INT32 = jnp.iinfo(jnp.int32)
 
@@ -126,7 +127,7 @@ def floats(name: str, values: Any) -> jax.Array:
     values = jnp.asarray(values)
     if not jnp.issubdtype(values.dtype, jnp.floating):
         raise ValueError(f"`{name}` must be floats, got {values.dtype} of shape {values.shape}.")
-    return values if jnp.finfo(values.dtype).bits > 32 else values.astype(jnp.float32)
+    return widened(values)
 
 
 def axes_of(axis: Any, name: str, shape: tuple[int, ...]) -> tuple[int, ...]:

@@ -13,6 +13,8 @@ import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 from jax.custom_derivatives import SymbolicZero
 
+from cyclical_jax import _sharding
+
 # In every call XLA's CPU backend puts [batch, classes] intermediates into new memory. From this
 # many classes on, touching that memory costs more than computing a few rows at a time, keeping only
 # their sums, and computing the rest again for the gradient.
@@ -58,15 +60,10 @@ def row_sums(z, labels, gamma):
     The sums are of log p, of p^gamma log p, and of 1. The losses need nothing else of the
     [..., classes] logits, so XLA keeps few arrays of that size.
     """
-    if z.shape[-1] < _MANY_CLASSES or _is_sharded(z):
+    if z.shape[-1] < _MANY_CLASSES or _sharding.is_spread(z):  # blocks would gather it
         return _sums(z, labels, gamma)
     gamma = jnp.broadcast_to(gamma, labels.shape)
     return jax.lax.platform_dependent(z, labels, gamma, cpu=_sums_in_blocks, default=_sums)
-
-
-def _is_sharded(z):
-    """Returns whether an axis of `z` is on an explicit axis of a mesh; blocks would gather it."""
-    return any(part is not None for part in jax.typeof(z).sharding.spec)
 
 
 def _sums_in_blocks(z, labels, gamma):

@@ -44,8 +44,8 @@ def updates_of(micro_steps: int, every: Number | Schedule | ScheduleOf) -> int:
       steps that are left over belong to an update that is never made; they are fewer than it needs.
 
     Raises:
-      ValueError: `micro_steps` is not a whole number of at least 1, or allows no update, or not as
-        many as the cycle needs.
+      ValueError: `micro_steps` is not a whole number of at least 1, is above 10^7 for a schedule,
+        or allows no update, or not as many as the cycle needs.
 
     Examples:
       >>> from cyclical_jax import accumulate_gradients, cyclical_schedule

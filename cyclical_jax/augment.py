@@ -32,6 +32,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from cyclical_jax import _checks
+from cyclical_jax._dtypes import widened
 from cyclical_jax._types import Array, Number
 
 Limits: TypeAlias = tuple[float, float]
@@ -122,17 +123,11 @@ def _identity_at_zero(operation: _AnyOperation) -> _AnyOperation:
         _check_limits(limits)
         is_bytes = images.dtype == jnp.uint8
         limits = (0.0, 255.0) if is_bytes else limits
-        changed = operation(key, _wide(images), strength, limits=limits, **options)
+        changed = operation(key, widened(images), strength, limits=limits, **options)
         changed = jnp.round(changed) if is_bytes else changed
         return jnp.where(strength > 0, changed.astype(images.dtype), images)
 
     return call  # type: ignore[return-value]
-
-
-def _wide(values):
-    """Returns `values` in at least float32."""
-    values = jnp.asarray(values)
-    return values if values.dtype == jnp.float64 else values.astype(jnp.float32)
 
 
 def _float(number):
@@ -257,7 +252,7 @@ def affine(images: Array, matrix: Array, shift: Array, *, fill: Number) -> jax.A
     """
     _check_affine(images, matrix, shift)
     images, matrix, shift = jnp.asarray(images), _float(matrix), _float(shift)
-    return _warped(_wide(images), matrix, shift, fill).astype(images.dtype)
+    return _warped(widened(images), matrix, shift, fill).astype(images.dtype)
 
 
 def _warped(images, matrix, shift, fill):
@@ -454,7 +449,7 @@ def mixup(
     """
     images, labels, strength = _checked_mixture(images, labels, strength)
     share = strength * _smaller_share(key, len(images), alpha, mask)
-    mixed = _mixed(_wide(images), share)
+    mixed = _mixed(widened(images), share)
     mixed = jnp.round(mixed) if images.dtype == jnp.uint8 else mixed
     return _unless_zero(
         strength, (mixed.astype(images.dtype), _mixed_tree(labels, share)), images, labels
@@ -517,7 +512,7 @@ def _mixed(values, share):
 
 
 def _mixed_tree(labels, share):
-    return jax.tree.map(lambda leaf: _mixed(_wide(leaf), share).astype(leaf.dtype), labels)
+    return jax.tree.map(lambda leaf: _mixed(widened(leaf), share).astype(leaf.dtype), labels)
 
 
 def _unless_zero(strength, changed, *originals):

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from cyclical_jax import _checks, _sharding
+from cyclical_jax._dtypes import widened
 from cyclical_jax._types import Array, Number
 
 _MOST = 100.0
@@ -86,11 +87,14 @@ def update_difficulty(
     _checks.number("decay", decay, minimum=0, maximum=1)
     difficulty, index, losses = map(jnp.asarray, (difficulty, index, losses))
     _check_difficulty(difficulty, index, losses)
-    return _updated(difficulty, index, losses, jnp.asarray(decay, jnp.float32))
+    # 1 - 0.9 is taken of Python's numbers: in float32 it would be rounded.
+    decay = decay if _checks.is_plain(decay) else widened(decay)
+    shares = (jnp.asarray(share, jnp.float32) for share in (decay, 1 - decay))
+    return _updated(difficulty, index, losses, *shares)
 
 
 @jax.jit  # eager gathers and scatters do not mix arrays on a mesh with others
-def _updated(difficulty, index, losses, decay):
+def _updated(difficulty, index, losses, of_old, of_new):
     index = _sharding.replicated(index.astype(jnp.int32))
     losses = _sharding.replicated(losses.astype(jnp.float32))
     # Only arrays of the batch's size are made, since there may be millions of examples.
@@ -99,7 +103,7 @@ def _updated(difficulty, index, losses, decay):
     index = jnp.where(index < 0, len(difficulty), index)  # JAX would count it from the end
     so_far = _sharding.taken(difficulty, index).astype(jnp.float32)
     so_far = jnp.where(jnp.isfinite(so_far), so_far, losses)
-    new = decay * so_far + (1 - decay) * losses
+    new = of_old * so_far + of_new * losses
     return _sharding.put(difficulty, index, new.astype(difficulty.dtype))
 
 

@@ -20,8 +20,8 @@ _Type = TypeVar("_Type", bound=type)
 _LOGGED: dict[frozenset[str], str] = {}  # the fields of each marked type -> the one for the log
 _HYPERPARAMS = "hyperparams"  # a field of the state of `optax.inject_hyperparams`
 _INJECTED = frozenset({"count", _HYPERPARAMS, "inner_state"})
-# What a state beside a count says of it: the first two start anew at every turn; with the others
-# the state inside does not see every update.
+# Fields that tell what the `count` beside them counts. With _TURNS it starts anew at every turn.
+# With _SKIPS the state inside may miss updates, so that its counts are of its own.
 _TURNS, _SKIPS = {"grad_acc", "plateau_count"}, {"notfinite_count", "step"}
 _COUNTS = {"count", "gradient_step"} | _TURNS | _SKIPS
 

@@ -71,6 +71,12 @@ def test_the_running_average_is_of_each_examples_own_losses():
     np.testing.assert_allclose(found, expected, rtol=1e-5)
 
 
+def test_a_plain_decay_leaves_its_exact_rest_to_the_new_loss():
+    """1 - 0.9 in float32 is 0.100000024, off by two units in the last place."""
+    found = update_difficulty(jnp.zeros(1), jnp.array([0]), jnp.ones(1), decay=0.9)
+    assert found[0] == np.float32(0.1)
+
+
 def test_the_weights_of_a_batch_have_a_mean_near_1():
     """So a preference does not act as a learning rate."""
     for number in (8, 64):
