@@ -8,11 +8,10 @@ magnitude. A flip has no magnitude, so s scales its probability. Images keep the
 arithmetic is in float32. The axis of the batch may be sharded over devices.
 
 `limits` are the least and the greatest value of a pixel: (0, 255) for bytes, which are rounded to
-the nearest, and (-1, 1) for floats unless the caller says otherwise. Values that are only moved are
-never cut. New colours are cut to the limits, but a pixel that lies beyond them already just moves
-no further out; what `affine` interpolates is cut. With `limits=None` nothing is cut, and what comes
-from outside of an image is 0: this suits standardised images, whose mean is 0. Brightness, and so a
-mix, cannot do without limits: black is the lower one.
+the nearest, and (-1, 1) for floats unless the caller says otherwise. Crop, flip, erase, mixup and
+cutmix make no new values and cut none; the others cut to the limits. Standardised images lie beyond
+(-1, 1): pass `limits=None`, with which nothing is cut, and what comes from outside of an image is
+0, their mean. Brightness, and so a mix, cannot do without limits: black is the lower one.
 
 `mixup` and `cutmix` mix labels too, so they take and return both.
 
@@ -140,12 +139,8 @@ def _outside(limits):
     return 0.0 if limits is None else sum(limits) / 2
 
 
-def _cut(colours, images, limits):
-    """Cuts new colours to the limits; a pixel beyond them already moves no further out."""
-    if limits is None:
-        return colours
-    low, high = limits
-    return jnp.clip(colours, jnp.minimum(low, images), jnp.maximum(high, images))
+def _cut(values, limits):
+    return values if limits is None else jnp.clip(values, *limits)
 
 
 def _beside(images, numbers):
@@ -232,7 +227,7 @@ def random_affine(
     cos, sin = jnp.cos(angle), jnp.sin(angle)
     matrix = jnp.stack([cos, -sin + slope * cos, sin, cos + slope * sin], -1).reshape(-1, 2, 2)
     changed = _warped(images, matrix, shift.T, _outside(limits))
-    return changed if limits is None else jnp.clip(changed, *limits)
+    return _cut(changed, limits)
 
 
 def affine(images: Array, matrix: Array, shift: Array, *, fill: Number) -> jax.Array:
@@ -304,16 +299,14 @@ def random_brightness(
     limits: Limits | None = _LIMITS,
     most: Number = 0.4,
 ) -> jax.Array:
-    """Multiplies the distance from black by 1 + u, u uniform within `s most`.
-
-    Black is the lower limit, and what lies below it.
+    """Multiplies the distance from black, the lower limit, by 1 + u, u uniform within `s most`.
 
     Raises:
       ValueError: `limits` is None, for floats.
     """
     if limits is None:
         raise ValueError("`limits` must be given for brightness: black is the lower one, got None.")
-    return _blended(key, images, strength, limits, most, jnp.minimum(limits[0], images))
+    return _blended(key, images, strength, limits, most, limits[0])
 
 
 @_identity_at_zero
@@ -347,7 +340,7 @@ def _blended(key, images, strength, limits, most, origin):
     most = _float(most)
     u = jax.random.uniform(key, (len(images), 1, 1, 1), minval=-most, maxval=most)
     changed = images + (strength * u).astype(images.dtype) * (images - origin)
-    return _cut(changed, images, limits)
+    return _cut(changed, limits)
 
 
 def _grey(images):

@@ -416,14 +416,6 @@ def test_new_values_stay_within_limits_that_hold(name):
     assert 2.4 < jnp.abs(within).max() <= 2.5
 
 
-@pytest.mark.parametrize("name", ["brightness", "contrast", "saturation"])
-def test_a_colour_beyond_the_limits_moves_no_further_out(name):
-    found = np.asarray(jax.jit(functools.partial(apply, name))(STANDARDISED, 1.0))
-    x = np.asarray(STANDARDISED)
-    assert ((found <= np.maximum(1, x)) & (found >= np.minimum(-1, x))).all()
-    assert (found > 1).any() and (found < -1).any()
-
-
 @pytest.mark.parametrize("name", ["affine", "contrast", "saturation"])
 def test_without_limits_a_scaled_image_is_scaled(name):
     """Nothing is cut and nothing depends on a range: the operation is linear."""
@@ -434,10 +426,10 @@ def test_without_limits_a_scaled_image_is_scaled(name):
 
 
 def test_black_stays_black():
-    x = jnp.stack([jnp.full((4, 4, 1), value) for value in (-3.0, -1.0, 0.5)])
+    x = jnp.stack([jnp.full((4, 4, 1), value) for value in (-1.0, 0.5)])
     found = au.random_brightness(KEY, x, 1.0)
-    np.testing.assert_array_equal(found[:2], x[:2])
-    assert (found[2] != x[2]).all()
+    np.testing.assert_array_equal(found[0], x[0])
+    assert (found[1] != x[1]).all()
 
 
 @pytest.mark.parametrize("name", ["brightness", "mix"])

@@ -64,7 +64,7 @@ def problems(checked: Own) -> Iterator[str]:
     name, dataset = checked.get(NAME), checked.get("dataset")
     if name in NETWORKS and name != "mlp" and dataset is not None:
         if data.is_table(dataset, data_dir=checked.get("data_dir")):
-            yield f"{NAME} must be 'mlp' for {dataset!r}, a table: {name} needs images, got {name!r}."
+            yield f"{NAME} must be 'mlp' for {dataset!r}, a table, got {name!r}."
     if checked.get(NAME) == "mlp" and checked.get("model.hidden_sizes") == ():
         for key in ("model.batch_norm", "model.dropout"):
             if checked.get(key):

@@ -129,6 +129,9 @@ def _changed(program: Program, state: TrainState, batch: Batch, keys) -> Batch:
 
 def _transformed(transforms: Sequence[BatchTransform], step, batch: Batch, keys) -> Batch:
     for (transform, strength), key in zip(transforms, keys, strict=True):
+        # Compiled apart from what comes before it: fused with that, its last bits would differ
+        # between a call of one step and a call of many, and so would a run that was stopped.
+        batch = jax.lax.optimization_barrier(batch)
         batch = transform(batch, key, as_schedule(strength)(step))
     return batch
 
