@@ -290,4 +290,6 @@ def _as_bytes(images: np.ndarray) -> np.ndarray:
 def _check_finite(images: np.ndarray) -> None:
     is_finite = np.isfinite(images).reshape(len(images), -1).all(-1)
     if not is_finite.all():
-        raise ValueError(f"images must be finite, got another number in {is_finite.argmin()}.")
+        raise ValueError(
+            f"images must be finite, got NaN or infinity in image {is_finite.argmin()}."
+        )

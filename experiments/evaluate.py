@@ -34,20 +34,24 @@ from experiments.score import Score, in_order, words
 _SUFFIXES = {"confusion": ".png", "predictions": ".csv"}
 
 
-def split_of(run: LoadedRun, split: str, *, data_dir: str | None = None) -> Split:
+def split_of(
+    run: LoadedRun, split: str, *, dataset: str | None = None, data_dir: str | None = None
+) -> Split:
     """Returns a split of a run's dataset; images of a stream are cropped at their centre.
 
     Args:
       run: The run.
       split: "train", "validation" or "test".
-      data_dir: Where the data is, if it has moved.
+      dataset, data_dir: Where the data is, if it has moved.
 
     Raises:
       RecipeError: The split is empty, or the dataset is not that of the run; a line.
     """
-    recipe, facts = run.recipe, run.facts
-    dataset = load_dataset(dataclasses.replace(recipe, data_dir=data_dir or recipe.data_dir))
-    here = facts_of(recipe.dataset, dataset)
+    moved = {"dataset": dataset, "data_dir": data_dir}
+    moved = {key: place for key, place in moved.items() if place is not None}
+    recipe, facts = dataclasses.replace(run.recipe, **moved), run.facts
+    loaded = load_dataset(recipe)
+    here = facts_of(recipe.dataset, loaded)
     if (here.num_classes, here.shape) != (facts.num_classes, facts.shape):
         raise RecipeError(
             f"--workdir: the run has {facts.num_classes} classes of images {list(facts.shape)}, "
@@ -55,7 +59,7 @@ def split_of(run: LoadedRun, split: str, *, data_dir: str | None = None) -> Spli
         )
     if not facts.is_seen_like(here):
         raise RecipeError("--workdir: the run's dataset is normalised otherwise than it was then.")
-    examples = getattr(dataset, split)
+    examples = getattr(loaded, split)
     if not data.num_examples(examples):
         raise RecipeError(f"--split: the run was trained on {recipe.train_on}; {split} is empty.")
     is_stream = isinstance(examples, Stream)
@@ -97,6 +101,7 @@ def main(
     checkpoint: str,
     split: str,
     files: dict[str, Path],
+    dataset: str | None = None,
     data_dir: str | None = None,
     num_workers: int = 0,
 ) -> None:
@@ -107,7 +112,7 @@ def main(
       checkpoint: "best" or "newest".
       split: "train", "validation" or "test".
       files: {"confusion", "predictions" or "export": where it is written}.
-      data_dir: Where the data is, if it has moved.
+      dataset, data_dir: Where the data is, if it has moved.
       num_workers: Processes that read images which do not fit in memory.
 
     Raises:
@@ -120,7 +125,7 @@ def main(
     _check_task(run, files)
     if "export" in files:
         _export(run, files["export"])
-    examples = split_of(run, split, data_dir=data_dir)
+    examples = split_of(run, split, dataset=dataset, data_dir=data_dir)
     reader = class_scores.Reader() if _has_classes(run) else None
     scores = scores_of(run, examples, num_workers=num_workers, look=reader and reader.look)
     number = run.facts.num_classes
@@ -196,6 +201,9 @@ if __name__ == "__main__":
         ),
         "split": flags.DEFINE_enum(
             "split", "validation", SPLITS, "The split that it is judged on."
+        ),
+        "dataset": flags.DEFINE_string(
+            "dataset", None, "The run's own data, if it has moved, such as npz:moved/mine.npz."
         ),
         "data_dir": paths.define(
             "data_dir", None, "Where TFDS's datasets are, if they have moved."

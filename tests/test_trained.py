@@ -131,7 +131,7 @@ def test_other_floats_are_used_as_they_are(tmp_path, features):
     np.testing.assert_allclose(run.logits(raw / 1000), expected, rtol=1e-4, atol=1e-5)
     with pytest.raises(ValueError, match="^images must be floats, as the dataset's are, got int64"):
         run.predict(np.ones((3, 2), np.int64))
-    with pytest.raises(ValueError, match="^images must be finite, got another number in 0"):
+    with pytest.raises(ValueError, match="^images must be finite, got NaN or infinity in image 0"):
         run.predict(np.full((3, 2), 1e300))
 
 
@@ -235,7 +235,7 @@ def test_bytes_of_another_kind(run_on_bytes, images, line):
 @pytest.mark.parametrize(
     "images, line",
     [
-        (NOT_FINITE, "images must be finite, got another number in 1"),
+        (NOT_FINITE, "images must be finite, got NaN or infinity in image 1"),
         (NOT_FINITE[0], r"images must have the shape \[n, 2\], .*; a single one is images\[None\]"),
         (NOT_FINITE > 0, "images must be numbers, got bool"),
         (NOT_FINITE.astype(str), "images must be numbers, got <U"),

@@ -109,7 +109,8 @@ def non_finite(array: Any) -> str:
     flat = np.asarray(array, np.float64)
     bad = ~np.isfinite(flat)
     first = np.argwhere(bad)[0]
-    return f"got {flat[tuple(first)]} in example {first[0]} and {int(bad.sum()) - 1:,} more"
+    more = f" and {others:,} more" if (others := int(bad.sum()) - 1) else ""
+    return f"got {flat[tuple(first)]} in example {first[0]}{more}"
 
 
 def _kind_of(split: Any) -> str:

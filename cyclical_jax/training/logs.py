@@ -301,9 +301,13 @@ def _bar(console: Console, batch_size: int) -> Progress:
     )
 
 
+def _epoch(number: float) -> str:
+    return f"{number:.4g}" if number < 1e4 else f"{number:,.0f}"
+
+
 def _line(row: Row, num_epochs: float, structure: Structure) -> str:
     """Returns a row as a line for people."""
-    parts = [f"epoch {row['epoch']:>5.4g}/{num_epochs:.4g}", f"step {row['step']:>6,}"]
+    parts = [f"epoch {_epoch(row['epoch']):>5}/{_epoch(num_epochs)}", f"step {row['step']:>6,}"]
     score, _ = structure.task[0].judged_by
     for name in ("loss", *structure.measures):
         if row.get(name) is not None:

@@ -93,7 +93,7 @@ WRONG = {
     "which are used as they are.": with_train(image=IMAGE.astype(np.int32)),
     "train['image'] must be [examples, ...], got shape [40].": with_train(image=IMAGE[:, 0, 0, 0]),
     "train['image'] must be finite, got nan in example 3 and 8 more.": with_train(image=nan_at(3)),
-    "train['image'] must be finite, got inf in example 39 and 0 more.": with_train(
+    "train['image'] must be finite, got inf in example 39.": with_train(
         image=np.where(np.arange(360).reshape(40, 3, 3, 1) == 358, np.inf, 1.0)
     ),
     "train['label'] must be 0 to 3, got -1 to 3.": with_train(

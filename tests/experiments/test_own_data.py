@@ -37,6 +37,9 @@ def test_a_run_its_second_call_its_scores_and_a_changed_file(images, tmp_path):
     assert again.returncode == 0 and "test accuracy" in again.stdout
     scores = commands.in_this_process("evaluate", f"--workdir={workdir}", "--split=test")
     assert scores.returncode == 0 and "on 9 examples" in scores.stdout
+    moved = (tmp_path / "mine.npz").rename(tmp_path / "moved.npz")
+    arguments = [f"--workdir={workdir}", "--split=test", f"--dataset=npz:{moved}"]
+    assert commands.in_this_process("evaluate", *arguments).stdout == scores.stdout
     np.savez(tmp_path / "mine.npz", image=np.zeros((90, 5, 5, 3), np.uint8), label=LABELS)
     changed = train(images, workdir)
     assert changed.returncode == 2 and "dataset: 'content " in changed.stderr
