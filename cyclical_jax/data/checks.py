@@ -73,7 +73,7 @@ def _examples(name: str, image: Any, label: Any, num_classes: int) -> Iterator[s
     if image.ndim < 2:
         yield f"{what} must be [examples, ...], got shape {list(image.shape)}."
     elif label.ndim and len(image) != len(label):
-        yield f"{what} has {len(image):,} examples, and {labels} {len(label):,}: they must be one."
+        yield f"{what} has {len(image):,} examples, {labels} {len(label):,}: they must be as many."
     if image.dtype != np.uint8 and image.dtype.kind not in "fV":  # V: bfloat16
         hint = ": use astype(np.uint8) for bytes, or floats, which are used as they are"
         yield f"{what} must be uint8 or floats, got {image.dtype}{hint}."

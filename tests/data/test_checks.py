@@ -67,10 +67,10 @@ def test_what_can_be_learned_passes(name):
 
 
 WRONG = {
-    "train['image'] has 20 examples, and train['label'] 40: they must be one.": with_train(
+    "train['image'] has 20 examples, train['label'] 40: they must be as many.": with_train(
         image=IMAGE[:20]
     ),
-    "train['image'] has 40 examples, and train['label'] 10: they must be one.": with_train(
+    "train['image'] has 40 examples, train['label'] 10: they must be as many.": with_train(
         label=LABEL[:10]
     ),
     "dataset must be a `Dataset`, got a tuple.": tuple(WHOLE),
@@ -251,7 +251,7 @@ def test_a_split_is_checked_where_it_is_evaluated():
         return str(error.value)
 
     image, label = WHOLE.test["image"], WHOLE.test["label"]
-    assert line_of(label=label[:3]).startswith("the split['image'] has 12 examples, and the split[")
+    assert line_of(label=label[:3]).startswith("the split['image'] has 12 examples, the split[")
     assert line_of(label=label + 9) == "the split['label'] must be 0 to 3, got 9 to 12."
     assert line_of(image=image[:0], label=label[:0]) == "the split must have examples, got none."
     assert line_of(image=image[:, :2]) == "the split's examples must be [3, 3, 1], got [2, 3, 1]."
