@@ -22,6 +22,15 @@ def spread_like(array: jax.Array, model: jax.Array) -> jax.Array:
     return jax.sharding.reshard(array, jax.typeof(model).sharding) if is_spread(model) else array
 
 
+def of_examples(array: jax.Array, model: jax.Array) -> jax.Array:
+    """Returns `array`, [examples, ...], spread over devices as the first axis of `model` is."""
+    if not is_spread(model):
+        return array
+    sharding = jax.typeof(model).sharding
+    spec = PartitionSpec(sharding.spec[0], *[None] * (array.ndim - 1))
+    return jax.sharding.reshard(array, NamedSharding(sharding.mesh, spec))
+
+
 def taken(values: jax.Array, index: jax.Array) -> jax.Array:
     """Returns `values[index]`, whole on every device; an index out of range takes the nearest."""
     options: dict[str, Any] = {"out_sharding": _whole(values)} if is_spread(values) else {}

@@ -30,7 +30,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from cyclical_jax import _checks
+from cyclical_jax import _checks, _sharding
 from cyclical_jax._dtypes import widened
 from cyclical_jax._types import Array, Number
 
@@ -143,15 +143,6 @@ def _cut(values, limits):
     return values if limits is None else jnp.clip(values, *limits)
 
 
-def _beside(images, numbers):
-    """Returns `numbers`, [batch, ...], spread over devices as the images are.
-
-    On a mesh with explicit axes a gather needs it. The sum with zeros says so in every version.
-    """
-    zeros = jnp.zeros_like(images[:, 0, 0, 0], dtype=numbers.dtype)
-    return numbers + _on_axes_of(numbers, zeros)
-
-
 def _on_axes_of(values, one_each):
     """Returns [batch] numbers with an axis of length 1 for each further axis of `values`."""
     return jnp.expand_dims(one_each, tuple(range(1, values.ndim)))
@@ -187,7 +178,7 @@ def random_crop(
     def crop(image, start):
         return jax.lax.dynamic_slice(image, start, images.shape[1:])
 
-    return jax.vmap(crop)(padded, _beside(images, starts))
+    return jax.vmap(crop)(padded, _sharding.of_examples(starts, padded))
 
 
 @_identity_at_zero
@@ -283,7 +274,7 @@ def _at(images, row, column, fill):
     is_inside = (row >= 0) & (row < height) & (column >= 0) & (column < width)
     index = jnp.where(is_inside, row * width + column, 0).astype(jnp.int32)
     flat = images.reshape(len(images), height * width, images.shape[-1])
-    taken = jax.vmap(lambda image, index: image[index])(flat, _beside(images, index))
+    taken = jax.vmap(lambda image, index: image[index])(flat, _sharding.of_examples(index, images))
     return jnp.where(is_inside[..., None], taken, jnp.asarray(fill, images.dtype))
 
 

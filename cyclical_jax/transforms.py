@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from cyclical_jax import _checks
+from cyclical_jax import _checks, _sharding
 from cyclical_jax._dtypes import standard_promotion, widened
 from cyclical_jax._types import Number, NumberOrSchedule
 from cyclical_jax.opt_state import current_values as current_values
@@ -315,8 +315,9 @@ def _square(x):
 
 def _norms_of_units(x, axes):
     """Returns the norm of the unit of each entry, in the shape of `x`."""
-    # Optax's shape, so that XLA rounds as it does; `broadcast_to` would lose an explicit sharding.
-    return _root(jnp.sum(_square(x), axes, keepdims=True)) + jnp.zeros_like(x)
+    # Optax's shape, so that XLA rounds as it does; `broadcast_to` loses an explicit sharding.
+    norms = _root(jnp.sum(_square(x), axes, keepdims=True))
+    return _sharding.spread_like(jnp.broadcast_to(norms, x.shape), x)
 
 
 def _root(square):
