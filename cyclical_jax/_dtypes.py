@@ -1,4 +1,4 @@
-"""In which dtypes this library computes: numbers in at least float32, whatever JAX's promotion."""
+"""Computes with numbers in at least float32, whatever JAX's promotion."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the state of an optimizer says: the values in force and the number of updates.
+"""Reads the state of an optimizer: the values in force and the number of updates.
 
 The state may be that of any framework: Optax's own tuples, an `nnx.Optimizer` or its `nnx.State`, a
 TrainState, or the plain dicts of a checkpoint, whose keys are the names of the fields.

@@ -1,4 +1,4 @@
-"""What a run of `experiments.train` has learned, to be used without its dataset."""
+"""Loads the model that a run of `experiments.train` has trained, for use without its dataset."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def read_run(key: str, workdir: Path, catalogue: Catalogue, *, checkpoint: str) 
 
 @dataclass(frozen=True, eq=False, repr=False)
 class LoadedRun:
-    """What a run has learned.
+    """The model that a run has trained.
 
     Images are [n, height, width, channels], or features [n, features], as the dataset has them:
     bytes where it has bytes, floats of the same scale where it has floats. What the run did to make
@@ -108,7 +108,7 @@ class LoadedRun:
 
     @property
     def model_state(self) -> Any:
-        """What the model keeps beside parameters, such as BatchNorm's statistics."""
+        """The state that the model keeps beside parameters, such as BatchNorm's statistics."""
         return self.trained.variables.model_state
 
     @property

@@ -10,9 +10,10 @@ from typing import Any, NamedTuple
 from ml_collections import ConfigDict
 from scipy.stats import qmc
 
-from cyclical_jax import _checks, data
+from cyclical_jax import data
 from cyclical_jax.catalogue import parse
 from cyclical_jax.training.fields import RecipeError
+from cyclical_jax.training.own_files import path_of
 from cyclical_jax.training.structure import Recipe
 from experiments import plugins
 from experiments.score import Score
@@ -96,20 +97,13 @@ def load_table(name: str) -> Table:
       RecipeError: There is none, or something is wrong with it; a line for each problem.
     """
     folder = Path(__file__).parent / "tables"
-    path = _local(name) if name.endswith(".py") else folder / f"{name}.py"
+    path = path_of("--table", name) if name.endswith(".py") else folder / f"{name}.py"
     if not path.is_file():
         there = ", ".join(sorted(file.stem for file in folder.glob("[a-z]*.py")))
         raise RecipeError(f"--table {name!r} is not there; there are {there}, or give a .py file.")
     table = _executed(path)
     _raise_all(_problems(table, path))
     return table
-
-
-def _local(name: str) -> Path:
-    try:
-        return _checks.local_path("--table", name)
-    except ValueError as error:
-        raise RecipeError(str(error).replace("`", "")) from error
 
 
 def _executed(path: Path) -> Table:

@@ -11,9 +11,9 @@ from typing import Any
 
 from ml_collections import ConfigDict, FrozenConfigDict
 
-from cyclical_jax import _checks
 from cyclical_jax.catalogue import default_config
 from cyclical_jax.training.fields import RecipeError
+from cyclical_jax.training.own_files import path_of
 from cyclical_jax.training.recipe import completed, put
 from cyclical_jax.training.structure import Catalogue
 
@@ -37,7 +37,7 @@ def load(place: str, catalogue: Catalogue) -> ConfigDict:
     Raises:
       RecipeError: There is no such file, or its code fails, or returns something else; a line.
     """
-    path = _path_of(place)
+    path = path_of("--config", place)
     name, _, variant = str(path).partition(":")
     module = _executed(Path(name))
     get_config = getattr(module, "get_config", None)
@@ -46,13 +46,6 @@ def load(place: str, catalogue: Catalogue) -> ConfigDict:
     return completed(
         _as_config(name, _called(place, get_config, variant), catalogue), catalogue.keys
     )
-
-
-def _path_of(place: str) -> Path:
-    try:
-        return _checks.local_path("--config", place)
-    except ValueError as error:
-        raise RecipeError(str(error).replace("`", "")) from error
 
 
 def _executed(path: Path) -> ModuleType:

@@ -130,7 +130,7 @@ def _train(recipe, dataset, earlier, workdir, checkpoints, keep_as, *, further, 
         else:
             checkpoints.save(start)
             checkpoints.wait()
-    timetable = runs.plan(recipe, dataset)
+    timetable = recipe.timetable(num_examples(dataset.train))
     _tell_where(workdir, start)
     _tell([*dataset.notes, *clocks.told(recipe, timetable)])
     log_options = {

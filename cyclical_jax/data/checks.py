@@ -1,4 +1,4 @@
-"""What is wrong with a dataset, whoever made it: one line for each problem."""
+"""Checks a dataset, whoever made it, and tells each of its problems in a line."""
 
 from collections.abc import Iterator
 from typing import Any

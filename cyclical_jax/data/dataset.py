@@ -58,7 +58,7 @@ class DatasetNotFoundError(FileNotFoundError):
 
 
 class Found(NamedTuple):
-    """What is known of a dataset before it is loaded.
+    """The facts of a dataset that are known before it is loaded.
 
     Attributes:
       num_classes: Number of classes.

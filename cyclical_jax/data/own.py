@@ -1,4 +1,4 @@
-"""What datasets of one's own have in common: a place, labels of any kind, numbers to normalise."""
+"""Reads the parts that all datasets of one's own have: place, labels, numbers to normalise."""
 
 import contextlib
 import functools

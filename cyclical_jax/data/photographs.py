@@ -28,7 +28,7 @@ _Result = TypeVar("_Result")
 
 
 class Header(NamedTuple):
-    """What an image file tells before it is decoded."""
+    """The facts of an image file that are known before it is decoded."""
 
     height: int  # upright
     width: int

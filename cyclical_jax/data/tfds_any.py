@@ -34,7 +34,7 @@ _INFO = "dataset_info.json"
 
 
 class Told(NamedTuple):
-    """What a prepared dataset tells of itself."""
+    """The facts that a prepared dataset states of itself."""
 
     directory: str
     image: str  # names of its features

@@ -50,7 +50,7 @@ class Snapshot(NamedTuple):
 
 
 class _Item(NamedTuple):
-    """What is written: a snapshot on the host, and what stands beside it."""
+    """A snapshot on the host, and the entries that are written beside it."""
 
     micro_step: int
     arrays: _Arrays

@@ -165,6 +165,7 @@ class _Loop:
         pause = functools.partial(self._keeper.pause, self._snapshot())
         static = self._recipe.structure, spec_of(self._dataset)
         options: dict[str, Any] = {"num_workers": self._num_workers, "after_batch": pause}
+        options["is_checked"] = True  # by `plan`
         return evaluate(*static, self._state.evaluated, split, **options)
 
     def _finish(self, scores: Scores | None) -> None:

@@ -37,7 +37,7 @@ def find(what: str, place: str) -> Found:
     where, _, name = place.rpartition(":")
     what = f"{what} {place!r}"
     if where.endswith(".py"):
-        path = _path_of(what, where)
+        path = path_of(what, where)
         content = content_of(what, path)
         module = executed(what, path, content)
     else:
@@ -51,7 +51,8 @@ def find(what: str, place: str) -> Found:
     return Found(getattr(module, name), path.name, hashlib.sha256(content).hexdigest())
 
 
-def _path_of(what: str, where: str) -> Path:
+def path_of(what: str, where: str) -> Path:
+    """Returns a path on this machine; raises RecipeError if it is none."""
     try:
         return _checks.local_path(what, where)
     except ValueError as error:
