@@ -55,16 +55,15 @@ def numbers(
     in_range = (values >= minimum) & (values <= maximum) & (values > above)
     in_range &= (values < below) | np.isinf(below)
     infinite = finite and not np.isfinite(values).all()
-    shown = " ".join(str(value).split())  # an array's rows in one line
     if infinite or not in_range.all():
         limits = limits_in_words(minimum=minimum, maximum=maximum, above=above, below=below)
         wanted = " and ".join([*limits, "finite"] if infinite else limits)
-        raise ValueError(f"`{name}` must be {wanted}, got {shown}.")
+        raise ValueError(f"`{name}` must be {wanted}, got {_in_one_line(value)}.")
     if not _fits_float32(values, relative):
         zero = "0 or " if minimum <= 0 <= maximum and above < 0 < below else ""
         raise ValueError(
             f"`{name}` must be {zero}from {_FLOAT32_TINY:.2g} to {_FLOAT32_MAX:.2g} in size, which "
-            f"float32 can hold, got {shown}."
+            f"float32 can hold, got {_in_one_line(value)}."
         )
 
 
@@ -138,6 +137,7 @@ def is_plain(*values: Any) -> bool:
 
 
 def _fits_float32(values: np.ndarray, relative: bool) -> bool:
+    """Returns whether none, or if `relative` the largest, becomes infinite or loses digits."""
     sizes = np.abs(values[np.isfinite(values) & (values != 0)])
     if relative and sizes.size:
         sizes = sizes.max()
@@ -150,5 +150,10 @@ def _real(name: str, value: Any) -> np.ndarray:
     """Returns `value` as an array of floats; raises ValueError unless it holds real numbers."""
     array = np.asarray(value)
     if not any(jax.dtypes.issubdtype(array.dtype, kind) for kind in (np.integer, np.floating)):
-        raise ValueError(f"`{name}` must be a number, got {value!r}.")
+        raise ValueError(f"`{name}` must be a number, got {_in_one_line(repr(value))}.")
     return array.astype(np.float64)
+
+
+def _in_one_line(value: Any) -> str:
+    """Returns the rows of an array after one another."""
+    return " ".join(str(value).split())

@@ -527,7 +527,6 @@ def _probabilities(labels, num_classes):
 
 def _checked(given: Array, strength: Number) -> tuple[jax.Array, jax.Array]:
     _checks.number("strength", strength, minimum=0, maximum=1)
-    _checks.scalar("strength", strength)
     images = as_array(given, name="images")
     is_known = images.dtype == jnp.uint8 or jnp.issubdtype(images.dtype, jnp.floating)
     is_image = images.ndim == 4 and images.shape[-1] in (1, 3) and 0 not in images.shape[1:]

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import optax
 
 from cyclical_jax import _checks
-from cyclical_jax._dtypes import as_array, as_count, standard_promotion, widened
+from cyclical_jax._dtypes import as_array, standard_promotion, widened
 from cyclical_jax._types import Number
 
 
@@ -43,7 +43,7 @@ def moving_average(
     _checks.number("decay", decay, minimum=0, maximum=1)
     _checks.whole_number("step", step, minimum=0, maximum=2**31 - 1)
     _checks.scalar("is_update", is_update)
-    step = as_count(step)
+    step = widened(step)  # 1 + step may be above int32
     decay = jnp.minimum(widened(decay), (1 + step) / (10 + step))
     step_size = jnp.where(is_update, 1 - decay, 0)
 

@@ -92,4 +92,5 @@ def distillation_loss(
     p = jax.nn.softmax(_focal.divided(teacher, scale))
     cross_entropy = softmax_cross_entropy(student.logits, p, temperature=scale)
     entropy = softmax_cross_entropy(teacher, p, temperature=scale)
-    return jnp.asarray(scale, dtype) ** 2 * (cross_entropy - entropy)
+    scale = jnp.asarray(scale, dtype)
+    return scale * (scale * (cross_entropy - entropy))  # the square of 1e20 would be infinite
