@@ -22,9 +22,6 @@ from cyclical_jax.training.devices import is_first_process, largest_of_all, wait
 from cyclical_jax.training.state import JUDGED, TrainState, Variables
 from cyclical_jax.training.totals import Totals
 
-# Where a workdir has them.
-CONFIG, INPUTS, CHECKPOINTS = "config.json", "inputs.json", "checkpoints"
-DATASET = "dataset.json"
 _ABOUT = "about"  # the item beside the state: digest, seconds, worth by validation
 _WORTH = "worth"  # of a checkpoint, by the task's own score on validation: more is better
 _LONGEST_REASON = 200  # characters of what Orbax says
