@@ -107,9 +107,8 @@ class _Loop:
         workers = {"seed": self._recipe.seed, "num_workers": self._num_workers}
         ends = {"start": done, "stop": self._timetable.micro_steps}
         sent = sent_batches(self._dataset.train, self._select, **ends, **workers)
-        with contextlib.closing(sent):
-            scores = self._go_on(done, is_row_due, self._make_advance(sent))
-        self._finish(scores)
+        with self._keeper.saving_the_best(), contextlib.closing(sent):
+            self._finish(self._go_on(done, is_row_due, self._make_advance(sent)))
         return self._state
 
     def _make_advance(self, sent):

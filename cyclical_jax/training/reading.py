@@ -5,8 +5,8 @@ from pathlib import Path
 
 import jax
 
-from cyclical_jax.training.checkpoints import CheckpointError, Checkpoints, about_of
-from cyclical_jax.training.snapshots import misfit, name_of
+from cyclical_jax.training.checkpoints import CheckpointError, Checkpoints
+from cyclical_jax.training.snapshots import kinds_of, misfit, name_of
 from cyclical_jax.training.state import JUDGED, Variables
 
 
@@ -41,20 +41,22 @@ def read_variables(
         if name.startswith(parts) and not f"{name}.".startswith(out)
     }
     wanted = {name_of(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(like)}
-    if problem := misfit(wanted, found):
+    if problem := misfit(kinds_of(wanted), kinds_of(found)):
         raise CheckpointError(f"what is in {directory} does not fit: {problem}.")
     variables = jax.tree_util.tree_map_with_path(lambda path, _: found[name_of(path)], like)
     return variables, int(arrays["0.step"])
 
 
 def identity(directory: Path) -> str:
-    """Returns what tells the newest checkpoint, damaged or not, from those of other states.
+    """Returns what tells the newest checkpoint from those of other states.
 
     Raises:
-      CheckpointError: There is none.
+      CheckpointError: There is none, or it is damaged.
     """
-    steps = [int(path.name) for path in directory.glob("*") if path.name.isdecimal()]
-    if not steps:
+    if not directory.exists():
         raise CheckpointError(f"there is no checkpoint in {directory}.")
-    newest = max(steps)
-    return f"checkpoint {newest}, {str(about_of(directory / str(newest)).get('digest'))[:16]}"
+    with Checkpoints(directory, read_only=True) as checkpoints:
+        newest = checkpoints.newest_about()
+    if newest is None:
+        raise CheckpointError(f"there is no checkpoint in {directory}.")
+    return f"checkpoint {newest[0]}, {newest[1].digest[:16]}"

@@ -62,14 +62,15 @@ def digest_of(arrays: Arrays) -> str:
     return digest.hexdigest()
 
 
-def misfit(wanted: Mapping[str, Any], found: Mapping[str, Any]) -> str | None:
-    """Returns a line for the first array that differs in shape or dtype, or is missing."""
+def kinds_of(arrays: Mapping[str, Any]) -> dict[str, str]:
+    """Returns {name: type and shape} of arrays, such as {"0.step": "int32[]"}."""
+    return {name: f"{array.dtype}{list(array.shape)}" for name, array in arrays.items()}
+
+
+def misfit(wanted: Mapping[str, str], found: Mapping[str, str]) -> str | None:
+    """Returns a line for the first array whose type or shape differs, or that is missing."""
     for name in sorted(wanted.keys() | found.keys()):
-        there, here = (_kind(arrays.get(name)) for arrays in (found, wanted))
+        there, here = (kinds.get(name, "absent") for kinds in (found, wanted))
         if there != here:
             return f"{name} is {there} there, {here} here"
     return None
-
-
-def _kind(array: Any) -> str:
-    return "absent" if array is None else f"{array.dtype}{list(array.shape)}"

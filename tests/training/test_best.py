@@ -91,7 +91,7 @@ def test_a_crash_between_the_best_and_the_newest_goes_on_from_the_best(tmp_path,
 
     def write_best_alone(checkpoints, item):
         save(checkpoints, item)
-        if item.about["worth"] is not None and item.micro_step > 8:
+        if item.worth is not None and item.micro_step > 8:
             raise Killed
 
     whole = go_on(tmp_path / "whole", 4)

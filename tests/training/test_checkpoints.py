@@ -3,7 +3,6 @@
 import builtins
 import contextlib
 import errno
-import json
 import os
 import pickle
 import resource
@@ -16,6 +15,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 
+from cyclical_jax import _files
 from cyclical_jax.training import checkpoints as checkpoints_module
 from cyclical_jax.training.checkpoints import CheckpointError, Checkpoints
 from cyclical_jax.training.reading import read_variables
@@ -106,7 +106,7 @@ def test_without_a_validation_the_newest_alone_are_kept(directory):
 def values_of(directory):
     """Returns {micro step: its value} of all that are there."""
     with Checkpoints(directory, read_only=True) as checkpoints:
-        steps = checkpoints._manager.all_steps()
+        steps = checkpoints._steps()
         return {s: float(checkpoints._read(s)[0]["0.params.dense.kernel"][0, 0]) for s in steps}
 
 
@@ -204,9 +204,7 @@ def test_whatever_file_is_damaged_the_values_are_right_or_those_before(directory
 
 def test_a_value_that_the_digest_does_not_know_is_damage(directory, caplog):
     saved(directory, 4, 6)
-    about = directory / "6" / "about" / "metadata"
-    content = json.loads(about.read_text())
-    about.write_text(json.dumps(content | {"digest": "0" * 64}))
+    set_about(directory, 6, digest="0" * 64)
     assert int(restored(directory).state.micro_step) == 4
     assert "its digest is another" in caplog.text
 
@@ -246,7 +244,7 @@ def test_what_may_pass_is_no_damage(directory, monkeypatch):
 
 def test_what_one_process_cannot_read_none_begins_with(directory, monkeypatch, caplog):
     saved(directory, 4, 6)
-    answers = iter([(1.0,), (0.0,)])  # another process failed to read the newest
+    answers = iter([(1.0, 0.0), (0.0, 0.0)])  # another process failed to read the newest
     monkeypatch.setattr(checkpoints_module, "largest_of_all", lambda values: next(answers))
     assert_same(restored(directory), snapshot(4, 4.1))
     assert "6 is damaged (in another process)" in caplog.text
@@ -304,15 +302,13 @@ def test_the_best_has_the_least_loss_where_the_task_judges_so(directory):
 
 
 def set_about(directory, micro_step, *, without=(), **changes):
-    """Changes what a checkpoint says beside its state."""
+    """Changes what a checkpoint says beside its state, as if it had been written so."""
     path = directory / str(micro_step) / "about" / "metadata"
-    about = json.loads(path.read_text()) | changes
-    path.write_text(json.dumps({name: about[name] for name in about if name not in without}))
+    about = _files.read_json(path, {}) | changes
+    _files.write_json(path, {name: about[name] for name in about if name not in without})
 
 
-@pytest.mark.parametrize(
-    "about", [{"without": ["worth"]}, {"worth": None}, {"worth": "0.9"}, {"worth": [0.9]}]
-)
+@pytest.mark.parametrize("about", [{"without": ["worth"]}, {"worth": None}])
 def test_a_checkpoint_without_a_worth_is_whole_and_never_the_best(directory, about):
     saved(directory, 4, 6, 8, worths=[-0.5, -0.9, -0.1], keep=3)
     set_about(directory, 8, **about)
