@@ -7,6 +7,7 @@ import math
 import os
 import shutil
 import sys
+import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple, TypeVar
@@ -32,6 +33,7 @@ from cyclical_jax.training.stored import may_pass, read_arrays
 _STATE = "state"
 _UNFINISHED = "*.orbax-checkpoint-tmp*"  # what Orbax calls a checkpoint that is being written
 _LOOKS = 20  # at a directory that changes while it is read
+_PATIENCE = 2.0  # seconds in which one that is being removed, file by file, is gone
 _LONGEST_REASON = 200  # characters of what Orbax says
 _OVERHEAD = 1_000_000  # bytes of a checkpoint beside its arrays, at most
 
@@ -238,7 +240,13 @@ class Checkpoints:
             raise self._unreadable(error) from error
 
     def _are_others(self, steps: list[int]) -> bool:
-        return self._read_only and self._steps() != steps
+        """Returns whether a run that goes on saves or removes checkpoints: not all are `steps`."""
+        until = time.monotonic() + _PATIENCE
+        while self._read_only and self._steps() == steps:
+            if time.monotonic() > until:
+                return False
+            time.sleep(0.05)
+        return self._read_only
 
     def _best(self, steps: list[int]) -> Arrays:
         remedy = ", and may be the best: take the newest, with --checkpoint=newest."
@@ -394,11 +402,15 @@ class Checkpoints:
 
 
 def _problem_of(directory: Path, read_only: bool) -> str | None:
-    if directory.is_symlink() and not directory.exists():
-        return f"{directory} is a link to {directory.readlink()}, which is not there."
-    if directory.exists() and not directory.is_dir():
-        return f"{directory} is no directory."
-    return f"there is no {directory}." if read_only and not directory.exists() else None
+    """Returns what keeps a path from being a directory of checkpoints, in a line."""
+    try:
+        if directory.is_symlink() and not directory.exists():
+            return f"{directory} is a link to {directory.readlink()}, which is not there."
+        if directory.exists() and not directory.is_dir():
+            return f"{directory} is no directory."
+        return f"there is no {directory}." if read_only and not directory.exists() else None
+    except OSError as error:
+        return f"{directory} cannot be read: {error.strerror}."
 
 
 def _reason(error: Exception) -> str:

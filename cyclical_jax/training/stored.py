@@ -32,12 +32,20 @@ def read_arrays(state: Path, kinds: Mapping[str, str] | None) -> Arrays:
     Raises:
       ValueError: They are others, or not as Orbax writes them; a line.
     """
+    _check_files(state)
     handler = ocp.StandardCheckpointHandler()
     try:
         _check_sizes(state, _metadata_of(handler, state), kinds)
         return handler.restore(state, args=ocp.args.StandardRestore())
     finally:
         handler.close()
+
+
+def _check_files(state: Path) -> None:
+    """Raises ValueError if there is what no file is: a pipe, say, which would be waited for."""
+    for path in state.rglob("*"):
+        if not (path.is_file() or path.is_dir()):
+            raise ValueError(f"{path.relative_to(state.parent)} is no file")
 
 
 def _metadata_of(handler: Any, state: Path) -> dict[str, Any]:
