@@ -96,7 +96,7 @@ def write_json(path: Path, content: Any) -> None:
       ValueError: A number is not finite.
     """
     with whole(path) as temporary:
-        temporary.write_text(json.dumps(_sealed(content), indent=2, allow_nan=False) + "\n")
+        temporary.write_text(json.dumps(sealed(content), indent=2, allow_nan=False) + "\n")
 
 
 def read_json(path: Path, pattern: Pattern) -> Any:
@@ -116,7 +116,7 @@ def read_json(path: Path, pattern: Pattern) -> Any:
 
 def as_line(entries: dict[str, Any]) -> str:
     """Returns an object with its checksum as a line of JSON, for a file of such lines."""
-    return json.dumps(_sealed(entries), allow_nan=False) + "\n"
+    return json.dumps(sealed(entries), allow_nan=False) + "\n"
 
 
 def of_line(line: bytes, pattern: Pattern, place: str) -> dict[str, Any]:
@@ -203,10 +203,10 @@ def _shown(content: Any) -> str:
     return json.dumps(content)[:40]
 
 
-def _sealed(content: Any) -> Any:
+def sealed(content: Any) -> Any:
     """Returns JSON with a checksum in the object, or in each object of the list."""
     if isinstance(content, list):
-        return [_sealed(one) for one in content]
+        return [sealed(one) for one in content]
     plain = json.loads(json.dumps(content, allow_nan=False))  # tuples are lists, keys are text
     return plain | {CHECKSUM: _checksum(plain)}
 
