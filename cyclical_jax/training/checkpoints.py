@@ -2,13 +2,16 @@
 
 import contextlib
 import errno
+import functools
 import hashlib
 import json
 import logging
 import math
 import os
+import re
 import shutil
 import sys
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -31,6 +34,7 @@ _LONGEST_REASON = 200  # characters of what Orbax says
 _MACHINE = ("EIO", "ESTALE", "EMFILE", "ENFILE", "ENOMEM", "EACCES", "EPERM")
 _OF_THE_MACHINE = {getattr(errno, name) for name in _MACHINE}
 _OVERHEAD = 1_000_000  # bytes of a checkpoint beside its arrays, at most
+_PATIENCE = 5.0  # seconds for what is being written when a run ends by an error
 
 _logger = logging.getLogger(__name__)
 _LOUD = logging.getLogger("absl"), logging.getLogger("asyncio")
@@ -82,25 +86,39 @@ class Checkpoints:
             cleanup_tmp_directories=not read_only,
             save_root_metadata=False,
             create=not read_only,
+            # Otherwise a directory that cannot be made leaves threads that wait for it.
+            async_options=ocp.AsyncOptions(create_directories_asynchronously=False),
         )
-        with self._errors_told():
-            self._manager = ocp.CheckpointManager(self._directory, options=options)
-        self._hook, sys.unraisablehook = sys.unraisablehook, self._on_unraisable
+        self._hook = sys.unraisablehook
+        sys.unraisablehook = functools.partial(_unless_of_closed_loop, self._hook)
         for logger in _LOUD:
             logger.addFilter(_is_not_of_orbax)
+        with self._errors_told():
+            self._manager = ocp.CheckpointManager(self._directory, options=options)
 
     def __enter__(self) -> "Checkpoints":
         return self
 
     def __exit__(self, error_type, *_) -> None:
         self._close(error_type)
+        if error_type is not None:  # what was under way fails later, and is not to be told either
+            return
         sys.unraisablehook = self._hook
         for logger in _LOUD:
             logger.removeFilter(_is_not_of_orbax)
 
     def _close(self, error_type) -> None:
-        # An error while leaving would hide the one that is on its way.
-        with self._errors_told() if error_type is None else contextlib.suppress(Exception):
+        if error_type is None:
+            with self._errors_told():
+                self._manager.close()
+            return
+        # An error while leaving would hide the one that is on its way; a wait without end, too.
+        closing = threading.Thread(target=self._close_silently, daemon=True)
+        closing.start()
+        closing.join(_PATIENCE)
+
+    def _close_silently(self) -> None:
+        with contextlib.suppress(Exception):
             self._manager.close()
 
     def hold(self, snapshot: Snapshot, worth: float) -> None:
@@ -234,11 +252,6 @@ class Checkpoints:
         """Returns whether all processes have read it, so that all begin with the same one."""
         (failed,) = largest_of_all([not is_read])
         return not failed
-
-    def _on_unraisable(self, unraisable) -> None:
-        """Hides an error that TensorStore raises beside the real one, in a loop that is closed."""
-        if str(unraisable.exc_value) != "Event loop is closed":
-            self._hook(unraisable)
 
     def _worth_of(self, micro_step: int) -> float:
         """Returns the worth by validation; -inf for a checkpoint without one, or a damaged one."""
@@ -402,11 +415,22 @@ def _may_pass(error: Exception) -> bool:
 
 
 def _reason(error: Exception) -> str:
-    """Returns the first line of an error of Orbax, or the reason that stands at its end."""
-    full = os.strerror(errno.ENOSPC)
-    if "Gloo" in str(error) or "coordination" in str(error):
+    """Returns the first line of an error of Orbax, or the system's reason for it."""
+    text = str(error).strip()
+    if "Gloo" in text or "coordination" in text:
         return "another process has ended"
-    return full if full in str(error) else str(error).strip().partition("\n")[0][:_LONGEST_REASON]
+    if of_system := re.search(r"os_error_code='(\d+)'", text):
+        return os.strerror(int(of_system[1]))
+    if isinstance(error, OSError) and error.strerror:
+        is_told = os.path.isabs(error.filename or "")  # a name within a folder says nothing
+        return f"{error.strerror}: {error.filename}" if is_told else error.strerror
+    return text.partition("\n")[0][:_LONGEST_REASON]
+
+
+def _unless_of_closed_loop(hook: Callable[[Any], Any], unraisable: Any) -> None:
+    """Hides an error that TensorStore raises beside the real one, in a loop that is closed."""
+    if str(unraisable.exc_value) != "Event loop is closed":
+        hook(unraisable)
 
 
 def _is_not_of_orbax(record: logging.LogRecord) -> bool:
