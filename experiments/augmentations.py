@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from sklearn.datasets import load_sample_image
 
 from cyclical_jax.augment import NAMES, augment
-from cyclical_jax.training.logs import WorkdirError
+from cyclical_jax.training.files import WorkdirError
 from experiments import command_line, paths
 
 _OUTPUT = paths.define("output", "docs/augmentations.jpg", "Where the picture is written.")

@@ -21,8 +21,9 @@ from cyclical_jax import data
 from cyclical_jax.training.checkpoints import CheckpointError
 from cyclical_jax.training.devices import largest_of_all, text_of_first
 from cyclical_jax.training.fields import RecipeError
+from cyclical_jax.training.files import WorkdirError, plain
 from cyclical_jax.training.keeper import StoppedError
-from cyclical_jax.training.logs import WorkdirError, as_json, config_differences
+from cyclical_jax.training.logs import config_differences
 from cyclical_jax.training.run import NonFiniteError
 from experiments import config_files, ending, plugins, waiting
 
@@ -123,8 +124,8 @@ def join_processes() -> None:
 
 def check_alike(config: ConfigDict, **options: Any) -> None:
     """Raises RecipeError, in all processes, unless all were given the same config and options."""
-    own = as_json(config.to_dict() | options)
-    lines = config_differences(json.loads(text_of_first(own)), json.loads(own), {})
+    own = plain(config.to_dict() | options)
+    lines = config_differences(json.loads(text_of_first(json.dumps(own))), own, {})
     (differs,) = largest_of_all([bool(lines)])
     if differs:
         listed = "; ".join(lines) or "another than this one has others"

@@ -20,7 +20,7 @@ from cyclical_jax import data
 from cyclical_jax.catalogue import parse
 from cyclical_jax.training import assembly, evaluation, loop
 from cyclical_jax.training.earlier import prepare
-from cyclical_jax.training.logs import WorkdirError
+from cyclical_jax.training.files import WorkdirError
 from cyclical_jax.training.run import Row
 from cyclical_jax.training.structure import Recipe
 from cyclical_jax.training.technique import spec_of

@@ -24,10 +24,10 @@ from cyclical_jax.training import evaluation
 from cyclical_jax.training.devices import place
 from cyclical_jax.training.facts import facts_of
 from cyclical_jax.training.fields import RecipeError
+from cyclical_jax.training.files import whole
 from cyclical_jax.training.recipe import load_dataset
 from cyclical_jax.training.structure import Recipe
 from cyclical_jax.training.technique import CLASS_LOGITS
-from cyclical_jax.training.writing import whole
 from experiments import class_scores, command_line, paths, plugins
 from experiments.score import Score, in_order, words
 

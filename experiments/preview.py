@@ -25,7 +25,7 @@ from cyclical_jax.catalogue import parse
 from cyclical_jax.techniques import learning_rate
 from cyclical_jax.training import assembly
 from cyclical_jax.training.durations import Timetable
-from cyclical_jax.training.logs import WorkdirError
+from cyclical_jax.training.files import WorkdirError
 from cyclical_jax.training.structure import Recipe
 from experiments import clocks, command_line, paths, plugins
 from experiments.waiting import Waiting

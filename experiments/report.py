@@ -21,7 +21,7 @@ from absl import flags
 from plotly.graph_objects import Figure
 from plotly.subplots import make_subplots
 
-from cyclical_jax.training.logs import METRICS, WorkdirError
+from cyclical_jax.training.files import METRICS, WorkdirError
 from experiments import command_line, paths, presentation, statistics
 from experiments.score import Score, fractions_of_log, fractions_of_record, number, words
 

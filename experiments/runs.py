@@ -23,8 +23,8 @@ from rich.progress import (
 import cyclical_jax
 from cyclical_jax import data
 from cyclical_jax.training.earlier import prepare
+from cyclical_jax.training.files import WorkdirError
 from cyclical_jax.training.inputs import identities
-from cyclical_jax.training.logs import WorkdirError
 from cyclical_jax.training.population import Outcome, Population, best_chunk
 from cyclical_jax.training.recipe import load_source, source
 from cyclical_jax.training.structure import Recipe

@@ -29,13 +29,13 @@ from cyclical_jax.models import summary
 from cyclical_jax.training import evaluation, loggers, logs, loop
 from cyclical_jax.training import run as runs
 from cyclical_jax.training.assembly import assemble_model, example_of
-from cyclical_jax.training.checkpoints import CHECKPOINTS, Checkpoints
+from cyclical_jax.training.checkpoints import Checkpoints
 from cyclical_jax.training.devices import is_first_process
 from cyclical_jax.training.earlier import prepare
 from cyclical_jax.training.facts import facts_of
+from cyclical_jax.training.files import CHECKPOINTS, WorkdirError
 from cyclical_jax.training.inputs import identities
 from cyclical_jax.training.keeper import Keeper, StoppedError
-from cyclical_jax.training.logs import WorkdirError
 from cyclical_jax.training.recipe import load_dataset
 from cyclical_jax.training.structure import Recipe
 from cyclical_jax.training.technique import spec_of

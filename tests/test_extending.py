@@ -18,8 +18,8 @@ from cyclical_jax.catalogue import (
 )
 from cyclical_jax.testing import Case, check
 from cyclical_jax.training.fields import RecipeError
+from cyclical_jax.training.files import WorkdirError
 from cyclical_jax.training.inputs import identities
-from cyclical_jax.training.logs import WorkdirError
 from cyclical_jax.training.recipe import cyclical, put
 from tests import commands
 

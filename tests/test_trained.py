@@ -17,9 +17,10 @@ from cyclical_jax import data, load_run, trained
 from cyclical_jax.catalogue import CATALOGUE, default_config, parse, with_plugins
 from cyclical_jax.data import Dataset, Normalisation
 from cyclical_jax.training import logs, loop
-from cyclical_jax.training.checkpoints import CHECKPOINTS, DATASET, Checkpoints
+from cyclical_jax.training.checkpoints import Checkpoints
 from cyclical_jax.training.earlier import read_trained
 from cyclical_jax.training.facts import facts_of, read_facts
+from cyclical_jax.training.files import CHECKPOINTS, DATASET
 from cyclical_jax.training.keeper import Keeper
 from tests.helpers import CLASSES, bright_classes, config_of
 

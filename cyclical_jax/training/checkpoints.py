@@ -3,7 +3,6 @@
 import contextlib
 import errno
 import functools
-import hashlib
 import json
 import logging
 import math
@@ -16,18 +15,11 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import jax
-import jax.numpy as jnp
-import numpy as np
 import orbax.checkpoint as ocp
 
 from cyclical_jax.training.devices import is_first_process, largest_of_all, wait_for_all
-from cyclical_jax.training.state import JUDGED, TrainState, Variables
-from cyclical_jax.training.totals import Totals
+from cyclical_jax.training.snapshots import Arrays, Snapshot, arrays_of, digest_of, misfit, rebuilt
 
-# Where a workdir has them.
-CONFIG, INPUTS, CHECKPOINTS = "config.json", "inputs.json", "checkpoints"
-DATASET = "dataset.json"
 _ABOUT = "about"  # the item beside the state: digest, seconds, worth by validation
 _WORTH = "worth"  # of a checkpoint, by the task's own score on validation: more is better
 _LONGEST_REASON = 200  # characters of what Orbax says
@@ -38,26 +30,17 @@ _PATIENCE = 5.0  # seconds for what is being written when a run ends by an error
 
 _logger = logging.getLogger(__name__)
 _LOUD = logging.getLogger("absl"), logging.getLogger("asyncio")
-_Arrays = dict[str, np.ndarray]  # path of the leaf -> its value
 
 
 class CheckpointError(OSError):
     """A checkpoint cannot be written, or none that is there can be read."""
 
 
-class Snapshot(NamedTuple):
-    """All that a run needs to go on. The order of its data follows from the state."""
-
-    state: TrainState
-    totals: Totals  # of the row of the log that is not complete yet
-    seconds: float  # of training so far
-
-
 class _Item(NamedTuple):
     """A snapshot on the host, and the entries that are written beside it."""
 
     micro_step: int
-    arrays: _Arrays
+    arrays: Arrays
     about: dict[str, Any]
 
 
@@ -161,7 +144,7 @@ class Checkpoints:
             self._amend(micro_step, worth)
             return
         self._check_space(arrays)
-        about = about | {"digest": _digest(arrays)}
+        about = about | {"digest": digest_of(arrays)}
         with self._errors_told():
             self._manager.save(
                 micro_step,
@@ -172,7 +155,7 @@ class Checkpoints:
 
     def _amend(self, micro_step: int, worth: float | None) -> None:
         path = self._directory / str(micro_step) / _ABOUT / "metadata"
-        about = _about(self._directory / str(micro_step))
+        about = about_of(self._directory / str(micro_step))
         if worth is not None and about and is_first_process():
             temporary = path.with_name(".metadata.new")
             with self._errors_told():
@@ -206,12 +189,12 @@ class Checkpoints:
         micro_step, arrays, about = newest
         return self._rebuilt(micro_step, like, arrays, about["seconds"])
 
-    def arrays(self) -> _Arrays | None:
+    def arrays(self) -> Arrays | None:
         """Returns {path of a leaf: array} of the checkpoint that `restore` reads."""
         newest = self._newest()
         return None if newest is None else newest[1]
 
-    def best_arrays(self) -> _Arrays:
+    def best_arrays(self) -> Arrays:
         """Returns {path of a leaf: array} of the checkpoint that is worth most by validation.
 
         Raises:
@@ -229,7 +212,7 @@ class Checkpoints:
                 f"checkpoint {self._directory / str(best)} is damaged."
             ) from error
 
-    def _newest(self) -> tuple[int, _Arrays, dict[str, Any]] | None:
+    def _newest(self) -> tuple[int, Arrays, dict[str, Any]] | None:
         """Returns the newest that is undamaged: its micro step, arrays and digest."""
         damaged: dict[int, str] = {}
         for micro_step in sorted(self._manager.all_steps(), reverse=True):
@@ -256,12 +239,12 @@ class Checkpoints:
     def _worth_of(self, micro_step: int) -> float:
         """Returns the worth by validation; -inf for a checkpoint without one, or a damaged one."""
         if micro_step not in self._worths:
-            worth = _about(self._directory / str(micro_step)).get(_WORTH)
+            worth = about_of(self._directory / str(micro_step)).get(_WORTH)
             known = float(worth) if isinstance(worth, float | int) else -math.inf
             self._worths[micro_step] = known
         return self._worths[micro_step]
 
-    def _check_space(self, arrays: _Arrays) -> None:
+    def _check_space(self, arrays: Arrays) -> None:
         """Raises CheckpointError if the disk is too small; Orbax would find out half-way."""
         needed = sum(array.nbytes for array in arrays.values()) + _OVERHEAD
         free = shutil.disk_usage(self._directory).free
@@ -271,27 +254,22 @@ class Checkpoints:
                 f"and {free / 1e6:,.1f} MB of the disk are free."
             )
 
-    def _read(self, micro_step: int) -> tuple[_Arrays, dict[str, Any]]:
+    def _read(self, micro_step: int) -> tuple[Arrays, dict[str, Any]]:
         parts = self._manager.restore(
             micro_step,
             args=ocp.args.Composite(state=ocp.args.StandardRestore(), about=ocp.args.JsonRestore()),
         )
-        if _digest(parts.state) != parts.about["digest"]:
+        if digest_of(parts.state) != parts.about["digest"]:
             raise ValueError("its digest is another")
         return parts.state, parts.about
 
-    def _rebuilt(
-        self, micro_step: int, like: Snapshot, arrays: _Arrays, seconds: float
-    ) -> Snapshot:
-        if misfit := _misfit(_arrays(like), arrays):
+    def _rebuilt(self, micro_step: int, like: Snapshot, arrays: Arrays, seconds: float) -> Snapshot:
+        if problem := misfit(arrays_of(like), arrays):
             raise CheckpointError(
-                f"checkpoint {self._directory / str(micro_step)} does not fit this run: {misfit}; "
+                f"checkpoint {self._directory / str(micro_step)} does not fit this run: {problem}; "
                 "it was written by other versions of the code or its libraries."
             )
-        state, totals = jax.tree_util.tree_map_with_path(
-            lambda path, leaf: _as_leaf(arrays[_name(path)], leaf), (like.state, like.totals)
-        )
-        return Snapshot(state, totals, seconds)
+        return rebuilt(like, arrays, seconds)
 
     def _set_aside(self, damaged: Mapping[int, str]) -> None:
         """Renames damaged checkpoints that are newer than one that was read, and warns of each."""
@@ -349,57 +327,7 @@ def _best_of(steps: Sequence[int], worth_of: Callable[[int], float]) -> int | No
     return max(validated, key=worth_of, default=None)
 
 
-def read_variables(
-    directory: Path, like: Variables, *, without: Sequence[str] = (), best: bool = False
-) -> tuple[Variables, int]:
-    """Returns the variables that are evaluated, of the newest undamaged checkpoint.
-
-    Args:
-      directory: Of the checkpoints of a run, which may be training still.
-      like: Of the same structure and shapes.
-      without: Parts of the parameters that are not in `like`.
-      best: Whether to read the one that is worth most by validation instead.
-
-    Returns:
-      The variables, and the number of updates that made them.
-
-    Raises:
-      CheckpointError: There is none, or it has others than `like`; a line.
-    """
-    with Checkpoints(directory, read_only=True) as checkpoints:
-        arrays = checkpoints.best_arrays() if best else checkpoints.arrays()
-    if arrays is None:
-        raise CheckpointError(f"there is no checkpoint in {directory}.")
-    judged = f"0.memory.{JUDGED}."
-    whose = judged if any(name.startswith(judged) for name in arrays) else "0."
-    parts = tuple(f"{whose}{part}." for part in Variables._fields)
-    out = tuple(f"{whose}params.{name}." for name in without)
-    found = {
-        name.removeprefix(whose): array
-        for name, array in arrays.items()
-        if name.startswith(parts) and not f"{name}.".startswith(out)
-    }
-    wanted = {_name(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(like)}
-    if misfit := _misfit(wanted, found):
-        raise CheckpointError(f"what is in {directory} does not fit: {misfit}.")
-    variables = jax.tree_util.tree_map_with_path(lambda path, _: found[_name(path)], like)
-    return variables, int(arrays["0.step"])
-
-
-def identity(directory: Path) -> str:
-    """Returns what tells the newest checkpoint, damaged or not, from those of other states.
-
-    Raises:
-      CheckpointError: There is none.
-    """
-    steps = [int(path.name) for path in directory.glob("*") if path.name.isdecimal()]
-    if not steps:
-        raise CheckpointError(f"there is no checkpoint in {directory}.")
-    newest = max(steps)
-    return f"checkpoint {newest}, {str(_about(directory / str(newest)).get('digest'))[:16]}"
-
-
-def _about(checkpoint: Path) -> dict[str, Any]:
+def about_of(checkpoint: Path) -> dict[str, Any]:
     """Returns the item beside the state; {} where it is damaged."""
     try:
         about = json.loads((checkpoint / _ABOUT / "metadata").read_text())
@@ -438,51 +366,6 @@ def _is_not_of_orbax(record: logging.LogRecord) -> bool:
     return not (record.exc_info and ("orbax" in record.pathname or record.name == "asyncio"))
 
 
-def _misfit(wanted: Mapping[str, Any], found: Mapping[str, Any]) -> str | None:
-    """Returns a line for the first array that differs in shape or dtype, or is missing."""
-    for name in sorted(wanted.keys() | found.keys()):
-        there, here = (_kind(arrays.get(name)) for arrays in (found, wanted))
-        if there != here:
-            return f"{name} is {there} there, {here} here"
-    return None
-
-
 def _item(snapshot: Snapshot, worth: float | None) -> _Item:
     about = {"seconds": snapshot.seconds, _WORTH: worth}
-    return _Item(int(snapshot.state.micro_step), _arrays(snapshot), about)
-
-
-def _arrays(snapshot: Snapshot) -> _Arrays:
-    """Returns copies on the host, which no later step can change."""
-    leaves = jax.tree_util.tree_leaves_with_path((snapshot.state, snapshot.totals))
-    return {_name(path): np.array(_data(leaf)) for path, leaf in leaves}
-
-
-def _name(path: tuple[Any, ...]) -> str:
-    return jax.tree_util.keystr(path, simple=True, separator=".")
-
-
-def _is_key(leaf: Any) -> bool:
-    return jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
-
-
-def _data(leaf: Any) -> Any:
-    return jax.random.key_data(leaf) if _is_key(leaf) else leaf
-
-
-def _as_leaf(array: np.ndarray, like: Any) -> Any:
-    if _is_key(like):
-        return jax.random.wrap_key_data(jnp.asarray(array), impl=jax.random.key_impl(like))
-    return array
-
-
-def _digest(arrays: _Arrays) -> str:
-    digest = hashlib.sha256()
-    for name, array in sorted(arrays.items()):
-        digest.update(f"{name} {array.dtype} {array.shape} ".encode())
-        digest.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
-    return digest.hexdigest()
-
-
-def _kind(array: Any) -> str:
-    return "absent" if array is None else f"{array.dtype}{list(array.shape)}"
+    return _Item(int(snapshot.state.micro_step), arrays_of(snapshot), about)

@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,16 +12,13 @@ from cyclical_jax import data
 from cyclical_jax.data import Dataset, Stream
 from cyclical_jax.data.dataset import ARRAYS, SPLITS
 from cyclical_jax.models import Model
+from cyclical_jax.training import files
 from cyclical_jax.training.assembly import Given, assemble_model, example_of
-from cyclical_jax.training.checkpoints import (
-    CHECKPOINTS,
-    CONFIG,
-    INPUTS,
-    CheckpointError,
-    read_variables,
-)
+from cyclical_jax.training.checkpoints import CheckpointError
 from cyclical_jax.training.facts import facts_of, read_facts
 from cyclical_jax.training.fields import RecipeError
+from cyclical_jax.training.files import CHECKPOINTS, CONFIG, INPUTS
+from cyclical_jax.training.reading import read_variables
 from cyclical_jax.training.recipe import default_config, load_source, parse, put, source
 from cyclical_jax.training.state import Variables
 from cyclical_jax.training.structure import (
@@ -247,7 +243,7 @@ def read_recipe(key: str, workdir: Path, catalogue: Catalogue) -> Recipe:
 def _stored(key: str, workdir: Path, catalogue: Catalogue) -> tuple[dict[str, Any], Catalogue]:
     """Returns the config of a run, and the catalogue with the keys of the files that it names."""
     with _unusable(key, workdir):
-        stored = json.loads((workdir / CONFIG).read_text())
+        stored = files.read(workdir / CONFIG)
         return stored, catalogue.of(stored)
 
 
@@ -262,12 +258,12 @@ def _unusable(key: str, workdir: Path) -> Iterator[None]:
 
 def _check_plugins(key: str, workdir: Path, catalogue: Catalogue) -> None:
     """Raises RecipeError if the run was made by a plugin that is not there, or has changed."""
-    try:
-        inputs = json.loads((workdir / INPUTS).read_text())
-    except (OSError, ValueError):
+    if not (workdir / INPUTS).exists():  # a run without inputs has no file of them
         return
+    with _unusable(key, workdir):
+        inputs = files.read(workdir / INPUTS)
     here = {plugin_key(name): plugin_identity(digest) for name, digest in catalogue.plugins}
-    for name, there in inputs.items() if isinstance(inputs, dict) else ():
+    for name, there in inputs.items():
         if name.startswith(PLUGIN) and here.get(name) != there:
             what = (
                 "has changed since"

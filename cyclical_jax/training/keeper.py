@@ -4,9 +4,10 @@ import time
 from collections.abc import Callable
 from typing import NoReturn
 
-from cyclical_jax.training.checkpoints import Checkpoints, Snapshot
+from cyclical_jax.training.checkpoints import Checkpoints
 from cyclical_jax.training.devices import largest_of_all
 from cyclical_jax.training.durations import Timetable
+from cyclical_jax.training.snapshots import Snapshot
 
 
 class StoppedError(Exception):

@@ -2,7 +2,6 @@
 
 import contextlib
 import fcntl
-import json
 import logging
 import os
 from collections.abc import Iterator, Mapping, Sequence
@@ -13,20 +12,27 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, ProgressColumn, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
+from cyclical_jax._files import as_line
 from cyclical_jax.data import Normalisation
-from cyclical_jax.training.checkpoints import CHECKPOINTS, CONFIG, DATASET, INPUTS
+from cyclical_jax.training import files
 from cyclical_jax.training.devices import is_first_process
 from cyclical_jax.training.durations import Timetable
+from cyclical_jax.training.files import (
+    CHECKPOINTS,
+    CONFIG,
+    DATASET,
+    INPUTS,
+    LOCK,
+    METRICS,
+    RESULT,
+    WorkdirError,
+    plain,
+    writing,
+)
 from cyclical_jax.training.loggers import LOGGERS, Logger
 from cyclical_jax.training.run import Row
 from cyclical_jax.training.structure import Catalogue, Structure
-from cyclical_jax.training.writing import WorkdirError as WorkdirError
-from cyclical_jax.training.writing import write_whole as write_whole
-from cyclical_jax.training.writing import writing
 
-METRICS = "metrics.jsonl"
-RESULT = "result.json"
-LOCK = ".lock"
 _NOT_COMPARED = ("data_dir", *Normalisation._fields)
 
 _logger = logging.getLogger(__name__)
@@ -90,7 +96,7 @@ class RunLog:
         """Writes and prints a row; raises WorkdirError if it cannot be written."""
         self.rows.append(row)
         with writing(self._path):
-            self._metrics.write(json.dumps(row, allow_nan=False) + "\n")
+            self._metrics.write(as_line(row))
         for logger in self._loggers:
             logger.row(row)
         line = _line(row, self._num_epochs, self._structure)
@@ -148,11 +154,11 @@ def opened_workdir(
       WorkdirError: It holds a run of another config, of other inputs or data, or one without
         checkpoints; another process writes to it; or it cannot be written to.
     """
-    text = as_json(config)
+    now = plain(config)
     is_taken = _is_taken(workdir)
     if is_taken:
         defaults = as_defaults(catalogue)
-        _check_same(workdir / CONFIG, json.loads(text), "of another config", defaults, advice or {})
+        _check_same(workdir / CONFIG, now, "of another config", defaults, advice or {})
         what = "of other inputs, which have changed since"
         _check_same(workdir / INPUTS, inputs or {}, what, {}, {})
         if facts and (workdir / DATASET).exists():  # which runs of earlier versions lack
@@ -164,24 +170,19 @@ def opened_workdir(
         workdir.mkdir(parents=True, exist_ok=True)
     with _locked(workdir):
         if not is_taken:
-            write_whole(workdir / CONFIG, text)
+            files.write(workdir / CONFIG, now)
         for path, content in ((workdir / INPUTS, inputs), (workdir / DATASET, facts)):
             if not is_taken:
                 with writing(path):
                     path.unlink(missing_ok=True)  # of a run that never began
             if content and not path.exists():
-                write_whole(path, json.dumps(content, indent=2))
+                files.write(path, content)
         yield
-
-
-def as_json(config: dict[str, Any]) -> str:
-    """Returns a config as text; NumPy's numbers are written as numbers."""
-    return json.dumps(config, indent=2, default=lambda number: number.item())
 
 
 def as_defaults(catalogue: Catalogue) -> dict[str, Any]:
     """Returns {key: default} of every key, as JSON has them."""
-    return json.loads(json.dumps({key: field.default for key, field in catalogue.keys.items()}))
+    return plain({key: field.default for key, field in catalogue.keys.items()})
 
 
 def config_differences(
@@ -206,14 +207,14 @@ def config_differences(
 def read_result(workdir: Path) -> dict[str, Any] | None:
     """Returns what `write_result` wrote; None if the run has not ended."""
     path = workdir / RESULT
-    return json.loads(path.read_text()) if path.exists() else None
+    return files.read(path) if path.exists() else None
 
 
 def write_result(workdir: Path, result: dict[str, Any]) -> None:
     """Writes `result.json` when training has ended, in the first process."""
     if not is_first_process():
         return
-    write_whole(workdir / RESULT, json.dumps(result, indent=2, allow_nan=False))
+    files.write(workdir / RESULT, result)
 
 
 def _is_taken(workdir: Path) -> bool:
@@ -236,7 +237,7 @@ def _check_same(
 ) -> None:
     """Raises WorkdirError, with the differences, unless the run began with what is given `now`."""
     try:  # a run without inputs has no file of them
-        there = json.loads(path.read_text()) if path.exists() or path.name != INPUTS else {}
+        there = files.read(path) if path.exists() or path.name != INPUTS else {}
         lines = config_differences(there, now, defaults)
     except (OSError, ValueError, AttributeError) as error:
         raise WorkdirError(f"{path} cannot be read: {error}. Choose another --workdir.") from error
@@ -258,10 +259,7 @@ def _keep_rows(path: Path, number: int) -> list[Row]:
     if dropped:
         with writing(path), path.open("r+b") as file:
             file.truncate(sum(map(len, kept)))
-    try:
-        return [json.loads(line) for line in kept]
-    except ValueError as error:  # after a power failure, say
-        raise WorkdirError(f"{path} is damaged before the checkpoint: {error}.") from error
+    return files.rows_of(path, kept)
 
 
 @contextlib.contextmanager

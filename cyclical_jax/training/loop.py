@@ -12,7 +12,6 @@ import optax
 
 from cyclical_jax import data
 from cyclical_jax.data.dataset import Dataset
-from cyclical_jax.training.checkpoints import Snapshot
 from cyclical_jax.training.devices import check_equal, place
 from cyclical_jax.training.earlier import Earlier, check_prepared
 from cyclical_jax.training.evaluation import Scores, evaluate
@@ -32,6 +31,7 @@ from cyclical_jax.training.run import (
     plan,
     select_of,
 )
+from cyclical_jax.training.snapshots import Snapshot
 from cyclical_jax.training.state import TrainState
 from cyclical_jax.training.structure import AnyModel, Recipe
 from cyclical_jax.training.technique import spec_of

@@ -10,7 +10,7 @@ import subprocess
 import numpy as np
 import pytest
 
-from cyclical_jax.training.logs import WorkdirError
+from cyclical_jax.training.files import WorkdirError
 from experiments import presentation, report
 from tests import commands
 

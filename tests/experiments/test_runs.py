@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from cyclical_jax.catalogue import parse, with_plugins
-from cyclical_jax.training.logs import WorkdirError
+from cyclical_jax.training.files import WorkdirError
 from cyclical_jax.training.population import Outcome
 from cyclical_jax.training.recipe import cyclical
 from experiments import runs

@@ -7,9 +7,10 @@ import pytest
 
 from cyclical_jax.training import evaluation, loop
 from cyclical_jax.training import keeper as keeper_module
-from cyclical_jax.training.checkpoints import Checkpoints, read_variables
+from cyclical_jax.training.checkpoints import Checkpoints
 from cyclical_jax.training.devices import place
 from cyclical_jax.training.keeper import Keeper, StoppedError
+from cyclical_jax.training.reading import read_variables
 from cyclical_jax.training.run import begin
 from cyclical_jax.training.state import Variables
 from cyclical_jax.training.technique import spec_of

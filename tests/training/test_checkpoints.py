@@ -17,7 +17,9 @@ import numpy as np
 import pytest
 
 from cyclical_jax.training import checkpoints as checkpoints_module
-from cyclical_jax.training.checkpoints import CheckpointError, Checkpoints, Snapshot
+from cyclical_jax.training.checkpoints import CheckpointError, Checkpoints
+from cyclical_jax.training.reading import read_variables
+from cyclical_jax.training.snapshots import Snapshot
 from cyclical_jax.training.state import JUDGED, TrainState, Variables
 from cyclical_jax.training.technique import Task
 from cyclical_jax.training.totals import Totals
@@ -420,7 +422,7 @@ def test_variables_are_read_from_the_newest_that_is_whole_and_nothing_is_moved(d
         truncate(path)
     before = sorted(directory.rglob("*"))
     like = Variables(START.state.params, START.state.model_state)
-    found, step = checkpoints_module.read_variables(directory, like)
+    found, step = read_variables(directory, like)
     assert step == 2
     assert_same(found, Variables(snapshot(4, 4.1).state.params, snapshot(4, 4.1).state.model_state))
     assert "20 is damaged" in caplog.text
@@ -428,7 +430,7 @@ def test_variables_are_read_from_the_newest_that_is_whole_and_nothing_is_moved(d
     (directory / "20").rename(directory.parent / "elsewhere")
     (directory / "4").rename(directory.parent / "elsewhere too")
     with pytest.raises(CheckpointError, match="there is no checkpoint in"):
-        checkpoints_module.read_variables(directory, like)
+        read_variables(directory, like)
 
 
 def test_variables_that_are_judged_are_read_in_place_of_the_others(directory):
@@ -436,7 +438,7 @@ def test_variables_that_are_judged_are_read_in_place_of_the_others(directory):
     state = own._replace(memory={JUDGED: judged, "other": {"params": jnp.ones(2)}})
     with Checkpoints(directory) as checkpoints:
         checkpoints.save(snapshot(4)._replace(state=state))
-    found, step = checkpoints_module.read_variables(directory, judged)
+    found, step = read_variables(directory, judged)
     assert step == 2
     assert_same(found, judged)
 
@@ -447,7 +449,7 @@ def test_parts_of_the_parameters_can_be_left_out(directory):
     with Checkpoints(directory) as checkpoints:
         checkpoints.save(snapshot(6)._replace(state=state))
     like = Variables({"dense": state.params["dense"]}, state.model_state)
-    found, _ = checkpoints_module.read_variables(directory, like, without=["head"])
+    found, _ = read_variables(directory, like, without=["head"])
     assert_same(found, like)
     with pytest.raises(CheckpointError, match=r"does not fit: params.head is float32"):
-        checkpoints_module.read_variables(directory, like)
+        read_variables(directory, like)

@@ -9,7 +9,8 @@ import types
 import pytest
 
 from cyclical_jax.training import loggers
-from cyclical_jax.training.logs import RunLog, WorkdirError
+from cyclical_jax.training.files import WorkdirError
+from cyclical_jax.training.logs import RunLog
 from tests.training.test_logs import ROWS, STRUCTURE, TIMETABLE
 
 

@@ -17,9 +17,9 @@ from cyclical_jax.catalogue import CATALOGUE, default_config
 from cyclical_jax.training import loggers, logs
 from cyclical_jax.training.durations import Timetable
 from cyclical_jax.training.fields import Field
+from cyclical_jax.training.files import WorkdirError
 from cyclical_jax.training.logs import (
     RunLog,
-    WorkdirError,
     as_defaults,
     config_differences,
     opened_workdir,

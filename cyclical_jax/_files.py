@@ -1,0 +1,214 @@
+"""Files that are whole or not there, and JSON that says when it is damaged.
+
+A JSON object is written with one more entry, `"checksum": "crc32:9f1c22ab"`. It is the CRC-32 of
+the other entries as compact JSON with sorted keys, so it holds for what a file means, however it
+is laid out. An object without a checksum, which an earlier version wrote, is read as it is.
+"""
+
+import contextlib
+import json
+import math
+import os
+import stat
+import uuid
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+CHECKSUM = "checksum"
+_KIND = "crc32:"
+_LARGEST = 2**28  # bytes of a JSON file; what is larger was not written by us
+
+# What JSON may hold at a place: a type, a tuple of patterns, [pattern of each entry], or
+# {key: pattern}, where the key `...` stands for all others. `float` takes whole numbers too.
+Pattern = Any
+NUMBER = (float, None)  # a number, or null for one that is not finite
+
+
+class DamagedError(ValueError):
+    """A file does not hold what was written; a line that names the file and what is wrong."""
+
+
+@contextlib.contextmanager
+def whole(path: Path) -> Iterator[Path]:
+    """Yields a new path beside `path`, whose file takes its place when the body ends.
+
+    The file and its name are on the disk by then: after a power failure there is the old file or
+    the new one, complete. If the body raises, `path` stays as it was.
+
+    Raises:
+      OSError: It cannot be written.
+    """
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.new")
+    try:
+        yield temporary
+        sync(temporary)
+        temporary.replace(path)
+        sync(path.parent)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def sync(path: Path) -> None:
+    """Returns when the content of a file, or the names in a folder, are on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Writes an object, or a list of objects, each with its checksum; the whole file or none.
+
+    Raises:
+      OSError: It cannot be written.
+      ValueError: A number is not finite.
+    """
+    with whole(path) as temporary:
+        temporary.write_text(json.dumps(_sealed(content), indent=2, allow_nan=False) + "\n")
+
+
+def read_json(path: Path, pattern: Pattern) -> Any:
+    """Returns what `write_json` wrote, without checksums.
+
+    Args:
+      path: The file.
+      pattern: What it must hold.
+
+    Raises:
+      DamagedError: It holds something else.
+      OSError: It cannot be read.
+    """
+    with damage_told(str(path)):
+        return _opened(_parsed(_bytes_of(path)), pattern)
+
+
+def as_line(entries: dict[str, Any]) -> str:
+    """Returns an object with its checksum as a line of JSON, for a file of such lines."""
+    return json.dumps(_sealed(entries), allow_nan=False) + "\n"
+
+
+def of_line(line: bytes, pattern: Pattern, place: str) -> dict[str, Any]:
+    """Returns the object of a line that `as_line` made, without its checksum.
+
+    Args:
+      line: The line; its end may be missing.
+      pattern: What it must hold.
+      place: The file and the number of the line, for the error.
+
+    Raises:
+      DamagedError: It holds something else.
+    """
+    with damage_told(place):
+        return _opened(_parsed(line), pattern)
+
+
+@contextlib.contextmanager
+def damage_told(place: str) -> Iterator[None]:
+    """Turns what a parser raises into a `DamagedError` that names the place."""
+    try:
+        yield
+    except RecursionError:
+        raise DamagedError(f"{place} is damaged: it is nested too deep.") from None
+    except ValueError as error:
+        reason = " ".join(str(error).split())
+        raise DamagedError(f"{place} is damaged: {reason.rstrip('.')}.") from error
+
+
+def misfit(content: Any, pattern: Pattern, where: str = "it") -> str | None:
+    """Returns what is wrong with parsed JSON, in words; None where it fits the pattern."""
+    if isinstance(pattern, tuple):
+        found = [misfit(content, one, where) for one in pattern]
+        return None if None in found else found[0]
+    if isinstance(pattern, dict):
+        return _misfit_of_object(content, pattern, where)
+    if isinstance(pattern, list):
+        if not isinstance(content, list):
+            return f"{where} is {_shown(content)}, no list"
+        found = [misfit(one, pattern[0], f"entry {i} of {where}") for i, one in enumerate(content)]
+        return next(filter(None, found), None)
+    return None if _is_a(content, pattern) else f"{where} is {_shown(content)}"
+
+
+def _misfit_of_object(content: Any, pattern: dict[Any, Pattern], where: str) -> str | None:
+    if not isinstance(content, dict):
+        return f"{where} is {_shown(content)}, no object"
+    if missing := [key for key in pattern if key is not ... and key not in content]:
+        return f"{where} has no {missing[0]!r}"
+    others = pattern.get(..., object)
+    found = (misfit(one, pattern.get(key, others), repr(key)) for key, one in content.items())
+    return next(filter(None, found), None)
+
+
+def _is_a(content: Any, kind: Any) -> bool:
+    if kind is None or kind is object:
+        return kind is object or content is None
+    if isinstance(content, bool):  # which Python counts as a whole number
+        return kind is bool
+    return isinstance(content, (int, float) if kind is float else kind)
+
+
+def _shown(content: Any) -> str:
+    if isinstance(content, dict | list):
+        return "an object" if isinstance(content, dict) else "a list"
+    return json.dumps(content)[:40]
+
+
+def _sealed(content: Any) -> Any:
+    """Returns JSON with a checksum in the object, or in each object of the list."""
+    if isinstance(content, list):
+        return [_sealed(one) for one in content]
+    plain = json.loads(json.dumps(content, allow_nan=False))  # tuples are lists, keys are text
+    return plain | {CHECKSUM: _checksum(plain)}
+
+
+def _opened(content: Any, pattern: Pattern) -> Any:
+    """Returns JSON without its checksums; raises ValueError if it is damaged."""
+    if isinstance(content, list) and isinstance(pattern, list):
+        return [_opened(one, pattern[0]) for one in content]
+    if isinstance(content, dict):
+        content = _without_checksum(content)
+    if problem := misfit(content, pattern):
+        raise ValueError(problem)
+    return content
+
+
+def _without_checksum(entries: dict[str, Any]) -> dict[str, Any]:
+    # The name and the value both tell that there was one, in case either is what is damaged.
+    is_sealed = CHECKSUM in entries or any(
+        isinstance(value, str) and value.startswith(_KIND) for value in entries.values()
+    )
+    plain = {key: value for key, value in entries.items() if key != CHECKSUM}
+    if is_sealed and entries.get(CHECKSUM) != _checksum(plain):
+        raise ValueError("its checksum does not fit its content")
+    return plain
+
+
+def _checksum(plain: dict[str, Any]) -> str:
+    canonical = json.dumps(plain, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return f"{_KIND}{zlib.crc32(canonical.encode()):08x}"
+
+
+def _bytes_of(path: Path) -> bytes:
+    about = path.stat()
+    if not stat.S_ISREG(about.st_mode):
+        raise ValueError("it is no file")  # a pipe would be waited for
+    if about.st_size > _LARGEST:
+        raise ValueError(f"it has {about.st_size / 1e6:,.0f} MB, which is too much")
+    return path.read_bytes()
+
+
+def _parsed(content: bytes) -> Any:
+    """Parses JSON without NaN, and without numbers that become infinite."""
+    return json.loads(content.decode(), parse_constant=_refuse, parse_float=_finite)
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    return number if math.isfinite(number) else _refuse(text)
+
+
+def _refuse(text: str) -> Any:
+    raise ValueError(f"{text[:40]} is no number of JSON")
