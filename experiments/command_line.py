@@ -25,7 +25,7 @@ from cyclical_jax.training.files import WorkdirError, plain
 from cyclical_jax.training.keeper import StoppedError
 from cyclical_jax.training.run import NonFiniteError
 from cyclical_jax.training.workdirs import config_differences
-from experiments import config_files, plugins, waiting
+from experiments import config_files, ending, plugins, waiting
 
 EXPECTED_ERRORS = (
     RecipeError,
@@ -70,6 +70,7 @@ def run(main: Callable[[], None], *, device_a_core: bool = False) -> None:
         except EXPECTED_ERRORS as error:
             _end(str(error))
         except KeyboardInterrupt:
+            _leave_others("interrupted", code=130)
             _end("interrupted", code=130)
         except BrokenPipeError:  # of `| head`, which has read enough
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -77,7 +78,8 @@ def run(main: Callable[[], None], *, device_a_core: bool = False) -> None:
             _leave_others(traceback.format_exc(), code=1)
             raise
 
-    app.run(guarded_main, flags_parser=_parse_flags)
+    with ending.ending_in_time():
+        app.run(guarded_main, flags_parser=_parse_flags)
 
 
 def define_config() -> flags.FlagHolder:
