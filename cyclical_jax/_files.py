@@ -14,7 +14,7 @@ import uuid
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 CHECKSUM = "checksum"
 _KIND = "crc32:"
@@ -191,13 +191,19 @@ def _checksum(plain: dict[str, Any]) -> str:
     return f"{_KIND}{zlib.crc32(canonical.encode()):08x}"
 
 
+def regular(path: Path) -> BinaryIO:
+    """Opens a file to read it; raises ValueError for a folder, and for what may have no end."""
+    if not stat.S_ISREG(path.stat().st_mode):
+        raise ValueError("it is no file")
+    return path.open("rb")
+
+
 def _bytes_of(path: Path) -> bytes:
-    about = path.stat()
-    if not stat.S_ISREG(about.st_mode):
-        raise ValueError("it is no file")  # a pipe would be waited for
-    if about.st_size > _LARGEST:
-        raise ValueError(f"it has {about.st_size / 1e6:,.0f} MB, which is too much")
-    return path.read_bytes()
+    with regular(path) as file:
+        size = os.fstat(file.fileno()).st_size
+        if size > _LARGEST:
+            raise ValueError(f"it has {size / 1e6:,.0f} MB, which is too much")
+        return file.read()
 
 
 def _parsed(content: bytes) -> Any:

@@ -14,7 +14,7 @@ from cyclical_jax.data import splits
 from cyclical_jax.data.checks import non_finite
 from cyclical_jax.data.dataset import Dataset, DatasetNotFoundError
 from cyclical_jax.data.images import Normalisation
-from cyclical_jax.data.kept import Arrays
+from cyclical_jax.data.npz import Arrays
 
 _MOST_SHOWN = 5  # problems of one kind
 

@@ -21,7 +21,8 @@ from cyclical_jax.data.dataset import (
     PathLike,
     import_optional,
 )
-from cyclical_jax.data.kept import Arrays, kept
+from cyclical_jax.data.kept import kept
+from cyclical_jax.data.npz import Arrays
 from cyclical_jax.data.streams import Stream
 
 
