@@ -30,6 +30,10 @@ class DamagedError(ValueError):
     """A file does not hold what was written; a line that names the file and what is wrong."""
 
 
+class NoFileError(ValueError):
+    """A path is that of a folder, a pipe or a device."""
+
+
 @contextlib.contextmanager
 def whole(path: Path) -> Iterator[Path]:
     """Yields a new path beside `path`, whose file takes its place when the body ends.
@@ -192,9 +196,9 @@ def _checksum(plain: dict[str, Any]) -> str:
 
 
 def regular(path: Path) -> BinaryIO:
-    """Opens a file to read it; raises ValueError for a folder, and for what may have no end."""
+    """Opens a file to read it; raises NoFileError for a folder, and for what may have no end."""
     if not stat.S_ISREG(path.stat().st_mode):
-        raise ValueError("it is no file")
+        raise NoFileError("it is no file")
     return path.open("rb")
 
 

@@ -91,12 +91,12 @@ def test_a_flipped_bit_is_made_anew_or_harmless(file, monkeypatch):
     _write(file, GOOD)
     monkeypatch.setattr(kept_arrays, "_write", lambda *args: None)  # whose fsync takes long
     raw, made = file.read_bytes(), []
-    for place in range(len(raw)):
+    for place in range(0, len(raw), 3):
         flipped = bytearray(raw)
         flipped[place] ^= 1 << place % 8
         file.write_bytes(flipped)
         assert is_good(kept(file, list(GOOD), lambda: made.append(1) or GOOD)), place
-    assert len(raw) / 3 < len(made) < len(raw)
+    assert len(raw) / 9 < len(made) < len(raw) / 3
 
 
 @pytest.mark.parametrize("length", [0, 30, 300, -30, -1])
