@@ -97,6 +97,11 @@ def limits_in_words(
     return [f"{word} {limit:g}" for word, limit in limits.items() if np.isfinite(limit)]
 
 
+def short(text: str, most: int = 60) -> str:
+    """Returns a text of at most that many characters for an error: its beginning if it is long."""
+    return text if len(text) <= most else f"{text[: most - 3]}..."
+
+
 def is_plain(*values: Any) -> bool:
     """Returns whether all `values` are single Python or NumPy numbers, known before tracing."""
     return all(not isinstance(value, jax.Array) and np.ndim(value) == 0 for value in values)

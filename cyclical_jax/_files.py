@@ -15,7 +15,7 @@ import uuid
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 CHECKSUM = "checksum"
 _KIND = "crc32:"
@@ -32,6 +32,10 @@ NUMBER = (float, None)  # a number, or null for one that is not finite
 
 class DamagedError(ValueError):
     """A file does not hold what was written; a line that names the file and what is wrong."""
+
+
+class NoFileError(ValueError):
+    """A path is that of a folder, a pipe or a device."""
 
 
 @contextlib.contextmanager
@@ -143,8 +147,7 @@ def lines_of(path: Path, number: int | None = None) -> list[bytes]:
     """
     lines: list[bytes] = []
     with damage_told(str(path)):
-        _check_file(path)
-        with path.open("rb") as file:
+        with regular(path) as file:
             while len(lines) != number and (line := file.readline(_LONGEST)):
                 lines.append(line)
                 if len(line) == _LONGEST:
@@ -238,19 +241,19 @@ def _checksum(plain: dict[str, Any]) -> str:
     return f"{_KIND}{zlib.crc32(canonical.encode()):08x}"
 
 
+def regular(path: Path) -> BinaryIO:
+    """Opens a file to read it; raises NoFileError for a folder, and for what may have no end."""
+    if not stat.S_ISREG(path.stat().st_mode):
+        raise NoFileError("it is no file")
+    return path.open("rb")
+
+
 def _bytes_of(path: Path) -> bytes:
-    size = _check_file(path)
-    if size > _LARGEST:
-        raise ValueError(f"it has {size / 1e6:,.0f} MB, which is too much")
-    return path.read_bytes()
-
-
-def _check_file(path: Path) -> int:
-    """Returns the size of a file in bytes; raises ValueError if it is a folder or a pipe, say."""
-    about = path.stat()
-    if not stat.S_ISREG(about.st_mode):
-        raise ValueError("it is no file")  # a pipe would be waited for
-    return about.st_size
+    with regular(path) as file:
+        size = os.fstat(file.fileno()).st_size
+        if size > _LARGEST:
+            raise ValueError(f"it has {size / 1e6:,.0f} MB, which is too much")
+        return file.read()
 
 
 def _parsed(content: bytes) -> Any:

@@ -1,7 +1,6 @@
 """Checkpoints of a run: whole or not there, written in the background, verified when read."""
 
 import contextlib
-import errno
 import functools
 import logging
 import math
@@ -13,7 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import orbax.checkpoint as ocp
 
