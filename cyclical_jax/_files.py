@@ -6,6 +6,7 @@ is laid out. An object without a checksum, which an earlier version wrote, is re
 """
 
 import contextlib
+import errno
 import json
 import math
 import os
@@ -19,11 +20,17 @@ from typing import Any
 CHECKSUM = "checksum"
 _KIND = "crc32:"
 _LARGEST = 2**28  # bytes of a JSON file; what is larger was not written by us
+_DEEPEST = 50  # levels of lists and objects
 
 # What JSON may hold at a place: a type, a tuple of patterns, [pattern of each entry], or
 # {key: pattern}, where the key `...` stands for all others. `float` takes whole numbers too.
 Pattern = Any
 NUMBER = (float, None)  # a number, or null for one that is not finite
+_WORDS = {float: "a number", int: "a whole number", str: "text", bool: "true or false"}
+
+
+class Maybe(str):
+    """A key of a pattern that an object may lack."""
 
 
 class DamagedError(ValueError):
@@ -35,11 +42,15 @@ def whole(path: Path) -> Iterator[Path]:
     """Yields a new path beside `path`, whose file takes its place when the body ends.
 
     The file and its name are on the disk by then: after a power failure there is the old file or
-    the new one, complete. If the body raises, `path` stays as it was.
+    the new one, complete. If the body raises, `path` stays as it was. A link stays too: the file
+    that it points to is replaced.
 
     Raises:
-      OSError: It cannot be written.
+      OSError: It cannot be written, or is a folder or a device.
     """
+    path = Path(os.path.realpath(path))
+    if path.exists() and not path.is_file():  # a device, such as /dev/null, could be replaced
+        raise OSError(errno.EEXIST, "a folder or a device has this name")
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.new")
     try:
         yield temporary
@@ -117,29 +128,50 @@ def damage_told(place: str) -> Iterator[None]:
         raise DamagedError(f"{place} is damaged: {reason.rstrip('.')}.") from error
 
 
-def misfit(content: Any, pattern: Pattern, where: str = "it") -> str | None:
-    """Returns what is wrong with parsed JSON, in words; None where it fits the pattern."""
+def misfit(content: Any, pattern: Pattern) -> str | None:
+    """Returns what is wrong with parsed JSON, in words; None where it fits the pattern.
+
+    Such as "'mean' of 'loss' is 3, no list".
+    """
+    if (found := _misfit(content, pattern)) is None:
+        return None
+    *places, problem = found
+    return f"{' of '.join(reversed(places)) or 'it'} {problem}"
+
+
+def _misfit(content: Any, pattern: Pattern) -> list[str] | None:
+    """Returns the places from the outermost to the innermost, and what is wrong there."""
     if isinstance(pattern, tuple):
-        found = [misfit(content, one, where) for one in pattern]
-        return None if None in found else found[0]
+        first = _misfit(content, pattern[0])
+        others = (_misfit(content, one) for one in pattern[1:]) if first else ()
+        return None if None in others else first
     if isinstance(pattern, dict):
-        return _misfit_of_object(content, pattern, where)
+        return _misfit_of_object(content, pattern)
     if isinstance(pattern, list):
         if not isinstance(content, list):
-            return f"{where} is {_shown(content)}, no list"
-        found = [misfit(one, pattern[0], f"entry {i} of {where}") for i, one in enumerate(content)]
-        return next(filter(None, found), None)
-    return None if _is_a(content, pattern) else f"{where} is {_shown(content)}"
+            return [f"is {_shown(content)}, no list"]
+        for number, one in enumerate(content):
+            if found := _misfit(one, pattern[0]):
+                return [f"entry {number}", *found]
+        return None
+    return (
+        None
+        if _is_a(content, pattern)
+        else [f"is {_shown(content)}, not {_WORDS.get(pattern, 'null')}"]
+    )
 
 
-def _misfit_of_object(content: Any, pattern: dict[Any, Pattern], where: str) -> str | None:
+def _misfit_of_object(content: Any, pattern: dict[Any, Pattern]) -> list[str] | None:
     if not isinstance(content, dict):
-        return f"{where} is {_shown(content)}, no object"
-    if missing := [key for key in pattern if key is not ... and key not in content]:
-        return f"{where} has no {missing[0]!r}"
+        return [f"is {_shown(content)}, no object"]
+    needed = (key for key in pattern if key is not ... and not isinstance(key, Maybe))
+    if missing := [key for key in needed if key not in content]:
+        return [f"has no {missing[0]!r}"]
     others = pattern.get(..., object)
-    found = (misfit(one, pattern.get(key, others), repr(key)) for key, one in content.items())
-    return next(filter(None, found), None)
+    for key, one in content.items():
+        if found := _misfit(one, pattern.get(key, others)):
+            return [repr(key)[:80], *found]
+    return None
 
 
 def _is_a(content: Any, kind: Any) -> bool:
@@ -201,13 +233,34 @@ def _bytes_of(path: Path) -> bytes:
 
 
 def _parsed(content: bytes) -> Any:
-    """Parses JSON without NaN, and without numbers that become infinite."""
-    return json.loads(content.decode(), parse_constant=_refuse, parse_float=_finite)
+    """Parses JSON of numbers that a float can hold, of text that can be written, and not deep."""
+    text = content.decode()
+    parsed = json.loads(text, parse_constant=_refuse, parse_float=_finite, parse_int=_whole)
+    if _is_too_deep(parsed):
+        raise ValueError("it is nested too deep")
+    if "\\u" in text:  # of which a half of a pair is no text
+        json.dumps(parsed, ensure_ascii=False).encode()
+    return parsed
+
+
+def _is_too_deep(content: Any) -> bool:
+    level: list[Any] = [[content]]
+    for _ in range(_DEEPEST + 1):
+        each = (one.values() if isinstance(one, dict) else one for one in level)
+        level = [inner for of_one in each for inner in of_one if isinstance(inner, list | dict)]
+        if not level:
+            return False
+    return True
 
 
 def _finite(text: str) -> float:
     number = float(text)
     return number if math.isfinite(number) else _refuse(text)
+
+
+def _whole(text: str) -> int:
+    _finite(text)
+    return int(text)
 
 
 def _refuse(text: str) -> Any:

@@ -45,14 +45,14 @@ def test_runs_are_trained_once_and_come_in_order(open_lab, tmp_path, count_compi
     recipes = [recipe(seed) for seed in (3, 0, 3)] + [recipe(1, optimizer__max_norm=1.0)]
     lab = open_lab()
     assert not lab.has(recipes, VALIDATION)
-    outcomes = lab.complete(recipes, VALIDATION)
+    outcomes = list(lab.complete(recipes, VALIDATION))
     assert outcomes[0] == outcomes[2] != outcomes[1]
     assert [line["seed"] for line in lines_of(tmp_path)] == [3, 0, 1]
     assert all(set(line["scores"]) == {"validation"} for line in lines_of(tmp_path))
     with count_compilations() as compilations:
         again = open_lab()
         assert again.has(recipes, VALIDATION) and again.seconds_left(recipes, VALIDATION) == 0
-        assert again.complete(recipes, VALIDATION) == outcomes
+        assert list(again.complete(recipes, VALIDATION)) == outcomes
     assert not compilations and len(lines_of(tmp_path)) == 3
     assert not again.has(recipes, ("test",))  # what was not read is not there
 
@@ -60,26 +60,26 @@ def test_runs_are_trained_once_and_come_in_order(open_lab, tmp_path, count_compi
 def test_what_was_cut_off_is_trained_again(open_lab, tmp_path):
     recipes = [recipe(seed) for seed in range(4)]
     lab = open_lab()
-    outcomes = lab.complete(recipes, VALIDATION)
+    outcomes = list(lab.complete(recipes, VALIDATION))
     path = tmp_path / runs.RUNS
     whole = path.read_bytes()
     path.write_bytes(whole[: whole.rindex(b"\n", 0, -1) - 10])  # a kill in the third line
     lab = open_lab()
     assert len(lines_of(tmp_path)) == 2
-    assert lab.complete(recipes, VALIDATION) == outcomes
+    assert list(lab.complete(recipes, VALIDATION)) == outcomes
     assert path.read_bytes() == whole
 
 
 def test_a_run_that_is_not_finite_is_kept_as_such(open_lab, tmp_path):
     wild = recipe(optimizer__learning_rate=1e30, log_every="1 step")
-    outcomes = open_lab().complete([wild, recipe()], VALIDATION)
+    outcomes = list(open_lab().complete([wild, recipe()], VALIDATION))
     assert outcomes[0].scores == {} and "learning_rate" in outcomes[0].error
     assert outcomes[1].error is None and np.isfinite(outcomes[1].scores["validation"]["loss"])
     assert json.loads((tmp_path / runs.RUNS).read_text().splitlines()[0])["error"]
 
 
 def test_a_score_that_is_not_finite_is_kept_as_none(tmp_path):
-    rows = [{"step": 3, "val_loss": 2.0, "val_perplexity": float("inf")}]
+    rows = [{"step": 3, "epoch": 0.5, "val_loss": 2.0, "val_perplexity": float("inf")}]
     scores = {"validation": {"loss": 2.0, "perplexity": float("nan")}}
     expected = (
         [rows[0] | {"val_perplexity": None}],
@@ -150,7 +150,7 @@ def test_a_workdir_that_cannot_be_used(tmp_path, open_lab):
 
 def test_a_damaged_file_is_left_alone(tmp_path):
     (tmp_path / runs.RUNS).write_text("{}}\n")
-    with pytest.raises(WorkdirError, match="is damaged.*Move it away"):
+    with pytest.raises(WorkdirError, match="line 1, is damaged.*Delete the line"):
         runs.Store(tmp_path)
 
 
@@ -183,7 +183,9 @@ def test_a_damaged_line_is_told_by_its_number(open_lab, tmp_path, damage):
     with pytest.raises(WorkdirError) as error:
         open_lab()
     (line,) = str(error.value).splitlines()
-    assert line.startswith(f"{path}, line 2, is damaged: ") and line.endswith(". Move it away.")
+    assert line.startswith(f"{path}, line 2, is damaged: ") and line.endswith(
+        ". Delete the line, and its run is trained again."
+    )
     assert path.read_bytes() == whole + damage + b"\n" + whole
     path.write_bytes(whole)
     assert open_lab().has(recipes, VALIDATION)
