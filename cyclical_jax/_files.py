@@ -20,7 +20,7 @@ from typing import Any
 CHECKSUM = "checksum"
 _KIND = "crc32:"
 _LARGEST = 2**28  # bytes of a JSON file; what is larger was not written by us
-_DEEPEST = 50  # levels of lists and objects
+_DEEPEST = 40  # objects and lists within each other
 
 # What JSON may hold at a place: a type, a tuple of patterns, [pattern of each entry], or
 # {key: pattern}, where the key `...` stands for all others. `float` takes whole numbers too.
@@ -42,15 +42,18 @@ def whole(path: Path) -> Iterator[Path]:
     """Yields a new path beside `path`, whose file takes its place when the body ends.
 
     The file and its name are on the disk by then: after a power failure there is the old file or
-    the new one, complete. If the body raises, `path` stays as it was. A link stays too: the file
-    that it points to is replaced.
+    the new one, complete. If the body raises, `path` stays as it was. Where `path` is a link, the
+    file that it leads to is replaced; a device or a pipe is written to as it is.
 
     Raises:
-      OSError: It cannot be written, or is a folder or a device.
+      OSError: It cannot be written.
     """
+    if path.exists() and not (path.is_file() or path.is_dir()):
+        yield path
+        return
     path = Path(os.path.realpath(path))
-    if path.exists() and not path.is_file():  # a device, such as /dev/null, could be replaced
-        raise OSError(errno.EEXIST, "a folder or a device has this name")
+    if path.is_dir():
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.new")
     try:
         yield temporary
@@ -233,34 +236,33 @@ def _bytes_of(path: Path) -> bytes:
 
 
 def _parsed(content: bytes) -> Any:
-    """Parses JSON of numbers that a float can hold, of text that can be written, and not deep."""
-    text = content.decode()
-    parsed = json.loads(text, parse_constant=_refuse, parse_float=_finite, parse_int=_whole)
-    if _is_too_deep(parsed):
-        raise ValueError("it is nested too deep")
-    if "\\u" in text:  # of which a half of a pair is no text
+    """Parses JSON without NaN, and without numbers that a float cannot hold."""
+    parsed = json.loads(
+        content.decode(), parse_constant=_refuse, parse_float=_finite, parse_int=_whole_number
+    )
+    _check_depth(parsed, _DEEPEST)
+    if b"\\u" in content:  # half of a pair is no text, and cannot be written
         json.dumps(parsed, ensure_ascii=False).encode()
     return parsed
 
 
-def _is_too_deep(content: Any) -> bool:
-    level: list[Any] = [[content]]
-    for _ in range(_DEEPEST + 1):
-        each = (one.values() if isinstance(one, dict) else one for one in level)
-        level = [inner for of_one in each for inner in of_one if isinstance(inner, list | dict)]
-        if not level:
-            return False
-    return True
+def _check_depth(content: Any, deepest: int) -> None:
+    inner = content.values() if isinstance(content, dict) else content
+    if isinstance(content, dict | list):
+        if deepest == 0:
+            raise RecursionError
+        for one in inner:
+            _check_depth(one, deepest - 1)
+
+
+def _whole_number(text: str) -> int:
+    _finite(text)
+    return int(text)
 
 
 def _finite(text: str) -> float:
     number = float(text)
     return number if math.isfinite(number) else _refuse(text)
-
-
-def _whole(text: str) -> int:
-    _finite(text)
-    return int(text)
 
 
 def _refuse(text: str) -> Any:
