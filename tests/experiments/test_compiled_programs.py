@@ -150,6 +150,11 @@ def a_link_to_a_program(path):
     path.symlink_to(path.parent.parent / "other" / path.name)
 
 
+def a_pipe_with_a_writer(path):
+    os.mkfifo(path)
+    os.open(path, os.O_RDWR)
+
+
 @pytest.mark.parametrize(
     "replace",
     [
@@ -159,6 +164,7 @@ def a_link_to_a_program(path):
         pytest.param(another_users_file, marks=as_root),
         a_link_to_a_program,
         os.mkfifo,
+        a_pipe_with_a_writer,
         lambda path: path.symlink_to(path),
         lambda path: path.symlink_to("nowhere"),
     ],
@@ -241,10 +247,12 @@ def test_entries_that_vanish_while_it_looks_are_no_error(folder, monkeypatch, ca
     look, gone = compiled_programs._files_in, []
 
     def look_while_another_deletes(root):
-        for place, found in enumerate(look(root)):
-            if place % 2:
-                found[-1].unlink()
-                gone.append(found)
+        waiting = set(folder.iterdir())
+        for found in look(root):
+            waiting.remove(found[-1])
+            if len(waiting) == 6:
+                gone.extend([found[-1], waiting.pop()])  # one that was looked at, one that was not
+                [path.unlink() for path in gone]
             yield found
 
     monkeypatch.setattr(compiled_programs, "_files_in", look_while_another_deletes)
