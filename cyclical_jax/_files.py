@@ -6,6 +6,7 @@ is laid out. An object without a checksum, which an earlier version wrote, is re
 """
 
 import contextlib
+import errno
 import json
 import math
 import os
@@ -19,6 +20,9 @@ from typing import Any
 CHECKSUM = "checksum"
 _KIND = "crc32:"
 _LARGEST = 2**28  # bytes of a JSON file; what is larger was not written by us
+_LONGEST = 2**20  # bytes of a line
+_DEEPEST = 40  # objects and lists within each other
+_NO_SYNC = (errno.EINVAL, errno.ENOTSUP, errno.EACCES)  # of a folder: file systems, its mode
 
 # What JSON may hold at a place: a type, a tuple of patterns, [pattern of each entry], or
 # {key: pattern}, where the key `...` stands for all others. `float` takes whole numbers too.
@@ -35,11 +39,16 @@ def whole(path: Path) -> Iterator[Path]:
     """Yields a new path beside `path`, whose file takes its place when the body ends.
 
     The file and its name are on the disk by then: after a power failure there is the old file or
-    the new one, complete. If the body raises, `path` stays as it was.
+    the new one, complete. If the body raises, `path` stays as it was. Where `path` is a link, the
+    file that it leads to is replaced; a device or a pipe is written to as it is.
 
     Raises:
       OSError: It cannot be written.
     """
+    if path.exists() and not (path.is_file() or path.is_dir()):
+        yield path
+        return
+    path = Path(os.path.realpath(path))
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.new")
     try:
         yield temporary
@@ -50,13 +59,33 @@ def whole(path: Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
+def make_folder(path: Path) -> None:
+    """Makes a folder, and those above it, and returns when their names are on the disk.
+
+    Raises:
+      OSError: It cannot be made.
+    """
+    new = [folder for folder in (path, *path.parents) if not folder.exists()]
+    path.mkdir(parents=True, exist_ok=True)
+    for folder in new:
+        sync(folder.parent)
+
+
 def sync(path: Path) -> None:
-    """Returns when the content of a file, or the names in a folder, are on the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
+    """Returns when the content of a file, or the names in a folder, are on the disk.
+
+    Raises:
+      OSError: They cannot be written. A folder that its file system cannot sync is none.
+    """
     try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+    except OSError as error:
+        if not path.is_dir() or error.errno not in _NO_SYNC:
+            raise
 
 
 def write_json(path: Path, content: Any) -> None:
@@ -103,6 +132,24 @@ def of_line(line: bytes, pattern: Pattern, place: str) -> dict[str, Any]:
     """
     with damage_told(place):
         return _opened(_parsed(line), pattern)
+
+
+def lines_of(path: Path, number: int | None = None) -> list[bytes]:
+    """Returns the first lines of a file, with their ends; all of them where `number` is None.
+
+    Raises:
+      DamagedError: It is no file, or a line is too long.
+      OSError: It cannot be read.
+    """
+    lines: list[bytes] = []
+    with damage_told(str(path)):
+        _check_file(path)
+        with path.open("rb") as file:
+            while len(lines) != number and (line := file.readline(_LONGEST)):
+                lines.append(line)
+                if len(line) == _LONGEST:
+                    raise ValueError(f"line {len(lines)} has more than {_LONGEST:,} bytes")
+    return lines
 
 
 @contextlib.contextmanager
@@ -192,17 +239,41 @@ def _checksum(plain: dict[str, Any]) -> str:
 
 
 def _bytes_of(path: Path) -> bytes:
-    about = path.stat()
-    if not stat.S_ISREG(about.st_mode):
-        raise ValueError("it is no file")  # a pipe would be waited for
-    if about.st_size > _LARGEST:
-        raise ValueError(f"it has {about.st_size / 1e6:,.0f} MB, which is too much")
+    size = _check_file(path)
+    if size > _LARGEST:
+        raise ValueError(f"it has {size / 1e6:,.0f} MB, which is too much")
     return path.read_bytes()
 
 
+def _check_file(path: Path) -> int:
+    """Returns the size of a file in bytes; raises ValueError if it is a folder or a pipe, say."""
+    about = path.stat()
+    if not stat.S_ISREG(about.st_mode):
+        raise ValueError("it is no file")  # a pipe would be waited for
+    return about.st_size
+
+
 def _parsed(content: bytes) -> Any:
-    """Parses JSON without NaN, and without numbers that become infinite."""
-    return json.loads(content.decode(), parse_constant=_refuse, parse_float=_finite)
+    """Parses JSON without NaN, and without numbers that a float cannot hold."""
+    parsed = json.loads(
+        content.decode(), parse_constant=_refuse, parse_float=_finite, parse_int=_whole_number
+    )
+    _check_depth(parsed, _DEEPEST)
+    return parsed
+
+
+def _check_depth(content: Any, deepest: int) -> None:
+    inner = content.values() if isinstance(content, dict) else content
+    if isinstance(content, dict | list):
+        if deepest == 0:
+            raise RecursionError
+        for one in inner:
+            _check_depth(one, deepest - 1)
+
+
+def _whole_number(text: str) -> int:
+    _finite(text)
+    return int(text)
 
 
 def _finite(text: str) -> float:

@@ -23,8 +23,8 @@ from cyclical_jax.training.devices import largest_of_all, text_of_first
 from cyclical_jax.training.fields import RecipeError
 from cyclical_jax.training.files import WorkdirError, plain
 from cyclical_jax.training.keeper import StoppedError
-from cyclical_jax.training.logs import config_differences
 from cyclical_jax.training.run import NonFiniteError
+from cyclical_jax.training.workdirs import config_differences
 from experiments import config_files, plugins, waiting
 
 EXPECTED_ERRORS = (

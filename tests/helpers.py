@@ -2,12 +2,13 @@
 
 import functools
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from ml_collections import ConfigDict
 
-from cyclical_jax import data
+from cyclical_jax import _files, data
 from cyclical_jax.catalogue import default_config, parse
 from cyclical_jax.testing import without_times as without_times
 from cyclical_jax.training.recipe import put
@@ -41,6 +42,14 @@ def recipe_of(
 ) -> Recipe:
     """Of such a config."""
     return parse(config_of(base, changes, **more), num_devices=num_devices)
+
+
+def stored(path: Path) -> Any:
+    """Returns what a JSON file, or a file of lines of JSON, holds, without its checksums."""
+    if path.suffix == ".jsonl":
+        return [_files.of_line(line, {}, str(path)) for line in _files.lines_of(path)]
+    is_list = path.read_bytes().startswith(b"[")
+    return _files.read_json(path, [object] if is_list else object)
 
 
 @functools.cache
