@@ -6,6 +6,7 @@ python -m experiments.front_page
 import json
 from pathlib import Path
 
+from cyclical_jax._files import whole
 from experiments.presentation import Record, front_table, rewrite
 
 ROOT = Path(__file__).parents[1]
@@ -36,4 +37,5 @@ def _rewritten(text: str, tables: dict[str, str]) -> str:
 
 if __name__ == "__main__":
     for page, text in pages().items():
-        page.write_text(text)
+        with whole(page) as temporary:
+            temporary.write_text(text)

@@ -21,6 +21,7 @@ from absl import flags
 from plotly.graph_objects import Figure
 from plotly.subplots import make_subplots
 
+from cyclical_jax.training import files
 from cyclical_jax.training.files import METRICS, WorkdirError
 from experiments import command_line, paths, presentation, statistics
 from experiments.score import Score, fractions_of_log, fractions_of_record, number, words
@@ -215,11 +216,10 @@ def _shown(name: str, value: Any) -> str:
 
 def read_rows(metrics: Path) -> list[dict[str, Any]]:
     """Returns the rows of a run's log."""
-    rows = []
-    for at, line in enumerate(_read(metrics).splitlines(), 1):
-        rows.append(_parse(line, f"line {at} of {metrics}"))
-        if not isinstance(rows[-1], dict) or "epoch" not in rows[-1]:
-            raise WorkdirError(f"--results: line {at} of {metrics} is no row of a run.")
+    try:
+        rows = files.read_rows(metrics)
+    except WorkdirError as error:
+        raise WorkdirError(f"--results: {error}") from error
     if not rows:
         raise WorkdirError(f"--results: {metrics} has no rows yet.")
     return rows
