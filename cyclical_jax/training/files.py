@@ -70,7 +70,7 @@ def read(path: Path, **entries: Pattern) -> Any:
 
 
 def write(path: Path, content: Any) -> None:
-    """Writes one of the `KINDS` with its checksum, the whole file or none.
+    """Writes JSON, such as one of the `KINDS`, with its checksum; the whole file or none.
 
     Raises:
       WorkdirError: It cannot be written; a line.

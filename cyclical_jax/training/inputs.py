@@ -6,10 +6,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from cyclical_jax import data
-from cyclical_jax.training.checkpoints import CheckpointError, identity
+from cyclical_jax.training.checkpoints import CheckpointError
 from cyclical_jax.training.fields import RecipeError
 from cyclical_jax.training.files import CHECKPOINTS
 from cyclical_jax.training.own_files import content_of
+from cyclical_jax.training.reading import identity
 from cyclical_jax.training.structure import Recipe, plugin_identity, plugin_key
 
 
