@@ -13,7 +13,7 @@ from typing import NamedTuple, TypeVar
 
 import orbax.checkpoint as ocp
 
-from cyclical_jax._files import DamagedError
+from cyclical_jax._files import DamagedError, sync
 from cyclical_jax.training import about as abouts
 from cyclical_jax.training.about import About, read_about, steps_of
 from cyclical_jax.training.devices import is_first_process, largest_of_all, wait_for_all
@@ -28,6 +28,7 @@ from cyclical_jax.training.snapshots import (
     rebuilt,
 )
 from cyclical_jax.training.stored import may_pass, read_arrays
+from cyclical_jax.training.synced import SyncedPath
 
 _STATE = "state"
 _UNFINISHED = "*.orbax-checkpoint-tmp*"  # what Orbax calls a checkpoint that is being written
@@ -82,11 +83,14 @@ class Checkpoints:
             lightweight_initialize=True,  # what it would read may be damaged
             save_root_metadata=False,
             create=not read_only,
+            temporary_path_class=SyncedPath,
         )
         with self._errors_told():
             if not read_only:
                 self._remove_unfinished()
             self._manager = ocp.CheckpointManager(self._directory, options=options)
+            if not read_only:
+                sync(self._directory.parent)
         self._hook, sys.unraisablehook = sys.unraisablehook, self._on_unraisable
         for logger in _LOUD:
             logger.addFilter(_is_not_of_orbax)
