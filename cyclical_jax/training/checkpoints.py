@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 
 import orbax.checkpoint as ocp
 
-from cyclical_jax._files import DamagedError, sealed
+from cyclical_jax._files import DamagedError, sealed, sync
 from cyclical_jax.training import about as abouts
 from cyclical_jax.training.about import About, read_about, steps_of
 from cyclical_jax.training.devices import is_first_process, largest_of_all, wait_for_all
@@ -33,6 +33,7 @@ from cyclical_jax.training.snapshots import (
     rebuilt,
 )
 from cyclical_jax.training.stored import may_pass, read_arrays
+from cyclical_jax.training.synced import SyncedPath
 
 _STATE = "state"
 _UNFINISHED = "*.orbax-checkpoint-tmp*"  # what Orbax calls a checkpoint that is being written
@@ -95,6 +96,7 @@ class Checkpoints:
             create=not read_only,
             # Otherwise a directory that cannot be made leaves threads that wait for it.
             async_options=ocp.AsyncOptions(create_directories_asynchronously=False),
+            temporary_path_class=SyncedPath,
         )
         self._hook = sys.unraisablehook
         sys.unraisablehook = functools.partial(_unless_of_closed_loop, self._hook)
@@ -104,6 +106,8 @@ class Checkpoints:
             if not read_only:
                 self._remove_unfinished()
             self._manager = ocp.CheckpointManager(self._directory, options=options)
+            if not read_only:
+                sync(self._directory.parent)
 
     def __enter__(self) -> "Checkpoints":
         return self
