@@ -15,12 +15,14 @@ import uuid
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 CHECKSUM = "checksum"
 _KIND = "crc32:"
 _LARGEST = 2**28  # bytes of a JSON file; what is larger was not written by us
+_LONGEST = 2**20  # bytes of a line
 _DEEPEST = 40  # objects and lists within each other
+_NO_SYNC = (errno.EINVAL, errno.ENOTSUP, errno.EACCES)  # of a folder: file systems, its mode
 
 # What JSON may hold at a place: a type, a tuple of patterns, [pattern of each entry], or
 # {key: pattern}, where the key `...` stands for all others. `float` takes whole numbers too.
@@ -35,6 +37,10 @@ class Maybe(str):
 
 class DamagedError(ValueError):
     """A file does not hold what was written; a line that names the file and what is wrong."""
+
+
+class NoFileError(ValueError):
+    """A path is that of a folder, a pipe or a device."""
 
 
 @contextlib.contextmanager
@@ -64,13 +70,33 @@ def whole(path: Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
+def make_folder(path: Path) -> None:
+    """Makes a folder, and those above it, and returns when their names are on the disk.
+
+    Raises:
+      OSError: It cannot be made.
+    """
+    new = [folder for folder in (path, *path.parents) if not folder.exists()]
+    path.mkdir(parents=True, exist_ok=True)
+    for folder in new:
+        sync(folder.parent)
+
+
 def sync(path: Path) -> None:
-    """Returns when the content of a file, or the names in a folder, are on the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
+    """Returns when the content of a file, or the names in a folder, are on the disk.
+
+    Raises:
+      OSError: They cannot be written. A folder that its file system cannot sync is none.
+    """
     try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+    except OSError as error:
+        if not path.is_dir() or error.errno not in _NO_SYNC:
+            raise
 
 
 def write_json(path: Path, content: Any) -> None:
@@ -81,7 +107,7 @@ def write_json(path: Path, content: Any) -> None:
       ValueError: A number is not finite.
     """
     with whole(path) as temporary:
-        temporary.write_text(json.dumps(_sealed(content), indent=2, allow_nan=False) + "\n")
+        temporary.write_text(json.dumps(sealed(content), indent=2, allow_nan=False) + "\n")
 
 
 def read_json(path: Path, pattern: Pattern) -> Any:
@@ -101,7 +127,7 @@ def read_json(path: Path, pattern: Pattern) -> Any:
 
 def as_line(entries: dict[str, Any]) -> str:
     """Returns an object with its checksum as a line of JSON, for a file of such lines."""
-    return json.dumps(_sealed(entries), allow_nan=False) + "\n"
+    return json.dumps(sealed(entries), allow_nan=False) + "\n"
 
 
 def of_line(line: bytes, pattern: Pattern, place: str) -> dict[str, Any]:
@@ -117,6 +143,23 @@ def of_line(line: bytes, pattern: Pattern, place: str) -> dict[str, Any]:
     """
     with damage_told(place):
         return _opened(_parsed(line), pattern)
+
+
+def lines_of(path: Path, number: int | None = None) -> list[bytes]:
+    """Returns the first lines of a file, with their ends; all of them where `number` is None.
+
+    Raises:
+      DamagedError: It is no file, or a line is too long.
+      OSError: It cannot be read.
+    """
+    lines: list[bytes] = []
+    with damage_told(str(path)):
+        with regular(path) as file:
+            while len(lines) != number and (line := file.readline(_LONGEST)):
+                lines.append(line)
+                if len(line) == _LONGEST:
+                    raise ValueError(f"line {len(lines)} has more than {_LONGEST:,} bytes")
+    return lines
 
 
 @contextlib.contextmanager
@@ -191,10 +234,10 @@ def _shown(content: Any) -> str:
     return json.dumps(content)[:40]
 
 
-def _sealed(content: Any) -> Any:
+def sealed(content: Any) -> Any:
     """Returns JSON with a checksum in the object, or in each object of the list."""
     if isinstance(content, list):
-        return [_sealed(one) for one in content]
+        return [sealed(one) for one in content]
     plain = json.loads(json.dumps(content, allow_nan=False))  # tuples are lists, keys are text
     return plain | {CHECKSUM: _checksum(plain)}
 
@@ -226,13 +269,19 @@ def _checksum(plain: dict[str, Any]) -> str:
     return f"{_KIND}{zlib.crc32(canonical.encode()):08x}"
 
 
+def regular(path: Path) -> BinaryIO:
+    """Opens a file to read it; raises NoFileError for a folder, and for what may have no end."""
+    if not stat.S_ISREG(path.stat().st_mode):
+        raise NoFileError("it is no file")
+    return path.open("rb")
+
+
 def _bytes_of(path: Path) -> bytes:
-    about = path.stat()
-    if not stat.S_ISREG(about.st_mode):
-        raise ValueError("it is no file")  # a pipe would be waited for
-    if about.st_size > _LARGEST:
-        raise ValueError(f"it has {about.st_size / 1e6:,.0f} MB, which is too much")
-    return path.read_bytes()
+    with regular(path) as file:
+        size = os.fstat(file.fileno()).st_size
+        if size > _LARGEST:
+            raise ValueError(f"it has {size / 1e6:,.0f} MB, which is too much")
+        return file.read()
 
 
 def _parsed(content: bytes) -> Any:

@@ -26,7 +26,7 @@ from ml_collections import ConfigDict
 from cyclical_jax.catalogue import describe, parse
 from cyclical_jax.data import num_examples
 from cyclical_jax.models import summary
-from cyclical_jax.training import evaluation, loggers, logs, loop
+from cyclical_jax.training import evaluation, loggers, logs, loop, workdirs
 from cyclical_jax.training import run as runs
 from cyclical_jax.training.assembly import assemble_model, example_of
 from cyclical_jax.training.checkpoints import Checkpoints
@@ -34,7 +34,7 @@ from cyclical_jax.training.devices import is_first_process
 from cyclical_jax.training.earlier import prepare
 from cyclical_jax.training.facts import facts_of
 from cyclical_jax.training.files import CHECKPOINTS, WorkdirError
-from cyclical_jax.training.inputs import identities
+from cyclical_jax.training.inputs import unchanged
 from cyclical_jax.training.keeper import Keeper, StoppedError
 from cyclical_jax.training.recipe import load_dataset
 from cyclical_jax.training.structure import Recipe
@@ -93,16 +93,15 @@ def run(
     with Waiting(f"loading {recipe.dataset}"):
         dataset = load_dataset(recipe)
     runs.plan(recipe, dataset)
-    inputs = identities(recipe)
-    with Waiting("preparing the examples"):
+    with Waiting("preparing the examples"), unchanged(recipe) as inputs:
         dataset, earlier = prepare(recipe, dataset)
     facts = facts_of(recipe.dataset, dataset).as_json()
     advice = {"duration": _LONGER.format(workdir=workdir)}
-    opened = logs.opened_workdir(
+    opened = workdirs.opened_workdir(
         workdir, config.to_dict(), recipe.catalogue, inputs, facts, advice=advice
     )
-    with opened:
-        if result := logs.read_result(workdir):
+    with opened as folder:
+        if result := workdirs.read_result(workdir, recipe.task.judged_by[0]):
             return result
         with Checkpoints(workdir / CHECKPOINTS, keep=keep) as checkpoints:
             keep_as = {"every": save_every, "is_stopping": is_stopping}
@@ -117,7 +116,8 @@ def run(
             "training_seconds": rows[-1]["seconds"] if rows else None,  # the first process has all
             "seconds": time.perf_counter() - start,
         }
-        logs.write_result(workdir, result)
+        folder.check()
+        workdirs.write_result(workdir, result)
     return result
 
 
@@ -248,7 +248,7 @@ def _summary(recipe: Recipe, result: dict[str, Any], workdir: Path) -> str:
     validation = (
         f"best validation {score} {shown(score, result[f'best_val_{score}'])}, after "
         f"{_epochs(result['best_val_epoch'])}\n"
-        if f"best_val_{score}" in result
+        if result.keys() >= {f"best_val_{score}", "best_val_epoch"}
         else ""
     )
     names = dict.fromkeys((score, "loss"))

@@ -14,10 +14,11 @@ from cyclical_jax.data.dataset import ARRAYS, SPLITS
 from cyclical_jax.models import Model
 from cyclical_jax.training import files
 from cyclical_jax.training.assembly import Given, assemble_model, example_of
-from cyclical_jax.training.checkpoints import CheckpointError, read_variables
+from cyclical_jax.training.checkpoints import CheckpointError
 from cyclical_jax.training.facts import facts_of, read_facts
 from cyclical_jax.training.fields import RecipeError
 from cyclical_jax.training.files import CHECKPOINTS, CONFIG, INPUTS
+from cyclical_jax.training.reading import read_variables
 from cyclical_jax.training.recipe import default_config, load_source, parse, put, source
 from cyclical_jax.training.state import Variables
 from cyclical_jax.training.structure import (

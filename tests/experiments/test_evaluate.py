@@ -26,7 +26,7 @@ from cyclical_jax.training.structure import Recipe
 from cyclical_jax.training.technique import spec_of
 from experiments import class_scores, evaluate
 from tests import commands
-from tests.helpers import bright_classes, recipe_of
+from tests.helpers import bright_classes, recipe_of, stored
 
 
 @pytest.fixture(scope="module")
@@ -44,8 +44,7 @@ def run(tmp_path_factory):
         "--config.optimizer.learning_rate_schedule=None",
     )
     assert process.returncode == 0, process.stderr
-    lines = (workdir / "metrics.jsonl").read_text().splitlines()
-    return workdir, json.loads((workdir / "result.json").read_text()), list(map(json.loads, lines))
+    return workdir, stored(workdir / "result.json"), stored(workdir / "metrics.jsonl")
 
 
 def scores_of(workdir, split, checkpoint="newest"):
@@ -78,7 +77,7 @@ def test_what_is_not_there_is_one_line(run, tmp_path):
         scores_of(tmp_path, "test")
     other = tmp_path / "run"
     other.mkdir()
-    config = json.loads((workdir / "config.json").read_text())
+    config = stored(workdir / "config.json")
     (other / "config.json").write_text(json.dumps(config))
     with pytest.raises(RecipeError, match="^--workdir: there is no .*checkpoints"):
         scores_of(other, "test")
@@ -89,7 +88,7 @@ def test_what_is_not_there_is_one_line(run, tmp_path):
 
 
 def test_the_score_of_the_task_is_told_first_and_in_its_unit(run):
-    config = json.loads((run[0] / "config.json").read_text())
+    config = stored(run[0] / "config.json")
     recipe = parse(ConfigDict(config, type_safe=False))
     scores = {"loss": 0.25, "accuracy": 0.975, "calibration_error": 0.0123, "num_examples": 1400}
     assert evaluate.told(recipe, scores) == (
@@ -217,7 +216,7 @@ def test_what_cannot_be_written_is_one_line_before_anything_is_read(tmp_path, op
 def test_a_task_without_one_class_an_example_has_scores_alone(run, tmp_path):
     workdir = tmp_path / "run"
     shutil.copytree(run[0], workdir)
-    config = json.loads((workdir / "config.json").read_text())
+    config = stored(workdir / "config.json")
     config["task"]["name"] = "multilabel"
     (workdir / "config.json").write_text(json.dumps(config))
     assert len(command(workdir).stdout.splitlines()) == 1

@@ -13,6 +13,7 @@ import pytest
 from cyclical_jax.training.files import WorkdirError
 from experiments import presentation, report
 from tests import commands
+from tests.helpers import stored
 
 CHROMIUM = shutil.which("chromium")
 ODD_NAME = "<b>odd</b> & </script><img src=https://example.org/x.png>"
@@ -573,7 +574,7 @@ def test_a_run_of_the_script_is_drawn(tmp_path):
     points = num_points(figure["line"])
     assert len(points) == 5 + 5 and min(points) >= 2 and max(points) == 3
     assert len(ranges) == 10 and len({tuple(epochs) for epochs in ranges}) == 1
-    result = json.loads((workdir / "result.json").read_text())
+    result = stored(workdir / "result.json")
     assert ["test_accuracy", f"{result['test_accuracy']:.2%}".replace("%", " %")] in cells_of(page)
 
 

@@ -11,6 +11,7 @@ from cyclical_jax import _files
 from cyclical_jax.training.files import WorkdirError
 from experiments import runs
 from tests import commands
+from tests.helpers import stored
 
 DIGITS = f"--config={commands.ROOT}/configs/digits.py"
 TABLE = """
@@ -142,7 +143,7 @@ def test_a_run_is_that_of_the_train_script(arms, tmp_path):
         "--workdir=run",
     )
     assert code == 0, err
-    result = json.loads((tmp_path / "a/run/result.json").read_text())
+    result = stored(tmp_path / "a/run/result.json")
     ours = {name: values[2] for name, values in arms["cyclical"]["test"].items()}
     assert ours == {name: result[f"test_{name}"] for name in ours}
 

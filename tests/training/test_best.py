@@ -7,9 +7,10 @@ import pytest
 
 from cyclical_jax.training import evaluation, loop
 from cyclical_jax.training import keeper as keeper_module
-from cyclical_jax.training.checkpoints import Checkpoints, read_variables
+from cyclical_jax.training.checkpoints import Checkpoints
 from cyclical_jax.training.devices import place
 from cyclical_jax.training.keeper import Keeper, StoppedError
+from cyclical_jax.training.reading import read_variables
 from cyclical_jax.training.run import begin
 from cyclical_jax.training.state import Variables
 from cyclical_jax.training.technique import spec_of
@@ -90,7 +91,7 @@ def test_a_crash_between_the_best_and_the_newest_goes_on_from_the_best(tmp_path,
 
     def write_best_alone(checkpoints, item):
         save(checkpoints, item)
-        if item.about["worth"] is not None and item.micro_step > 8:
+        if item.worth is not None and item.micro_step > 8:
             raise Killed
 
     whole = go_on(tmp_path / "whole", 4)
