@@ -213,11 +213,8 @@ def _shown(name: str, value: Any) -> str:
 
 def read_rows(metrics: Path) -> list[dict[str, Any]]:
     """Returns the rows of a run's log."""
-    rows = []
-    for at, line in enumerate(_read(metrics).splitlines(), 1):
-        rows.append(_parse(line, f"line {at} of {metrics}"))
-        if not isinstance(rows[-1], dict) or "epoch" not in rows[-1]:
-            raise WorkdirError(f"--results: line {at} of {metrics} is no row of a run.")
+    with _naming_results():
+        rows = files.read_rows(metrics)
     if not rows:
         raise WorkdirError(f"--results: {metrics} has no rows yet.")
     return rows
@@ -254,22 +251,6 @@ def _naming_results() -> Iterator[None]:
         yield
     except WorkdirError as error:
         raise WorkdirError(f"--results: {error}") from error
-
-
-def _read(path: Path) -> str:
-    try:
-        return path.read_text("utf-8")
-    except OSError as error:
-        raise WorkdirError(f"--results: {path} cannot be read: {error.strerror}.") from error
-    except UnicodeDecodeError as error:
-        raise WorkdirError(f"--results: {path} is no text.") from error
-
-
-def _parse(text: str, place: str) -> Any:
-    try:
-        return json.loads(text)
-    except ValueError as error:
-        raise WorkdirError(f"--results: {place} is not JSON: {error}.") from error
 
 
 # ---- what is drawn
