@@ -78,7 +78,7 @@ def make_folder(path: Path) -> None:
     """
     new = [folder for folder in (path, *path.parents) if not folder.exists()]
     path.mkdir(parents=True, exist_ok=True)
-    for folder in new:
+    for folder in new or [path]:
         sync(folder.parent)
 
 
