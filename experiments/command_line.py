@@ -18,6 +18,7 @@ from absl import app, flags, logging
 from ml_collections import ConfigDict
 
 from cyclical_jax import data
+from cyclical_jax.data import shared_memory
 from cyclical_jax.training.checkpoints import CheckpointError
 from cyclical_jax.training.devices import largest_of_all, text_of_first
 from cyclical_jax.training.fields import RecipeError
@@ -63,6 +64,7 @@ def run(main: Callable[[], None], *, device_a_core: bool = False) -> None:
 
     def guarded_main(argv):
         _be_quiet()
+        shared_memory.remove_left()
         if argv[1:]:
             _end(f"unknown argument {argv[1]!r}")
         try:
