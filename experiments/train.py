@@ -103,6 +103,7 @@ def run(
     with opened as folder:
         if result := workdirs.read_result(workdir, recipe.task.judged_by[0]):
             return result
+        folder.check()
         with Checkpoints(workdir / CHECKPOINTS, keep=keep) as checkpoints:
             keep_as = {"every": save_every, "is_stopping": is_stopping}
             options = {"further": further, "num_workers": num_workers}

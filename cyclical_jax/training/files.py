@@ -31,6 +31,10 @@ class WorkdirError(OSError):
     """A file of a workdir, or one that a script writes, cannot be read or written; a line."""
 
 
+class MovedError(WorkdirError):
+    """The workdir is not where it was when the run opened it."""
+
+
 class Kind(NamedTuple):
     """What a JSON file holds, and what to do when it is damaged."""
 

@@ -107,8 +107,8 @@ def trained(run):
     shutil.copytree(run.workdir, copy)
     try:
         ended = train(copy, run.config)
-        found = []
-        if ended.returncode == 0:
+        found = [ended.stdout]
+        if ended.returncode == 0 and not (run.workdir / "result.json").exists():
             contents = [*stored(copy / "metrics.jsonl"), stored(copy / "result.json")]
             found = [{key: own[key] for key in own.keys() - TIMES} for own in contents]
         return (ended.returncode, *found), ended.stderr
@@ -129,8 +129,10 @@ def files_of(run):
 
 def readers_of(run, path):
     """Returns the commands that may read a file."""
-    in_checkpoints = "checkpoints" in path.relative_to(run.workdir).parts
-    return (*EVALUATE, "train") if in_checkpoints else COMMANDS
+    if "checkpoints" not in path.relative_to(run.workdir).parts:
+        return COMMANDS
+    is_finished = (run.workdir / "result.json").exists()
+    return EVALUATE if is_finished else (*EVALUATE, "train")
 
 
 def check(run, path, bit, command, caplog):
@@ -144,7 +146,8 @@ def check(run, path, bit, command, caplog):
             found, err = outcome(run, command)  # raises what would be a traceback
         finally:
             os.pwrite(file.fileno(), byte, bit // 8)
-    told = [*err.splitlines(), *(record.getMessage() for record in caplog.records)]
+    lines = [line for line in err.splitlines() if not line.startswith("resumed elsewhere")]
+    told = [*lines, *(record.getMessage() for record in caplog.records)]
     where = f"{path.relative_to(run.workdir)}, bit {bit}, {command}: {told}"
     if found == undamaged:
         return
@@ -152,7 +155,6 @@ def check(run, path, bit, command, caplog):
         assert any("damaged" in line for line in told), where
     else:
         assert found[0] == 2 and told and "Traceback" not in err, where
-        lines = err.splitlines()
         assert len(lines) == 1 or "holds a run of" in lines[0], where
 
 
