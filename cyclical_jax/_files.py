@@ -15,7 +15,7 @@ import uuid
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 CHECKSUM = "checksum"
 _KIND = "crc32:"
@@ -28,10 +28,19 @@ _NO_SYNC = (errno.EINVAL, errno.ENOTSUP, errno.EACCES)  # of a folder: file syst
 # {key: pattern}, where the key `...` stands for all others. `float` takes whole numbers too.
 Pattern = Any
 NUMBER = (float, None)  # a number, or null for one that is not finite
+_WORDS = {float: "a number", int: "a whole number", str: "text", bool: "true or false"}
+
+
+class Maybe(str):
+    """A key of a pattern that an object may lack."""
 
 
 class DamagedError(ValueError):
     """A file does not hold what was written; a line that names the file and what is wrong."""
+
+
+class NoFileError(ValueError):
+    """A path is that of a folder, a pipe or a device."""
 
 
 @contextlib.contextmanager
@@ -49,6 +58,8 @@ def whole(path: Path) -> Iterator[Path]:
         yield path
         return
     path = Path(os.path.realpath(path))
+    if path.is_dir():
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.new")
     try:
         yield temporary
@@ -67,7 +78,7 @@ def make_folder(path: Path) -> None:
     """
     new = [folder for folder in (path, *path.parents) if not folder.exists()]
     path.mkdir(parents=True, exist_ok=True)
-    for folder in new:
+    for folder in new or [path]:
         sync(folder.parent)
 
 
@@ -143,8 +154,7 @@ def lines_of(path: Path, number: int | None = None) -> list[bytes]:
     """
     lines: list[bytes] = []
     with damage_told(str(path)):
-        _check_file(path)
-        with path.open("rb") as file:
+        with regular(path) as file:
             while len(lines) != number and (line := file.readline(_LONGEST)):
                 lines.append(line)
                 if len(line) == _LONGEST:
@@ -164,29 +174,50 @@ def damage_told(place: str) -> Iterator[None]:
         raise DamagedError(f"{place} is damaged: {reason.rstrip('.')}.") from error
 
 
-def misfit(content: Any, pattern: Pattern, where: str = "it") -> str | None:
-    """Returns what is wrong with parsed JSON, in words; None where it fits the pattern."""
+def misfit(content: Any, pattern: Pattern) -> str | None:
+    """Returns what is wrong with parsed JSON, in words; None where it fits the pattern.
+
+    Such as "'mean' of 'loss' is 3, no list".
+    """
+    if (found := _misfit(content, pattern)) is None:
+        return None
+    *places, problem = found
+    return f"{' of '.join(reversed(places)) or 'it'} {problem}"
+
+
+def _misfit(content: Any, pattern: Pattern) -> list[str] | None:
+    """Returns the places from the outermost to the innermost, and what is wrong there."""
     if isinstance(pattern, tuple):
-        found = [misfit(content, one, where) for one in pattern]
-        return None if None in found else found[0]
+        first = _misfit(content, pattern[0])
+        others = (_misfit(content, one) for one in pattern[1:]) if first else ()
+        return None if None in others else first
     if isinstance(pattern, dict):
-        return _misfit_of_object(content, pattern, where)
+        return _misfit_of_object(content, pattern)
     if isinstance(pattern, list):
         if not isinstance(content, list):
-            return f"{where} is {_shown(content)}, no list"
-        found = [misfit(one, pattern[0], f"entry {i} of {where}") for i, one in enumerate(content)]
-        return next(filter(None, found), None)
-    return None if _is_a(content, pattern) else f"{where} is {_shown(content)}"
+            return [f"is {_shown(content)}, no list"]
+        for number, one in enumerate(content):
+            if found := _misfit(one, pattern[0]):
+                return [f"entry {number}", *found]
+        return None
+    return (
+        None
+        if _is_a(content, pattern)
+        else [f"is {_shown(content)}, not {_WORDS.get(pattern, 'null')}"]
+    )
 
 
-def _misfit_of_object(content: Any, pattern: dict[Any, Pattern], where: str) -> str | None:
+def _misfit_of_object(content: Any, pattern: dict[Any, Pattern]) -> list[str] | None:
     if not isinstance(content, dict):
-        return f"{where} is {_shown(content)}, no object"
-    if missing := [key for key in pattern if key is not ... and key not in content]:
-        return f"{where} has no {missing[0]!r}"
+        return [f"is {_shown(content)}, no object"]
+    needed = (key for key in pattern if key is not ... and not isinstance(key, Maybe))
+    if missing := [key for key in needed if key not in content]:
+        return [f"has no {missing[0]!r}"]
     others = pattern.get(..., object)
-    found = (misfit(one, pattern.get(key, others), repr(key)) for key, one in content.items())
-    return next(filter(None, found), None)
+    for key, one in content.items():
+        if found := _misfit(one, pattern.get(key, others)):
+            return [repr(key)[:80], *found]
+    return None
 
 
 def _is_a(content: Any, kind: Any) -> bool:
@@ -238,19 +269,19 @@ def _checksum(plain: dict[str, Any]) -> str:
     return f"{_KIND}{zlib.crc32(canonical.encode()):08x}"
 
 
+def regular(path: Path) -> BinaryIO:
+    """Opens a file to read it; raises NoFileError for a folder, and for what may have no end."""
+    if not stat.S_ISREG(path.stat().st_mode):
+        raise NoFileError("it is no file")
+    return path.open("rb")
+
+
 def _bytes_of(path: Path) -> bytes:
-    size = _check_file(path)
-    if size > _LARGEST:
-        raise ValueError(f"it has {size / 1e6:,.0f} MB, which is too much")
-    return path.read_bytes()
-
-
-def _check_file(path: Path) -> int:
-    """Returns the size of a file in bytes; raises ValueError if it is a folder or a pipe, say."""
-    about = path.stat()
-    if not stat.S_ISREG(about.st_mode):
-        raise ValueError("it is no file")  # a pipe would be waited for
-    return about.st_size
+    with regular(path) as file:
+        size = os.fstat(file.fileno()).st_size
+        if size > _LARGEST:
+            raise ValueError(f"it has {size / 1e6:,.0f} MB, which is too much")
+        return file.read()
 
 
 def _parsed(content: bytes) -> Any:
@@ -259,6 +290,8 @@ def _parsed(content: bytes) -> Any:
         content.decode(), parse_constant=_refuse, parse_float=_finite, parse_int=_whole_number
     )
     _check_depth(parsed, _DEEPEST)
+    if b"\\u" in content:  # half of a pair is no text, and cannot be written
+        json.dumps(parsed, ensure_ascii=False).encode()
     return parsed
 
 

@@ -25,7 +25,7 @@ from cyclical_jax.training.files import WorkdirError, plain
 from cyclical_jax.training.keeper import StoppedError
 from cyclical_jax.training.run import NonFiniteError
 from cyclical_jax.training.workdirs import config_differences
-from experiments import config_files, plugins, waiting
+from experiments import compiled_programs, config_files, ending, plugins, waiting
 
 EXPECTED_ERRORS = (
     RecipeError,
@@ -58,18 +58,19 @@ def run(main: Callable[[], None], *, device_a_core: bool = False) -> None:
     logging.set_verbosity(logging.WARNING)
     if device_a_core:
         jax.config.update("jax_num_cpu_devices", num_cores())
-    use_compilation_cache()
     sys.argv[1:] = _as_set(sys.argv[1:])
 
     def guarded_main(argv):
         _be_quiet()
         if argv[1:]:
             _end(f"unknown argument {argv[1]!r}")
+        use_compilation_cache()
         try:
             main()
         except EXPECTED_ERRORS as error:
             _end(str(error))
         except KeyboardInterrupt:
+            _leave_others("interrupted", code=130)
             _end("interrupted", code=130)
         except BrokenPipeError:  # of `| head`, which has read enough
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -77,7 +78,8 @@ def run(main: Callable[[], None], *, device_a_core: bool = False) -> None:
             _leave_others(traceback.format_exc(), code=1)
             raise
 
-    app.run(guarded_main, flags_parser=_parse_flags)
+    with ending.ending_in_time():
+        app.run(guarded_main, flags_parser=_parse_flags)
 
 
 def define_config() -> flags.FlagHolder:
@@ -176,12 +178,11 @@ def num_cores() -> int:
 
 def use_compilation_cache() -> None:
     """Keeps compiled programs in the user's cache directory, unless JAX was told of another."""
-    if jax.config.jax_compilation_cache_dir is None:
-        caches = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
-        cache = caches / "cyclical_jax" / _kind_of_cpu()
-        jax.config.update("jax_compilation_cache_dir", str(cache))
-        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
-        jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+    is_told = jax.config.jax_compilation_cache_dir is not None
+    if is_told or not jax.config.jax_enable_compilation_cache:
+        return
+    caches = Path(os.path.expanduser(os.environ.get("XDG_CACHE_HOME") or "~/.cache"))
+    compiled_programs.keep_in(caches / "cyclical_jax" / f"programs-{_kind_of_cpu()}")
 
 
 def _kind_of_cpu() -> str:

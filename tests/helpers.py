@@ -1,7 +1,9 @@
 """What several files of tests make: configs with changes, recipes of them, and a small dataset."""
 
+import contextlib
 import functools
-from collections.abc import Mapping
+import os
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,22 @@ from cyclical_jax.training.recipe import put
 from cyclical_jax.training.structure import Accumulation, Curve, Knob, Recipe, Structure
 
 CLASSES = 4
+
+
+@contextlib.contextmanager
+def other_user(folder: Path) -> Iterator[None]:
+    """Runs its body as another user in a folder: root may read what has no permissions.
+
+    Paths must be relative: the folders above it may be closed to others.
+    """
+    folder.chmod(0o755)
+    with contextlib.chdir(folder):
+        is_root = os.geteuid() == 0
+        os.seteuid(65534 if is_root else os.geteuid())
+        try:
+            yield
+        finally:
+            os.seteuid(0 if is_root else os.geteuid())
 
 
 def config_of(

@@ -1,28 +1,33 @@
 """Checkpoints of a run: whole or not there, written in the background, verified when read."""
 
 import contextlib
-import errno
+import functools
 import logging
 import math
 import os
+import re
 import shutil
 import sys
+import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import NamedTuple, TypeVar
+from typing import Any, TypeVar
 
 import orbax.checkpoint as ocp
 
-from cyclical_jax._files import DamagedError, sync
+from cyclical_jax._files import DamagedError, sealed, sync
 from cyclical_jax.training import about as abouts
 from cyclical_jax.training.about import About, read_about, steps_of
 from cyclical_jax.training.devices import is_first_process, largest_of_all, wait_for_all
 from cyclical_jax.training.retention import NewestAndBest, best_of
 from cyclical_jax.training.snapshots import (
     Arrays,
+    HostCopy,
     Snapshot,
     arrays_of,
     digest_of,
+    host_copy,
     kinds_of,
     misfit,
     rebuilt,
@@ -32,9 +37,12 @@ from cyclical_jax.training.synced import SyncedPath
 
 _STATE = "state"
 _UNFINISHED = "*.orbax-checkpoint-tmp*"  # what Orbax calls a checkpoint that is being written
+_ELSEWHERE = "in another process"  # a checkpoint is damaged
 _LOOKS = 20  # at a directory that changes while it is read
+_PATIENCE = 2.0  # seconds in which one that is being removed, file by file, is gone
 _LONGEST_REASON = 200  # characters of what Orbax says
 _OVERHEAD = 1_000_000  # bytes of a checkpoint beside its arrays, at most
+_LONGEST_CLOSE = 5.0  # seconds for what is being written when a run ends by an error
 
 _logger = logging.getLogger(__name__)
 _Found = TypeVar("_Found")
@@ -49,15 +57,6 @@ class _OthersError(Exception):
     """Checkpoints came or went while they were read."""
 
 
-class _Item(NamedTuple):
-    """A snapshot on the host, and what is written beside it."""
-
-    micro_step: int
-    arrays: Arrays
-    seconds: float
-    worth: float | None
-
-
 class Checkpoints:
     """The checkpoints in a directory, each named by its micro step; a context.
 
@@ -65,48 +64,74 @@ class Checkpoints:
     of all that were saved or held. They are Orbax's: "state" holds every leaf by its path, "about"
     is an `About`.
     With several processes all of them call everything, and share the directory; the first writes.
-    Where `read_only`, nothing there is changed: the run that it belongs to may go on.
+
+    Args:
+      directory: Where they are.
+      keep: How many of the newest are kept.
+      judged_by: That of the task, if "about" is to show the score by its name.
+      read_only: Whether nothing there is changed: the run that it belongs to may go on.
 
     Raises:
       CheckpointError: The directory cannot be made or read, or, to be read, is not there.
     """
 
-    def __init__(self, directory: Path, *, keep: int = 2, read_only: bool = False):
-        if problem := _problem_of(directory, read_only):
+    def __init__(
+        self,
+        directory: Path,
+        *,
+        keep: int = 2,
+        judged_by: tuple[str, str] | None = None,
+        read_only: bool = False,
+    ):
+        if problem := abouts.problem_of(directory, is_read=read_only):
             raise CheckpointError(problem)
         self._directory = directory.resolve()
         self._worths: dict[int, float | None] = {}
-        self._held: _Item | None = None
-        self._read_only = read_only
+        self._held: HostCopy | None = None
+        self._judged_by, self._read_only = judged_by, read_only
         options = ocp.CheckpointManagerOptions(
             preservation_policy=None if read_only else NewestAndBest(keep, self._worth_of),
             lightweight_initialize=True,  # what it would read may be damaged
             save_root_metadata=False,
             create=not read_only,
+            # Otherwise a directory that cannot be made leaves threads that wait for it.
+            async_options=ocp.AsyncOptions(create_directories_asynchronously=False),
             temporary_path_class=SyncedPath,
         )
+        self._hook = sys.unraisablehook
+        sys.unraisablehook = functools.partial(_unless_of_closed_loop, self._hook)
+        for logger in _LOUD:
+            logger.addFilter(_is_not_of_orbax)
         with self._errors_told():
             if not read_only:
                 self._remove_unfinished()
             self._manager = ocp.CheckpointManager(self._directory, options=options)
             if not read_only:
                 sync(self._directory.parent)
-        self._hook, sys.unraisablehook = sys.unraisablehook, self._on_unraisable
-        for logger in _LOUD:
-            logger.addFilter(_is_not_of_orbax)
 
     def __enter__(self) -> "Checkpoints":
         return self
 
     def __exit__(self, error_type, *_) -> None:
         self._close(error_type)
+        if error_type is not None:  # what was under way fails later, and is not to be told either
+            return
         sys.unraisablehook = self._hook
         for logger in _LOUD:
             logger.removeFilter(_is_not_of_orbax)
 
     def _close(self, error_type) -> None:
-        # An error while leaving would hide the one that is on its way.
-        with self._errors_told() if error_type is None else contextlib.suppress(Exception):
+        if error_type is None:
+            with self._errors_told():
+                self._manager.close()
+            return
+        # An error while leaving would hide the one that is on its way; a wait without end, too.
+        closing = threading.Thread(target=self._close_silently, daemon=True)
+        closing.start()
+        closing.join(_LONGEST_CLOSE)
+
+    def _close_silently(self) -> None:
+        with contextlib.suppress(Exception):
             self._manager.close()
 
     def hold(self, snapshot: Snapshot, worth: float) -> None:
@@ -123,9 +148,9 @@ class Checkpoints:
         if worth < max((known for known in worths if known is not None), default=-math.inf):
             return
         if int(snapshot.state.micro_step) == self._manager.latest_step():
-            self._write(_item(snapshot, worth))
+            self._write(host_copy(snapshot, worth))
         else:
-            self._held = _item(snapshot, worth)
+            self._held = host_copy(snapshot, worth)
 
     def save(self, snapshot: Snapshot, worth: float | None = None) -> None:
         """Starts to write, and returns when all is in memory.
@@ -136,7 +161,7 @@ class Checkpoints:
         Raises:
           CheckpointError: This one cannot be written, or the one before it could not.
         """
-        item = _item(snapshot, worth)
+        item = host_copy(snapshot, worth)
         if self._held and self._held.micro_step < item.micro_step:
             self.save_held()
         self._held = None
@@ -148,7 +173,7 @@ class Checkpoints:
         if held:
             self._write(held)
 
-    def _write(self, item: _Item) -> None:
+    def _write(self, item: HostCopy) -> None:
         micro_step, arrays, seconds, worth = item
         if micro_step == self._manager.latest_step():
             self._amend(micro_step, worth)
@@ -156,8 +181,8 @@ class Checkpoints:
         self._worths[micro_step] = worth
         self._check_space(arrays)
         about = About(seconds, digest_of(arrays), worth, micro_step, kinds_of(arrays))
-        state = ocp.args.StandardSave(arrays)
-        items = {_STATE: state, abouts.ITEM: ocp.args.JsonSave(about.entries)}
+        entries = sealed(about.entries(self._judged_by))
+        items = {_STATE: ocp.args.StandardSave(arrays), abouts.ITEM: ocp.args.JsonSave(entries)}
         with self._errors_told():
             self._manager.save(micro_step, args=ocp.args.Composite(**items))
 
@@ -170,7 +195,8 @@ class Checkpoints:
         if is_first_process():
             checkpoint = self._path(micro_step)
             with self._errors_told():
-                abouts.write_about(checkpoint, read_about(checkpoint)._replace(worth=worth))
+                about = read_about(checkpoint)._replace(worth=worth)
+                abouts.write_entries(checkpoint, about.entries(self._judged_by))
 
     def check(self) -> None:
         """Raises CheckpointError if what was being written could not be."""
@@ -242,7 +268,13 @@ class Checkpoints:
             raise self._unreadable(error) from error
 
     def _are_others(self, steps: list[int]) -> bool:
-        return self._read_only and self._steps() != steps
+        """Returns whether a run that goes on saves or removes checkpoints: not all are `steps`."""
+        until = time.monotonic() + _PATIENCE
+        while self._read_only and self._steps() == steps:
+            if time.monotonic() > until:
+                return False
+            time.sleep(0.05)
+        return self._read_only
 
     def _best(self, steps: list[int]) -> Arrays:
         remedy = ", and may be the best: take the newest, with --checkpoint=newest."
@@ -286,7 +318,7 @@ class Checkpoints:
                 damaged |= self._damaged_before(micro_step, steps)
                 self._set_aside(damaged, micro_step)
                 return found
-            damaged.setdefault(micro_step, "in another process")
+            damaged.setdefault(micro_step, _ELSEWHERE)
         if damaged:  # they stay where they are: what is wrong may pass
             reasons = "; ".join(f"{step}: {reason}" for step, reason in damaged.items())
             raise CheckpointError(f"no checkpoint in {self._directory} can be read: {reasons}.")
@@ -294,15 +326,21 @@ class Checkpoints:
 
     def _damaged_before(self, micro_step: int, steps: list[int]) -> dict[int, str]:
         """Returns what is wrong with older ones, of which the best would be lost in silence."""
-        damaged: dict[int, str] = {}
-        for step in [] if self._read_only else [step for step in steps if step < micro_step]:
-            try:
-                read_about(self._path(step))
-            except Exception as error:
-                if may_pass(error):
-                    raise self._unreadable(error) from error
-                damaged[step] = _reason(error)
-        return damaged
+        older = [] if self._read_only else [step for step in steps if step < micro_step]
+        reasons = [self._problem_beside(step) for step in older]
+        are_damaged = largest_of_all([reason is not None for reason in reasons]) if older else ()
+        found = zip(older, reasons, are_damaged, strict=True)
+        return {step: reason or _ELSEWHERE for step, reason, is_damaged in found if is_damaged}
+
+    def _problem_beside(self, micro_step: int) -> str | None:
+        """Returns what is wrong with what stands beside the arrays of a checkpoint."""
+        try:
+            read_about(self._path(micro_step))
+        except Exception as error:
+            if may_pass(error):
+                raise self._unreadable(error) from error
+            return _reason(error)
+        return None
 
     def _agree(self, is_read: bool, steps: list[int]) -> bool:
         """Returns whether all processes have read it, so that all begin with the same one."""
@@ -311,11 +349,6 @@ class Checkpoints:
         if changed:
             raise _OthersError
         return not failed
-
-    def _on_unraisable(self, unraisable) -> None:
-        """Hides an error that TensorStore raises beside the real one, in a loop that is closed."""
-        if str(unraisable.exc_value) != "Event loop is closed":
-            self._hook(unraisable)
 
     def _worth_of(self, micro_step: int) -> float | None:
         """Returns the worth by validation; None for a checkpoint without one, or a damaged one."""
@@ -364,13 +397,9 @@ class Checkpoints:
         with self._errors_told():
             if is_first_process():
                 for micro_step in damaged:
-                    self._rename(self._path(micro_step))
+                    abouts.set_aside(self._path(micro_step))
             wait_for_all("set aside")
             self._manager.reload()
-
-    def _rename(self, path: Path) -> None:
-        shutil.rmtree(abouts.aside(path), ignore_errors=True)  # of an earlier time, the same place
-        path.rename(abouts.aside(path))
 
     def _remove_unfinished(self) -> None:
         """Removes what was cut off, before anything is read: Orbax would, in the background."""
@@ -397,28 +426,25 @@ class Checkpoints:
             ) from error
 
 
-def _problem_of(directory: Path, read_only: bool) -> str | None:
-    if directory.is_symlink() and not directory.exists():
-        return f"{directory} is a link to {directory.readlink()}, which is not there."
-    if directory.exists() and not directory.is_dir():
-        return f"{directory} is no directory."
-    return f"there is no {directory}." if read_only and not directory.exists() else None
-
-
 def _reason(error: Exception) -> str:
-    """Returns the first line of an error of Orbax, or the reason that stands at its end."""
-    full = os.strerror(errno.ENOSPC)
-    if "Gloo" in str(error) or "coordination" in str(error):
+    """Returns the first line of an error of Orbax, or the system's reason for it."""
+    text = str(error).strip()
+    if "Gloo" in text or "coordination" in text:
         return "another process has ended"
-    return full if full in str(error) else str(error).strip().partition("\n")[0][:_LONGEST_REASON]
+    if of_system := re.search(r"os_error_code='(\d+)'", text):
+        return os.strerror(int(of_system[1]))
+    if isinstance(error, OSError) and error.strerror:
+        is_told = os.path.isabs(error.filename or "")  # a name within a folder says nothing
+        return f"{error.strerror}: {error.filename}" if is_told else error.strerror
+    return text.partition("\n")[0][:_LONGEST_REASON]
+
+
+def _unless_of_closed_loop(hook: Callable[[Any], Any], unraisable: Any) -> None:
+    """Hides an error that TensorStore raises beside the real one, in a loop that is closed."""
+    if str(unraisable.exc_value) != "Event loop is closed":
+        hook(unraisable)
 
 
 def _is_not_of_orbax(record: logging.LogRecord) -> bool:
     """Returns False for the tracebacks that Orbax logs of what it raises anyway."""
     return not (record.exc_info and ("orbax" in record.pathname or record.name == "asyncio"))
-
-
-def _item(snapshot: Snapshot, worth: float | None) -> _Item:
-    worth = None if worth is None or not math.isfinite(worth) else worth
-    micro_step = int(snapshot.state.micro_step)
-    return _Item(micro_step, arrays_of(snapshot), snapshot.seconds, worth)

@@ -70,7 +70,7 @@ def read(path: Path, **entries: Pattern) -> Any:
 
 
 def write(path: Path, content: Any) -> None:
-    """Writes one of the `KINDS` with its checksum, the whole file or none.
+    """Writes JSON, such as one of the `KINDS`, with its checksum; the whole file or none.
 
     Raises:
       WorkdirError: It cannot be written; a line.
@@ -133,10 +133,9 @@ def reading(path: Path, remedy: str) -> Iterator[None]:
         raise
     except DamagedError as error:
         raise WorkdirError(f"{error} {remedy}") from error
-    except FileNotFoundError as error:
-        raise WorkdirError(f"{path} is not there. {remedy}") from error
     except OSError as error:
-        raise WorkdirError(f"{path} cannot be read: {error.strerror or error}.") from error
+        what = f" {remedy}" if isinstance(error, FileNotFoundError) else ""
+        raise WorkdirError(f"{path} cannot be read: {error.strerror or error}.{what}") from error
 
 
 @contextlib.contextmanager

@@ -55,10 +55,12 @@ def test_a_run_its_checkpoint_and_its_changed_file(call, tmp_path):
     best = max(rows, key=lambda row: row["val_accuracy"])
     assert (code, err) == (0, "") and f"after {best['step']} updates" in out
     assert f"accuracy {best['val_accuracy']:.2%}" in out
-    (tmp_path / "mine.py").write_text(FILE.replace("nn.relu", "nn.gelu"))
+    changed = FILE.replace("nn.relu", "nn.gelu")
+    (tmp_path / "mine.py").write_text(f"{changed}\nopen('ran', 'w').close()\n")
     code, out, err = call("evaluate", "--workdir=run")
     told = "--workdir: run was made with plugin mine.py:Net, which has changed since."
     assert (code, out, err) == (2, "", f"{told}\n")
+    assert not (tmp_path / "ran").exists()  # a file that has changed is refused before it runs
     code, out, err = call(*train, cycle)
     assert (code, out) == (2, "") and "plugin mine.py:Net" in err
 

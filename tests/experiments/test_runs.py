@@ -1,6 +1,10 @@
 """Runs are trained once, kept as they end, and found again."""
 
+import fcntl
 import json
+import random
+import resource
+import shutil
 
 import numpy as np
 import pytest
@@ -45,14 +49,14 @@ def test_runs_are_trained_once_and_come_in_order(open_lab, tmp_path, count_compi
     recipes = [recipe(seed) for seed in (3, 0, 3)] + [recipe(1, optimizer__max_norm=1.0)]
     lab = open_lab()
     assert not lab.has(recipes, VALIDATION)
-    outcomes = lab.complete(recipes, VALIDATION)
+    outcomes = list(lab.complete(recipes, VALIDATION))
     assert outcomes[0] == outcomes[2] != outcomes[1]
     assert [line["seed"] for line in lines_of(tmp_path)] == [3, 0, 1]
     assert all(set(line["scores"]) == {"validation"} for line in lines_of(tmp_path))
     with count_compilations() as compilations:
         again = open_lab()
         assert again.has(recipes, VALIDATION) and again.seconds_left(recipes, VALIDATION) == 0
-        assert again.complete(recipes, VALIDATION) == outcomes
+        assert list(again.complete(recipes, VALIDATION)) == outcomes
     assert not compilations and len(lines_of(tmp_path)) == 3
     assert not again.has(recipes, ("test",))  # what was not read is not there
 
@@ -60,26 +64,26 @@ def test_runs_are_trained_once_and_come_in_order(open_lab, tmp_path, count_compi
 def test_what_was_cut_off_is_trained_again(open_lab, tmp_path):
     recipes = [recipe(seed) for seed in range(4)]
     lab = open_lab()
-    outcomes = lab.complete(recipes, VALIDATION)
+    outcomes = list(lab.complete(recipes, VALIDATION))
     path = tmp_path / runs.RUNS
     whole = path.read_bytes()
     path.write_bytes(whole[: whole.rindex(b"\n", 0, -1) - 10])  # a kill in the third line
     lab = open_lab()
     assert len(lines_of(tmp_path)) == 2
-    assert lab.complete(recipes, VALIDATION) == outcomes
+    assert list(lab.complete(recipes, VALIDATION)) == outcomes
     assert path.read_bytes() == whole
 
 
 def test_a_run_that_is_not_finite_is_kept_as_such(open_lab, tmp_path):
     wild = recipe(optimizer__learning_rate=1e30, log_every="1 step")
-    outcomes = open_lab().complete([wild, recipe()], VALIDATION)
+    outcomes = list(open_lab().complete([wild, recipe()], VALIDATION))
     assert outcomes[0].scores == {} and "learning_rate" in outcomes[0].error
     assert outcomes[1].error is None and np.isfinite(outcomes[1].scores["validation"]["loss"])
     assert json.loads((tmp_path / runs.RUNS).read_text().splitlines()[0])["error"]
 
 
 def test_a_score_that_is_not_finite_is_kept_as_none(tmp_path):
-    rows = [{"step": 3, "val_loss": 2.0, "val_perplexity": float("inf")}]
+    rows = [{"step": 3, "epoch": 0.5, "val_loss": 2.0, "val_perplexity": float("inf")}]
     scores = {"validation": {"loss": 2.0, "perplexity": float("nan")}}
     expected = (
         [rows[0] | {"val_perplexity": None}],
@@ -150,7 +154,7 @@ def test_a_workdir_that_cannot_be_used(tmp_path, open_lab):
 
 def test_a_damaged_file_is_left_alone(tmp_path):
     (tmp_path / runs.RUNS).write_text("{}}\n")
-    with pytest.raises(WorkdirError, match="is damaged.*Move it away"):
+    with pytest.raises(WorkdirError, match="line 1, is damaged.*Delete the line"):
         runs.Store(tmp_path)
 
 
@@ -183,7 +187,9 @@ def test_a_damaged_line_is_told_by_its_number(open_lab, tmp_path, damage):
     with pytest.raises(WorkdirError) as error:
         open_lab()
     (line,) = str(error.value).splitlines()
-    assert line.startswith(f"{path}, line 2, is damaged: ") and line.endswith(". Move it away.")
+    assert line.startswith(f"{path}, line 2, is damaged: ") and line.endswith(
+        ". Delete the line, and its run is trained again."
+    )
     assert path.read_bytes() == whole + damage + b"\n" + whole
     path.write_bytes(whole)
     assert open_lab().has(recipes, VALIDATION)
@@ -200,3 +206,162 @@ def test_wherever_the_last_line_was_cut_off_it_is_made_again(open_lab, tmp_path,
     lab = open_lab()
     assert path.read_bytes() == whole[:start]
     assert lab.has(recipes[:1], VALIDATION) and not lab.has(recipes, VALIDATION)
+
+
+# ---- a damaged file
+
+ROW = {"step": 3, "epoch": 0.5, "loss": 1.5, "accuracy": None}
+LINE = {"key": "x", "version": "1", "dataset": "digits", "seed": 2, "rows": [ROW, ROW]}
+LINE |= {"scores": {"test": {"loss": 0.5, "accuracy": 0.25}}, "error": None}
+OTHER_SHAPES = [
+    ("key", 3, "'key' is 3, not text"),
+    ("seed", 1.5, "'seed' is 1.5, not a whole number"),
+    ("rows", {}, "'rows' is an object, no list"),
+    ("rows", [ROW, {"epoch": 1}], "entry 1 of 'rows' has no 'step'"),
+    ("rows", [ROW | {"loss": "low"}], "'loss' of entry 0 of 'rows' is \"low\", not a number"),
+    ("scores", [], "'scores' is a list, no object"),
+    ("scores", {"test": {"accuracy": 1}}, "'test' of 'scores' has no 'loss'"),
+    ("scores", {"test": {"loss": [1]}}, "'loss' of 'test' of 'scores' is a list, not a number"),
+    ("error", False, "'error' is false, not text"),
+]
+
+
+def test_a_line_of_an_earlier_version_has_no_checksum_and_is_read(tmp_path):
+    (tmp_path / runs.RUNS).write_text(json.dumps(LINE) + "\n")
+    with runs.Store(tmp_path, mix=True) as store:
+        assert store["x"] == (LINE["rows"], LINE["scores"], None)
+
+
+@pytest.mark.parametrize("key, other, words", OTHER_SHAPES)
+def test_a_line_of_another_shape_is_told(tmp_path, key, other, words):
+    path = tmp_path / runs.RUNS
+    path.write_text(json.dumps(LINE) + "\n" + json.dumps(LINE | {key: other}) + "\n")
+    with pytest.raises(WorkdirError) as error:
+        runs.Store(tmp_path, mix=True)
+    remedy = "Delete the line, and its run is trained again."
+    assert str(error.value) == f"{path}, line 2, is damaged: {words}. {remedy}"
+
+
+def test_a_run_without_the_scores_that_are_asked_for_is_told(tmp_path):
+    with runs.Store(tmp_path) as store:
+        store.add(
+            runs.run_key(recipe(), ("test",)), recipe(), Outcome([], {"test": {"loss": 1}}, None)
+        )
+        with pytest.raises(
+            WorkdirError, match=r"^the run \w+ in runs.jsonl has no accuracy on test"
+        ):
+            list(runs.Lab(store).complete([recipe()], ("test",)))
+
+
+def test_a_line_that_is_too_long_is_told_before_it_is_read(tmp_path, monkeypatch):
+    monkeypatch.setattr(runs, "_LONGEST", 1000)
+    path = tmp_path / runs.RUNS
+    path.write_text(json.dumps(LINE) + "\n" + "x" * 2000)
+    with pytest.raises(WorkdirError, match="line 2, is damaged: it has more than 0 MB"):
+        runs.Store(tmp_path, mix=True)
+    assert path.stat().st_size > 2000
+
+
+def test_a_flipped_bit_is_told_or_its_run_is_trained_again(tmp_path):
+    path, generator = tmp_path / runs.RUNS, random.Random(0)
+    outcome, told = Outcome([ROW, ROW], LINE["scores"], None), 0
+    with runs.Store(tmp_path) as store:
+        for key in ("one", "two"):
+            store.add(key, recipe(), outcome)
+    whole = path.read_bytes()
+    bits = [
+        *generator.sample(range(8 * len(whole)), 200),
+        *range(8 * len(whole) - 8, 8 * len(whole)),
+    ]
+    for bit in bits:
+        damaged = bytearray(whole)
+        damaged[bit // 8] ^= 1 << bit % 8
+        path.write_bytes(damaged)
+        try:
+            with runs.Store(tmp_path) as store:
+                assert store["one"] == outcome
+                assert bit // 8 == len(whole) - 1 and "two" not in store  # as if it was cut off
+        except WorkdirError as error:
+            told += 1
+            assert f"{path}, line " in str(error) and len(str(error).splitlines()) == 1
+    assert told == 200 + 8 - 8
+
+
+# ---- at each moment between looking and locking
+
+
+def test_a_workdir_that_is_moved_before_its_lock_is_opened_anew(tmp_path, monkeypatch):
+    """Somebody moves it, and another table begins at its place and has that place's lock."""
+    here, there, others, flock = tmp_path / "a", tmp_path / "b", [], fcntl.flock
+    monkeypatch.setattr(runs.fcntl, "flock", lambda *arguments: moved() or flock(*arguments))
+
+    def moved():
+        monkeypatch.setattr(runs.fcntl, "flock", flock)
+        here.rename(there)
+        others.append(runs.Store(here))
+
+    with pytest.raises(WorkdirError, match="another process writes to "):
+        runs.Store(here)
+    others[0].__exit__()
+    with runs.Store(here):  # the lock of the first is no longer held
+        assert (there / runs.RUNS).read_bytes() == b""
+
+
+def test_a_workdir_that_is_removed_before_its_lock_is_made_anew(tmp_path, monkeypatch):
+    here, flock = tmp_path / "a", fcntl.flock
+
+    def removed(*arguments):
+        monkeypatch.setattr(runs.fcntl, "flock", flock)
+        shutil.rmtree(here)
+        return flock(*arguments)
+
+    monkeypatch.setattr(runs.fcntl, "flock", removed)
+    with runs.Store(here) as store:
+        store.add("key", recipe(), Outcome([ROW], LINE["scores"], None))
+    assert len(lines_of(here)) == 1
+
+
+def test_a_workdir_that_is_moved_while_runs_are_trained_is_told_and_loses_none(tmp_path):
+    here, there = tmp_path / "a", tmp_path / "b"
+    outcome = Outcome([ROW], LINE["scores"], None)
+    with runs.Store(here) as store:
+        store.add("one", recipe(), outcome)
+        here.rename(there)
+        with runs.Store(here), pytest.raises(WorkdirError, match="a/runs.jsonl was moved or remov"):
+            store.add("two", recipe(), outcome)  # another table is at the place
+        with pytest.raises(WorkdirError, match="a/runs.jsonl was moved"):
+            store.check_place()
+    assert lines_of(here) == []
+    with runs.Store(there) as store:
+        assert store["one"] == store["two"] == outcome
+
+
+def test_a_file_that_another_program_changes_is_told(tmp_path):
+    with runs.Store(tmp_path) as store:
+        for key in ("one", "two"):
+            store.add(key, recipe(), Outcome([ROW], LINE["scores"], None))
+        path = tmp_path / runs.RUNS
+        path.write_bytes(path.read_bytes().replace(b'"two"', b'"six"'))
+        with pytest.raises(WorkdirError, match="line 2, is damaged: its checksum does not fit"):
+            store["two"]
+        path.write_bytes(b"")
+        with pytest.raises(WorkdirError, match="was changed while it was in use"):
+            store["one"]
+
+
+def test_a_disk_that_is_full_is_a_line_and_what_was_written_of_it_is_removed(tmp_path):
+    path, outcome = tmp_path / runs.RUNS, Outcome([ROW], LINE["scores"], None)
+    with runs.Store(tmp_path) as store:
+        store.add("one", recipe(), outcome)
+    whole, limits = path.read_bytes(), resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (len(whole) + 100, limits[1]))
+    try:
+        with pytest.raises(WorkdirError) as error, runs.Store(tmp_path) as store:
+            store.add("two", recipe(), outcome)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert str(error.value) == f"{path} cannot be written: File too large."
+    assert len(path.read_bytes()) == len(whole) + 100
+    with runs.Store(tmp_path) as store:
+        assert store["one"] == outcome and "two" not in store
+    assert path.read_bytes() == whole

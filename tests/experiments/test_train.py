@@ -35,7 +35,7 @@ def test_a_run_leaves_its_metrics_config_and_result(tmp_path):
     process = commands.in_a_process("train", *arguments, **own_cache)
     assert process.returncode == 0, process.stderr
     assert process.stderr == ""
-    assert list(cache.rglob("*-cache"))
+    assert list(cache.rglob("*.program"))
 
     rows = rows_of(workdir)
     assert [row["epoch"] for row in rows] == [1, 2]
