@@ -7,10 +7,21 @@ by an fsync of the file, a name (made, renamed or removed) by an fsync of its fo
 """
 
 import os
+import shutil
 import subprocess
+import sys
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
+from unittest import mock
+
+import pytest
+
+needs_compiler = pytest.mark.skipif(
+    sys.platform != "linux" or shutil.which("cc") is None, reason="needs Linux and a C compiler"
+)
+MARKS = "marks"  # a file below the root: a line for each thing that is complete by then
+_MOST = 20  # problems are enough to see what is wrong
 
 Tree = dict[str, bytes | None]  # {path below the root: content}; None is a folder
 
@@ -165,3 +176,44 @@ def put(tree: Tree, folder: Path) -> None:
             (folder / path).mkdir()
         else:
             (folder / path).write_bytes(content)
+
+
+def trees(changes: list[Change]) -> Iterator[tuple[str, Tree, list[str]]]:
+    """Yields all that may be left at each cut: its name, the tree, and the lines known by then.
+
+    What differs only within a checkpoint that was not complete comes once: it is deleted unread.
+    """
+    disk, lines, seen = Disk(), [], set()
+    for number, change in enumerate(changes):
+        if change.path == MARKS:
+            lines = lines + change.data.decode().split()
+            continue
+        disk.apply(change)
+        for names in NAMES:
+            for contents in CONTENTS:
+                tree = disk.left(names, contents)
+                read = {item for item in tree.items() if ".orbax-checkpoint-tmp/" not in item[0]}
+                if (key := (len(lines), hash(frozenset(read)))) not in seen:
+                    seen.add(key)
+                    yield f"{names} names, {contents} contents after {number}", tree, lines
+
+
+def assert_safe(
+    changes: list[Change], check: Callable[[Path, list[str]], None], scratch: Path
+) -> int:
+    """Calls `check` with a folder for each tree and the lines; returns how many there were."""
+    problems, number = [], 0
+    for number, (name, tree, lines) in enumerate(trees(changes), 1):
+        folder = scratch / str(number)
+        put(tree, folder)
+        try:
+            with mock.patch.object(os, "fsync"):  # which is slow, and checks need it not
+                check(folder, lines)
+        except Exception as error:  # each of them is one too many, whatever it is
+            problems.append(f"{name}: {type(error).__name__} {error}"[:300])
+        shutil.rmtree(folder)
+        if len(problems) == _MOST:
+            break
+    shown = "\n".join(problems)
+    assert not problems, f"{len(problems)} of {number} trees:\n{shown}"
+    return number

@@ -25,8 +25,9 @@ from cyclical_jax.catalogue import parse
 from cyclical_jax.training import files
 from cyclical_jax.training.keeper import StoppedError
 from experiments import train
+from tests import power
 
-WORKDIR, MARKS = Path("new", "run"), "marks"
+WORKDIR = Path("new", "run")
 
 
 def recipe_and_config():
@@ -38,7 +39,7 @@ def recipe_and_config():
 
 def main(folder: Path):
     disk = folder / "disk"
-    with marked(disk / MARKS, folder):
+    with marked(disk / power.MARKS, folder):
         train_until(disk / WORKDIR, asks=3)  # in a validation: its worth is written later
         train_until(disk / WORKDIR, asks=5)
         with (disk / WORKDIR / files.METRICS).open("a") as file:  # as a killed process leaves it

@@ -2,9 +2,7 @@
 
 import errno
 import os
-import shutil
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -24,14 +22,10 @@ from cyclical_jax.training.snapshots import Snapshot, arrays_of
 from cyclical_jax.training.state import TrainState
 from cyclical_jax.training.totals import Totals
 from cyclical_jax.training.workdirs import opened_workdir, read_result
-from tests import power, power_run
-from tests.power import Change, Disk, Tree
+from tests import commands, power, power_run
+from tests.power import Change, Disk
 
-needs_compiler = pytest.mark.skipif(
-    sys.platform != "linux" or shutil.which("cc") is None, reason="needs Linux and a C compiler"
-)
-MARKS = power_run.MARKS
-ROOT = Path(power.__file__).parents[1]
+ROOT = commands.ROOT
 
 
 # ---- what a disk may hold
@@ -77,43 +71,6 @@ def test_what_was_not_synced_may_be_left_in_any_way(changes, names, contents, le
     assert Disk(changes).left(names, contents) == left
 
 
-def trees(changes: list[Change]) -> Iterator[tuple[str, Tree, list[str]]]:
-    """Yields all that may be left at each cut: its name, the tree, and the lines known by then.
-
-    What differs only within a checkpoint that was not complete comes once: it is deleted unread.
-    """
-    disk, lines, seen = Disk(), [], set()
-    for number, change in enumerate(changes):
-        if change.path == MARKS:
-            lines = lines + change.data.decode().split()
-            continue
-        disk.apply(change)
-        for names in power.NAMES:
-            for contents in power.CONTENTS:
-                tree = disk.left(names, contents)
-                read = {item for item in tree.items() if ".orbax-checkpoint-tmp/" not in item[0]}
-                if (key := (len(lines), hash(frozenset(read)))) not in seen:
-                    seen.add(key)
-                    yield f"{names} names, {contents} contents after {number}", tree, lines
-
-
-def assert_safe(changes, check, tmp_path, monkeypatch) -> int:
-    """Calls `check` with a folder for each tree and the lines; returns how many there were."""
-    monkeypatch.setattr(os, "fsync", lambda descriptor: None)  # of the checks, not what is checked
-    problems, number = [], 0
-    for number, (name, tree, lines) in enumerate(trees(changes), 1):
-        folder = tmp_path / str(number)
-        power.put(tree, folder)
-        try:
-            check(folder, lines)
-        except Exception as error:  # each of them is one too many, whatever it is
-            problems.append(f"{name}: {type(error).__name__} {error}"[:300])
-        shutil.rmtree(folder)
-    shown = "\n".join(problems[:: len(problems) // 20 + 1])
-    assert not problems, f"{len(problems)} of {number} trees:\n{shown}"
-    return number
-
-
 # ---- one file
 
 # Without JAX, which would take seconds: `_files` needs the standard library alone.
@@ -123,7 +80,7 @@ from pathlib import Path
 sys.path.insert(0, {str(ROOT / "cyclical_jax")!r})
 import _files
 root = Path(sys.argv[1])
-marks = os.open(root / {MARKS!r}, os.O_WRONLY | os.O_CREAT)
+marks = os.open(root / {power.MARKS!r}, os.O_WRONLY | os.O_CREAT)
 def write(number):
     _files.make_folder(root / "a" / "b")
     _files.write_json(root / "a" / "b" / "config.json", {{"number": number, "text": "x" * 99}})
@@ -135,8 +92,8 @@ for number in (1, 2):
 """
 
 
-@needs_compiler
-def test_a_file_that_was_written_is_old_or_new_after_a_power_failure(tmp_path, monkeypatch):
+@power.needs_compiler
+def test_a_file_that_was_written_is_old_or_new_after_a_power_failure(tmp_path):
     def check(folder, lines):
         path = folder / "a" / "b" / "config.json"
         there = _files.read_json(path, {"number": int})["number"] if path.exists() else 0
@@ -146,7 +103,7 @@ def test_a_file_that_was_written_is_old_or_new_after_a_power_failure(tmp_path, m
     command = sys.executable, "-S", "-c", WRITES, str(tmp_path / "disk")
     changes = power.record(tmp_path / "disk", tmp_path, *command)
     assert sum(change.name == "rename" for change in changes) == 2
-    assert assert_safe(changes, check, tmp_path, monkeypatch) > 10
+    assert power.assert_safe(changes, check, tmp_path) > 10
 
 
 # ---- checkpoints
@@ -237,8 +194,8 @@ class NextStart:
 
 
 @pytest.mark.slow
-@needs_compiler
-def test_after_a_power_failure_a_run_finds_its_last_complete_save(tmp_path, monkeypatch):
+@power.needs_compiler
+def test_after_a_power_failure_a_run_finds_its_last_complete_save(tmp_path):
     def check(folder, lines):
         _check_run(folder / power_run.WORKDIR, lines, next_start, tmp_path)
 
@@ -247,7 +204,7 @@ def test_after_a_power_failure_a_run_finds_its_last_complete_save(tmp_path, monk
     environment = {"JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT)}
     changes = power.record(tmp_path / "disk", tmp_path, *command, **environment)
     next_start = NextStart()
-    assert assert_safe(changes, check, tmp_path, monkeypatch) > 100
+    assert power.assert_safe(changes, check, tmp_path) > 100
 
 
 def _check_run(workdir, lines, next_start, saved):
