@@ -5,10 +5,12 @@ import json
 import random
 import resource
 import shutil
+import tracemalloc
 
 import numpy as np
 import pytest
 
+from cyclical_jax import _files
 from cyclical_jax.catalogue import parse, with_plugins
 from cyclical_jax.training.files import WorkdirError
 from cyclical_jax.training.population import Outcome
@@ -285,6 +287,40 @@ def test_a_flipped_bit_is_told_or_its_run_is_trained_again(tmp_path):
             told += 1
             assert f"{path}, line " in str(error) and len(str(error).splitlines()) == 1
     assert told == 200 + 8 - 8
+
+
+def test_a_command_that_is_refused_changes_nothing(tmp_path):
+    path = tmp_path / runs.RUNS
+    path.write_text(whole := json.dumps(LINE) + '\n{"key": "y", "ver')
+    with pytest.raises(WorkdirError, match="another version"):
+        runs.Store(tmp_path)
+    assert path.read_text() == whole
+    runs.Store(tmp_path, mix=True).__exit__()
+    assert lines_of(tmp_path) == [LINE]
+
+
+def test_an_outcome_is_on_the_disk_when_it_is_added(tmp_path, monkeypatch):
+    synced, path = [], tmp_path / runs.RUNS
+    monkeypatch.setattr(runs.os, "fsync", lambda file: synced.append(path.read_bytes()))
+    with runs.Store(tmp_path) as store:
+        before = len(synced)
+        store.add("key", recipe(), Outcome([ROW], LINE["scores"], None))
+    (content,) = synced[before:]
+    assert content == path.read_bytes() and content.endswith(b"}\n")
+
+
+def test_the_rows_of_runs_stay_on_the_disk(tmp_path):
+    of_each = LINE | {"version": runs.version(), "rows": 50 * [ROW]}
+    lines = [_files.as_line(of_each | {"key": str(number)}) for number in range(100)]
+    (tmp_path / runs.RUNS).write_text("".join(lines))
+    tracemalloc.start()
+    try:
+        with runs.Store(tmp_path) as store:
+            held, most = tracemalloc.get_traced_memory()
+            assert len(store["99"].rows) == 50
+    finally:
+        tracemalloc.stop()
+    assert held < 50_000 and most < 200_000  # bytes; all rows are 2 MB
 
 
 # ---- at each moment between looking and locking
