@@ -1,21 +1,26 @@
 """Runs are trained once, kept as they end, and found again."""
 
+import contextlib
 import fcntl
 import json
+import os
 import random
 import resource
 import shutil
+import tempfile
 import tracemalloc
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from cyclical_jax import _files
 from cyclical_jax.catalogue import parse, with_plugins
+from cyclical_jax.training import files
 from cyclical_jax.training.files import WorkdirError
 from cyclical_jax.training.population import Outcome
 from cyclical_jax.training.recipe import cyclical
-from experiments import runs
+from experiments import records, runs
 from experiments.arms import Arm, base_config, recipe_of
 
 SMALL = {"model.hidden_sizes": (4,), "duration": "3 steps", "batch_size": 32}
@@ -401,3 +406,56 @@ def test_a_disk_that_is_full_is_a_line_and_what_was_written_of_it_is_removed(tmp
     with runs.Store(tmp_path) as store:
         assert store["one"] == outcome and "two" not in store
     assert path.read_bytes() == whole
+
+
+@pytest.fixture
+def another_user():
+    """Returns a context in which this process is a user to whom nothing of the test belongs."""
+    if os.geteuid():
+        pytest.skip("only root can be another user")
+
+    @contextlib.contextmanager
+    def call():
+        os.seteuid(65534)
+        try:
+            yield
+        finally:
+            os.seteuid(0)
+
+    return call
+
+
+@pytest.fixture
+def public():
+    """A folder that all users may read; those above `tmp_path` are closed."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        folder.chmod(0o755)
+        yield folder
+
+
+def test_files_of_another_user_are_a_line(public, another_user):
+    runs.Store(public / "private").__exit__()
+    (public / "private" / runs.RUNS).chmod(0o600)
+    (public / "table.json").touch(0o600)
+    (public / "closed").mkdir(0o700)
+    denied = "Permission denied."
+    cases = {
+        f"--workdir {public}/new cannot be written: {denied}": lambda: runs.Store(public / "new"),
+        f"--workdir {public}/private cannot be written: {denied}": lambda: runs.Store(
+            public / "private"
+        ),
+        f"--workdir {public}/closed/in cannot be written: {denied}": lambda: runs.Store(
+            public / "closed" / "in"
+        ),
+        f"{public}/table.json cannot be read: {denied}": lambda: records.read(
+            public / "table.json"
+        ),
+        f"{public}/table.json cannot be written: {denied}": lambda: files.write(
+            public / "table.json", {}
+        ),
+    }
+    for line, call in cases.items():
+        with pytest.raises(WorkdirError) as error, another_user():
+            call()
+        assert str(error.value) == line
