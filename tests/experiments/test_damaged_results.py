@@ -148,6 +148,19 @@ def test_what_does_not_fit_together_is_told(tmp_path):
         assert not is_read(lambda: records.read(path), path, [words], text)
 
 
+def test_curves_without_a_value_or_without_a_panel_are_a_page(tmp_path):
+    path, record = tmp_path / "small.json", small_record()
+    for arm in record["datasets"]["digits"]["arms"].values():
+        arm["curves"]["val_loss"] = {"mean": [None, None], "std": [0.1, 0.1]}
+    files.write(path, record)
+    shown(path)
+    for arm in record["datasets"]["digits"]["arms"].values():
+        arm["curves"], arm["knobs"] = {"step": [1], "epoch": [1]}, {"momentum": [0.5]}
+    files.write(path, record)
+    shown(path)
+    assert "<p>Constant: momentum 0.5.</p>" in report.page(path)
+
+
 def test_a_flipped_bit_of_a_record_is_told_or_changes_nothing(tmp_path):
     path = tmp_path / "small.json"
     files.write(path, small_record())
