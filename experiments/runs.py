@@ -281,8 +281,9 @@ def _locked(path: Path) -> BinaryIO:
     """Opens the file, or makes it, and locks it."""
     while True:
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
+            _files.make_folder(path.parent)
             file = path.open("a+b")
+            _files.sync(path.parent)
         except OSError as error:
             told = f"--workdir {path.parent} cannot be written: {error.strerror or error}."
             raise WorkdirError(told) from error

@@ -103,10 +103,11 @@ def run(
     with opened as folder:
         if result := workdirs.read_result(workdir, recipe.task.judged_by[0]):
             return result
-        with Checkpoints(workdir / CHECKPOINTS, keep=keep) as checkpoints:
+        judged_by = recipe.task.judged_by
+        with Checkpoints(workdir / CHECKPOINTS, keep=keep, judged_by=judged_by) as checkpoints:
             keep_as = {"every": save_every, "is_stopping": is_stopping}
             options = {"further": further, "num_workers": num_workers}
-            state, rows = _train(recipe, dataset, earlier, workdir, checkpoints, keep_as, **options)
+            state, rows = _train(recipe, dataset, earlier, folder, checkpoints, keep_as, **options)
             test = _test(recipe, dataset, state, Keeper(checkpoints, **keep_as), num_workers)
         runs.check_finite("test_loss", test["loss"], int(state.step))
         result = {f"test_{name}": value for name, value in test.items()}
@@ -121,7 +122,7 @@ def run(
     return result
 
 
-def _train(recipe, dataset, earlier, workdir, checkpoints, keep_as, *, further, num_workers):
+def _train(recipe, dataset, earlier, folder, checkpoints, keep_as, *, further, num_workers):
     """Trains from the newest checkpoint, or from the start, which is saved: a full disk shows."""
     with Waiting("drawing the first parameters and saving them"):
         start = runs.begin(recipe, dataset, earlier=earlier)
@@ -131,15 +132,16 @@ def _train(recipe, dataset, earlier, workdir, checkpoints, keep_as, *, further, 
             checkpoints.save(start)
             checkpoints.wait()
     timetable = recipe.timetable(num_examples(dataset.train))
-    _tell_where(workdir, start)
+    _tell_where(folder, start)
     _tell([*dataset.notes, *clocks.told(recipe, timetable)])
     log_options = {
         "loggers": further,
         "start": int(start.state.micro_step),
         "is_to_come": runs.has_row_to_come(timetable, start),
+        "folder": folder,
     }
     with (
-        logs.run_log(workdir, timetable, recipe.structure, **log_options) as log,
+        logs.run_log(folder.path, timetable, recipe.structure, **log_options) as log,
         Waiting("compiling") as compiling,
     ):
 
@@ -171,12 +173,13 @@ def _test(recipe, dataset, state, keeper, num_workers) -> evaluation.Scores:
     return evaluation.evaluate(*arguments, num_workers=num_workers, after_batch=end_if_asked)
 
 
-def _tell_where(workdir: Path, start) -> None:
+def _tell_where(folder: workdirs.Folder, start) -> None:
     """Records where a run is started, and says if it is resumed, and what is different here."""
     if not is_first_process():
         return
     step = int(start.state.step)
-    differences = record_start(workdir, step)
+    folder.check()
+    differences = record_start(folder.path, step)
     if step:
         print(f"resumed after {step:,} updates", flush=True)
     if differences:

@@ -43,9 +43,10 @@ class RunLog:
         loggers: Sequence[str] = (),
         start: int = 0,
         is_to_come: bool = False,
+        folder: Folder | None = None,
     ):
         self._path, self._structure = workdir / METRICS, structure
-        self._folder = Folder(workdir)
+        self._folder = folder or Folder(workdir)
         number = timetable.num_rows(start) - is_to_come
         self.rows = files.keep_rows(self._path, number, timetable.epoch(start))
         self._loggers: list[Logger] = [

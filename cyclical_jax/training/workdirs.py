@@ -40,17 +40,17 @@ class Folder:
     """A folder that must stay where it is, told from others by its place on the disk."""
 
     def __init__(self, path: Path):
-        self._path, self._identity = path, _identity(path)
+        self.path, self._identity = path, _identity(path)
 
     def check(self) -> None:
         """Raises WorkdirError, a line, if the folder was moved, deleted or replaced."""
         try:
-            is_same = _identity(self._path) == self._identity
+            is_same = _identity(self.path) == self._identity
         except OSError:
             is_same = False
         if not is_same:
             raise WorkdirError(
-                f"{self._path} was moved or deleted while the run trained in it. Where it was "
+                f"{self.path} was moved or deleted while the run trained in it. Where it was "
                 "moved, give --workdir its new place: the run goes on from its last checkpoint."
             )
 

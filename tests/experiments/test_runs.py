@@ -304,11 +304,16 @@ def test_a_command_that_is_refused_changes_nothing(tmp_path):
     assert lines_of(tmp_path) == [LINE]
 
 
+def content_of(path):
+    return path.read_bytes() if path.exists() else None
+
+
 def test_an_outcome_is_on_the_disk_when_it_is_added(tmp_path, monkeypatch):
     synced, path = [], tmp_path / runs.RUNS
-    monkeypatch.setattr(runs.os, "fsync", lambda file: synced.append(path.read_bytes()))
+    monkeypatch.setattr(runs.os, "fsync", lambda file: synced.append(content_of(path)))
     with runs.Store(tmp_path) as store:
         before = len(synced)
+        assert synced[-1] == b""  # the name of the file
         store.add("key", recipe(), Outcome([ROW], LINE["scores"], None))
     (content,) = synced[before:]
     assert content == path.read_bytes() and content.endswith(b"}\n")
