@@ -67,7 +67,9 @@ def check_name(name: Any) -> None:
 
 
 def _shown(name: Any) -> str:
-    return repr(_checks.short(name)) if isinstance(name, str) else _checks.short(repr(name))
+    return (
+        repr(_checks.short(name, 200)) if isinstance(name, str) else _checks.short(repr(name), 200)
+    )
 
 
 def uses_data_dir(name: Any) -> bool:
@@ -80,17 +82,17 @@ def uses_data_dir(name: Any) -> bool:
 def check_data_dir(name: Any, data_dir: PathLike | None) -> None:
     """Raises ValueError if `data_dir` is given for a dataset that is not of TFDS."""
     if data_dir is not None and not uses_data_dir(name):
-        shown = _checks.short(str(name))
+        shown = _checks.short(str(name), 200)
         raise ValueError(
             f"`data_dir` must be None for {shown!r}, which is no dataset of TFDS, got "
-            f"{_checks.short(str(data_dir))!r}."
+            f"{_checks.short(str(data_dir), 200)!r}."
         )
 
 
 def _hint(name: Any) -> str:
     suffix = Path(str(name)).suffix.lower().removeprefix(".")
     if suffix in ("npz", "csv") or (isinstance(name, str) and name and os.path.isdir(name)):
-        return f" Did you mean '{suffix or 'folder'}:{_checks.short(name)}'?"
+        return f" Did you mean '{suffix or 'folder'}:{_checks.short(name, 200)}'?"
     nearest = difflib.get_close_matches(_checks.short(str(name)), DATASETS, n=1)
     return f" Did you mean {nearest[0]!r}?" if nearest else ""
 

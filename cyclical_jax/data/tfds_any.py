@@ -152,7 +152,7 @@ def _told(directory: Path) -> Told:
     _refuse_unusable(builder, {split: given[split] for split in theirs.values()})
     classes, shape = _facts(features[image], features[label], sum(given.values()))
     others = sorted(given.keys() - set(theirs.values()))
-    words = f"Splits that are left out: {', '.join(others)}."
+    words = f"Splits that are left out: {_checks.short(', '.join(others), 200)}."
     return Told(
         str(directory),
         image,
@@ -217,7 +217,7 @@ def _feature(features: dict[str, Any], kind: type, keys: Any, place: int, word: 
     found = [name for name, feature in features.items() if isinstance(feature, kind)]
     if word in found or len(found) == 1:
         return word if word in found else found[0]
-    listed = ", ".join(sorted(features))
+    listed = _checks.short(", ".join(sorted(features)), 200)
     raise ValueError(f"it must have images and one class for each, got features {listed}.")
 
 
