@@ -22,7 +22,8 @@ from configs import fashion_mnist
 from cyclical_jax.catalogue import parse
 from cyclical_jax.data import Dataset
 from cyclical_jax.training import run
-from cyclical_jax.training.checkpoints import CHECKPOINTS, Checkpoints
+from cyclical_jax.training.checkpoints import Checkpoints
+from cyclical_jax.training.files import CHECKPOINTS
 from cyclical_jax.training.recipe import cyclical, put
 
 STEPS, BATCH = 20, 128

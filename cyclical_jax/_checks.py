@@ -131,14 +131,19 @@ def limits_in_words(
     return [f"{word} {limit:g}" for word, limit in limits.items() if np.isfinite(limit)]
 
 
-def is_plain(*values: Any) -> bool:
-    """Returns whether all `values` are single Python or NumPy numbers, known before tracing."""
-    return all(not isinstance(value, jax.Array) and np.ndim(value) == 0 for value in values)
+def short(text: str, most: int = 60) -> str:
+    """Returns a text of at most that many characters for an error: its beginning if it is long."""
+    return text if len(text) <= most else f"{text[: most - 3]}..."
 
 
 def in_one_line(value: Any) -> str:
     """Returns the rows of an array after one another."""
     return " ".join(str(value).split())
+
+
+def is_plain(*values: Any) -> bool:
+    """Returns whether all `values` are single Python or NumPy numbers, known before tracing."""
+    return all(not isinstance(value, jax.Array) and np.ndim(value) == 0 for value in values)
 
 
 def _fits_float32(values: np.ndarray, relative: bool) -> bool:

@@ -1,6 +1,6 @@
 """The versions, revision and hardware of a run, which are kept beside its results."""
 
-import json
+import logging
 import platform
 import subprocess
 from importlib import metadata
@@ -9,9 +9,10 @@ from typing import Any
 
 import jax
 
-from cyclical_jax.training.logs import write_whole
+from cyclical_jax.training import files
+from cyclical_jax.training.files import ENVIRONMENT, WorkdirError
 
-ENVIRONMENT = "environment.json"
+_logger = logging.getLogger(__name__)
 _LIBRARIES = ("jax", "jaxlib", "flax", "optax", "numpy")
 
 
@@ -55,15 +56,19 @@ def record_start(workdir: Path, step: int) -> list[str]:
     """
     path = workdir / ENVIRONMENT
     starts, here = _starts(path), _here()
-    write_whole(path, json.dumps([*starts, {"step": step} | here], indent=2))
+    files.write(path, [*starts, {"step": step} | here])
     return _differences(starts[-1], here) if starts else []
 
 
 def _starts(path: Path) -> list[dict[str, Any]]:
-    """Those before; none of a file that cannot be read: it is a record, and no run needs it."""
+    """Returns those before. A damaged file is set aside: it is a record, and no run needs it."""
     try:
-        return list(json.loads(path.read_text()))
-    except (OSError, ValueError, TypeError):
+        return files.read(path) if path.exists() else []
+    except WorkdirError as error:
+        aside = path.with_name(f"damaged-{path.name}")
+        with files.writing(path):
+            path.replace(aside)
+        _logger.warning("%s It is now %s.", error, aside.name)
         return []
 
 

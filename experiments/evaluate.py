@@ -24,10 +24,10 @@ from cyclical_jax.training import evaluation
 from cyclical_jax.training.devices import place
 from cyclical_jax.training.facts import facts_of
 from cyclical_jax.training.fields import RecipeError
+from cyclical_jax.training.files import whole
 from cyclical_jax.training.recipe import load_dataset
 from cyclical_jax.training.structure import Recipe
 from cyclical_jax.training.technique import CLASS_LOGITS
-from cyclical_jax.training.writing import whole
 from experiments import class_scores, command_line, paths, plugins
 from experiments.score import Score, in_order, words
 
@@ -50,6 +50,10 @@ def split_of(
     moved = {"dataset": dataset, "data_dir": data_dir}
     moved = {key: place for key, place in moved.items() if place is not None}
     recipe, facts = dataclasses.replace(run.recipe, **moved), run.facts
+    try:
+        data.check_data_dir(recipe.dataset, data_dir)
+    except ValueError as error:
+        raise RecipeError(f"--{str(error).replace('`', '')}") from error
     loaded = load_dataset(recipe)
     here = facts_of(recipe.dataset, loaded)
     if (here.num_classes, here.shape) != (facts.num_classes, facts.shape):

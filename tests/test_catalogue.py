@@ -6,7 +6,8 @@ import pytest
 
 from cyclical_jax.catalogue import CATALOGUE, default_config, parse
 from cyclical_jax.testing import SMALL, Case, check
-from cyclical_jax.training.checkpoints import CHECKPOINTS, CONFIG, Checkpoints
+from cyclical_jax.training.checkpoints import Checkpoints
+from cyclical_jax.training.files import CHECKPOINTS, CONFIG
 from cyclical_jax.training.keeper import Keeper
 from cyclical_jax.training.loop import train
 from cyclical_jax.training.recipe import cyclical, load_dataset, put

@@ -10,9 +10,9 @@ import pytest
 from cyclical_jax.catalogue import CATALOGUE, default_config, extended, parse, with_plugins
 from cyclical_jax.techniques import moving_average
 from cyclical_jax.training import loop, run
-from cyclical_jax.training.checkpoints import CONFIG, INPUTS
 from cyclical_jax.training.earlier import Host, prepare, read_recipe
 from cyclical_jax.training.fields import Field, RecipeError, knob, or_none, whole
+from cyclical_jax.training.files import CONFIG, INPUTS
 from cyclical_jax.training.recipe import load_dataset, put
 from cyclical_jax.training.technique import (
     LossTerm,

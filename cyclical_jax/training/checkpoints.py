@@ -1,60 +1,60 @@
 """Checkpoints of a run: whole or not there, written in the background, verified when read."""
 
 import contextlib
-import errno
-import hashlib
-import json
+import functools
 import logging
 import math
 import os
+import re
 import shutil
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, TypeVar
 
-import jax
-import jax.numpy as jnp
-import numpy as np
 import orbax.checkpoint as ocp
 
+from cyclical_jax._files import DamagedError, sealed, sync
+from cyclical_jax.training import about as abouts
+from cyclical_jax.training.about import About, read_about, steps_of
 from cyclical_jax.training.devices import is_first_process, largest_of_all, wait_for_all
-from cyclical_jax.training.state import JUDGED, TrainState, Variables
-from cyclical_jax.training.totals import Totals
+from cyclical_jax.training.retention import NewestAndBest, best_of
+from cyclical_jax.training.snapshots import (
+    Arrays,
+    HostCopy,
+    Snapshot,
+    arrays_of,
+    digest_of,
+    host_copy,
+    kinds_of,
+    misfit,
+    rebuilt,
+)
+from cyclical_jax.training.stored import may_pass, read_arrays
+from cyclical_jax.training.synced import SyncedPath
 
-# Where a workdir has them.
-CONFIG, INPUTS, CHECKPOINTS = "config.json", "inputs.json", "checkpoints"
-DATASET = "dataset.json"
-_ABOUT = "about"  # the item beside the state: digest, seconds, worth by validation
-_WORTH = "worth"  # of a checkpoint, by the task's own score on validation: more is better
+_STATE = "state"
+_UNFINISHED = "*.orbax-checkpoint-tmp*"  # what Orbax calls a checkpoint that is being written
+_ELSEWHERE = "in another process"  # a checkpoint is damaged
+_LOOKS = 20  # at a directory that changes while it is read
+_PATIENCE = 2.0  # seconds in which one that is being removed, file by file, is gone
 _LONGEST_REASON = 200  # characters of what Orbax says
-_MACHINE = ("EIO", "ESTALE", "EMFILE", "ENFILE", "ENOMEM", "EACCES", "EPERM")
-_OF_THE_MACHINE = {getattr(errno, name) for name in _MACHINE}
 _OVERHEAD = 1_000_000  # bytes of a checkpoint beside its arrays, at most
+_LONGEST_CLOSE = 5.0  # seconds for what is being written when a run ends by an error
 
 _logger = logging.getLogger(__name__)
+_Found = TypeVar("_Found")
 _LOUD = logging.getLogger("absl"), logging.getLogger("asyncio")
-_Arrays = dict[str, np.ndarray]  # path of the leaf -> its value
 
 
 class CheckpointError(OSError):
     """A checkpoint cannot be written, or none that is there can be read."""
 
 
-class Snapshot(NamedTuple):
-    """All that a run needs to go on. The order of its data follows from the state."""
-
-    state: TrainState
-    totals: Totals  # of the row of the log that is not complete yet
-    seconds: float  # of training so far
-
-
-class _Item(NamedTuple):
-    """A snapshot on the host, and the entries that are written beside it."""
-
-    micro_step: int
-    arrays: _Arrays
-    about: dict[str, Any]
+class _OthersError(Exception):
+    """Checkpoints came or went while they were read."""
 
 
 class Checkpoints:
@@ -62,45 +62,76 @@ class Checkpoints:
 
     The newest `keep` are kept, and the one that is worth most by validation, the last of equals:
     of all that were saved or held. They are Orbax's: "state" holds every leaf by its path, "about"
-    a digest of them.
+    is an `About`.
     With several processes all of them call everything, and share the directory; the first writes.
-    Where `read_only`, nothing there is changed: the run that it belongs to may go on.
+
+    Args:
+      directory: Where they are.
+      keep: How many of the newest are kept.
+      judged_by: That of the task, if "about" is to show the score by its name.
+      read_only: Whether nothing there is changed: the run that it belongs to may go on.
 
     Raises:
-      CheckpointError: The directory cannot be made, or, to be read, is not there.
+      CheckpointError: The directory cannot be made or read, or, to be read, is not there.
     """
 
-    def __init__(self, directory: Path, *, keep: int = 2, read_only: bool = False):
-        if read_only and not directory.is_dir():
-            raise CheckpointError(f"there is no {directory}.")
+    def __init__(
+        self,
+        directory: Path,
+        *,
+        keep: int = 2,
+        judged_by: tuple[str, str] | None = None,
+        read_only: bool = False,
+    ):
+        if problem := abouts.problem_of(directory, is_read=read_only):
+            raise CheckpointError(problem)
         self._directory = directory.resolve()
-        self._worths: dict[int, float] = {}
-        self._held: _Item | None = None
-        self._read_only = read_only
+        self._worths: dict[int, float | None] = {}
+        self._held: HostCopy | None = None
+        self._judged_by, self._read_only = judged_by, read_only
         options = ocp.CheckpointManagerOptions(
-            preservation_policy=None if read_only else _NewestAndBest(keep, self._worth_of),
-            cleanup_tmp_directories=not read_only,
+            preservation_policy=None if read_only else NewestAndBest(keep, self._worth_of),
+            lightweight_initialize=True,  # what it would read may be damaged
             save_root_metadata=False,
             create=not read_only,
+            # Otherwise a directory that cannot be made leaves threads that wait for it.
+            async_options=ocp.AsyncOptions(create_directories_asynchronously=False),
+            temporary_path_class=SyncedPath,
         )
-        with self._errors_told():
-            self._manager = ocp.CheckpointManager(self._directory, options=options)
-        self._hook, sys.unraisablehook = sys.unraisablehook, self._on_unraisable
+        self._hook = sys.unraisablehook
+        sys.unraisablehook = functools.partial(_unless_of_closed_loop, self._hook)
         for logger in _LOUD:
             logger.addFilter(_is_not_of_orbax)
+        with self._errors_told():
+            if not read_only:
+                self._remove_unfinished()
+            self._manager = ocp.CheckpointManager(self._directory, options=options)
+            if not read_only:
+                sync(self._directory.parent)
 
     def __enter__(self) -> "Checkpoints":
         return self
 
     def __exit__(self, error_type, *_) -> None:
         self._close(error_type)
+        if error_type is not None:  # what was under way fails later, and is not to be told either
+            return
         sys.unraisablehook = self._hook
         for logger in _LOUD:
             logger.removeFilter(_is_not_of_orbax)
 
     def _close(self, error_type) -> None:
-        # An error while leaving would hide the one that is on its way.
-        with self._errors_told() if error_type is None else contextlib.suppress(Exception):
+        if error_type is None:
+            with self._errors_told():
+                self._manager.close()
+            return
+        # An error while leaving would hide the one that is on its way; a wait without end, too.
+        closing = threading.Thread(target=self._close_silently, daemon=True)
+        closing.start()
+        closing.join(_LONGEST_CLOSE)
+
+    def _close_silently(self) -> None:
+        with contextlib.suppress(Exception):
             self._manager.close()
 
     def hold(self, snapshot: Snapshot, worth: float) -> None:
@@ -110,14 +141,16 @@ class Checkpoints:
         from what was saved last, and everything that was best until then was written before: so
         the run finds again what was held since.
         """
+        if not math.isfinite(worth):
+            return
         worths = [self._worth_of(step) for step in self._manager.all_steps()]
-        worths += [self._held.about[_WORTH]] if self._held else []
-        if worth < max(worths, default=-math.inf):
+        worths += [self._held.worth] if self._held else []
+        if worth < max((known for known in worths if known is not None), default=-math.inf):
             return
         if int(snapshot.state.micro_step) == self._manager.latest_step():
-            self._write(_item(snapshot, worth))
+            self._write(host_copy(snapshot, worth))
         else:
-            self._held = _item(snapshot, worth)
+            self._held = host_copy(snapshot, worth)
 
     def save(self, snapshot: Snapshot, worth: float | None = None) -> None:
         """Starts to write, and returns when all is in memory.
@@ -128,38 +161,42 @@ class Checkpoints:
         Raises:
           CheckpointError: This one cannot be written, or the one before it could not.
         """
-        item, held = _item(snapshot, worth), self._held
+        item = host_copy(snapshot, worth)
+        if self._held and self._held.micro_step < item.micro_step:
+            self.save_held()
         self._held = None
-        if held and held.micro_step < item.micro_step:
-            self._write(held)
         self._write(item)
 
-    def _write(self, item: _Item) -> None:
-        micro_step, arrays, about = item
-        is_there, worth = micro_step == self._manager.latest_step(), about[_WORTH]
-        if not is_there or worth is not None:
-            self._worths[micro_step] = -math.inf if worth is None else worth
-        if is_there:
+    def save_held(self) -> None:
+        """Starts to write the one that is held, if there is one; raises as `save` does."""
+        held, self._held = self._held, None
+        if held:
+            self._write(held)
+
+    def _write(self, item: HostCopy) -> None:
+        micro_step, arrays, seconds, worth = item
+        if micro_step == self._manager.latest_step():
             self._amend(micro_step, worth)
             return
+        self._worths[micro_step] = worth
         self._check_space(arrays)
-        about = about | {"digest": _digest(arrays)}
+        about = About(seconds, digest_of(arrays), worth, micro_step, kinds_of(arrays))
+        entries = sealed(about.entries(self._judged_by))
+        items = {_STATE: ocp.args.StandardSave(arrays), abouts.ITEM: ocp.args.JsonSave(entries)}
         with self._errors_told():
-            self._manager.save(
-                micro_step,
-                args=ocp.args.Composite(
-                    state=ocp.args.StandardSave(arrays), about=ocp.args.JsonSave(about)
-                ),
-            )
+            self._manager.save(micro_step, args=ocp.args.Composite(**items))
 
     def _amend(self, micro_step: int, worth: float | None) -> None:
-        path = self._directory / str(micro_step) / _ABOUT / "metadata"
-        about = _about(self._directory / str(micro_step))
-        if worth is not None and about and is_first_process():
-            temporary = path.with_name(".metadata.new")
+        """Gives a worth to one that is there without it, or is being written."""
+        if worth is None or worth == self._worth_of(micro_step):
+            return
+        self.wait()
+        self._worths[micro_step] = worth
+        if is_first_process():
+            checkpoint = self._path(micro_step)
             with self._errors_told():
-                temporary.write_text(json.dumps(about | {_WORTH: worth}))
-                temporary.replace(path)
+                about = read_about(checkpoint)._replace(worth=worth)
+                abouts.write_entries(checkpoint, about.entries(self._judged_by))
 
     def check(self) -> None:
         """Raises CheckpointError if what was being written could not be."""
@@ -174,7 +211,8 @@ class Checkpoints:
     def restore(self, like: Snapshot) -> Snapshot | None:
         """Returns the newest checkpoint that is undamaged; None where there is none at all.
 
-        One that is damaged is named in a warning and set aside, as `damaged-<micro step>`.
+        One that is damaged is named in a warning and set aside, as `damaged-<micro step>`. Of
+        those before the newest, what stands beside the arrays is checked.
 
         Args:
           like: A snapshot of the same run, at its start say, for structure, shapes and dtypes.
@@ -182,73 +220,146 @@ class Checkpoints:
         Raises:
           CheckpointError: All are damaged, or the newest is of another structure than `like`.
         """
-        newest = self._newest()
+        newest = self._looked_at(self._newest)
         if newest is None:
             return None
         micro_step, arrays, about = newest
-        return self._rebuilt(micro_step, like, arrays, about["seconds"])
+        return self._rebuilt(micro_step, like, arrays, about.seconds)
 
-    def arrays(self) -> _Arrays | None:
+    def arrays(self) -> Arrays | None:
         """Returns {path of a leaf: array} of the checkpoint that `restore` reads."""
-        newest = self._newest()
+        newest = self._looked_at(self._newest)
         return None if newest is None else newest[1]
 
-    def best_arrays(self) -> _Arrays:
+    def best_arrays(self) -> Arrays:
         """Returns {path of a leaf: array} of the checkpoint that is worth most by validation.
 
         Raises:
-          CheckpointError: None was saved with one, or that checkpoint is damaged.
+          CheckpointError: None was saved with one, or that checkpoint is damaged, or one is of
+            which it cannot be known what it is worth.
         """
-        best = _best_of(self._manager.all_steps(), self._worth_of)
+        return self._looked_at(self._best)
+
+    def newest_about(self) -> tuple[int, About] | None:
+        """Returns the newest micro step and what stands beside its arrays; None: there is none.
+
+        Raises:
+          CheckpointError: It is damaged.
+        """
+        return self._looked_at(
+            lambda steps: (steps[-1], self._sound(read_about, steps[-1], steps)) if steps else None
+        )
+
+    def _looked_at(self, look: Callable[[list[int]], _Found]) -> _Found:
+        """Returns what `look` reads of the checkpoints, anew if others are there in between.
+
+        A run that goes on removes those that are no longer the newest or the best, and what is
+        being removed looks like a damaged one.
+        """
+        for _ in range(_LOOKS):
+            with contextlib.suppress(_OthersError):
+                return look(self._steps())
+        raise CheckpointError(f"{self._directory} cannot be read: it changes all the time.")
+
+    def _steps(self) -> list[int]:
+        try:
+            return steps_of(self._directory)
+        except OSError as error:
+            raise self._unreadable(error) from error
+
+    def _are_others(self, steps: list[int]) -> bool:
+        """Returns whether a run that goes on saves or removes checkpoints: not all are `steps`."""
+        until = time.monotonic() + _PATIENCE
+        while self._read_only and self._steps() == steps:
+            if time.monotonic() > until:
+                return False
+            time.sleep(0.05)
+        return self._read_only
+
+    def _best(self, steps: list[int]) -> Arrays:
+        remedy = ", and may be the best: take the newest, with --checkpoint=newest."
+        worths = {step: self._sound(read_about, step, steps, remedy).worth for step in steps}
+        best, most = best_of(worths)
         if best is None:
             raise CheckpointError(
                 f"no checkpoint in {self._directory} was saved after a validation: take the newest."
             )
-        try:
-            return self._read(best)[0]
-        except Exception as error:  # whatever a damaged file may lead to
-            raise CheckpointError(
-                f"checkpoint {self._directory / str(best)} is damaged."
-            ) from error
+        for path, worth in abouts.lost_in(self._directory):
+            if worth is None or worth >= most:
+                _logger.warning("checkpoint %s was set aside, and may have been the best", path)
+        remedy = ": take the newest, with --checkpoint=newest."
+        return self._sound(lambda _: self._read(best)[0], best, steps, remedy)
 
-    def _newest(self) -> tuple[int, _Arrays, dict[str, Any]] | None:
-        """Returns the newest that is undamaged: its micro step, arrays and digest."""
+    def _sound(
+        self, read: Callable[[Path], _Found], step: int, steps: list[int], remedy: str = "."
+    ) -> _Found:
+        """Returns what `read` reads of a checkpoint; raises CheckpointError if it is damaged."""
+        try:
+            return read(self._path(step))
+        except Exception as error:  # whatever a damaged file may lead to
+            if self._are_others(steps):
+                raise _OthersError from error
+            if may_pass(error):
+                raise self._unreadable(error) from error
+            problem = f"checkpoint {self._path(step)} is damaged ({_reason(error)})"
+            raise CheckpointError(f"{problem}{remedy}") from error
+
+    def _newest(self, steps: list[int]) -> tuple[int, Arrays, About] | None:
+        """Returns the newest that is undamaged: its micro step, arrays and what is beside them."""
         damaged: dict[int, str] = {}
-        for micro_step in sorted(self._manager.all_steps(), reverse=True):
+        for micro_step in reversed(steps):
             try:
                 found = micro_step, *self._read(micro_step)
             except Exception as error:  # whatever a damaged file may lead to
-                if _may_pass(error):
-                    raise CheckpointError(f"{self._directory} cannot be read: {error}.") from error
+                if may_pass(error):
+                    raise self._unreadable(error) from error
                 found, damaged[micro_step] = None, _reason(error)
-            if self._agree(found is not None):
-                self._set_aside(damaged)
+            if self._agree(found is not None, steps):
+                damaged |= self._damaged_before(micro_step, steps)
+                self._set_aside(damaged, micro_step)
                 return found
-            damaged.setdefault(micro_step, "in another process")
+            damaged.setdefault(micro_step, _ELSEWHERE)
         if damaged:  # they stay where they are: what is wrong may pass
             reasons = "; ".join(f"{step}: {reason}" for step, reason in damaged.items())
             raise CheckpointError(f"no checkpoint in {self._directory} can be read: {reasons}.")
         return None
 
-    def _agree(self, is_read: bool) -> bool:
+    def _damaged_before(self, micro_step: int, steps: list[int]) -> dict[int, str]:
+        """Returns what is wrong with older ones, of which the best would be lost in silence."""
+        older = [] if self._read_only else [step for step in steps if step < micro_step]
+        reasons = [self._problem_beside(step) for step in older]
+        are_damaged = largest_of_all([reason is not None for reason in reasons]) if older else ()
+        found = zip(older, reasons, are_damaged, strict=True)
+        return {step: reason or _ELSEWHERE for step, reason, is_damaged in found if is_damaged}
+
+    def _problem_beside(self, micro_step: int) -> str | None:
+        """Returns what is wrong with what stands beside the arrays of a checkpoint."""
+        try:
+            read_about(self._path(micro_step))
+        except Exception as error:
+            if may_pass(error):
+                raise self._unreadable(error) from error
+            return _reason(error)
+        return None
+
+    def _agree(self, is_read: bool, steps: list[int]) -> bool:
         """Returns whether all processes have read it, so that all begin with the same one."""
-        (failed,) = largest_of_all([not is_read])
+        are_others = not is_read and self._are_others(steps)
+        failed, changed = largest_of_all([not is_read, are_others])
+        if changed:
+            raise _OthersError
         return not failed
 
-    def _on_unraisable(self, unraisable) -> None:
-        """Hides an error that TensorStore raises beside the real one, in a loop that is closed."""
-        if str(unraisable.exc_value) != "Event loop is closed":
-            self._hook(unraisable)
-
-    def _worth_of(self, micro_step: int) -> float:
-        """Returns the worth by validation; -inf for a checkpoint without one, or a damaged one."""
+    def _worth_of(self, micro_step: int) -> float | None:
+        """Returns the worth by validation; None for a checkpoint without one, or a damaged one."""
         if micro_step not in self._worths:
-            worth = _about(self._directory / str(micro_step)).get(_WORTH)
-            known = float(worth) if isinstance(worth, float | int) else -math.inf
-            self._worths[micro_step] = known
+            try:
+                self._worths[micro_step] = read_about(self._path(micro_step)).worth
+            except (DamagedError, OSError):
+                return None
         return self._worths[micro_step]
 
-    def _check_space(self, arrays: _Arrays) -> None:
+    def _check_space(self, arrays: Arrays) -> None:
         """Raises CheckpointError if the disk is too small; Orbax would find out half-way."""
         needed = sum(array.nbytes for array in arrays.values()) + _OVERHEAD
         free = shutil.disk_usage(self._directory).free
@@ -258,49 +369,49 @@ class Checkpoints:
                 f"and {free / 1e6:,.1f} MB of the disk are free."
             )
 
-    def _read(self, micro_step: int) -> tuple[_Arrays, dict[str, Any]]:
-        parts = self._manager.restore(
-            micro_step,
-            args=ocp.args.Composite(state=ocp.args.StandardRestore(), about=ocp.args.JsonRestore()),
-        )
-        if _digest(parts.state) != parts.about["digest"]:
-            raise ValueError("its digest is another")
-        return parts.state, parts.about
+    def _read(self, micro_step: int) -> tuple[Arrays, About]:
+        checkpoint = self._path(micro_step)
+        about = read_about(checkpoint)
+        arrays = read_arrays(checkpoint / _STATE, about.arrays)
+        if digest_of(arrays) != about.digest:
+            raise DamagedError("its digest is another")
+        return arrays, about
 
-    def _rebuilt(
-        self, micro_step: int, like: Snapshot, arrays: _Arrays, seconds: float
-    ) -> Snapshot:
-        if misfit := _misfit(_arrays(like), arrays):
+    def _rebuilt(self, micro_step: int, like: Snapshot, arrays: Arrays, seconds: float) -> Snapshot:
+        if problem := misfit(kinds_of(arrays_of(like)), kinds_of(arrays)):
             raise CheckpointError(
-                f"checkpoint {self._directory / str(micro_step)} does not fit this run: {misfit}; "
+                f"checkpoint {self._directory / str(micro_step)} does not fit this run: {problem}; "
                 "it was written by other versions of the code or its libraries."
             )
-        state, totals = jax.tree_util.tree_map_with_path(
-            lambda path, leaf: _as_leaf(arrays[_name(path)], leaf), (like.state, like.totals)
-        )
-        return Snapshot(state, totals, seconds)
+        return rebuilt(like, arrays, seconds)
 
-    def _set_aside(self, damaged: Mapping[int, str]) -> None:
-        """Renames damaged checkpoints that are newer than one that was read, and warns of each."""
+    def _set_aside(self, damaged: Mapping[int, str], newest: int) -> None:
+        """Renames damaged checkpoints, and warns of each; `newest` is the one that was read."""
         for micro_step, reason in damaged.items():
-            path = self._directory / str(micro_step)
-            _logger.warning(
-                "checkpoint %s is damaged (%s); the one before it is used", path, reason
-            )
+            instead = "the one before it is used" if micro_step > newest else "it may be the best"
+            path = self._path(micro_step)
+            _logger.warning("checkpoint %s is damaged (%s); %s", path, reason, instead)
         if self._read_only or not damaged:
             return
         wait_for_all("read")
-        if is_first_process():
-            for micro_step in damaged:
-                self._rename(self._directory / str(micro_step))
-        wait_for_all("set aside")
-        self._manager.reload()
-
-    def _rename(self, path: Path) -> None:
-        aside = path.with_name(f"damaged-{path.name}")
         with self._errors_told():
-            shutil.rmtree(aside, ignore_errors=True)  # of an earlier time at the same place
-            path.rename(aside)
+            if is_first_process():
+                for micro_step in damaged:
+                    abouts.set_aside(self._path(micro_step))
+            wait_for_all("set aside")
+            self._manager.reload()
+
+    def _remove_unfinished(self) -> None:
+        """Removes what was cut off, before anything is read: Orbax would, in the background."""
+        if is_first_process():
+            for path in self._directory.glob(_UNFINISHED):
+                shutil.rmtree(path)
+
+    def _path(self, micro_step: int) -> Path:
+        return self._directory / str(micro_step)
+
+    def _unreadable(self, error: Exception) -> CheckpointError:
+        return CheckpointError(f"{self._directory} cannot be read: {error}.")
 
     @contextlib.contextmanager
     def _errors_told(self) -> Iterator[None]:
@@ -310,155 +421,31 @@ class Checkpoints:
         except Exception as error:
             if isinstance(error, CheckpointError):
                 raise
+            done = "read" if self._read_only else "written"
             raise CheckpointError(
-                f"{self._directory} cannot be written: {_reason(error)}"
+                f"{self._directory} cannot be {done}: {_reason(error)}"
             ) from error
 
 
-class _NewestAndBest:
-    """Keeps the newest and the best; Orbax's own policy fails at damaged metrics."""
-
-    def __init__(self, num_newest: int, worth_of: Callable[[int], float]):
-        self._num_newest, self._worth_of = num_newest, worth_of
-
-    def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> list[bool]:
-        steps = [checkpoint.step for checkpoint in checkpoints]
-        kept = {*sorted(steps)[-self._num_newest :], _best_of(steps, self._worth_of)}
-        return [step in kept for step in steps]
-
-
-def _best_of(steps: Sequence[int], worth_of: Callable[[int], float]) -> int | None:
-    """Returns the last of those that are worth most; None where none was validated.
-
-    A small validation split has many ties, and of equals the last has been trained the longest.
-    """
-    validated = [step for step in sorted(steps, reverse=True) if worth_of(step) > -math.inf]
-    return max(validated, key=worth_of, default=None)
-
-
-def read_variables(
-    directory: Path, like: Variables, *, without: Sequence[str] = (), best: bool = False
-) -> tuple[Variables, int]:
-    """Returns the variables that are evaluated, of the newest undamaged checkpoint.
-
-    Args:
-      directory: Of the checkpoints of a run, which may be training still.
-      like: Of the same structure and shapes.
-      without: Parts of the parameters that are not in `like`.
-      best: Whether to read the one that is worth most by validation instead.
-
-    Returns:
-      The variables, and the number of updates that made them.
-
-    Raises:
-      CheckpointError: There is none, or it has others than `like`; a line.
-    """
-    with Checkpoints(directory, read_only=True) as checkpoints:
-        arrays = checkpoints.best_arrays() if best else checkpoints.arrays()
-    if arrays is None:
-        raise CheckpointError(f"there is no checkpoint in {directory}.")
-    judged = f"0.memory.{JUDGED}."
-    whose = judged if any(name.startswith(judged) for name in arrays) else "0."
-    parts = tuple(f"{whose}{part}." for part in Variables._fields)
-    out = tuple(f"{whose}params.{name}." for name in without)
-    found = {
-        name.removeprefix(whose): array
-        for name, array in arrays.items()
-        if name.startswith(parts) and not f"{name}.".startswith(out)
-    }
-    wanted = {_name(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(like)}
-    if misfit := _misfit(wanted, found):
-        raise CheckpointError(f"what is in {directory} does not fit: {misfit}.")
-    variables = jax.tree_util.tree_map_with_path(lambda path, _: found[_name(path)], like)
-    return variables, int(arrays["0.step"])
-
-
-def identity(directory: Path) -> str:
-    """Returns what tells the newest checkpoint, damaged or not, from those of other states.
-
-    Raises:
-      CheckpointError: There is none.
-    """
-    steps = [int(path.name) for path in directory.glob("*") if path.name.isdecimal()]
-    if not steps:
-        raise CheckpointError(f"there is no checkpoint in {directory}.")
-    newest = max(steps)
-    return f"checkpoint {newest}, {str(_about(directory / str(newest)).get('digest'))[:16]}"
-
-
-def _about(checkpoint: Path) -> dict[str, Any]:
-    """Returns the item beside the state; {} where it is damaged."""
-    try:
-        about = json.loads((checkpoint / _ABOUT / "metadata").read_text())
-    except (OSError, ValueError):
-        return {}
-    return about if isinstance(about, dict) else {}
-
-
-def _may_pass(error: Exception) -> bool:
-    """Returns whether an error comes from the machine rather than from a file's content."""
-    of_machine = isinstance(error, OSError) and error.errno in _OF_THE_MACHINE
-    return of_machine or isinstance(error, MemoryError)
-
-
 def _reason(error: Exception) -> str:
-    """Returns the first line of an error of Orbax, or the reason that stands at its end."""
-    full = os.strerror(errno.ENOSPC)
-    if "Gloo" in str(error) or "coordination" in str(error):
+    """Returns the first line of an error of Orbax, or the system's reason for it."""
+    text = str(error).strip()
+    if "Gloo" in text or "coordination" in text:
         return "another process has ended"
-    return full if full in str(error) else str(error).strip().partition("\n")[0][:_LONGEST_REASON]
+    if of_system := re.search(r"os_error_code='(\d+)'", text):
+        return os.strerror(int(of_system[1]))
+    if isinstance(error, OSError) and error.strerror:
+        is_told = os.path.isabs(error.filename or "")  # a name within a folder says nothing
+        return f"{error.strerror}: {error.filename}" if is_told else error.strerror
+    return text.partition("\n")[0][:_LONGEST_REASON]
+
+
+def _unless_of_closed_loop(hook: Callable[[Any], Any], unraisable: Any) -> None:
+    """Hides an error that TensorStore raises beside the real one, in a loop that is closed."""
+    if str(unraisable.exc_value) != "Event loop is closed":
+        hook(unraisable)
 
 
 def _is_not_of_orbax(record: logging.LogRecord) -> bool:
     """Returns False for the tracebacks that Orbax logs of what it raises anyway."""
     return not (record.exc_info and ("orbax" in record.pathname or record.name == "asyncio"))
-
-
-def _misfit(wanted: Mapping[str, Any], found: Mapping[str, Any]) -> str | None:
-    """Returns a line for the first array that differs in shape or dtype, or is missing."""
-    for name in sorted(wanted.keys() | found.keys()):
-        there, here = (_kind(arrays.get(name)) for arrays in (found, wanted))
-        if there != here:
-            return f"{name} is {there} there, {here} here"
-    return None
-
-
-def _item(snapshot: Snapshot, worth: float | None) -> _Item:
-    about = {"seconds": snapshot.seconds, _WORTH: worth}
-    return _Item(int(snapshot.state.micro_step), _arrays(snapshot), about)
-
-
-def _arrays(snapshot: Snapshot) -> _Arrays:
-    """Returns copies on the host, which no later step can change."""
-    leaves = jax.tree_util.tree_leaves_with_path((snapshot.state, snapshot.totals))
-    return {_name(path): np.array(_data(leaf)) for path, leaf in leaves}
-
-
-def _name(path: tuple[Any, ...]) -> str:
-    return jax.tree_util.keystr(path, simple=True, separator=".")
-
-
-def _is_key(leaf: Any) -> bool:
-    return jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
-
-
-def _data(leaf: Any) -> Any:
-    return jax.random.key_data(leaf) if _is_key(leaf) else leaf
-
-
-def _as_leaf(array: np.ndarray, like: Any) -> Any:
-    if _is_key(like):
-        return jax.random.wrap_key_data(jnp.asarray(array), impl=jax.random.key_impl(like))
-    return array
-
-
-def _digest(arrays: _Arrays) -> str:
-    digest = hashlib.sha256()
-    for name, array in sorted(arrays.items()):
-        digest.update(f"{name} {array.dtype} {array.shape} ".encode())
-        digest.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
-    return digest.hexdigest()
-
-
-def _kind(array: Any) -> str:
-    return "absent" if array is None else f"{array.dtype}{list(array.shape)}"

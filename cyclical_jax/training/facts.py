@@ -1,6 +1,5 @@
 """The facts about a run's dataset that a trained model needs, kept in the run's workdir."""
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -10,8 +9,9 @@ import numpy as np
 from cyclical_jax import data
 from cyclical_jax.data import LIMITS, Dataset, Normalisation, Stream, image_shape, num_examples
 from cyclical_jax.data.dataset import SPLITS
-from cyclical_jax.training.checkpoints import DATASET
+from cyclical_jax.training import files
 from cyclical_jax.training.fields import RecipeError
+from cyclical_jax.training.files import DATASET, WorkdirError
 from cyclical_jax.training.structure import Recipe
 from cyclical_jax.training.technique import Spec
 
@@ -105,13 +105,17 @@ def read_facts(key: str, workdir: Path, recipe: Recipe) -> Facts:
     if not path.exists():
         return _of_name(key, workdir, recipe)
     try:
-        return _parsed(json.loads(path.read_text()))
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        return _parsed(files.read(path))
+    except WorkdirError as error:
+        raise RecipeError(f"{key}: {error}") from error
+    except (ValueError, KeyError, TypeError) as error:
         raise RecipeError(f"{key}: {path} cannot be read: {error!r}.") from error
 
 
 def _parsed(entries: dict[str, Any]) -> Facts:
     found = {name: entries[name] for name in Facts._fields}
+    if np.dtype(found["dtype"]).kind not in "uif":
+        raise ValueError(f"dtype {found['dtype']!r} is no number's")
     found["class_names"], found["shape"] = tuple(found["class_names"]), tuple(found["shape"])
     if (statistics := found["normalisation"]) is not None:
         arrays = (np.asarray(statistics[name], np.float64) for name in Normalisation._fields)

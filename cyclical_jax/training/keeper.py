@@ -1,12 +1,20 @@
 """The times at which a run is saved, and its end where it is asked to stop."""
 
+import contextlib
+import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import NoReturn
 
-from cyclical_jax.training.checkpoints import Checkpoints, Snapshot
+import jax
+
+from cyclical_jax.training.checkpoints import CheckpointError, Checkpoints
 from cyclical_jax.training.devices import largest_of_all
 from cyclical_jax.training.durations import Timetable
+from cyclical_jax.training.files import MovedError
+from cyclical_jax.training.snapshots import Snapshot
+
+_logger = logging.getLogger(__name__)
 
 
 class StoppedError(Exception):
@@ -83,6 +91,30 @@ class Keeper:
         if self._checkpoints is not None and self.is_asked():
             self._stop(self._checkpoints, snapshot, None)
 
+    @contextlib.contextmanager
+    def saving_the_best(self) -> Iterator[None]:
+        """Saves the best so far, if it is not saved yet, where the body raises an error.
+
+        It would be lost with the run. Of several processes all must take part in a save, which
+        they do if the numbers are what is wrong: all have the same.
+        """
+        try:
+            yield
+        except (CheckpointError, StoppedError, MovedError):
+            raise
+        except Exception as error:
+            if self._checkpoints and (_is_alone() or isinstance(error, FloatingPointError)):
+                self._save_held(self._checkpoints)
+            raise
+
+    def _save_held(self, checkpoints: Checkpoints) -> None:
+        try:
+            self._before_save()
+            checkpoints.save_held()
+            checkpoints.wait()
+        except OSError as error:  # the one on its way is the one to be told
+            _logger.warning("the best checkpoint so far is not saved: %s", error)
+
     def finish(self, snapshot: Snapshot, worth: float | None) -> None:
         """Saves the end of the run, and returns when it is written."""
         if self._checkpoints is not None:
@@ -98,3 +130,7 @@ class Keeper:
 
     def _is_due(self) -> bool:
         return self._checkpoints is not None and self._since >= self._every
+
+
+def _is_alone() -> bool:
+    return jax.process_count() == 1

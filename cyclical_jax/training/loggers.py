@@ -5,22 +5,21 @@ once, also of a run that was killed and goes on, and is closed at the end.
 """
 
 import importlib
-import json
 import operator
 import os
+import time
 import uuid
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
 from cyclical_jax import _checks
-from cyclical_jax.training.checkpoints import CONFIG
+from cyclical_jax.training import files
+from cyclical_jax.training.files import CONFIG, WANDB, WorkdirError, writing
 from cyclical_jax.training.run import Row
 from cyclical_jax.training.step import MEASURED
 from cyclical_jax.training.structure import Structure
-from cyclical_jax.training.writing import WorkdirError, write_whole, writing
 
-_WANDB = "wandb.json"
 _PROJECT = "cyclical_jax"
 _LARGEST_ROW = (
     1000  # numbers: what does not fit in the queue of a writer that has ended waits for ever
@@ -45,7 +44,9 @@ class TensorBoard:
     def __init__(self, workdir: Path, structure: Structure, rows: Sequence[Row]):
         self._path, self._measures = workdir / "tensorboard", structure.measures
         purged = rows[-1]["step"] + 1 if rows else 0
-        options = {"purge_step": purged, "max_queue": _LARGEST_ROW}
+        # The names of its files are times in seconds; one that is there would be overwritten.
+        own = {"filename_suffix": f".{time.time_ns()}"}
+        options = {"purge_step": purged, "max_queue": _LARGEST_ROW, **own}
         self._writer = _imported("tensorboard").SummaryWriter(self._path, **options)
 
     def row(self, row: Row) -> None:
@@ -79,16 +80,16 @@ class WandB:
     package = "wandb"
 
     def __init__(self, workdir: Path, structure: Structure, rows: Sequence[Row]):
-        self._path, self._measures = workdir / _WANDB, structure.measures
+        self._path, self._measures = workdir / WANDB, structure.measures
         new = {"id": uuid.uuid4().hex[:12], "step": -1}
-        self._state = json.loads(self._path.read_text()) if self._path.exists() else new
-        write_whole(self._path, json.dumps(self._state))
+        self._state = files.read(self._path) if self._path.exists() else new
+        files.write(self._path, self._state)
         self._run = self._begin(workdir)
 
     def _begin(self, workdir: Path) -> Any:
         wandb = _imported("wandb")
         project = None if "WANDB_PROJECT" in os.environ else _PROJECT
-        config = json.loads((workdir / CONFIG).read_text())
+        config = files.read(workdir / CONFIG)
         about = {"project": project, "name": workdir.resolve().name, "config": config}
         own = {"id": self._state["id"], "resume": "allow", "dir": workdir}
         try:
@@ -103,7 +104,7 @@ class WandB:
             return
         self._run.log(dict(_tagged(row, self._measures)), step=row["step"])
         self._state["step"] = row["step"]
-        write_whole(self._path, json.dumps(self._state))
+        files.write(self._path, self._state)
 
     def close(self) -> None:
         """Sends what is still to be sent."""

@@ -12,7 +12,6 @@ import optax
 
 from cyclical_jax import data
 from cyclical_jax.data.dataset import Dataset
-from cyclical_jax.training.checkpoints import Snapshot
 from cyclical_jax.training.devices import check_equal, place
 from cyclical_jax.training.earlier import Earlier, check_prepared
 from cyclical_jax.training.evaluation import Scores, evaluate
@@ -32,6 +31,7 @@ from cyclical_jax.training.run import (
     plan,
     select_of,
 )
+from cyclical_jax.training.snapshots import Snapshot
 from cyclical_jax.training.state import TrainState
 from cyclical_jax.training.structure import AnyModel, Recipe
 from cyclical_jax.training.technique import spec_of
@@ -107,9 +107,8 @@ class _Loop:
         workers = {"seed": self._recipe.seed, "num_workers": self._num_workers}
         ends = {"start": done, "stop": self._timetable.micro_steps}
         sent = sent_batches(self._dataset.train, self._select, **ends, **workers)
-        with contextlib.closing(sent):
-            scores = self._go_on(done, is_row_due, self._make_advance(sent))
-        self._finish(scores)
+        with self._keeper.saving_the_best(), contextlib.closing(sent):
+            self._finish(self._go_on(done, is_row_due, self._make_advance(sent)))
         return self._state
 
     def _make_advance(self, sent):

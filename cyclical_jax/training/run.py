@@ -13,13 +13,13 @@ from cyclical_jax import data
 from cyclical_jax.data.batches import Select, Selection, shuffled, with_others
 from cyclical_jax.data.dataset import Dataset
 from cyclical_jax.training import assembly
-from cyclical_jax.training.checkpoints import Snapshot
 from cyclical_jax.training.contradictions import uneven_batch
 from cyclical_jax.training.durations import Timetable
 from cyclical_jax.training.earlier import Earlier, check_dataset
 from cyclical_jax.training.evaluation import Scores
 from cyclical_jax.training.fields import RecipeError
 from cyclical_jax.training.model_checks import model_problems
+from cyclical_jax.training.snapshots import Snapshot
 from cyclical_jax.training.state import TrainState
 from cyclical_jax.training.structure import AnyModel, Numbers, Recipe, Structure
 from cyclical_jax.training.technique import spec_of

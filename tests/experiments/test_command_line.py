@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 
 from cyclical_jax.catalogue import parse
 from cyclical_jax.training.fields import RecipeError
-from cyclical_jax.training.logs import WorkdirError
+from cyclical_jax.training.files import WorkdirError
 from experiments import command_line
 
 ROOT = Path(__file__).parents[2]

@@ -7,7 +7,7 @@ import pytest
 
 from configs import digits, fashion_mnist
 from cyclical_jax.training.fields import RecipeError
-from cyclical_jax.training.logs import WorkdirError
+from cyclical_jax.training.files import WorkdirError
 from cyclical_jax.training.recipe import cyclical
 from experiments import preview
 from tests import commands

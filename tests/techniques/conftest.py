@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from cyclical_jax.catalogue import parse
-from cyclical_jax.training.checkpoints import CHECKPOINTS, CONFIG, Checkpoints
+from cyclical_jax.training.checkpoints import Checkpoints
+from cyclical_jax.training.files import CHECKPOINTS, CONFIG
 from cyclical_jax.training.keeper import Keeper
 from cyclical_jax.training.run import begin
 from tests.techniques.helpers import CLASSES, config_of, digits, some_images, train

@@ -10,9 +10,10 @@ from scipy.special import softmax
 
 from cyclical_jax.techniques.finetuning import layers
 from cyclical_jax.training import assembly
-from cyclical_jax.training.checkpoints import CHECKPOINTS, CONFIG, Checkpoints
+from cyclical_jax.training.checkpoints import Checkpoints
 from cyclical_jax.training.earlier import prepare
 from cyclical_jax.training.fields import RecipeError
+from cyclical_jax.training.files import CHECKPOINTS, CONFIG
 from cyclical_jax.training.recipe import cyclical
 from cyclical_jax.training.run import begin
 from cyclical_jax.training.technique import Spec

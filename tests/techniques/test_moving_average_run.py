@@ -6,10 +6,11 @@ import jax
 import numpy as np
 import pytest
 
-from cyclical_jax.training.checkpoints import CHECKPOINTS, Checkpoints
+from cyclical_jax.training.checkpoints import Checkpoints
 from cyclical_jax.training.devices import place
 from cyclical_jax.training.earlier import read_trained
 from cyclical_jax.training.evaluation import evaluate
+from cyclical_jax.training.files import CHECKPOINTS
 from cyclical_jax.training.recipe import cyclical
 from cyclical_jax.training.technique import spec_of
 from tests.techniques.helpers import assert_same, digits, recipe, step_and_state, train

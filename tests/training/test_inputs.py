@@ -4,10 +4,12 @@ import jax.numpy as jnp
 import pytest
 
 from cyclical_jax.catalogue import CATALOGUE, default_config, parse, with_plugins
-from cyclical_jax.training.checkpoints import CHECKPOINTS, Checkpoints, Snapshot
+from cyclical_jax.training.checkpoints import Checkpoints
 from cyclical_jax.training.fields import RecipeError
+from cyclical_jax.training.files import CHECKPOINTS
 from cyclical_jax.training.inputs import identities
 from cyclical_jax.training.recipe import put
+from cyclical_jax.training.snapshots import Snapshot
 from cyclical_jax.training.state import TrainState
 from cyclical_jax.training.totals import Totals
 

@@ -20,7 +20,7 @@ from cyclical_jax.data.batches import shuffled
 from cyclical_jax.tasks.classification import as_batch
 from cyclical_jax.training import assembly, evaluation, loop, ways
 from cyclical_jax.training import run as run_parts
-from cyclical_jax.training.checkpoints import Checkpoints, Snapshot
+from cyclical_jax.training.checkpoints import Checkpoints
 from cyclical_jax.training.devices import place
 from cyclical_jax.training.durations import Timetable
 from cyclical_jax.training.feeding import take_examples
@@ -35,6 +35,7 @@ from cyclical_jax.training.run import (
     nothing_yet,
     plan,
 )
+from cyclical_jax.training.snapshots import Snapshot
 from cyclical_jax.training.state import TrainState
 from cyclical_jax.training.step import make_train_step
 from cyclical_jax.training.technique import spec_of

@@ -1,0 +1,121 @@
+"""What stands beside the arrays of a checkpoint: which it is, what it is worth, what they are."""
+
+import shutil
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from cyclical_jax import _files
+from cyclical_jax._files import NUMBER, DamagedError
+from cyclical_jax.training.technique import worth
+
+ITEM = "about"
+_FILE = Path(ITEM, "metadata")  # where Orbax's handler of JSON writes an item
+_ASIDE = "damaged-"
+_PATTERN = {
+    "seconds": float,
+    "worth": NUMBER,
+    "digest": str,
+    "micro_step": (int, None),
+    "arrays": ({...: str}, None),
+}
+
+
+class About(NamedTuple):
+    """The entries beside the arrays; None where an earlier version did not write one."""
+
+    seconds: float  # of training so far
+    digest: str  # of the arrays
+    worth: float | None = None  # by the task's own score on validation: more is better
+    micro_step: int | None = None
+    arrays: dict[str, str] | None = None  # name -> type and shape, such as "float32[2, 3]"
+
+    def entries(self, judged_by: tuple[str, str] | None) -> dict[str, Any]:
+        """Returns what is written, without checksum.
+
+        `judged_by` is a task's: the score is an entry too, "val_accuracy" say, for those who read
+        the file; nothing else does.
+        """
+        if judged_by is None or self.worth is None:
+            return self._asdict()
+        name, best = judged_by
+        return self._asdict() | {f"val_{name}": worth(self.worth, best)}
+
+
+def problem_of(directory: Path, *, is_read: bool) -> str | None:
+    """Returns what keeps a path from being a directory of checkpoints, in a line.
+
+    Where it is not `is_read`, it need not be there.
+    """
+    try:
+        if directory.is_symlink() and not directory.exists():
+            return f"{directory} is a link to {directory.readlink()}, which is not there."
+        if directory.exists() and not directory.is_dir():
+            return f"{directory} is no directory."
+        return f"there is no {directory}." if is_read and not directory.exists() else None
+    except OSError as error:
+        return f"{directory} cannot be read: {error.strerror}."
+
+
+def steps_of(directory: Path) -> list[int]:
+    """Returns the micro steps of the checkpoints in a directory, in order; [] where it is not."""
+    paths = directory.iterdir() if directory.is_dir() else ()
+    names = (path.name for path in paths)
+    return sorted(int(name) for name in names if name.isascii() and name.isdecimal())
+
+
+def read_about(checkpoint: Path) -> About:
+    """Returns what stands beside the arrays of a checkpoint.
+
+    Raises:
+      DamagedError: It does not hold what was written, or is that of another checkpoint; a line.
+      OSError: It cannot be read.
+    """
+    path = checkpoint / _FILE
+    try:
+        found = _files.read_json(path, {})
+    except (FileNotFoundError, NotADirectoryError):
+        raise DamagedError(f"{_FILE} is missing") from None
+    except DamagedError as error:
+        reason = str(error).removeprefix(f"{path} is damaged: ").rstrip(".")
+        raise DamagedError(f"{_FILE}: {reason}") from error
+    known = {name: found.get(name) for name in About._fields}
+    if problem := _files.misfit(known, _PATTERN):
+        raise DamagedError(f"{_FILE}: {problem}")
+    about = About(**known)
+    if about.micro_step not in (None, _micro_step_of(checkpoint)):
+        raise DamagedError(f"{_FILE} is that of micro step {about.micro_step}")
+    return about
+
+
+def write_entries(checkpoint: Path, entries: dict[str, Any]) -> None:
+    """Puts others in the place of those that are there; raises OSError where it cannot."""
+    _files.write_json(checkpoint / _FILE, entries)
+
+
+def set_aside(checkpoint: Path) -> None:
+    """Moves a damaged checkpoint out of the way; raises OSError where it cannot."""
+    aside = checkpoint.with_name(f"{_ASIDE}{checkpoint.name}")
+    shutil.rmtree(aside, ignore_errors=True)  # of an earlier time at the same place
+    checkpoint.rename(aside)
+
+
+def lost_in(directory: Path) -> list[tuple[Path, float | None]]:
+    """Returns the damaged checkpoints that were set aside, with their worth; None is unknown.
+
+    One that the run has saved again since is not among them.
+    """
+    there = {None, *steps_of(directory)}
+    steps = {path: _micro_step_of(path) for path in sorted(directory.glob(f"{_ASIDE}*"))}
+    return [(path, _worth_if_whole(path)) for path, step in steps.items() if step not in there]
+
+
+def _worth_if_whole(checkpoint: Path) -> float | None:
+    try:
+        return read_about(checkpoint).worth
+    except (DamagedError, OSError):
+        return None
+
+
+def _micro_step_of(checkpoint: Path) -> int | None:
+    name = checkpoint.name.removeprefix(_ASIDE)
+    return int(name) if name.isascii() and name.isdecimal() else None

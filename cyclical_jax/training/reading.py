@@ -1,0 +1,62 @@
+"""What other runs read of a run's checkpoints: the variables, and which checkpoint it is."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import jax
+
+from cyclical_jax.training.checkpoints import CheckpointError, Checkpoints
+from cyclical_jax.training.snapshots import kinds_of, misfit, name_of
+from cyclical_jax.training.state import JUDGED, Variables
+
+
+def read_variables(
+    directory: Path, like: Variables, *, without: Sequence[str] = (), best: bool = False
+) -> tuple[Variables, int]:
+    """Returns the variables that are evaluated, of the newest undamaged checkpoint.
+
+    Args:
+      directory: Of the checkpoints of a run, which may be training still.
+      like: Of the same structure and shapes.
+      without: Parts of the parameters that are not in `like`.
+      best: Whether to read the one that is worth most by validation instead.
+
+    Returns:
+      The variables, and the number of updates that made them.
+
+    Raises:
+      CheckpointError: There is none, or it has others than `like`; a line.
+    """
+    with Checkpoints(directory, read_only=True) as checkpoints:
+        arrays = checkpoints.best_arrays() if best else checkpoints.arrays()
+    if arrays is None:
+        raise CheckpointError(f"there is no checkpoint in {directory}.")
+    judged = f"0.memory.{JUDGED}."
+    whose = judged if any(name.startswith(judged) for name in arrays) else "0."
+    parts = tuple(f"{whose}{part}." for part in Variables._fields)
+    out = tuple(f"{whose}params.{name}." for name in without)
+    found = {
+        name.removeprefix(whose): array
+        for name, array in arrays.items()
+        if name.startswith(parts) and not f"{name}.".startswith(out)
+    }
+    wanted = {name_of(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(like)}
+    if problem := misfit(kinds_of(wanted), kinds_of(found)):
+        raise CheckpointError(f"what is in {directory} does not fit: {problem}.")
+    variables = jax.tree_util.tree_map_with_path(lambda path, _: found[name_of(path)], like)
+    return variables, int(arrays["0.step"])
+
+
+def identity(directory: Path) -> str:
+    """Returns what tells the newest checkpoint from those of other states.
+
+    Raises:
+      CheckpointError: There is none, or it is damaged.
+    """
+    if not directory.exists():
+        raise CheckpointError(f"there is no checkpoint in {directory}.")
+    with Checkpoints(directory, read_only=True) as checkpoints:
+        newest = checkpoints.newest_about()
+    if newest is None:
+        raise CheckpointError(f"there is no checkpoint in {directory}.")
+    return f"checkpoint {newest[0]}, {newest[1].digest[:16]}"
