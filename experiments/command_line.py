@@ -43,6 +43,8 @@ EXPECTED_ERRORS = (
 _OF_THE_MACHINE = {
     getattr(errno, name) for name in "EACCES EPERM EROFS ENOSPC EDQUOT EIO ESTALE".split()
 }
+# What a computation of several processes says where one of them is gone.
+_OF_OTHERS = re.compile(r"Gloo|NCCL|coordination service", re.IGNORECASE)
 
 _SET = flags.DEFINE_multi_string(
     "set", [], "Changes of the config: --config.seed=1 is another way to say --set=seed=1."
@@ -86,6 +88,8 @@ def run(main: Callable[[], None], *, device_a_core: bool = False) -> None:
         except Exception as error:
             if isinstance(error, OSError) and error.filename and error.errno in _OF_THE_MACHINE:
                 _end(f"{error.filename} cannot be used: {error.strerror}.")
+            if isinstance(error, jax.errors.JaxRuntimeError) and _OF_OTHERS.search(str(error)):
+                _end(f"another process has ended; the same commands go on ({_first_line(error)})")
             _leave_others(traceback.format_exc(), code=1)
             raise
 
@@ -293,6 +297,10 @@ def _missing(name: str, arguments: list[str]) -> str:
 def _last_line(error: Exception) -> str:
     lines = str(error).strip().splitlines() or [""]
     return lines[-1].strip().removeprefix("ValueError: ")
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().partition("\n")[0]
 
 
 def _end(message: str, *, code: int = 2) -> NoReturn:

@@ -1,5 +1,5 @@
-/* Preloaded, it makes one call of the system fail that `arm` names: the n-th that touches a path
-   which contains `part`, or every one from there on. */
+/* Preloaded, it makes calls of the system fail that `arm` names, with commas between them: the n-th
+   that touches a path which contains `part`, or every one from there on. */
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <errno.h>
@@ -19,7 +19,7 @@ void arm(const char *call, int errno_, int n, const char *part_, int lasting) {
   atomic_store(&count, 0);
   snprintf(part, sizeof part, "%s", part_);
   error = errno_, first = n, is_lasting = lasting;
-  snprintf(armed, sizeof armed, "%s", call);
+  snprintf(armed, sizeof armed, ",%s,", call);
 }
 
 int num_calls(void) { return atomic_load(&count); }
@@ -30,7 +30,9 @@ __attribute__((constructor)) static void arm_by_environment(void) {
 }
 
 static int fails(const char *call, const char *path) {
-  if (strcmp(call, armed) || !path || !strstr(path, part)) return 0;
+  char name[32];
+  snprintf(name, sizeof name, ",%s,", call);
+  if (!strstr(armed, name) || !path || !strstr(path, part)) return 0;
   int n = atomic_fetch_add(&count, 1) + 1;
   if (n != first && !(is_lasting && n > first)) return 0;
   errno = error;

@@ -22,7 +22,10 @@ def compiled(folder: Path) -> Path:
 
 
 def environment(library: Path, call: str = "", path: object = "", code: int = errno.EIO):
-    """Returns the variables with which each such `call` below `path` fails, from the start on."""
+    """Returns the variables with which each such `call` below `path` fails, from the start on.
+
+    Several calls have commas between them.
+    """
     names = {"FAULT_CALL": call, "FAULT_PATH": str(path), "FAULT_ERRNO": str(code)}
     return {"LD_PRELOAD": str(library)} | (names if call else {})
 

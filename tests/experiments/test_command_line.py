@@ -1,11 +1,13 @@
 """What a command line makes of a config, and where compiled programs are kept."""
 
+import errno
 import os
 import re
 import subprocess
 import sys
 from pathlib import Path
 
+import jax
 import pytest
 from absl import flags
 from ml_collections import ConfigDict
@@ -298,6 +300,33 @@ def test_an_interrupted_script_says_so(run):
         raise KeyboardInterrupt
 
     assert run(interrupt) == (130, ["interrupted"])
+
+
+@pytest.mark.parametrize("code", [errno.EACCES, errno.EROFS, errno.ENOSPC])
+def test_what_the_system_refuses_is_a_line_that_names_the_file(run, code):
+    def fail():
+        raise OSError(code, os.strerror(code), "runs/a/config.json")
+
+    line = f"runs/a/config.json cannot be used: {os.strerror(code)}."
+    assert run(fail) == (2, [line])
+
+
+def test_a_computation_that_misses_another_process_is_a_line(run):
+    text = "UNKNOWN: Gloo all-reduce failed: Connection reset by peer"
+
+    def fail():
+        raise jax.errors.JaxRuntimeError(f"{text}\n\nand more")
+
+    line = f"another process has ended; the same commands go on ({text})"
+    assert run(fail) == (2, [line])
+
+
+def test_a_file_that_is_not_there_is_a_mistake_of_the_program(run):
+    def fail():
+        raise FileNotFoundError(errno.ENOENT, "No such file", "runs/a/config.json")
+
+    with pytest.raises(FileNotFoundError):
+        run(fail)
 
 
 def test_any_other_error_is_raised(run):

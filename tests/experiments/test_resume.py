@@ -285,6 +285,26 @@ def test_two_processes_that_were_killed_go_on_as_if_not(start, tmp_path):
 
 
 @pytest.mark.slow
+def test_one_of_two_processes_is_killed_five_times_and_the_run_ends_as_if_not(start, tmp_path):
+    """Either one; the other, which would wait for it in vain, ends soon after it."""
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    config = [*SHORT[:-1], "--config.duration=10 epochs"]
+    for process in start_two(start, whole, config=config):
+        finish(process)
+    for time_ in range(5):
+        processes = start_two(start, killed, "--save_every=0", config=config)
+        wait_for_rows(processes[0], killed, len(rows_of(killed)) + 1)
+        processes[time_ % 2].kill()
+        began = time.monotonic()
+        _, err = processes[1 - time_ % 2].communicate(timeout=120)
+        assert processes[1 - time_ % 2].returncode != 0 and time.monotonic() - began < 60
+        assert "another process has ended" in err or "another task died" in err, err
+    for process in start_two(start, killed, config=config):
+        finish(process)
+    assert_same_run(killed, whole)
+
+
+@pytest.mark.slow
 def test_a_signal_to_one_of_two_processes_stops_both(start, tmp_path):
     config = [*CONFIG[:-1], "--config.duration=20000 epochs"]
     processes = start_two(start, tmp_path, config=config)
@@ -361,6 +381,10 @@ def test_an_index_file_that_has_changed_is_refused(tmp_path):
             "--coordinator must be HOST:PORT, such as 10.0.0.1:1234, got '10.0.0.1'.",
         ),
         (
+            ["--coordinator=10.0.0.1:65536", "--num_processes=2", "--process_id=0"],
+            "--coordinator must be HOST:PORT, such as 10.0.0.1:1234, got '10.0.0.1:65536'.",
+        ),
+        (
             ["--coordinator=10.0.0.1:1", "--num_processes=2", "--process_id=2"],
             "--process_id must be from 0 to 1, got 2.",
         ),
@@ -368,6 +392,18 @@ def test_an_index_file_that_has_changed_is_refused(tmp_path):
 )
 def test_a_place_that_cannot_be_is_refused(tmp_path, arguments, line):
     assert here(tmp_path, *arguments, code=2)[1].splitlines() == [line]
+
+
+def test_a_port_that_another_process_has_is_told_at_once(tmp_path):
+    with socket.create_server(("", 0)) as other:
+        coordinator = f"127.0.0.1:{other.getsockname()[1]}"
+        place = f"--coordinator={coordinator}", "--num_processes=2", "--process_id=0"
+        _, err = here(tmp_path, *place, code=2)
+    port = coordinator.rpartition(":")[2]
+    assert err.splitlines() == [
+        f"--coordinator {coordinator}: port {port}: Address already in use. "
+        "Give all processes another one."
+    ]
 
 
 def test_half_a_place_among_processes_is_refused(start, tmp_path):
