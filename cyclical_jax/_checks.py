@@ -58,12 +58,12 @@ def numbers(
     if infinite or not in_range.all():
         limits = limits_in_words(minimum=minimum, maximum=maximum, above=above, below=below)
         wanted = " and ".join([*limits, "finite"] if infinite else limits)
-        raise ValueError(f"`{name}` must be {wanted}, got {_in_one_line(value)}.")
+        raise ValueError(f"`{name}` must be {wanted}, got {in_one_line(value)}.")
     if not _fits_float32(values, relative):
         zero = "0 or " if minimum <= 0 <= maximum and above < 0 < below else ""
         raise ValueError(
             f"`{name}` must be {zero}from {_FLOAT32_TINY:.2g} to {_FLOAT32_MAX:.2g} in size, which "
-            f"float32 can hold, got {_in_one_line(value)}."
+            f"float32 can hold, got {in_one_line(value)}."
         )
 
 
@@ -136,6 +136,11 @@ def short(text: str, most: int = 60) -> str:
     return text if len(text) <= most else f"{text[: most - 3]}..."
 
 
+def in_one_line(value: Any) -> str:
+    """Returns the rows of an array after one another."""
+    return " ".join(str(value).split())
+
+
 def is_plain(*values: Any) -> bool:
     """Returns whether all `values` are single Python or NumPy numbers, known before tracing."""
     return all(not isinstance(value, jax.Array) and np.ndim(value) == 0 for value in values)
@@ -155,10 +160,6 @@ def _real(name: str, value: Any) -> np.ndarray:
     """Returns `value` as an array of floats; raises ValueError unless it holds real numbers."""
     array = np.asarray(value)
     if not any(jax.dtypes.issubdtype(array.dtype, kind) for kind in (np.integer, np.floating)):
-        raise ValueError(f"`{name}` must be a number, got {_in_one_line(repr(value))}.")
-    return array.astype(np.float64)
-
-
-def _in_one_line(value: Any) -> str:
-    """Returns the rows of an array after one another."""
-    return " ".join(str(value).split())
+        raise ValueError(f"`{name}` must be a number, got {in_one_line(repr(value))}.")
+    with np.errstate(over="ignore"):  # of a long double
+        return array.astype(np.float64)

@@ -74,9 +74,10 @@ def _updates_of_cycle(micro_steps: int, schedule_of: Any) -> int:
 
     def taken(total_steps):
         try:
-            return int(_every(schedule_of, total_steps, micro_steps).sum(dtype=np.int64))
+            schedule = schedule_of(total_steps)
         except ValueError:  # too few updates for a cycle: more are needed
             return 0
+        return int(_every(lambda _: schedule, total_steps, micro_steps).sum(dtype=np.int64))
 
     updates = bisect.bisect_right(range(1, micro_steps + 1), micro_steps, key=taken)
     try:
@@ -161,6 +162,8 @@ def windows_schedule(windows: Windows) -> ArraySchedule:
 def _every(schedule_of, total_steps: int, size: int) -> np.ndarray:
     """[total_steps]; computed for `size` counts, so that one shape serves a whole search."""
     every = np.asarray(as_integer(schedule_of(total_steps))(np.arange(size)))
+    if every.shape not in ((), (size,)):
+        raise ValueError(f"`every` must have one value for each count, got shape {every.shape}.")
     return np.broadcast_to(every, size)[:total_steps]  # of a constant it is one number
 
 

@@ -555,7 +555,8 @@ def _check_limits(limits: Any) -> None:
     if limits is None:
         return
     if np.shape(limits) != (2,) or not np.isfinite(limits).all() or not limits[0] < limits[1]:
-        raise ValueError(f"`limits` must be two finite numbers that rise, or None, got {limits}.")
+        given = _checks.in_one_line(limits)
+        raise ValueError(f"`limits` must be two finite numbers that rise, or None, got {given}.")
     _checks.numbers("limits", limits)
 
 

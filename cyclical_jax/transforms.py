@@ -239,7 +239,13 @@ def accumulate_gradients(
     """
     if not callable(every):
         _checks.whole_number("every", every, minimum=1, maximum=2**31 - 1)
-    every_at = as_integer(every)
+    rounded = as_integer(every)
+
+    def every_at(count):
+        value = rounded(count)
+        _checks.scalar("every", value)
+        return value
+
     # Not every version of Optax has the last one.
     dtype = {} if accumulator_dtype is None else {"accumulator_dtype": accumulator_dtype}
     multi_steps = optax.MultiSteps(
@@ -253,7 +259,6 @@ def accumulate_gradients(
     @standard_promotion
     def update(updates, state, params=None, **extra_args):
         value = every_at(state.multi_steps.gradient_step)
-        _checks.scalar("every", value)
         updates, params = jax.tree.map(native, (updates, params))
         updates, inner = multi_steps.update(updates, state.multi_steps, params, **extra_args)
         return updates, AccumulateGradientsState(value, inner)

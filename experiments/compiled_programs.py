@@ -205,8 +205,10 @@ def _remove(path: Path) -> None:
 
 
 def _digest(key: str, program: bytes) -> bytes:
-    """Of the key too, so that a file under another's name does not fit."""
-    return hashlib.sha256(key.encode() + program).digest()
+    """Includes the key, so that a file under the name of another program does not fit."""
+    digest = hashlib.sha256(key.encode())
+    digest.update(program)
+    return digest.digest()
 
 
 def _tell(problem: str) -> None:

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import signal
 import sys
 import threading
 from collections.abc import Iterator
@@ -35,5 +36,6 @@ def _end_later(code: int) -> None:
     timer = threading.Timer(PATIENCE, os._exit, [code])
     timer.daemon = True
     timer.start()
+    signal.signal(signal.SIGINT, lambda *_: os._exit(code))  # of whoever cannot wait
     with contextlib.suppress(OSError, ValueError):  # of a reader that has gone
         sys.stdout.flush()  # `os._exit` does not

@@ -253,22 +253,6 @@ def _naming_results() -> Iterator[None]:
         raise WorkdirError(f"--results: {error}") from error
 
 
-def _read(path: Path) -> str:
-    try:
-        return path.read_text("utf-8")
-    except OSError as error:
-        raise WorkdirError(f"--results: {path} cannot be read: {error.strerror}.") from error
-    except UnicodeDecodeError as error:
-        raise WorkdirError(f"--results: {path} is no text.") from error
-
-
-def _parse(text: str, place: str) -> Any:
-    try:
-        return json.loads(text)
-    except ValueError as error:
-        raise WorkdirError(f"--results: {place} is not JSON: {error}.") from error
-
-
 # ---- what is drawn
 
 

@@ -104,7 +104,8 @@ def run(
         if result := workdirs.read_result(workdir, recipe.task.judged_by[0]):
             return result
         folder.check()
-        with Checkpoints(workdir / CHECKPOINTS, keep=keep) as checkpoints:
+        judged_by = recipe.task.judged_by
+        with Checkpoints(workdir / CHECKPOINTS, keep=keep, judged_by=judged_by) as checkpoints:
             keep_as = {"every": save_every, "is_stopping": is_stopping}
             options = {"further": further, "num_workers": num_workers}
             state, rows = _train(recipe, dataset, earlier, folder, checkpoints, keep_as, **options)

@@ -255,6 +255,8 @@ def test_a_weight_may_vanish_beside_a_larger_one():
 
 
 def test_limits_of_pixels_are_held_by_float32():
+    with pytest.raises(ValueError, match=r"^`limits` .* got \[\[0. 0.\] \[0. 0.\]\]\.$"):
+        cj.augment.augment(["flip"], limits=np.zeros((2, 2)))
     for limits in ((0, 1e300), (-1e300, 0), (0, 1e-300)):
         with pytest.raises(ValueError, match="`limits` must be 0 or from 1.2e-38 to 3.4e"):
             cj.augment.random_flip(KEY, IMAGES, 0.5, limits=limits)
@@ -305,6 +307,17 @@ def test_a_schedule_of_another_shape_is_refused(name, argument):
     for shape in ((1,), (BATCH,), (BATCH, 1), (BATCH, BATCH)):
         message = refused(name, argument, lambda count, shape=shape: jnp.ones(shape))
         assert "must be a scalar" in message and str(shape) in message
+
+
+@pytest.mark.parametrize("shape", [(3,), (10, 1), (1, 10)])
+def test_a_schedule_on_the_host_has_one_value_for_each_count(shape):
+    def schedule(count):
+        return np.full(shape, 2.0)
+
+    line = rf"^`every` must have one value for each count, got shape {re.escape(str(shape))}\.$"
+    for every in (schedule, lambda total_steps: schedule):
+        with pytest.raises(ValueError, match=line):
+            cj.updates_of(10, every)
 
 
 @every(EXAMPLES)

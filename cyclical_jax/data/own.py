@@ -92,10 +92,33 @@ def raise_all(problems: Iterable[str]) -> None:
         raise ValueError("\n".join(lines))
 
 
-def few(problems: list[str]) -> list[str]:
+class Few:
+    """Iterates over the first problems of one kind, and a line that tells how many more there are.
+
+    Attributes:
+      number: Number of all problems.
+    """
+
+    def __init__(self) -> None:
+        self.number, self._first = 0, list[str]()
+
+    def add(self, problem: str) -> None:
+        self.number += 1
+        if self.number <= _MOST_SHOWN:
+            self._first.append(problem)
+
+    def __iter__(self) -> Iterator[str]:
+        yield from self._first
+        if self.number > _MOST_SHOWN:
+            yield f"and {self.number - _MOST_SHOWN:,} more like these."
+
+
+def few(problems: Iterable[str]) -> Few:
     """Returns the first problems of one kind, and how many more there are."""
-    more = len(problems) - _MOST_SHOWN
-    return problems if more <= 0 else [*problems[:_MOST_SHOWN], f"and {more:,} more like these."]
+    found = Few()
+    for problem in problems:
+        found.add(problem)
+    return found
 
 
 def content_of(path: Path) -> str:
@@ -191,7 +214,7 @@ def notes_of_classes(labels: Labels, positions: np.ndarray) -> tuple[str, ...]:
     if not absent:
         return ()
     more = f" and {len(absent) - _MOST_SHOWN} more" if len(absent) > _MOST_SHOWN else ""
-    listed = ", ".join(absent[:_MOST_SHOWN])
+    listed = ", ".join(_checks.short(name) for name in absent[:_MOST_SHOWN])
     return (f"There is no example to train on of class {listed}{more}.",)
 
 

@@ -1,10 +1,12 @@
 """What stands beside the arrays of a checkpoint: which it is, what it is worth, what they are."""
 
+import shutil
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from cyclical_jax import _files
 from cyclical_jax._files import NUMBER, DamagedError
+from cyclical_jax.training.technique import worth
 
 ITEM = "about"
 _FILE = Path(ITEM, "metadata")  # where Orbax's handler of JSON writes an item
@@ -27,10 +29,31 @@ class About(NamedTuple):
     micro_step: int | None = None
     arrays: dict[str, str] | None = None  # name -> type and shape, such as "float32[2, 3]"
 
-    @property
-    def entries(self) -> dict[str, Any]:
-        """What is written, with a checksum."""
-        return _files.sealed(self._asdict())
+    def entries(self, judged_by: tuple[str, str] | None) -> dict[str, Any]:
+        """Returns what is written, without checksum.
+
+        `judged_by` is a task's: the score is an entry too, "val_accuracy" say, for those who read
+        the file; nothing else does.
+        """
+        if judged_by is None or self.worth is None:
+            return self._asdict()
+        name, best = judged_by
+        return self._asdict() | {f"val_{name}": worth(self.worth, best)}
+
+
+def problem_of(directory: Path, *, is_read: bool) -> str | None:
+    """Returns what keeps a path from being a directory of checkpoints, in a line.
+
+    Where it is not `is_read`, it need not be there.
+    """
+    try:
+        if directory.is_symlink() and not directory.exists():
+            return f"{directory} is a link to {directory.readlink()}, which is not there."
+        if directory.exists() and not directory.is_dir():
+            return f"{directory} is no directory."
+        return f"there is no {directory}." if is_read and not directory.exists() else None
+    except OSError as error:
+        return f"{directory} cannot be read: {error.strerror}."
 
 
 def steps_of(directory: Path) -> list[int]:
@@ -64,14 +87,16 @@ def read_about(checkpoint: Path) -> About:
     return about
 
 
-def write_about(checkpoint: Path, about: About) -> None:
-    """Puts another one in the place of what stands there; raises OSError where it cannot."""
-    _files.write_json(checkpoint / _FILE, about._asdict())
+def write_entries(checkpoint: Path, entries: dict[str, Any]) -> None:
+    """Puts others in the place of those that are there; raises OSError where it cannot."""
+    _files.write_json(checkpoint / _FILE, entries)
 
 
-def aside(checkpoint: Path) -> Path:
-    """Returns the path to which a damaged checkpoint is moved."""
-    return checkpoint.with_name(f"{_ASIDE}{checkpoint.name}")
+def set_aside(checkpoint: Path) -> None:
+    """Moves a damaged checkpoint out of the way; raises OSError where it cannot."""
+    aside = checkpoint.with_name(f"{_ASIDE}{checkpoint.name}")
+    shutil.rmtree(aside, ignore_errors=True)  # of an earlier time at the same place
+    checkpoint.rename(aside)
 
 
 def lost_in(directory: Path) -> list[tuple[Path, float | None]]:

@@ -12,28 +12,32 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
 import orbax.checkpoint as ocp
 
-from cyclical_jax._files import DamagedError
+from cyclical_jax._files import DamagedError, sealed, sync
 from cyclical_jax.training import about as abouts
 from cyclical_jax.training.about import About, read_about, steps_of
 from cyclical_jax.training.devices import is_first_process, largest_of_all, wait_for_all
 from cyclical_jax.training.retention import NewestAndBest, best_of
 from cyclical_jax.training.snapshots import (
     Arrays,
+    HostCopy,
     Snapshot,
     arrays_of,
     digest_of,
+    host_copy,
     kinds_of,
     misfit,
     rebuilt,
 )
 from cyclical_jax.training.stored import may_pass, read_arrays
+from cyclical_jax.training.synced import SyncedPath
 
 _STATE = "state"
 _UNFINISHED = "*.orbax-checkpoint-tmp*"  # what Orbax calls a checkpoint that is being written
+_ELSEWHERE = "in another process"  # a checkpoint is damaged
 _LOOKS = 20  # at a directory that changes while it is read
 _PATIENCE = 2.0  # seconds in which one that is being removed, file by file, is gone
 _LONGEST_REASON = 200  # characters of what Orbax says
@@ -53,15 +57,6 @@ class _OthersError(Exception):
     """Checkpoints came or went while they were read."""
 
 
-class _Item(NamedTuple):
-    """A snapshot on the host, and what is written beside it."""
-
-    micro_step: int
-    arrays: Arrays
-    seconds: float
-    worth: float | None
-
-
 class Checkpoints:
     """The checkpoints in a directory, each named by its micro step; a context.
 
@@ -69,19 +64,31 @@ class Checkpoints:
     of all that were saved or held. They are Orbax's: "state" holds every leaf by its path, "about"
     is an `About`.
     With several processes all of them call everything, and share the directory; the first writes.
-    Where `read_only`, nothing there is changed: the run that it belongs to may go on.
+
+    Args:
+      directory: Where they are.
+      keep: How many of the newest are kept.
+      judged_by: That of the task, if "about" is to show the score by its name.
+      read_only: Whether nothing there is changed: the run that it belongs to may go on.
 
     Raises:
       CheckpointError: The directory cannot be made or read, or, to be read, is not there.
     """
 
-    def __init__(self, directory: Path, *, keep: int = 2, read_only: bool = False):
-        if problem := _problem_of(directory, read_only):
+    def __init__(
+        self,
+        directory: Path,
+        *,
+        keep: int = 2,
+        judged_by: tuple[str, str] | None = None,
+        read_only: bool = False,
+    ):
+        if problem := abouts.problem_of(directory, is_read=read_only):
             raise CheckpointError(problem)
         self._directory = directory.resolve()
         self._worths: dict[int, float | None] = {}
-        self._held: _Item | None = None
-        self._read_only = read_only
+        self._held: HostCopy | None = None
+        self._judged_by, self._read_only = judged_by, read_only
         options = ocp.CheckpointManagerOptions(
             preservation_policy=None if read_only else NewestAndBest(keep, self._worth_of),
             lightweight_initialize=True,  # what it would read may be damaged
@@ -89,6 +96,7 @@ class Checkpoints:
             create=not read_only,
             # Otherwise a directory that cannot be made leaves threads that wait for it.
             async_options=ocp.AsyncOptions(create_directories_asynchronously=False),
+            temporary_path_class=SyncedPath,
         )
         self._hook = sys.unraisablehook
         sys.unraisablehook = functools.partial(_unless_of_closed_loop, self._hook)
@@ -98,6 +106,8 @@ class Checkpoints:
             if not read_only:
                 self._remove_unfinished()
             self._manager = ocp.CheckpointManager(self._directory, options=options)
+            if not read_only:
+                sync(self._directory.parent)
 
     def __enter__(self) -> "Checkpoints":
         return self
@@ -138,9 +148,9 @@ class Checkpoints:
         if worth < max((known for known in worths if known is not None), default=-math.inf):
             return
         if int(snapshot.state.micro_step) == self._manager.latest_step():
-            self._write(_item(snapshot, worth))
+            self._write(host_copy(snapshot, worth))
         else:
-            self._held = _item(snapshot, worth)
+            self._held = host_copy(snapshot, worth)
 
     def save(self, snapshot: Snapshot, worth: float | None = None) -> None:
         """Starts to write, and returns when all is in memory.
@@ -151,7 +161,7 @@ class Checkpoints:
         Raises:
           CheckpointError: This one cannot be written, or the one before it could not.
         """
-        item = _item(snapshot, worth)
+        item = host_copy(snapshot, worth)
         if self._held and self._held.micro_step < item.micro_step:
             self.save_held()
         self._held = None
@@ -163,7 +173,7 @@ class Checkpoints:
         if held:
             self._write(held)
 
-    def _write(self, item: _Item) -> None:
+    def _write(self, item: HostCopy) -> None:
         micro_step, arrays, seconds, worth = item
         if micro_step == self._manager.latest_step():
             self._amend(micro_step, worth)
@@ -171,8 +181,8 @@ class Checkpoints:
         self._worths[micro_step] = worth
         self._check_space(arrays)
         about = About(seconds, digest_of(arrays), worth, micro_step, kinds_of(arrays))
-        state = ocp.args.StandardSave(arrays)
-        items = {_STATE: state, abouts.ITEM: ocp.args.JsonSave(about.entries)}
+        entries = sealed(about.entries(self._judged_by))
+        items = {_STATE: ocp.args.StandardSave(arrays), abouts.ITEM: ocp.args.JsonSave(entries)}
         with self._errors_told():
             self._manager.save(micro_step, args=ocp.args.Composite(**items))
 
@@ -185,7 +195,8 @@ class Checkpoints:
         if is_first_process():
             checkpoint = self._path(micro_step)
             with self._errors_told():
-                abouts.write_about(checkpoint, read_about(checkpoint)._replace(worth=worth))
+                about = read_about(checkpoint)._replace(worth=worth)
+                abouts.write_entries(checkpoint, about.entries(self._judged_by))
 
     def check(self) -> None:
         """Raises CheckpointError if what was being written could not be."""
@@ -307,7 +318,7 @@ class Checkpoints:
                 damaged |= self._damaged_before(micro_step, steps)
                 self._set_aside(damaged, micro_step)
                 return found
-            damaged.setdefault(micro_step, "in another process")
+            damaged.setdefault(micro_step, _ELSEWHERE)
         if damaged:  # they stay where they are: what is wrong may pass
             reasons = "; ".join(f"{step}: {reason}" for step, reason in damaged.items())
             raise CheckpointError(f"no checkpoint in {self._directory} can be read: {reasons}.")
@@ -315,15 +326,21 @@ class Checkpoints:
 
     def _damaged_before(self, micro_step: int, steps: list[int]) -> dict[int, str]:
         """Returns what is wrong with older ones, of which the best would be lost in silence."""
-        damaged: dict[int, str] = {}
-        for step in [] if self._read_only else [step for step in steps if step < micro_step]:
-            try:
-                read_about(self._path(step))
-            except Exception as error:
-                if may_pass(error):
-                    raise self._unreadable(error) from error
-                damaged[step] = _reason(error)
-        return damaged
+        older = [] if self._read_only else [step for step in steps if step < micro_step]
+        reasons = [self._problem_beside(step) for step in older]
+        are_damaged = largest_of_all([reason is not None for reason in reasons]) if older else ()
+        found = zip(older, reasons, are_damaged, strict=True)
+        return {step: reason or _ELSEWHERE for step, reason, is_damaged in found if is_damaged}
+
+    def _problem_beside(self, micro_step: int) -> str | None:
+        """Returns what is wrong with what stands beside the arrays of a checkpoint."""
+        try:
+            read_about(self._path(micro_step))
+        except Exception as error:
+            if may_pass(error):
+                raise self._unreadable(error) from error
+            return _reason(error)
+        return None
 
     def _agree(self, is_read: bool, steps: list[int]) -> bool:
         """Returns whether all processes have read it, so that all begin with the same one."""
@@ -380,13 +397,9 @@ class Checkpoints:
         with self._errors_told():
             if is_first_process():
                 for micro_step in damaged:
-                    self._rename(self._path(micro_step))
+                    abouts.set_aside(self._path(micro_step))
             wait_for_all("set aside")
             self._manager.reload()
-
-    def _rename(self, path: Path) -> None:
-        shutil.rmtree(abouts.aside(path), ignore_errors=True)  # of an earlier time, the same place
-        path.rename(abouts.aside(path))
 
     def _remove_unfinished(self) -> None:
         """Removes what was cut off, before anything is read: Orbax would, in the background."""
@@ -408,21 +421,10 @@ class Checkpoints:
         except Exception as error:
             if isinstance(error, CheckpointError):
                 raise
+            done = "read" if self._read_only else "written"
             raise CheckpointError(
-                f"{self._directory} cannot be written: {_reason(error)}"
+                f"{self._directory} cannot be {done}: {_reason(error)}"
             ) from error
-
-
-def _problem_of(directory: Path, read_only: bool) -> str | None:
-    """Returns what keeps a path from being a directory of checkpoints, in a line."""
-    try:
-        if directory.is_symlink() and not directory.exists():
-            return f"{directory} is a link to {directory.readlink()}, which is not there."
-        if directory.exists() and not directory.is_dir():
-            return f"{directory} is no directory."
-        return f"there is no {directory}." if read_only and not directory.exists() else None
-    except OSError as error:
-        return f"{directory} cannot be read: {error.strerror}."
 
 
 def _reason(error: Exception) -> str:
@@ -447,9 +449,3 @@ def _unless_of_closed_loop(hook: Callable[[Any], Any], unraisable: Any) -> None:
 def _is_not_of_orbax(record: logging.LogRecord) -> bool:
     """Returns False for the tracebacks that Orbax logs of what it raises anyway."""
     return not (record.exc_info and ("orbax" in record.pathname or record.name == "asyncio"))
-
-
-def _item(snapshot: Snapshot, worth: float | None) -> _Item:
-    worth = None if worth is None or not math.isfinite(worth) else worth
-    micro_step = int(snapshot.state.micro_step)
-    return _Item(micro_step, arrays_of(snapshot), snapshot.seconds, worth)

@@ -1,6 +1,7 @@
 """A snapshot of a run, and the named arrays that it is on the disk."""
 
 import hashlib
+import math
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -20,6 +21,22 @@ class Snapshot(NamedTuple):
     state: TrainState
     totals: Totals  # of the row of the log that is not complete yet
     seconds: float  # of training so far
+
+
+class HostCopy(NamedTuple):
+    """The arrays of a snapshot on the host, and what is written beside them."""
+
+    micro_step: int
+    arrays: Arrays
+    seconds: float
+    worth: float | None  # by the task's own score on validation: more is better
+
+
+def host_copy(snapshot: Snapshot, worth: float | None) -> HostCopy:
+    """Returns a copy that no later step can change; a worth that is not finite is None."""
+    worth = None if worth is None or not math.isfinite(worth) else worth
+    micro_step = int(snapshot.state.micro_step)
+    return HostCopy(micro_step, arrays_of(snapshot), snapshot.seconds, worth)
 
 
 def arrays_of(snapshot: Snapshot) -> Arrays:

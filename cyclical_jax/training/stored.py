@@ -6,6 +6,8 @@ TensorStore allocates what the metadata of an array says, and ends the process w
 import errno
 import math
 import os
+import traceback
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -52,8 +54,19 @@ def _metadata_of(handler: Any, state: Path) -> dict[str, Any]:
     """Returns {name: shape, dtype, storage}, for which nothing large is allocated."""
     try:
         return dict(handler.metadata(state).tree)
-    except (LookupError, TypeError, AttributeError, RecursionError, MemoryError) as error:
-        raise ValueError(f"its metadata cannot be read: {type(error).__name__} {error}") from error
+    except Exception as error:
+        _drop_coroutines(error)
+        if isinstance(error, ValueError | OSError):
+            raise
+        reason = f"{type(error).__name__} {error}"
+        raise ValueError(f"its metadata cannot be read: {reason}") from error
+
+
+def _drop_coroutines(error: Exception) -> None:
+    """Frees what Orbax did not come to await; Python would print a warning for each."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)
+        traceback.clear_frames(error.__traceback__)
 
 
 def _check_sizes(state: Path, found: dict[str, Any], kinds: Mapping[str, str] | None) -> None:

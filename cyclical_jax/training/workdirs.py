@@ -3,7 +3,6 @@
 import contextlib
 import fcntl
 import logging
-import os
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -224,17 +223,9 @@ def _locked(workdir: Path) -> Iterator[Folder]:
             raise WorkdirError(f"another process trains in {workdir}; wait for it.") from error
         except OSError as error:
             _logger.warning("%s cannot be locked (%s): see to it yourself", workdir, error.strerror)
-        if not _is_at(file.fileno(), path):
+        if not _files.is_at(file, path):
             raise WorkdirError(f"{workdir} was moved or deleted just now; give the command again.")
         yield folder
-
-
-def _is_at(descriptor: int, path: Path) -> bool:
-    """Returns whether an open file is the one at a path."""
-    try:
-        return os.path.samestat(os.fstat(descriptor), path.stat())
-    except OSError:
-        return False
 
 
 def _remove_unfinished(workdir: Path) -> None:

@@ -11,7 +11,7 @@ from cyclical_jax.training.checkpoints import Checkpoints
 from cyclical_jax.training.devices import place
 from cyclical_jax.training.keeper import Keeper, StoppedError
 from cyclical_jax.training.reading import read_variables
-from cyclical_jax.training.run import begin
+from cyclical_jax.training.run import NonFiniteError, begin
 from cyclical_jax.training.state import Variables
 from cyclical_jax.training.technique import spec_of
 from tests.helpers import bright_classes, recipe_of
@@ -101,3 +101,29 @@ def test_a_crash_between_the_best_and_the_newest_goes_on_from_the_best(tmp_path,
     assert 0 < len(rows) < 12
     rows |= go_on(tmp_path / "cut", 4)
     assert rows == whole and best_of(tmp_path / "cut") == best_of(tmp_path / "whole")
+
+
+def test_the_best_is_there_after_a_run_that_ended_with_an_error(tmp_path, monkeypatch):
+    """It was in memory, as the run was saved at its start alone."""
+    check_row = loop.check_row
+
+    def check(timetable, micro_step, row, scores):
+        check_row(timetable, micro_step, row, scores)
+        if row["epoch"] == 9:
+            raise NonFiniteError("val_loss is nan")
+
+    monkeypatch.setattr(loop, "check_row", check)
+    rows, start = {}, begin(RECIPE, DATASET)
+
+    def report(row):
+        rows[row["epoch"]] = row["val_accuracy"]
+
+    with Checkpoints(tmp_path) as checkpoints, pytest.raises(NonFiniteError):
+        checkpoints.save(start)
+        keeper = Keeper(checkpoints, every=1000)
+        loop.train(RECIPE, DATASET, report=report, start=start, keeper=keeper)
+    del rows[9]  # which was not kept: it is wrong
+    assert len(rows) == 8 and best_of(tmp_path) == best_row(rows)
+    monkeypatch.undo()
+    rows |= go_on(tmp_path, 4)
+    assert len(rows) == 12 and best_of(tmp_path) == best_row(rows)

@@ -5,6 +5,7 @@ import types
 import pytest
 
 from cyclical_jax.training import keeper as keeper_module
+from cyclical_jax.training.checkpoints import CheckpointError
 from cyclical_jax.training.durations import Timetable
 from cyclical_jax.training.keeper import Keeper, StoppedError
 
@@ -14,12 +15,18 @@ TIMETABLE = Timetable(windows=((25, 1),), micro_steps_per_epoch=10, log_every=10
 class Recorder:
     def __init__(self, error=None):
         self.saved, self.held, self.waited, self.error = [], [], 0, error
+        self.num_held_saved = 0
 
     def save(self, snapshot, worth=None):
         self.saved.append((int(snapshot.state.micro_step), worth))
 
     def hold(self, snapshot, worth):
         self.held.append((int(snapshot.state.micro_step), worth))
+
+    def save_held(self):
+        self.num_held_saved += 1
+        if self.error:
+            raise self.error
 
     def check(self):
         if self.error:
@@ -121,3 +128,37 @@ def test_without_checkpoints_nothing_happens(clock):
     call(keeper, clock, 99, 10)
     keeper.finish(snapshot(25), None)
     assert keeper.next_stop(TIMETABLE, 3) == 25
+
+
+def leave(keeper, error):
+    with pytest.raises(type(error)):
+        with keeper.saving_the_best():
+            raise error
+
+
+def test_the_best_so_far_is_saved_where_a_run_ends_with_an_error():
+    recorder, before = Recorder(), []
+    keeper = Keeper(recorder, before_save=lambda: before.append(recorder.num_held_saved))
+    leave(keeper, FloatingPointError("loss is nan"))
+    leave(keeper, ValueError("of a technique"))
+    assert before == [0, 1] and recorder.num_held_saved == recorder.waited == 2
+    with keeper.saving_the_best():
+        pass
+    leave(Keeper(), ValueError("without checkpoints"))
+    for error in (StoppedError("saved"), CheckpointError("full"), KeyboardInterrupt()):
+        leave(keeper, error)
+    assert recorder.num_held_saved == 2
+
+
+def test_of_several_processes_none_waits_for_one_that_has_ended(monkeypatch):
+    recorder = Recorder()
+    monkeypatch.setattr(keeper_module.jax, "process_count", lambda: 2)
+    leave(Keeper(recorder), OSError("of one process"))
+    assert recorder.num_held_saved == 0
+    leave(Keeper(recorder), FloatingPointError("in all of them"))
+    assert recorder.num_held_saved == 1
+
+
+def test_a_best_that_cannot_be_saved_does_not_hide_the_error(caplog):
+    leave(Keeper(Recorder(error=CheckpointError("full"))), FloatingPointError("loss is nan"))
+    assert caplog.messages == ["the best checkpoint so far is not saved: full"]
