@@ -63,7 +63,7 @@ def record_start(workdir: Path, step: int) -> list[str]:
 def _starts(path: Path) -> list[dict[str, Any]]:
     """Returns those before. A damaged file is set aside: it is a record, and no run needs it."""
     try:
-        return files.read(path) if path.exists() else []
+        return files.read(path) if files.is_there(path) else []
     except WorkdirError as error:
         aside = path.with_name(f"damaged-{path.name}")
         with files.writing(path):

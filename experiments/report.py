@@ -174,7 +174,7 @@ def _read_all(workdirs: Mapping[str, Path], file: str) -> dict[str, dict[str, An
     """Returns what is in that file of each workdir that has it."""
     paths = {name: path / file for name, path in workdirs.items()}
     with _naming_results():
-        return {name: files.read(path) for name, path in paths.items() if path.exists()}
+        return {name: files.read(path) for name, path in paths.items() if files.is_there(path)}
 
 
 def _compared(

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -232,8 +233,8 @@ def read_recipe(key: str, workdir: Path, catalogue: Catalogue) -> Recipe:
 
     A file that its config names is run only if it is the one that the run was made with.
     """
-    if not (workdir / CONFIG).exists():
-        missing = f"{CONFIG} in it" if workdir.is_dir() else "such directory"
+    if not files.is_there(workdir / CONFIG):
+        missing = f"{CONFIG} in it" if os.path.isdir(workdir) else "such directory"
         raise RecipeError(f"{key}: {workdir} has no run that can be used: there is no {missing}.")
     inputs = _inputs(key, workdir)
 
@@ -294,7 +295,7 @@ def _unusable(key: str, workdir: Path) -> Iterator[None]:
 
 def _inputs(key: str, workdir: Path) -> dict[str, str]:
     with _unusable(key, workdir):  # a run without inputs has no file of them
-        return files.read(workdir / INPUTS) if (workdir / INPUTS).exists() else {}
+        return files.read(workdir / INPUTS) if files.is_there(workdir / INPUTS) else {}
 
 
 def _check_plugins(key: str, workdir: Path, inputs: dict[str, str], catalogue: Catalogue) -> None:

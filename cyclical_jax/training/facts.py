@@ -102,7 +102,7 @@ def read_facts(key: str, workdir: Path, recipe: Recipe) -> Facts:
       RecipeError: They cannot be read, or are not there and do not follow from the recipe; a line.
     """
     path = workdir / DATASET
-    if not path.exists():
+    if not files.is_there(path):
         return _of_name(key, workdir, recipe)
     try:
         return _parsed(files.read(path))

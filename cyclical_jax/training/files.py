@@ -67,6 +67,17 @@ KINDS = {
 }
 
 
+def is_there(path: Path) -> bool:
+    """Returns whether there is something at a path, even if it cannot be read."""
+    try:
+        path.lstat()
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except OSError:  # such as a folder of another user
+        return True
+    return True
+
+
 def read(path: Path, **entries: Pattern) -> Any:
     """Returns the content of one of the `KINDS`.
 
@@ -113,7 +124,7 @@ def keep_rows(path: Path, number: int, last_epoch: float) -> list[dict[str, Any]
     Raises:
       WorkdirError: There are fewer, or one of them is damaged; a line.
     """
-    if number == 0 and not path.exists():
+    if number == 0 and not is_there(path):
         return []
     with reading(path, _RESTORE):
         lines = _files.lines_of(path, number)

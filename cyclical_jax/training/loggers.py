@@ -82,7 +82,7 @@ class WandB:
     def __init__(self, workdir: Path, structure: Structure, rows: Sequence[Row]):
         self._path, self._measures = workdir / WANDB, structure.measures
         new = {"id": uuid.uuid4().hex[:12], "step": -1}
-        self._state = files.read(self._path) if self._path.exists() else new
+        self._state = files.read(self._path) if files.is_there(self._path) else new
         files.write(self._path, self._state)
         self._run = self._begin(workdir)
 

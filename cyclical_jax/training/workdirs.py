@@ -124,7 +124,7 @@ def _write_given(workdir: Path, given: Mapping[str, dict[str, Any]], is_taken: b
     """Writes what a run begins with; of one that goes on, what its earlier version left out."""
     for name, content in given.items():
         path = workdir / name
-        if is_taken and path.exists():
+        if is_taken and files.is_there(path):
             continue
         if content or name == CONFIG:
             files.write(path, content)
@@ -168,7 +168,7 @@ def read_result(workdir: Path, score: str) -> dict[str, Any] | None:
       WorkdirError: It is damaged, or has no such score; a line.
     """
     path = workdir / RESULT
-    return files.read(path, **{f"test_{score}": float}) if path.exists() else None
+    return files.read(path, **{f"test_{score}": float}) if files.is_there(path) else None
 
 
 def write_result(workdir: Path, result: dict[str, Any]) -> None:
@@ -183,7 +183,9 @@ def _is_taken(workdir: Path) -> bool:
     with writing(checkpoints):
         if checkpoints.exists() and any(checkpoints.iterdir()):
             return True
-    if metrics.exists() and metrics.stat().st_size:
+    with writing(metrics):
+        has_rows = metrics.exists() and metrics.stat().st_size
+    if has_rows:
         raise WorkdirError(f"{workdir} holds a run without checkpoints; choose another --workdir.")
     return False
 
@@ -195,10 +197,12 @@ def _check_same(
     advice: Mapping[str, str] = {},
 ) -> None:
     """Raises WorkdirError, with the differences, unless the run began with what is given `now`."""
-    if path.name == DATASET and not (now and path.exists()):  # which earlier versions left out
+    if path.name == DATASET and not (
+        now and files.is_there(path)
+    ):  # which earlier versions left out
         return
     # A run without inputs has no file of them.
-    there = files.read(path) if path.exists() or path.name != INPUTS else {}
+    there = files.read(path) if files.is_there(path) or path.name != INPUTS else {}
     if lines := config_differences(there, now, defaults):
         keys = [line.partition(":")[0] for line in lines]
         listed = "\n  ".join([*lines, *(advice[key] for key in keys if key in advice)])

@@ -81,6 +81,16 @@ def test_what_is_not_there_or_is_no_file_is_a_line(tmp_path):
     )
 
 
+@pytest.mark.parametrize("name", KEPT)
+def test_a_file_that_cannot_be_looked_at_is_there_and_is_a_line(tmp_path, name):
+    """As in a folder of another user; here a link that leads to itself."""
+    path = tmp_path / name
+    assert not files.is_there(path) and not files.is_there(tmp_path / "none" / name)
+    path.symlink_to(path)
+    assert files.is_there(path)
+    assert "cannot be read: Too many levels of symbolic links" in line_of(files.read, path)
+
+
 # ---- rows
 
 ROWS = [{"step": 2 * n, "epoch": n / 2, "loss": 1 / (n + 1), "val_loss": None} for n in range(1, 6)]

@@ -195,6 +195,15 @@ def test_tensorboard_writes_files_that_it_can_read(tmp_path):
     assert b"train/grad_norm" in file.read_bytes()
 
 
+def test_each_start_has_a_file_of_its_own_for_tensorboard(tmp_path):
+    """The names have times in seconds: a start within the same second would overwrite the rows."""
+    for start, row in ((0, ROWS[0]), (6, ROWS[1])):
+        with RunLog(tmp_path, TIMETABLE, STRUCTURE, loggers=["tensorboard"], start=start) as log:
+            log.row(row)
+    first, second = sorted((tmp_path / "tensorboard").iterdir())
+    assert b"train/grad_norm" in first.read_bytes() and b"val" in second.read_bytes()
+
+
 def test_without_tensorboard_there_are_no_files_of_it(tmp_path):
     with RunLog(tmp_path, TIMETABLE, STRUCTURE) as log:
         log.row(ROWS[0])
