@@ -85,7 +85,7 @@ class Checkpoints:
         self._worths: dict[int, float | None] = {}
         self._held: HostCopy | None = None
         self._judged_by, self._read_only = judged_by, read_only
-        options = ocp.CheckpointManagerOptions(
+        self._options = ocp.CheckpointManagerOptions(
             preservation_policy=None if read_only else NewestAndBest(keep, self._worth_of),
             lightweight_initialize=True,  # what it would read may be damaged
             save_root_metadata=False,
@@ -94,7 +94,7 @@ class Checkpoints:
         with self._errors_told():
             if not read_only:
                 self._remove_unfinished()
-            self._manager = ocp.CheckpointManager(self._directory, options=options)
+            self._manager = ocp.CheckpointManager(self._directory, options=self._options)
         self._hook, sys.unraisablehook = sys.unraisablehook, self._on_unraisable
         for logger in _LOUD:
             logger.addFilter(_is_not_of_orbax)
@@ -383,7 +383,8 @@ class Checkpoints:
                 for micro_step in damaged:
                     abouts.set_aside(self._path(micro_step))
             wait_for_all("set aside")
-            self._manager.reload()
+            self._manager.close()  # its `reload` would read what may be damaged
+            self._manager = ocp.CheckpointManager(self._directory, options=self._options)
 
     def _remove_unfinished(self) -> None:
         """Removes what was cut off, before anything is read: Orbax would, in the background."""
