@@ -78,6 +78,7 @@ benchmarks: $(INSTALLED) $(PEERS)
 	$(RUN) -m benchmarks.convolutions
 	$(RUN) -m benchmarks.compilation
 	$(RUN) -m benchmarks.population
+	$(RUN) -m benchmarks.table_memory
 	$(RUN) -m benchmarks.checkpoints
 	$(RUN) -m benchmarks.image_feed
 	$(RUN) -m benchmarks.augment

@@ -1,6 +1,7 @@
 """Checks of plain numbers. An error is one line: the argument, what it must be, and its value.
 
-JAX arrays pass unchecked: they may be traced, and reading a concrete one would wait for its device.
+Of a JAX array only the shape is checked: it may be traced, and reading the values of a concrete one
+would wait for its device.
 """
 
 import difflib
@@ -13,10 +14,17 @@ from typing import Any
 import jax
 import numpy as np
 
+_FLOAT32_TINY, _FLOAT32_MAX = map(float, (np.finfo("f4").tiny, np.finfo("f4").max))
 _ADDRESS = re.compile(r"[A-Za-z][\w+.-]+:/")  # a single slash is what `Path` leaves of two
 
 
-def number(
+def number(name: str, value: Any, **limits: Any) -> None:
+    """Raises ValueError unless `value` is a scalar that `numbers` takes."""
+    scalar(name, value)
+    numbers(name, value, **limits)
+
+
+def numbers(
     name: str,
     value: Any,
     *,
@@ -25,8 +33,22 @@ def number(
     above: float = -np.inf,
     below: float = np.inf,
     finite: bool = True,
+    relative: bool = False,
 ) -> None:
-    """Raises ValueError unless `value` is in [`minimum`, `maximum`] and (`above`, `below`)."""
+    """Checks one or more numbers, and that float32 can hold them without overflow or underflow.
+
+    Args:
+      name: The argument.
+      value: A number or an array.
+      minimum, maximum: Limits, both included.
+      above, below: Limits, both excluded.
+      finite: Whether infinities are refused.
+      relative: Whether only ratios of the numbers matter, as of weights: beside a larger one, a
+        number may then be too small for float32.
+
+    Raises:
+      ValueError: A number is not as above.
+    """
     if isinstance(value, jax.Array):
         return
     values = _real(name, value)
@@ -36,12 +58,18 @@ def number(
     if infinite or not in_range.all():
         limits = limits_in_words(minimum=minimum, maximum=maximum, above=above, below=below)
         wanted = " and ".join([*limits, "finite"] if infinite else limits)
-        shown = " ".join(str(value).split())  # an array's rows in one line
-        raise ValueError(f"`{name}` must be {wanted}, got {shown}.")
+        raise ValueError(f"`{name}` must be {wanted}, got {in_one_line(value)}.")
+    if not _fits_float32(values, relative):
+        zero = "0 or " if minimum <= 0 <= maximum and above < 0 < below else ""
+        raise ValueError(
+            f"`{name}` must be {zero}from {_FLOAT32_TINY:.2g} to {_FLOAT32_MAX:.2g} in size, which "
+            f"float32 can hold, got {in_one_line(value)}."
+        )
 
 
 def whole_number(name: str, value: Any, *, minimum: int, maximum: int) -> None:
-    """Raises ValueError unless `value` is a whole number in [`minimum`, `maximum`]."""
+    """Raises ValueError unless `value` is a scalar, a whole number in [`minimum`, `maximum`]."""
+    scalar(name, value)
     if isinstance(value, jax.Array):
         return
     values = _real(name, value)
@@ -62,9 +90,15 @@ def one_of(name: str, value: Any, allowed: Iterable[str]) -> None:
 
 
 def scalar(name: str, value: Any) -> None:
-    """Raises ValueError if `value` has axes: it would be broadcast against the counts."""
+    """Raises ValueError if `value` has axes: it would be broadcast against other arrays."""
     if np.ndim(value):
         raise ValueError(f"`{name}` must be a scalar, got shape {np.shape(value)}; use `jax.vmap`.")
+
+
+def same_shape(name: str, value: Any, wanted: tuple[int, ...]) -> None:
+    """Raises ValueError unless `value` has the shape: it would be broadcast against others."""
+    if np.shape(value) != wanted:
+        raise ValueError(f"`{name}` must have shape {wanted}, got {np.shape(value)}.")
 
 
 def local_path(name: str, value: str | os.PathLike[str]) -> Path:
@@ -92,9 +126,19 @@ def limits_in_words(
     above: float = -np.inf,
     below: float = np.inf,
 ) -> list[str]:
-    """Returns the limits of `number` that are finite, in words such as "at least 0"."""
+    """Returns the limits of `numbers` that are finite, in words such as "at least 0"."""
     limits = {"at least": minimum, "at most": maximum, "above": above, "below": below}
     return [f"{word} {limit:g}" for word, limit in limits.items() if np.isfinite(limit)]
+
+
+def short(text: str, most: int = 60) -> str:
+    """Returns a text of at most that many characters for an error: its beginning if it is long."""
+    return text if len(text) <= most else f"{text[: most - 3]}..."
+
+
+def in_one_line(value: Any) -> str:
+    """Returns the rows of an array after one another."""
+    return " ".join(str(value).split())
 
 
 def is_plain(*values: Any) -> bool:
@@ -102,9 +146,20 @@ def is_plain(*values: Any) -> bool:
     return all(not isinstance(value, jax.Array) and np.ndim(value) == 0 for value in values)
 
 
+def _fits_float32(values: np.ndarray, relative: bool) -> bool:
+    """Returns whether none, or if `relative` the largest, becomes infinite or loses digits."""
+    sizes = np.abs(values[np.isfinite(values) & (values != 0)])
+    if relative and sizes.size:
+        sizes = sizes.max()
+    with np.errstate(over="ignore"):
+        sizes = sizes.astype(np.float32)  # which rounds 3.4028235e38 to its largest number
+    return bool(((sizes >= _FLOAT32_TINY) & (sizes <= _FLOAT32_MAX)).all())
+
+
 def _real(name: str, value: Any) -> np.ndarray:
     """Returns `value` as an array of floats; raises ValueError unless it holds real numbers."""
     array = np.asarray(value)
     if not any(jax.dtypes.issubdtype(array.dtype, kind) for kind in (np.integer, np.floating)):
-        raise ValueError(f"`{name}` must be a number, got {value!r}.")
-    return array.astype(np.float64)
+        raise ValueError(f"`{name}` must be a number, got {in_one_line(repr(value))}.")
+    with np.errstate(over="ignore"):  # of a long double
+        return array.astype(np.float64)

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from cyclical_jax import _checks
-from cyclical_jax._dtypes import widened
+from cyclical_jax._dtypes import as_array, widened
 
 _INT32 = jnp.iinfo(jnp.int32)
 
@@ -32,6 +32,15 @@ class Examples(NamedTuple):
         """The shape of the losses."""
         return self.logits.shape[:-1]
 
+    def check_softmax(self) -> None:
+        """Raises ValueError unless there is a class to take the softmax over."""
+        if not self.axes:
+            raise ValueError(
+                "`axis` must name at least one axis for the classes of a softmax, got ()."
+            )
+        if not self.logits.shape[-1]:
+            raise ValueError(f"`logits` must have at least one class, got shape {self.given}.")
+
     def number(self, name: str, value: Any, **limits: Any) -> Any:
         """Returns `number` for losses of this shape and dtype."""
         return number(name, value, self.shape, self.logits.dtype, **limits)
@@ -40,7 +49,7 @@ class Examples(NamedTuple):
         """Returns weights [1, ..., classes]."""
         if weights is None:
             return None
-        _checks.number("class_weights", weights, minimum=0)
+        _checks.numbers("class_weights", weights, minimum=0, relative=True)
         weights, wanted = jnp.asarray(weights, self.logits.dtype), _at(self.given, self.axes)
         if weights.shape != wanted or not wanted:
             hint = "" if wanted else " Without an axis of classes, multiply the losses instead."
@@ -52,7 +61,7 @@ class Examples(NamedTuple):
 
     def labels(self, labels: Any) -> jax.Array:
         """Returns class indices [...], int32, or probabilities [..., classes]."""
-        labels = jnp.asarray(labels)
+        labels = as_array(labels, name="labels")
         if jnp.issubdtype(labels.dtype, jnp.integer) and labels.shape == self.shape:
             return self._of_examples(_as_int32(labels))
         if jnp.issubdtype(labels.dtype, jnp.floating) and labels.shape == self.given:
@@ -64,7 +73,7 @@ class Examples(NamedTuple):
 
     def multilabels(self, labels: Any) -> jax.Array:
         """Returns one label for each logit, [..., classes]."""
-        labels = jnp.asarray(labels)
+        labels = as_array(labels, name="labels")
         if labels.shape != self.given:
             raise ValueError(
                 f"`labels` must have the shape of the logits, {self.given}, got {labels.dtype} of "
@@ -124,7 +133,7 @@ def arranged(logits: Any, axis: int | tuple[int, ...] | None, where: Any) -> Exa
 
 def floats(name: str, values: Any) -> jax.Array:
     """Returns `values` in at least float32; raises ValueError unless they are floats."""
-    values = jnp.asarray(values)
+    values = as_array(values, name=name)
     if not jnp.issubdtype(values.dtype, jnp.floating):
         raise ValueError(f"`{name}` must be floats, got {values.dtype} of shape {values.shape}.")
     return widened(values)
@@ -151,7 +160,7 @@ def number(name: str, value: Any, shape: tuple[int, ...], dtype: Any, **limits: 
 
     An array of lower precision would be rounded in `1 - value`.
     """
-    _checks.number(name, value, **limits)
+    _checks.numbers(name, value, **limits)
     if _checks.is_plain(value):
         return np.asarray(value).item()
     return aligned(name, jnp.asarray(value, dtype), shape)
@@ -159,7 +168,7 @@ def number(name: str, value: Any, shape: tuple[int, ...], dtype: Any, **limits: 
 
 def booleans(name: str, values: Any) -> jax.Array:
     """Returns `values`; raises ValueError unless they are booleans."""
-    values = jnp.asarray(values)
+    values = as_array(values, name=name)
     if values.dtype != bool:
         raise ValueError(f"`{name}` must be booleans, got {values.dtype}: say `{name} != 0`.")
     return values

@@ -6,6 +6,7 @@ is laid out. An object without a checksum, which an earlier version wrote, is re
 """
 
 import contextlib
+import errno
 import json
 import math
 import os
@@ -14,20 +15,32 @@ import uuid
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, BinaryIO
 
 CHECKSUM = "checksum"
 _KIND = "crc32:"
 _LARGEST = 2**28  # bytes of a JSON file; what is larger was not written by us
+_LONGEST = 2**20  # bytes of a line
+_DEEPEST = 40  # objects and lists within each other
+_NO_SYNC = (errno.EINVAL, errno.ENOTSUP, errno.EACCES)  # of a folder: file systems, its mode
 
 # What JSON may hold at a place: a type, a tuple of patterns, [pattern of each entry], or
 # {key: pattern}, where the key `...` stands for all others. `float` takes whole numbers too.
 Pattern = Any
 NUMBER = (float, None)  # a number, or null for one that is not finite
+_WORDS = {float: "a number", int: "a whole number", str: "text", bool: "true or false"}
+
+
+class Maybe(str):
+    """A key of a pattern that an object may lack."""
 
 
 class DamagedError(ValueError):
     """A file does not hold what was written; a line that names the file and what is wrong."""
+
+
+class NoFileError(ValueError):
+    """A path is that of a folder, a pipe or a device."""
 
 
 @contextlib.contextmanager
@@ -35,11 +48,18 @@ def whole(path: Path) -> Iterator[Path]:
     """Yields a new path beside `path`, whose file takes its place when the body ends.
 
     The file and its name are on the disk by then: after a power failure there is the old file or
-    the new one, complete. If the body raises, `path` stays as it was.
+    the new one, complete. If the body raises, `path` stays as it was. Where `path` is a link, the
+    file that it leads to is replaced; a device or a pipe is written to as it is.
 
     Raises:
       OSError: It cannot be written.
     """
+    if path.exists() and not (path.is_file() or path.is_dir()):
+        yield path
+        return
+    path = Path(os.path.realpath(path))
+    if path.is_dir():
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.new")
     try:
         yield temporary
@@ -50,13 +70,41 @@ def whole(path: Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
+def make_folder(path: Path) -> None:
+    """Makes a folder, and those above it, and returns when their names are on the disk.
+
+    Raises:
+      OSError: It cannot be made.
+    """
+    new = [folder for folder in (path, *path.parents) if not folder.exists()]
+    path.mkdir(parents=True, exist_ok=True)
+    for folder in new or [path]:
+        sync(folder.parent)
+
+
 def sync(path: Path) -> None:
-    """Returns when the content of a file, or the names in a folder, are on the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
+    """Returns when the content of a file, or the names in a folder, are on the disk.
+
+    Raises:
+      OSError: They cannot be written. A folder that its file system cannot sync is none.
+    """
     try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+    except OSError as error:
+        if not path.is_dir() or error.errno not in _NO_SYNC:
+            raise
+
+
+def is_at(file: IO[Any], path: Path) -> bool:
+    """Returns whether an open file is the one at a path: it may have been moved or replaced."""
+    try:
+        return os.path.samestat(os.fstat(file.fileno()), path.stat())
+    except OSError:
+        return False
 
 
 def write_json(path: Path, content: Any) -> None:
@@ -105,6 +153,23 @@ def of_line(line: bytes, pattern: Pattern, place: str) -> dict[str, Any]:
         return _opened(_parsed(line), pattern)
 
 
+def lines_of(path: Path, number: int | None = None) -> list[bytes]:
+    """Returns the first lines of a file, with their ends; all of them where `number` is None.
+
+    Raises:
+      DamagedError: It is no file, or a line is too long.
+      OSError: It cannot be read.
+    """
+    lines: list[bytes] = []
+    with damage_told(str(path)):
+        with regular(path) as file:
+            while len(lines) != number and (line := file.readline(_LONGEST)):
+                lines.append(line)
+                if len(line) == _LONGEST:
+                    raise ValueError(f"line {len(lines)} has more than {_LONGEST:,} bytes")
+    return lines
+
+
 @contextlib.contextmanager
 def damage_told(place: str) -> Iterator[None]:
     """Turns what a parser raises into a `DamagedError` that names the place."""
@@ -117,29 +182,50 @@ def damage_told(place: str) -> Iterator[None]:
         raise DamagedError(f"{place} is damaged: {reason.rstrip('.')}.") from error
 
 
-def misfit(content: Any, pattern: Pattern, where: str = "it") -> str | None:
-    """Returns what is wrong with parsed JSON, in words; None where it fits the pattern."""
+def misfit(content: Any, pattern: Pattern) -> str | None:
+    """Returns what is wrong with parsed JSON, in words; None where it fits the pattern.
+
+    Such as "'mean' of 'loss' is 3, no list".
+    """
+    if (found := _misfit(content, pattern)) is None:
+        return None
+    *places, problem = found
+    return f"{' of '.join(reversed(places)) or 'it'} {problem}"
+
+
+def _misfit(content: Any, pattern: Pattern) -> list[str] | None:
+    """Returns the places from the outermost to the innermost, and what is wrong there."""
     if isinstance(pattern, tuple):
-        found = [misfit(content, one, where) for one in pattern]
-        return None if None in found else found[0]
+        first = _misfit(content, pattern[0])
+        others = (_misfit(content, one) for one in pattern[1:]) if first else ()
+        return None if None in others else first
     if isinstance(pattern, dict):
-        return _misfit_of_object(content, pattern, where)
+        return _misfit_of_object(content, pattern)
     if isinstance(pattern, list):
         if not isinstance(content, list):
-            return f"{where} is {_shown(content)}, no list"
-        found = [misfit(one, pattern[0], f"entry {i} of {where}") for i, one in enumerate(content)]
-        return next(filter(None, found), None)
-    return None if _is_a(content, pattern) else f"{where} is {_shown(content)}"
+            return [f"is {_shown(content)}, no list"]
+        for number, one in enumerate(content):
+            if found := _misfit(one, pattern[0]):
+                return [f"entry {number}", *found]
+        return None
+    return (
+        None
+        if _is_a(content, pattern)
+        else [f"is {_shown(content)}, not {_WORDS.get(pattern, 'null')}"]
+    )
 
 
-def _misfit_of_object(content: Any, pattern: dict[Any, Pattern], where: str) -> str | None:
+def _misfit_of_object(content: Any, pattern: dict[Any, Pattern]) -> list[str] | None:
     if not isinstance(content, dict):
-        return f"{where} is {_shown(content)}, no object"
-    if missing := [key for key in pattern if key is not ... and key not in content]:
-        return f"{where} has no {missing[0]!r}"
+        return [f"is {_shown(content)}, no object"]
+    needed = (key for key in pattern if key is not ... and not isinstance(key, Maybe))
+    if missing := [key for key in needed if key not in content]:
+        return [f"has no {missing[0]!r}"]
     others = pattern.get(..., object)
-    found = (misfit(one, pattern.get(key, others), repr(key)) for key, one in content.items())
-    return next(filter(None, found), None)
+    for key, one in content.items():
+        if found := _misfit(one, pattern.get(key, others)):
+            return [repr(key)[:80], *found]
+    return None
 
 
 def _is_a(content: Any, kind: Any) -> bool:
@@ -191,18 +277,44 @@ def _checksum(plain: dict[str, Any]) -> str:
     return f"{_KIND}{zlib.crc32(canonical.encode()):08x}"
 
 
+def regular(path: Path) -> BinaryIO:
+    """Opens a file to read it; raises NoFileError for a folder, and for what may have no end."""
+    if not stat.S_ISREG(path.stat().st_mode):
+        raise NoFileError("it is no file")
+    return path.open("rb")
+
+
 def _bytes_of(path: Path) -> bytes:
-    about = path.stat()
-    if not stat.S_ISREG(about.st_mode):
-        raise ValueError("it is no file")  # a pipe would be waited for
-    if about.st_size > _LARGEST:
-        raise ValueError(f"it has {about.st_size / 1e6:,.0f} MB, which is too much")
-    return path.read_bytes()
+    with regular(path) as file:
+        size = os.fstat(file.fileno()).st_size
+        if size > _LARGEST:
+            raise ValueError(f"it has {size / 1e6:,.0f} MB, which is too much")
+        return file.read()
 
 
 def _parsed(content: bytes) -> Any:
-    """Parses JSON without NaN, and without numbers that become infinite."""
-    return json.loads(content.decode(), parse_constant=_refuse, parse_float=_finite)
+    """Parses JSON without NaN, and without numbers that a float cannot hold."""
+    parsed = json.loads(
+        content.decode(), parse_constant=_refuse, parse_float=_finite, parse_int=_whole_number
+    )
+    _check_depth(parsed, _DEEPEST)
+    if b"\\u" in content:  # half of a pair is no text, and cannot be written
+        json.dumps(parsed, ensure_ascii=False).encode()
+    return parsed
+
+
+def _check_depth(content: Any, deepest: int) -> None:
+    inner = content.values() if isinstance(content, dict) else content
+    if isinstance(content, dict | list):
+        if deepest == 0:
+            raise RecursionError
+        for one in inner:
+            _check_depth(one, deepest - 1)
+
+
+def _whole_number(text: str) -> int:
+    _finite(text)
+    return int(text)
 
 
 def _finite(text: str) -> float:

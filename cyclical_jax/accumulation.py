@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from cyclical_jax import _checks
-from cyclical_jax._dtypes import standard_promotion
+from cyclical_jax._dtypes import as_count, standard_promotion
 from cyclical_jax._types import ArraySchedule, Number, Schedule
 from cyclical_jax.schedules import as_integer
 
@@ -74,9 +74,10 @@ def _updates_of_cycle(micro_steps: int, schedule_of: Any) -> int:
 
     def taken(total_steps):
         try:
-            return int(_every(schedule_of, total_steps, micro_steps).sum(dtype=np.int64))
+            schedule = schedule_of(total_steps)
         except ValueError:  # too few updates for a cycle: more are needed
             return 0
+        return int(_every(lambda _: schedule, total_steps, micro_steps).sum(dtype=np.int64))
 
     updates = bisect.bisect_right(range(1, micro_steps + 1), micro_steps, key=taken)
     try:
@@ -88,6 +89,8 @@ def _updates_of_cycle(micro_steps: int, schedule_of: Any) -> int:
 
 def uniform_windows(micro_steps: int, every: int) -> Windows:
     """`every` micro steps an update, and what is left for the last one."""
+    _checks.whole_number("micro_steps", micro_steps, minimum=0, maximum=_MOST_COUNTED)
+    _checks.whole_number("every", every, minimum=1, maximum=_MOST_COUNTED)
     updates, rest = divmod(micro_steps, every)
     windows = (updates, every), (1, rest)
     return tuple((count, size) for count, size in windows if count and size)
@@ -95,6 +98,7 @@ def uniform_windows(micro_steps: int, every: int) -> Windows:
 
 def windows_of_updates(schedule_of: ScheduleOf, total_steps: int) -> Windows:
     """The windows of that many updates."""
+    _checks.whole_number("total_steps", total_steps, minimum=0, maximum=_MOST_COUNTED)
     return _run_lengths(_every(schedule_of, total_steps, total_steps))
 
 
@@ -112,6 +116,9 @@ def windows_of_micro_steps(
     Returns:
       Windows whose sum is `micro_steps`: the last ones are shortened to fit.
     """
+    for name, value in {"least": least, "minimum": minimum}.items():
+        _checks.whole_number(name, value, minimum=1, maximum=_MOST_COUNTED)
+    _checks.whole_number("micro_steps", micro_steps, minimum=0, maximum=_MOST_COUNTED)
     if micro_steps < least:
         return uniform_windows(micro_steps, 1)
     most = max(least, -(-micro_steps // minimum))
@@ -134,12 +141,15 @@ def powers_of_two(schedule_of: ScheduleOf) -> ScheduleOf:
 
 
 def windows_schedule(windows: Windows) -> ArraySchedule:
-    """Micro steps of the update `count`, int32."""
+    """Micro steps of the update `count`, int32; raises ValueError if there are no windows."""
+    if not windows:
+        raise ValueError("`windows` must have at least one entry, got ().")
     counts, sizes = (np.array(part, np.int32) for part in zip(*windows, strict=True))
     begins, changes = np.cumsum(counts)[:-1].astype(np.int32), np.diff(sizes)
 
     @standard_promotion
     def every(count):
+        count = as_count(count)
         # A sum, where a look-up would have to say how its result is sharded.
         axes = tuple(range(jnp.ndim(count)))
         begin, change = (np.expand_dims(part, axes) for part in (begins, changes))
@@ -152,6 +162,8 @@ def windows_schedule(windows: Windows) -> ArraySchedule:
 def _every(schedule_of, total_steps: int, size: int) -> np.ndarray:
     """[total_steps]; computed for `size` counts, so that one shape serves a whole search."""
     every = np.asarray(as_integer(schedule_of(total_steps))(np.arange(size)))
+    if every.shape not in ((), (size,)):
+        raise ValueError(f"`every` must have one value for each count, got shape {every.shape}.")
     return np.broadcast_to(every, size)[:total_steps]  # of a constant it is one number
 
 

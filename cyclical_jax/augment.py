@@ -31,7 +31,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from cyclical_jax import _checks, _sharding
-from cyclical_jax._dtypes import widened
+from cyclical_jax._dtypes import as_array, widened
 from cyclical_jax._types import Array, Number
 
 Limits: TypeAlias = tuple[float, float]
@@ -84,6 +84,8 @@ def augment(
         raise ValueError(f"`operations` must be a list, say [{operations!r}], got {operations!r}.")
     if isinstance(mixed, str):
         raise ValueError(f"`mixed` must be a list, say [{mixed!r}], got {mixed!r}.")
+    if num_classes is not None:
+        _checks.whole_number("num_classes", num_classes, minimum=1, maximum=2**31 - 1)
     names = [operation for operation in operations if isinstance(operation, str)]
     for name in names:
         _checks.one_of("name", name, NAMES)
@@ -228,7 +230,7 @@ def affine(images: Array, matrix: Array, shift: Array, *, fill: Number) -> jax.A
       images: [batch, height, width, channels] floats.
       matrix: [batch, 2, 2], acting on (row, column).
       shift: [batch, 2], in pixels.
-      fill: Value of pixels outside the image.
+      fill: Value of pixels outside the image, a scalar.
 
     Returns:
       Images of the same shape and dtype.
@@ -236,8 +238,10 @@ def affine(images: Array, matrix: Array, shift: Array, *, fill: Number) -> jax.A
     Raises:
       ValueError: A shape is not as above, or the images are not floats.
     """
+    images = as_array(images, name="images")
     _check_affine(images, matrix, shift)
-    images, matrix, shift = jnp.asarray(images), _float(matrix), _float(shift)
+    _checks.number("fill", fill)
+    matrix, shift = _float(matrix), _float(shift)
     return _warped(widened(images), matrix, shift, fill).astype(images.dtype)
 
 
@@ -420,7 +424,7 @@ def mixup(
       images: [batch, height, width, channels].
       labels: [batch, classes] probabilities, or a tree of floats [batch, ...], mixed likewise.
       strength: s, in [0, 1].
-      alpha: Above 0.
+      alpha: A scalar above 0.
       mask: [batch]; an example with mask 0 is not part of any mixture.
 
     Returns:
@@ -481,7 +485,8 @@ def _smaller_share(key, number, alpha, mask):
     share = jnp.minimum(drawn, 1 - drawn)
     if mask is None:
         return share
-    is_real = jnp.asarray(mask).astype(bool)
+    _checks.same_shape("mask", mask, (number,))
+    is_real = as_array(mask, name="mask").astype(bool)
     return jnp.where(is_real & _others(is_real), share, 0)
 
 
@@ -506,9 +511,14 @@ def _unless_zero(strength, changed, *originals):
 
 def _probabilities(labels, num_classes):
     """Turns class indices into [batch, classes]; returns probabilities as they are."""
-    labels = jnp.asarray(labels)
+    labels = as_array(labels, name="label")
     if jnp.issubdtype(labels.dtype, jnp.floating):
         return labels
+    if not jnp.issubdtype(labels.dtype, jnp.integer) or labels.ndim != 1:
+        raise ValueError(
+            "`label` must be class indices of shape [batch] or floats of shape [batch, ...], got "
+            f"{labels.dtype} of shape {labels.shape}."
+        )
     return jax.nn.one_hot(labels, num_classes)
 
 
@@ -517,10 +527,10 @@ def _probabilities(labels, num_classes):
 
 def _checked(given: Array, strength: Number) -> tuple[jax.Array, jax.Array]:
     _checks.number("strength", strength, minimum=0, maximum=1)
-    _checks.scalar("strength", strength)
-    images = jnp.asarray(given)
+    images = as_array(given, name="images")
     is_known = images.dtype == jnp.uint8 or jnp.issubdtype(images.dtype, jnp.floating)
-    if images.ndim != 4 or images.shape[-1] not in (1, 3) or not is_known:
+    is_image = images.ndim == 4 and images.shape[-1] in (1, 3) and 0 not in images.shape[1:]
+    if not is_image or not is_known:
         raise ValueError(
             "`images` must be uint8 or floats of shape [batch, height, width, 1 or 3], got "
             f"{images.dtype} of shape {images.shape}."
@@ -530,31 +540,34 @@ def _checked(given: Array, strength: Number) -> tuple[jax.Array, jax.Array]:
 
 def _checked_mixture(images: Array, labels: Labels, strength: Number) -> Any:
     images, strength = _checked(images, strength)
+    labels = jax.tree.map(functools.partial(as_array, name="labels"), labels)
     for leaf in jax.tree.leaves(labels):
-        shape, dtype = np.shape(leaf), jnp.result_type(leaf)
-        if not jnp.issubdtype(dtype, jnp.floating) or shape[:1] != images.shape[:1]:
+        is_float = jnp.issubdtype(leaf.dtype, jnp.floating)
+        if not is_float or leaf.shape[:1] != images.shape[:1]:
             raise ValueError(
                 f"`labels` must be floats of shape [{len(images)}, ...], such as probabilities, "
-                f"got {dtype} of shape {shape}."
+                f"got {leaf.dtype} of shape {leaf.shape}."
             )
-    return images, jax.tree.map(jnp.asarray, labels), strength
+    return images, labels, strength
 
 
 def _check_limits(limits: Any) -> None:
     if limits is None:
         return
     if np.shape(limits) != (2,) or not np.isfinite(limits).all() or not limits[0] < limits[1]:
-        raise ValueError(f"`limits` must be two finite numbers that rise, or None, got {limits}.")
+        given = _checks.in_one_line(limits)
+        raise ValueError(f"`limits` must be two finite numbers that rise, or None, got {given}.")
+    _checks.numbers("limits", limits)
 
 
-def _check_affine(images: Array, matrix: Array, shift: Array) -> None:
+def _check_affine(images: jax.Array, matrix: Array, shift: Array) -> None:
     found = [np.shape(array) for array in (images, matrix, shift)]
     number = found[0][:1]
-    is_float = jnp.issubdtype(jnp.result_type(images), jnp.floating)
+    is_float = jnp.issubdtype(images.dtype, jnp.floating)
     if not is_float or len(found[0]) != 4 or found[1:] != [(*number, 2, 2), (*number, 2)]:
         raise ValueError(
             "`images`, `matrix` and `shift` must be floats of shape [batch, height, width, "
-            f"channels], [batch, 2, 2] and [batch, 2], got {jnp.result_type(images)} of shape "
+            f"channels], [batch, 2, 2] and [batch, 2], got {images.dtype} of shape "
             f"{found[0]}, {found[1]} and {found[2]}."
         )
 

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from cyclical_jax import _checks, _sharding
-from cyclical_jax._dtypes import widened
+from cyclical_jax._dtypes import as_array, widened
 from cyclical_jax._types import Array, Number
 
 _MOST = 100.0
@@ -27,7 +27,7 @@ def difficulty_ranks(difficulty: Array) -> jax.Array:
     """
     if np.ndim(difficulty) != 1:
         raise ValueError(f"`difficulty` must have shape [n], got {np.shape(difficulty)}.")
-    given = jnp.asarray(difficulty, jnp.float32)
+    given = as_array(difficulty, jnp.float32, name="difficulty")
     values = _sharding.replicated(jnp.where(jnp.isfinite(given), given, jnp.inf))
     ordered = jnp.sort(values)
     below, up_to = (jnp.searchsorted(ordered, values, side=side) for side in ("left", "right"))
@@ -48,14 +48,14 @@ def sample_weights(ranks: Array, preference: Number) -> jax.Array:
       [...] weights, float32.
 
     Raises:
-      ValueError: A plain preference is out of its range.
+      ValueError: The preference is not a scalar, or a plain one is out of its range.
 
     Source: our extension of arXiv 2202.08835, whose abstract does not name curricula: c goes from,
     for example, 4 at the easy ends to 0 or below at the peak. Curricula: Bengio et al. 2009.
     """
     _checks.number("preference", preference, minimum=-_MOST, maximum=_MOST)
     c = jnp.asarray(preference, jnp.float32)
-    ranks = jnp.asarray(ranks, jnp.float32)
+    ranks = as_array(ranks, jnp.float32, name="ranks")
     # By symmetry only a positive c is needed, so that no exponential is large.
     size, places = jnp.abs(c), jnp.where(c < 0, 1 - ranks, ranks)
     is_small = size < 1e-3
@@ -75,18 +75,21 @@ def update_difficulty(
       index: [batch] positions of the batch's examples. The losses of an example that occurs several
         times are averaged; a position out of range is ignored.
       losses: [batch] losses of these examples.
-      decay: Weight of the average so far, in [0, 1]; may be traced.
+      decay: Weight of the average so far, a scalar in [0, 1]; may be traced.
 
     Returns:
       [n] averages, in the dtype of the old ones.
 
     Raises:
-      ValueError: A plain decay is out of its range, `difficulty` are not floats, `index` are not
-        integers, or the numbers of losses and positions differ.
+      ValueError: The decay is not a scalar, or a plain one is out of its range; `difficulty` are
+        not floats, `index` are not integers, or the numbers of losses and positions differ.
     """
     _checks.number("decay", decay, minimum=0, maximum=1)
-    difficulty, index, losses = map(jnp.asarray, (difficulty, index, losses))
+    difficulty = as_array(difficulty, name="difficulty")
+    index, losses = as_array(index, name="index"), as_array(losses, name="losses")
     _check_difficulty(difficulty, index, losses)
+    if not len(difficulty):  # every position is out of range
+        return difficulty
     # 1 - 0.9 is taken of Python's numbers: in float32 it would be rounded.
     decay = decay if _checks.is_plain(decay) else widened(decay)
     shares = (jnp.asarray(share, jnp.float32) for share in (decay, 1 - decay))

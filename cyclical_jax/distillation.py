@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from cyclical_jax import _checks, _examples, _focal
+from cyclical_jax._dtypes import as_array, native
 from cyclical_jax._types import Array, Number
 from cyclical_jax.losses import Axis, softmax_cross_entropy
 
@@ -36,10 +37,11 @@ def teacher_logits(
     _checks.whole_number("batch_size", batch_size, minimum=1, maximum=2**31 - 1)
     # A part of an array that is spread over devices may not divide among them.
     images = np.asarray(images) if isinstance(images, jax.Array) else images
-    compiled = jax.jit(apply)
+    variables, compiled = jax.tree.map(native, variables), jax.jit(apply)
     starts = range(0, max(len(images), 1), batch_size)  # of no images too the classes are known
     parts = (
-        compiled(variables, np.asarray(images[start : start + batch_size])) for start in starts
+        compiled(variables, as_array(images[start : start + batch_size], name="images"))
+        for start in starts
     )
     return np.concatenate([np.asarray(part, np.float32) for part in parts])
 
@@ -82,6 +84,7 @@ def distillation_loss(
             f"{jnp.shape(teacher_logits)}."
         )
     student = _examples.arranged(logits, axis, where)
+    student.check_softmax()
     dtype = student.logits.dtype
     scale = student.number("temperature", temperature, above=0)
     teacher = jax.lax.stop_gradient(_examples.arranged(teacher_logits, axis, where).logits)
@@ -89,4 +92,5 @@ def distillation_loss(
     p = jax.nn.softmax(_focal.divided(teacher, scale))
     cross_entropy = softmax_cross_entropy(student.logits, p, temperature=scale)
     entropy = softmax_cross_entropy(teacher, p, temperature=scale)
-    return jnp.asarray(scale, dtype) ** 2 * (cross_entropy - entropy)
+    scale = jnp.asarray(scale, dtype)
+    return scale * (scale * (cross_entropy - entropy))  # the square of 1e20 would be infinite

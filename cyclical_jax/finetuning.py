@@ -10,7 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from cyclical_jax._dtypes import widened
+from cyclical_jax import _checks
+from cyclical_jax._dtypes import as_array, native, widened
 from cyclical_jax._types import NumberOrSchedule
 from cyclical_jax.opt_state import logged
 from cyclical_jax.transforms import scheduled
@@ -43,7 +44,8 @@ def scale_by_layer(share: NumberOrSchedule, layers: Layers) -> optax.GradientTra
       The transformation; its state holds `share`.
 
     Raises:
-      ValueError: A plain share is out of its range.
+      ValueError: The share is not a scalar, or a plain one is out of its range; at update, a layer
+        is not a whole number of at least 0.
 
     Source: the abstract of arXiv 2202.08835 names pretraining; training the head at the easy ends
     and the whole network at the peak is our reading. Gradual unfreezing: Howard & Ruder, arXiv
@@ -51,16 +53,19 @@ def scale_by_layer(share: NumberOrSchedule, layers: Layers) -> optax.GradientTra
     """
 
     def thaw(updates, params, share):
-        numbers = layers if _is_tree_of_layers(layers) else layers(params)
-        deepest = max(jax.tree.leaves(numbers))
+        is_function = callable(layers) and not _is_tree_of_layers(layers)
+        numbers = layers(params) if is_function else layers
+        for layer in jax.tree.leaves(numbers):
+            _checks.whole_number("layers", layer, minimum=0, maximum=2**31 - 1)
+        deepest = max(jax.tree.leaves(numbers), default=0)
 
         def scaled(update, layer):
             if update is None or layer == 0:
-                return update
+                return native(update)
             factor = jnp.clip(share * deepest - (layer - 1), 0, 1)
             # 0 times an update that is not finite would be NaN.
-            scaled = jnp.where(factor > 0, factor * widened(update), 0)
-            return scaled.astype(jnp.asarray(update).dtype)
+            scaled = jnp.where(factor > 0, factor * widened(update, "updates"), 0)
+            return scaled.astype(as_array(update).dtype)
 
         return jax.tree.map(scaled, updates, numbers, is_leaf=lambda leaf: leaf is None)
 
@@ -100,7 +105,8 @@ def layers_by_name(params: optax.Params, names: Sequence[str | int | Sequence[st
 def _is_tree_of_layers(layers: Layers) -> bool:
     """Returns whether `layers` is a tree of whole numbers: then it is none to be called."""
     leaves = jax.tree.leaves(layers)
-    return bool(leaves) and all(isinstance(leaf, int | np.integer | jax.Array) for leaf in leaves)
+    kinds = int | np.integer | np.ndarray | jax.Array
+    return bool(leaves) and all(isinstance(leaf, kinds) for leaf in leaves)
 
 
 def _name(key: Any) -> str | int:

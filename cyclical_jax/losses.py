@@ -26,9 +26,10 @@ A class where `where` is false, or whose logit is -inf, counts as absent; a labe
 ignored. `weighted_mean` takes the mean without the ignored examples.
 
 Numbers. Temperature, hardness, gammas, smoothing, alpha and margin are scalars or broadcast to
-[...] as in NumPy, and may be traced; plain numbers are checked. With logits [batch, length,
-classes], one number per sequence, [batch], is given as `number[:, None]`. Losses and numbers are
-float32 (float64 for float64 logits). Value and gradient are finite for logits up to 1e30 in size
+[...] as in NumPy, and may be traced. Plain numbers are checked: they are 0 or, in size, from
+1.2e-38 to 3.4e38, which float32 can hold. With logits [batch, length, classes], one number per
+sequence, [batch], is given as `number[:, None]`. Losses and numbers are float32 (float64 for
+float64 logits). Value and gradient are finite for logits up to 1e30 in size
 and gammas from 0 to 100. Log-probabilities may be given as logits, since their softmax is the
 probabilities.
 
@@ -50,6 +51,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from cyclical_jax import _examples, _focal
+from cyclical_jax._dtypes import as_array
 from cyclical_jax._focal import Focus
 from cyclical_jax._types import Array, Number
 
@@ -368,9 +370,11 @@ def weighted_mean(
     losses = _examples.floats("losses", losses)
     axes = _examples.axes_of(axis, "losses", losses.shape)
     weights = 1.0 if weights is None else weights
-    if jnp.asarray(weights).dtype == bool:
+    given = weights if isinstance(weights, jax.Array) else np.asarray(weights)
+    if given.dtype == bool:
         raise ValueError("`weights` must be numbers, got booleans: pass booleans as `where`.")
-    weights = _examples.number("weights", weights, losses.shape, losses.dtype, minimum=0)
+    limits = {"minimum": 0, "relative": True}
+    weights = _examples.number("weights", weights, losses.shape, losses.dtype, **limits)
     kept = _kept(losses, labels, where)
     weights = jnp.where(kept, jnp.broadcast_to(weights, losses.shape), 0).astype(losses.dtype)
     total = weights.sum(axes)
@@ -389,8 +393,7 @@ def warn_above_ceiling(gamma_hc: Number) -> None:
 
 
 def _softmax_loss(examples, labels, focus, temperature, label_smoothing, class_weights):
-    if not examples.axes:
-        raise ValueError("`axis` must name at least one axis for the classes of a softmax, got ().")
+    examples.check_softmax()
     temperature = examples.number("temperature", temperature, above=0)
     smoothing = examples.number("label_smoothing", label_smoothing, minimum=0, maximum=1)
     labels, class_weights = examples.labels(labels), examples.class_weights(class_weights)
@@ -423,7 +426,7 @@ def _kept(losses: jax.Array, labels: Any, where: Any) -> jax.Array:
         kept = _examples.aligned("where", _examples.booleans("where", where), losses.shape)
     if labels is None:
         return kept
-    labels = jnp.asarray(labels)
+    labels = as_array(labels, name="labels")
     if not jnp.issubdtype(labels.dtype, jnp.integer) or labels.shape != losses.shape:
         raise ValueError(
             f"`labels` must be integers of the losses' shape, {losses.shape}, got {labels.dtype} "

@@ -14,6 +14,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from cyclical_jax._dtypes import native
+
 Path = tuple[str, ...]
 _Type = TypeVar("_Type", bound=type)
 
@@ -174,7 +176,7 @@ def _fields(node: Any) -> Mapping[str, Any]:
 def _copied(value: Any) -> Any:
     """Returns the array of a leaf, which NNX keeps inside a variable that it writes in place."""
     (leaf,) = jax.tree.leaves(value)
-    return leaf if isinstance(leaf, jax.ShapeDtypeStruct) else jnp.array(leaf)
+    return leaf if isinstance(leaf, jax.ShapeDtypeStruct) else jnp.array(native(leaf))
 
 
 # ---- the number of updates
@@ -192,7 +194,7 @@ def _counts(tree: Any) -> Iterator[tuple[Path, Any]]:
 
 def _is_count(path: Path, leaves: Mapping[Path, Any]) -> bool:
     """Returns whether a leaf counts all updates; a parameter may be called `count` too."""
-    is_whole = jnp.issubdtype(jnp.result_type(leaves[path]), jnp.integer)
+    is_whole = jnp.issubdtype(jnp.result_type(native(leaves[path])), jnp.integer)
     return path[-1] == "count" and is_whole and not _beside(path[:-1], leaves) & _TURNS
 
 

@@ -26,7 +26,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from cyclical_jax import _checks
-from cyclical_jax._dtypes import as_count, standard_promotion, widened
+from cyclical_jax._dtypes import as_array, as_count, standard_promotion, widened
 from cyclical_jax._types import ArraySchedule, Number, NumberOrSchedule, Schedule
 
 Shape = Literal["linear", "cosine", "exponential", "rex"]
@@ -103,8 +103,6 @@ def hardness_schedule(
     """
     _checks.whole_number("total_steps", total_steps, minimum=2, maximum=_MOST_STEPS)
     _checks.number("factor", factor, minimum=1, maximum=_MOST_STEPS)
-    _checks.scalar("total_steps", total_steps)
-    _checks.scalar("factor", factor)
     _checks.one_of("shape", shape, SHAPES)
     last = _whole(total_steps) - 1
     most_cycles = min(last, MOST_CYCLES) if _checks.is_plain(total_steps) else MOST_CYCLES
@@ -132,20 +130,21 @@ def between(
     """Returns the schedule that is `easy` at hardness 0 and `hard` at hardness 1.
 
     Args:
-      easy: Value at hardness 0.
-      hard: Value at hardness 1; may be the smaller one.
+      easy: Value at hardness 0, a scalar.
+      hard: Value at hardness 1, a scalar; may be the smaller one.
       hardness_schedule: count -> hardness h in [0, 1].
       scale: "linear" is `(1 - h) easy + h hard`; "log" is `easy^(1 - h) hard^h`, for values
         above 0 that differ by orders of magnitude.
 
-    `easy` and `hard` may be traced arrays, which are not checked.
+    `easy` and `hard` may be traced, which are not checked.
 
     Returns:
       A schedule: counts -> float32 values; exactly `easy` at h = 0 and `hard` at h = 1.
 
     Raises:
-      ValueError: A Python or NumPy number is not finite or, on the log scale, not above 0; `scale`
-        is unknown; or `hardness_schedule` is not a function.
+      ValueError: An end is not a scalar. A Python or NumPy number is not finite, is too large or
+        too small for float32 (it must be 0 or, in size, from 1.2e-38 to 3.4e38), or is not above 0
+        on the log scale. `scale` is unknown, or `hardness_schedule` is not a function.
 
     Source: arXiv 2202.08835 (linear). The log scale is an addition of this library.
     """
@@ -161,7 +160,7 @@ def between(
     @standard_promotion
     def schedule(count):
         numbers = easy, hard, hardness_schedule(count)
-        return mix(*(jnp.asarray(number, jnp.float32) for number in numbers))
+        return mix(*(as_array(number, jnp.float32) for number in numbers))
 
     return schedule
 
@@ -248,7 +247,7 @@ def per_epoch(schedule_of_epochs: Schedule, steps_per_epoch: Number) -> ArraySch
       The schedule `schedule_of_epochs(count // steps_per_epoch)`.
 
     Raises:
-      ValueError: `steps_per_epoch` is not a whole number of at least 1.
+      ValueError: `steps_per_epoch` is not a scalar, or not a whole number of at least 1.
     """
     _checks.whole_number("steps_per_epoch", steps_per_epoch, minimum=1, maximum=2**31 - 1)
 
@@ -263,18 +262,20 @@ def as_integer(schedule: NumberOrSchedule, *, minimum: int = 1) -> ArraySchedule
     """Rounds a schedule to int32 (halves to even), e.g. for `optax.MultiSteps`.
 
     Args:
-      schedule: A number or a schedule.
+      schedule: A number in the range of int32, or a schedule.
       minimum: Smallest value returned.
 
     Returns:
       The schedule `max(round(schedule(count)), minimum)`, int32.
 
     Raises:
-      ValueError: `minimum` is not a whole number in the range of int32.
+      ValueError: A number is not a scalar or is not in the range of int32, or `minimum` is not a
+        whole number.
     """
-    _checks.whole_number("minimum", minimum, minimum=-(2**31), maximum=2**31 - 1)
+    int32 = {"minimum": -(2**31), "maximum": 2**31 - 1}
+    _checks.whole_number("minimum", minimum, **int32)
     if not callable(schedule):
-        _checks.number("schedule", schedule)
+        _checks.number("schedule", schedule, **int32)
     value_at = as_schedule(schedule)
 
     @standard_promotion
@@ -304,8 +305,9 @@ def _mix_linearly(easy, hard, h):
 
 
 def _mix_geometrically(easy, hard, h):
-    # The quotient times `easy` can miss `hard` by a rounding.
-    return jnp.where(h == 1, hard, easy * (hard / easy) ** h)
+    # The quotient of the ends may leave the range of float32; that of their cube roots does not.
+    third = (jnp.cbrt(hard) / jnp.cbrt(easy)) ** h
+    return jnp.where(h == 1, hard, easy * third * third * third)  # the product misses by a rounding
 
 
 _MIXES = dict(zip(SCALES, (_mix_linearly, _mix_geometrically), strict=True))

@@ -27,9 +27,10 @@ def pseudo_labels(
       flows through them.
 
     Raises:
-      ValueError: A plain threshold is out of its range.
+      ValueError: A shape or dtype is not as above, or a plain threshold is out of its range.
     """
     examples = _examples.arranged(logits, axis, where)
+    examples.check_softmax()
     threshold = examples.number("threshold", threshold, minimum=0, maximum=1)
     p = jax.nn.softmax(examples.logits)
     return jnp.where(p.max(-1) >= threshold, p.argmax(-1), -1).astype(jnp.int32)

@@ -19,7 +19,7 @@ from cyclical_jax import _checks
 from cyclical_jax._types import Array
 from cyclical_jax.catalogue import with_plugins
 from cyclical_jax.training import files
-from cyclical_jax.training.earlier import TrainedModel, read_checkpoint, read_recipe
+from cyclical_jax.training.earlier import TrainedModel, one_run, read_checkpoint, read_recipe
 from cyclical_jax.training.facts import Facts, read_facts
 from cyclical_jax.training.fields import RecipeError
 from cyclical_jax.training.files import CONFIG
@@ -65,11 +65,12 @@ def read_run(key: str, workdir: Path, catalogue: Catalogue, *, checkpoint: str) 
     """
     if checkpoint not in CHECKPOINTS:
         raise RecipeError(f"checkpoint must be 'best' or 'newest', got {checkpoint!r}.")
-    recipe = read_recipe(key, workdir, catalogue)
-    facts = read_facts(key, workdir, recipe)
     best = checkpoint == "best"
-    trained = read_checkpoint(key, workdir, recipe.structure, facts.spec, best=best)
-    config = files.read(workdir / CONFIG)
+    with one_run(key, workdir):
+        recipe = read_recipe(key, workdir, catalogue)
+        facts = read_facts(key, workdir, recipe)
+        trained = read_checkpoint(key, workdir, recipe.structure, facts.spec, best=best)
+        config = files.read(workdir / CONFIG)
     return LoadedRun(jax.device_put(trained), facts, recipe, config)
 
 

@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import optax
 
 from cyclical_jax import _checks, _sharding
-from cyclical_jax._dtypes import standard_promotion, widened
+from cyclical_jax._dtypes import as_array, native, standard_promotion, widened
 from cyclical_jax._types import Number, NumberOrSchedule
 from cyclical_jax.opt_state import current_values as current_values
 from cyclical_jax.opt_state import logged
@@ -89,7 +89,8 @@ def add_decayed_weights(
       The transformation; its state holds `weight_decay`.
 
     Raises:
-      ValueError: A plain number is negative or infinite; at update, parameters are missing.
+      ValueError: A number is not a scalar, or a plain one is negative or infinite; at update,
+        parameters are missing or differ in shape from the updates.
 
     Source: cyclical weight decay of arXiv 2202.08835, easy = small, hard = large.
     """
@@ -111,7 +112,7 @@ def clip(max_delta: NumberOrSchedule) -> optax.GradientTransformation:
       The transformation; its state holds `max_delta`.
 
     Raises:
-      ValueError: A plain number is negative.
+      ValueError: A number is not a scalar, or a plain one is negative.
 
     Source: cyclical gradient clipping of arXiv 2202.08835, mode "value"; easy = small threshold.
     """
@@ -134,14 +135,14 @@ def clip_by_global_norm(max_norm: NumberOrSchedule) -> optax.GradientTransformat
       The transformation; its state holds `max_norm`.
 
     Raises:
-      ValueError: A plain number is negative.
+      ValueError: A number is not a scalar, or a plain one is negative.
 
     Source: cyclical gradient clipping of arXiv 2202.08835, mode "norm"; easy = small threshold.
     """
 
     def rescale(updates, _, max_norm):
         leaves = jax.tree.leaves(updates)
-        norm = _root(sum(jnp.sum(_square(widened(leaf))) for leaf in leaves))
+        norm = _root(sum(jnp.sum(_square(widened(leaf, "updates"))) for leaf in leaves))
         # One factor for all leaves. Optax selects between clipped and unclipped leaves, which keeps
         # a copy of every leaf and doubles the time of an AdamW step on a CPU.
         is_within = norm <= max_norm
@@ -168,8 +169,8 @@ def adaptive_grad_clip(
       The transformation; its state holds `clipping`.
 
     Raises:
-      ValueError: A plain number is negative; at update, parameters are missing, or one of them does
-        not have the axes.
+      ValueError: A number is not a scalar, or a plain one is negative; at update, parameters are
+        missing, differ in shape from the updates, or do not have the axes.
 
     Source: Brock et al., arXiv 2102.06171, with the units of `optax.adaptive_grad_clip`; cyclical
     in arXiv 2202.08835, mode "agc"; easy = small threshold.
@@ -221,7 +222,7 @@ def accumulate_gradients(
       The transformation; its state holds `every`, and `has_updated` as `optax.MultiSteps` has it.
 
     Raises:
-      ValueError: A plain number is not whole or is below 1.
+      ValueError: A number is not a scalar, or a plain one is not whole or is below 1.
 
     Source: the abstract of arXiv 2202.08835 names the batch size; that large batches are the easy
     end is our reading, by analogy to the learning rate.
@@ -238,7 +239,13 @@ def accumulate_gradients(
     """
     if not callable(every):
         _checks.whole_number("every", every, minimum=1, maximum=2**31 - 1)
-    every_at = as_integer(every)
+    rounded = as_integer(every)
+
+    def every_at(count):
+        value = rounded(count)
+        _checks.scalar("every", value)
+        return value
+
     # Not every version of Optax has the last one.
     dtype = {} if accumulator_dtype is None else {"accumulator_dtype": accumulator_dtype}
     multi_steps = optax.MultiSteps(
@@ -246,11 +253,13 @@ def accumulate_gradients(
     )
 
     def init(params):
+        params = jax.tree.map(native, params)
         return AccumulateGradientsState(every_at(jnp.int32(0)), multi_steps.init(params))
 
     @standard_promotion
     def update(updates, state, params=None, **extra_args):
         value = every_at(state.multi_steps.gradient_step)
+        updates, params = jax.tree.map(native, (updates, params))
         updates, inner = multi_steps.update(updates, state.multi_steps, params, **extra_args)
         return updates, AccumulateGradientsState(value, inner)
 
@@ -270,14 +279,15 @@ def scheduled(
       finite: Whether a plain number must be finite.
 
     Raises:
-      ValueError: A plain number is not within the limits.
+      ValueError: A number is not a scalar, or a plain one is not within the limits.
     """
+    _, name = state_type._fields
     if not callable(value):
-        _, name = state_type._fields
         _checks.number(name, value, minimum=minimum, maximum=maximum, finite=finite)
     value_at = as_schedule(value)
 
     def state(count, value):
+        _checks.scalar(name, value)
         # A copy: the state may be donated, and the caller's array must outlive it.
         return state_type(count, jnp.array(value, jnp.float32))
 
@@ -303,7 +313,10 @@ def _map(function, updates, *trees):
     def on_leaves(update, *others):
         if update is None:
             return None
-        return function(widened(update), *map(widened, others)).astype(jnp.asarray(update).dtype)
+        for params in others:
+            _checks.same_shape("params", params, jnp.shape(update))
+        wide = widened(update, "updates"), *(widened(params, "params") for params in others)
+        return function(*wide).astype(as_array(update).dtype)
 
     return jax.tree.map(on_leaves, updates, *trees, is_leaf=lambda leaf: leaf is None)
 

@@ -11,6 +11,7 @@ import sys
 _NEEDED = (3, 11)
 _ROOT = os.path.join(os.path.dirname(__file__), os.pardir)
 _LINE = re.compile(r"([\w.-]+)[^;>]*>=\s*([\w.]+)")  # a name and the oldest version of it
+IS_COMMAND = sys.argv[:1] == ["-m"]  # this process is about to run one, and nothing else
 
 
 def check_python(version):
@@ -57,9 +58,9 @@ def _command():
     return f"{sys.orig_argv[0]} -m pip install '{os.path.relpath(_ROOT)}[train]'"
 
 
-if sys.argv[:1] == ["-m"] or __name__ == "__main__":  # it is about to run a command, or `make` asks
+if IS_COMMAND or __name__ == "__main__":  # where `make` asks
     check_python(sys.version_info)
-if sys.argv[:1] == ["-m"]:
+if IS_COMMAND:
     check_requirements(os.path.join(_ROOT, "requirements.txt"))
     from experiments import waiting
 

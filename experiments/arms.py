@@ -20,6 +20,7 @@ from experiments.score import Score
 
 Changes = Mapping[str, Any]  # {"section.key": value} of a config
 
+_CHANGES = "a dict of keys of a config and their values"
 FIRST_TUNING_SEED = 1_000_000  # no run of a table has the seed of a trial
 
 
@@ -102,6 +103,7 @@ def load_table(name: str) -> Table:
         there = ", ".join(sorted(file.stem for file in folder.glob("[a-z]*.py")))
         raise RecipeError(f"--table {name!r} is not there; there are {there}, or give a .py file.")
     table = _executed(path)
+    _raise_all(_wrong_types(table, path))
     _raise_all(_problems(table, path))
     return table
 
@@ -111,7 +113,8 @@ def _executed(path: Path) -> Table:
     try:
         table = runpy.run_path(str(path)).get("TABLE")
     except Exception as error:
-        raise RecipeError(f"{path}: {type(error).__name__}: {error}") from error
+        reason = " ".join(str(error).split())
+        raise RecipeError(f"{path}: {type(error).__name__}: {reason}") from error
     if not isinstance(table, Table):
         raise RecipeError(f"{path} must have a TABLE = Table(...) of experiments/arms.py.")
     return table
@@ -135,6 +138,7 @@ def choose_datasets(table: Table, names: Sequence[str] | None, data_dir: str | N
       DatasetNotFoundError: One of `names` is not on this machine.
     """
     if names is None:
+        _refuse_unused(table, list(table.budgets), data_dir)
         here = [name for name in table.budgets if _is_here(name, data_dir)]
         if not here:
             raise RecipeError("None of the table's datasets is on this machine.")
@@ -147,7 +151,16 @@ def choose_datasets(table: Table, names: Sequence[str] | None, data_dir: str | N
         _find(name, data_dir)
     if not names:
         raise RecipeError(f"--datasets names none; there are {', '.join(table.budgets)}.")
+    _refuse_unused(table, names, data_dir)
     return list(dict.fromkeys(names))
+
+
+def _refuse_unused(table: Table, names: Sequence[str], data_dir: str | None) -> None:
+    configs = (base_config(name, common=table.common) for name in names)
+    if data_dir and not any(data.uses_data_dir(config.dataset) for config in configs):
+        raise RecipeError(
+            f"--data_dir must be left out: none of {', '.join(names)} is a dataset of TFDS."
+        )
 
 
 def _find(name: str, data_dir: str | None) -> None:
@@ -174,8 +187,10 @@ def base_config(
         config = module.get_config(variant) if variant else module.get_config()
     except (AttributeError, ImportError, TypeError, ValueError) as error:
         raise RecipeError(f"dataset {dataset!r} of a table must be a config: {error}.") from error
-    config.data_dir = str(data_dir) if data_dir else config.data_dir
-    return changed(plugins.with_their_keys(config), common or {})
+    config = changed(plugins.with_their_keys(config), common or {})
+    if data_dir and data.uses_data_dir(config.dataset):
+        config.data_dir = str(data_dir)
+    return config
 
 
 def changed(config: ConfigDict, changes: Changes) -> ConfigDict:
@@ -216,6 +231,62 @@ def check_arms(arms: Mapping[str, Arm], base: ConfigDict, num_trials: int) -> No
         told = ", ".join(f"arm {name} by {score.title}" for score, name in judged.items())
         lines[f"arms of a table must be judged by one score, got {told}."] = None
     _raise_all(lines)
+
+
+def _wrong_types(table: Table, path: Path) -> Iterator[str]:
+    """Yields a line for each part of a table that has another type than it must have."""
+    parts = [
+        ("about", table.about, isinstance(table.about, str), "text"),
+        ("common", table.common, _is_dict_of(table.common, object), _CHANGES),
+        ("arms", table.arms, _is_dict_of(table.arms, Arm), "a dict of names and an Arm each"),
+        (
+            "budgets",
+            table.budgets,
+            _is_dict_of(table.budgets, Budget),
+            "a dict of configs and a Budget each",
+        ),
+    ]
+    if all(fits for _, _, fits, _ in parts):
+        parts = [
+            *(part for item in table.arms.items() for part in _parts_of_arm(*item)),
+            *(part for item in table.budgets.items() for part in _parts_of_budget(*item)),
+        ]
+    for name, value, fits, words in parts:
+        if not fits:
+            shown = " ".join(repr(value).split())
+            yield f"{path}: {name} must be {words}, got {shown:.80}."
+
+
+def _parts_of_arm(name: str, arm: Arm) -> Iterator[tuple[str, Any, bool, str]]:
+    """Yields (name, value, whether its type is right, the right one in words)."""
+    told, control = f"of arm {name}", arm.control
+    yield f"changes {told}", arm.changes, _is_dict_of(arm.changes, object), _CHANGES
+    searched = _is_dict_of(arm.search, object)
+    yield f"search {told}", arm.search, searched, "a dict of keys and a Range or Choice each"
+    yield f"control {told}", control, isinstance(control, str | None), "the name of an arm, or None"
+    yield f"points {told}", arm.points, _is_count(arm.points), "a whole number"
+    for key, values in arm.search.items() if searched else ():
+        if isinstance(values, Range):
+            fits = all(isinstance(end, int | float) for end in values)
+            yield f"the range of {key} {told}", tuple(values), fits, "of numbers"
+        elif isinstance(values, Choice):
+            fits = isinstance(values.values, list | tuple)
+            yield f"the choice of {key} {told}", values.values, fits, "a tuple of values"
+
+
+def _parts_of_budget(name: str, budget: Budget) -> Iterator[tuple[str, Any, bool, str]]:
+    for of, number in vars(budget).items():
+        yield f"{of} of {name}", number, _is_count(number), "a whole number"
+
+
+def _is_dict_of(value: Any, kind: type) -> bool:
+    return isinstance(value, Mapping) and all(
+        isinstance(key, str) and isinstance(one, kind) for key, one in value.items()
+    )
+
+
+def _is_count(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
 
 
 def _problems(table: Table, path: Path) -> Iterator[str]:

@@ -9,6 +9,7 @@ import PIL.Image
 from matplotlib.figure import Figure
 from sklearn.datasets import load_sample_image
 
+from cyclical_jax._files import whole
 from cyclical_jax.augment import NAMES, augment
 from cyclical_jax.training.files import WorkdirError
 from experiments import command_line, paths
@@ -49,9 +50,12 @@ def main():
     path = _OUTPUT.value
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        picture().savefig(path, dpi=80)
+        with whole(path) as temporary:
+            picture().savefig(temporary, format=path.suffix.removeprefix("."), dpi=80)
     except OSError as error:
         raise WorkdirError(f"--output {path} cannot be written: {error.strerror}.") from error
+    except ValueError as error:  # no format has the suffix
+        raise WorkdirError(f"--output {path} cannot be written: {error}.") from error
     print(path)
 
 

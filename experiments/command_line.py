@@ -1,12 +1,14 @@
 """How every script of this folder starts, and how it ends when something is wrong."""
 
 import ast
+import errno
 import hashlib
 import json
 import os
 import platform
 import re
 import signal
+import socket
 import sys
 import traceback
 from collections.abc import Callable
@@ -18,14 +20,15 @@ from absl import app, flags, logging
 from ml_collections import ConfigDict
 
 from cyclical_jax import data
+from cyclical_jax.data import shared_memory
 from cyclical_jax.training.checkpoints import CheckpointError
 from cyclical_jax.training.devices import largest_of_all, text_of_first
 from cyclical_jax.training.fields import RecipeError
 from cyclical_jax.training.files import WorkdirError, plain
 from cyclical_jax.training.keeper import StoppedError
-from cyclical_jax.training.logs import config_differences
 from cyclical_jax.training.run import NonFiniteError
-from experiments import config_files, plugins, waiting
+from cyclical_jax.training.workdirs import config_differences
+from experiments import compiled_programs, config_files, ending, plugins, waiting
 
 EXPECTED_ERRORS = (
     RecipeError,
@@ -35,6 +38,11 @@ EXPECTED_ERRORS = (
     CheckpointError,
     NonFiniteError,
 )
+
+# No mistake of a program's: another user's file, or a disk that is full, read-only or broken.
+_OF_THE_MACHINE = {
+    getattr(errno, name) for name in "EACCES EPERM EROFS ENOSPC EDQUOT EIO ESTALE".split()
+}
 
 _SET = flags.DEFINE_multi_string(
     "set", [], "Changes of the config: --config.seed=1 is another way to say --set=seed=1."
@@ -58,26 +66,31 @@ def run(main: Callable[[], None], *, device_a_core: bool = False) -> None:
     logging.set_verbosity(logging.WARNING)
     if device_a_core:
         jax.config.update("jax_num_cpu_devices", num_cores())
-    use_compilation_cache()
     sys.argv[1:] = _as_set(sys.argv[1:])
 
     def guarded_main(argv):
         _be_quiet()
+        shared_memory.remove_left()
         if argv[1:]:
             _end(f"unknown argument {argv[1]!r}")
+        use_compilation_cache()
         try:
             main()
         except EXPECTED_ERRORS as error:
             _end(str(error))
         except KeyboardInterrupt:
+            _leave_others("interrupted", code=130)
             _end("interrupted", code=130)
         except BrokenPipeError:  # of `| head`, which has read enough
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        except Exception:
+        except Exception as error:
+            if isinstance(error, OSError) and error.filename and error.errno in _OF_THE_MACHINE:
+                _end(f"{error.filename} cannot be used: {error.strerror}.")
             _leave_others(traceback.format_exc(), code=1)
             raise
 
-    app.run(guarded_main, flags_parser=_parse_flags)
+    with ending.ending_in_time():
+        app.run(guarded_main, flags_parser=_parse_flags)
 
 
 def define_config() -> flags.FlagHolder:
@@ -104,10 +117,13 @@ def join_processes() -> None:
     if not (_DISTRIBUTED.value or any(given)):
         return
     coordinator, number, own = place
-    if coordinator and not re.fullmatch(r".+:[0-9]+", coordinator):
+    address = re.fullmatch(r".+:([0-9]+)", coordinator or "")
+    if coordinator and not (address and 0 < int(address[1]) < 2**16):
         _end(f"--coordinator must be HOST:PORT, such as 10.0.0.1:1234, got {coordinator!r}.")
     if number is not None and not 0 <= own < number:
         _end(f"--process_id must be from 0 to {number - 1}, got {own}.")
+    if address and own == 0:
+        _check_port(coordinator, int(address[1]))
     # It would take SIGTERM for itself, and say so only by another way.
     jax.config.update("jax_enable_preemption_service", False)
     print(f"waiting for {number or 'all'} processes, up to 5 minutes", file=sys.stderr, flush=True)
@@ -118,6 +134,17 @@ def join_processes() -> None:
             f"--distributed: {_last_line(error)} Where no cluster tells it, --coordinator, "
             "--num_processes and --process_id do."
         )
+
+
+def _check_port(coordinator: str, port: int) -> None:
+    """Ends the process unless the first of several can wait for the others at its port."""
+    both = socket.has_dualstack_ipv6()  # as JAX does: every address of the machine
+    family = socket.AF_INET6 if both else socket.AF_INET
+    try:
+        socket.create_server(("", port), family=family, dualstack_ipv6=both).close()
+    except OSError as error:
+        reason = os.strerror(error.errno or 0)
+        _end(f"--coordinator {coordinator}: port {port}: {reason}. Give all processes another one.")
 
 
 def check_alike(config: ConfigDict, **options: Any) -> None:
@@ -176,12 +203,11 @@ def num_cores() -> int:
 
 def use_compilation_cache() -> None:
     """Keeps compiled programs in the user's cache directory, unless JAX was told of another."""
-    if jax.config.jax_compilation_cache_dir is None:
-        caches = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
-        cache = caches / "cyclical_jax" / _kind_of_cpu()
-        jax.config.update("jax_compilation_cache_dir", str(cache))
-        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
-        jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+    is_told = jax.config.jax_compilation_cache_dir is not None
+    if is_told or not jax.config.jax_enable_compilation_cache:
+        return
+    caches = Path(os.path.expanduser(os.environ.get("XDG_CACHE_HOME") or "~/.cache"))
+    compiled_programs.keep_in(caches / "cyclical_jax" / f"programs-{_kind_of_cpu()}")
 
 
 def _kind_of_cpu() -> str:

@@ -6,7 +6,6 @@ The same seed gives every variant the same initial weights and the same order of
 """
 
 import dataclasses
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,7 +17,7 @@ from absl import flags
 from configs import digits
 from cyclical_jax import data
 from cyclical_jax.catalogue import parse
-from cyclical_jax.training import assembly, evaluation, loop
+from cyclical_jax.training import assembly, evaluation, files, loop
 from cyclical_jax.training.earlier import prepare
 from cyclical_jax.training.files import WorkdirError
 from cyclical_jax.training.run import Row
@@ -92,7 +91,7 @@ def picture(results: dict[str, Runs], path: Path) -> None:
         _draw_knob(axes[knob], knob, variant)
     _draw_validation(axes["validation"], results)
     _draw_test(axes["test"], results)
-    figure.savefig(path, dpi=120)
+    figure.savefig(path, format="png", dpi=120)
     plt.close(figure)
 
 
@@ -135,8 +134,9 @@ def run(workdir: Path, num_seeds: int) -> dict[str, Runs]:
         variant: run_variant(variant, dataset, range(num_seeds)) for variant in digits.VARIANTS
     }
     record: dict[str, Any] = {name: runs._asdict() for name, runs in results.items()}
-    (workdir / "results.json").write_text(json.dumps(record))
-    picture(results, workdir / "demo.png")
+    files.write(workdir / "results.json", record)
+    with files.whole(workdir / "demo.png") as temporary:
+        picture(results, temporary)
     return results
 
 

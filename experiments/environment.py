@@ -1,5 +1,6 @@
 """The versions, revision and hardware of a run, which are kept beside its results."""
 
+import logging
 import platform
 import subprocess
 from importlib import metadata
@@ -11,6 +12,7 @@ import jax
 from cyclical_jax.training import files
 from cyclical_jax.training.files import ENVIRONMENT, WorkdirError
 
+_logger = logging.getLogger(__name__)
 _LIBRARIES = ("jax", "jaxlib", "flax", "optax", "numpy")
 
 
@@ -59,10 +61,14 @@ def record_start(workdir: Path, step: int) -> list[str]:
 
 
 def _starts(path: Path) -> list[dict[str, Any]]:
-    """Those before; none of a file that cannot be read: it is a record, and no run needs it."""
+    """Returns those before. A damaged file is set aside: it is a record, and no run needs it."""
     try:
-        return files.read(path)
-    except WorkdirError:
+        return files.read(path) if path.exists() else []
+    except WorkdirError as error:
+        aside = path.with_name(f"damaged-{path.name}")
+        with files.writing(path):
+            path.replace(aside)
+        _logger.warning("%s It is now %s.", error, aside.name)
         return []
 
 

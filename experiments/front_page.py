@@ -3,10 +3,12 @@
 python -m experiments.front_page
 """
 
-import json
+import sys
 from pathlib import Path
 
+from cyclical_jax.training.files import WorkdirError, whole
 from experiments.presentation import Record, front_table, rewrite
+from experiments.records import read
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "docs" / "results"
@@ -25,7 +27,7 @@ def pages() -> dict[Path, str]:
 
 def records() -> dict[str, Record]:
     """The tables of docs/results, by their names."""
-    return {path.stem: json.loads(path.read_text()) for path in sorted(RESULTS.glob("*.json"))}
+    return {path.stem: read(path) for path in sorted(RESULTS.glob("*.json"))}
 
 
 def _rewritten(text: str, tables: dict[str, str]) -> str:
@@ -34,6 +36,14 @@ def _rewritten(text: str, tables: dict[str, str]) -> str:
     return text
 
 
-if __name__ == "__main__":
+def main():
     for page, text in pages().items():
-        page.write_text(text)
+        with whole(page) as temporary:
+            temporary.write_text(text)
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except (WorkdirError, ValueError) as error:
+        sys.exit(str(error))

@@ -20,6 +20,7 @@ from matplotlib.figure import Figure
 from ml_collections import ConfigDict
 
 from cyclical_jax import data
+from cyclical_jax._files import whole
 from cyclical_jax.accumulation import windows_schedule
 from cyclical_jax.catalogue import parse
 from cyclical_jax.techniques import learning_rate
@@ -216,7 +217,8 @@ def main(config: ConfigDict, workdir: Path) -> None:
     path = workdir / "preview.png"
     try:
         workdir.mkdir(parents=True, exist_ok=True)
-        picture(drawn).savefig(path, dpi=120)
+        with whole(path) as temporary:
+            picture(drawn).savefig(temporary, format="png", dpi=120)
     except OSError as error:
         raise WorkdirError(f"--workdir {workdir} cannot be written: {error.strerror}.") from error
     print(f"{text(drawn, width=shutil.get_terminal_size().columns)}\npicture: {path}")

@@ -10,7 +10,6 @@ that the task judges by beside the loss. By the paper's reading the lower end is
 read.
 """
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ from absl import flags
 from ml_collections import ConfigDict
 
 from cyclical_jax.catalogue import parse
+from cyclical_jax.training import files
 from cyclical_jax.training.fields import RecipeError
 from cyclical_jax.training.population import Outcome
 from cyclical_jax.training.recipe import instead_of
@@ -127,26 +127,29 @@ def run(config: ConfigDict, workdir: Path) -> dict[str, Any]:
     recipes = recipes_of(config, knob, values, _NUM_SEEDS.value)
     with runs.Store(workdir, mix=_MIX.value) as store:
         scores = scores_of(recipes, runs.Lab(store))
-    suggestion = grids.suggest(values, scores["loss"])
-    record = {"knob": knob, "scale": scale, "values": values, "seeds": [*range(_NUM_SEEDS.value)]}
-    record |= {f"val_{name}": of_values for name, of_values in scores.items()}
-    record |= {"suggestion": suggestion._asdict(), "version": runs.version()}
-    _write(record, suggestion, Score.of_recipe(recipes[0][0]), workdir)
+        suggestion = grids.suggest(values, scores["loss"])
+        record = {"knob": knob, "scale": scale, "values": values}
+        record |= {"seeds": [*range(_NUM_SEEDS.value)]}
+        record |= {f"val_{name}": of_values for name, of_values in scores.items()}
+        record |= {"suggestion": suggestion._asdict(), "version": runs.version()}
+        store.check_place()
+        _write(record, suggestion, Score.of_recipe(recipes[0][0]), workdir)
     return record
 
 
 def _write(
     record: Mapping[str, Any], suggestion: grids.Suggestion, score: Score, workdir: Path
 ) -> None:
-    (workdir / "range_test.json").write_text(json.dumps(record, indent=1, allow_nan=False) + "\n")
-    grids.picture(
-        record["values"],
-        {of: record[f"val_{of.name}"] for of in grids.panels(score)},
-        (suggestion.low, suggestion.high),
-        record["knob"],
-        record["scale"],
-        workdir / "range_test.png",
-    )
+    files.write(workdir / "range_test.json", record)
+    with files.whole(workdir / "range_test.png") as temporary:
+        grids.picture(
+            record["values"],
+            {of: record[f"val_{of.name}"] for of in grids.panels(score)},
+            (suggestion.low, suggestion.high),
+            record["knob"],
+            record["scale"],
+            temporary,
+        )
 
 
 def main():

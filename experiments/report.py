@@ -10,6 +10,7 @@ The page has curves to zoom into and to hover over, the scores of the test split
 A click on an arm in a legend hides it in all panels below.
 """
 
+import contextlib
 import html
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -21,8 +22,10 @@ from absl import flags
 from plotly.graph_objects import Figure
 from plotly.subplots import make_subplots
 
-from cyclical_jax.training.files import METRICS, WorkdirError
-from experiments import command_line, paths, presentation, statistics
+from cyclical_jax import _files
+from cyclical_jax.training import files
+from cyclical_jax.training.files import CONFIG, METRICS, RESULT, WorkdirError
+from experiments import command_line, paths, presentation, records
 from experiments.score import Score, fractions_of_log, fractions_of_record, number, words
 
 # Titles of what is measured in training, in the order of the panels. The log of a run does not say
@@ -35,7 +38,6 @@ _OF_TRAINING = {
 }
 _VALIDATION = "val_"  # the columns of the log that begin with it are scores on validation
 _NO_CURVES = {"step", "epoch", "images_per_second", "seconds", "skipped"}
-_RECORD = {"table", "about", "command", "version", "hardware", "datasets"}
 
 # Okabe and Ito's colours without yellow, which are told apart by all eyes; then again, dashed.
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
@@ -93,23 +95,14 @@ def page(*results: Path) -> str:
         workdirs = _named(results)
         title, parts = ", ".join(workdirs), run_parts(workdirs)
     else:
-        record = read_record(results[0])
+        with _naming_results():
+            record = records.read(results[0])
         title, parts = record["table"], table_parts(record)
     library = plotly.offline.get_plotlyjs()
     return _PAGE.format(title=html.escape(title), library=library, body="\n".join(parts))
 
 
 # ---- a table
-
-
-def read_record(path: Path) -> dict[str, Any]:
-    """Returns the record of a table."""
-    record = _read_json(path)
-    if not isinstance(record, dict) or not record.keys() >= _RECORD:
-        raise WorkdirError(
-            f"--results {path} is no record of a table, which has {', '.join(sorted(_RECORD))}."
-        )
-    return statistics.with_comparisons(record)
 
 
 def table_parts(record: Mapping[str, Any]) -> Iterator[str]:
@@ -135,7 +128,11 @@ def _of_validation(names: Sequence[str]) -> dict[str, str]:
 
 
 def _arm_of_table(name: str, arm: Mapping[str, Any], titles: Mapping[str, str]) -> Arm:
-    curves = {key: Curve(**arm["curves"][key]) for key in titles if key in arm["curves"]}
+    curves = {
+        key: Curve(arm["curves"][key]["mean"], arm["curves"][key]["std"])
+        for key in titles
+        if key in arm["curves"]
+    }
     knobs = {knob: Curve(values) for knob, values in arm["knobs"].items()}
     return Arm(name, arm["curves"]["epoch"], curves | knobs)
 
@@ -155,8 +152,8 @@ def _named(workdirs: Sequence[Path]) -> dict[str, Path]:
 def run_parts(workdirs: Mapping[str, Path]) -> Iterator[str]:
     """Yields HTML of the results of runs that have ended, and of their curves and configs."""
     arms = [_arm_of_run(name, read_rows(path / METRICS)) for name, path in workdirs.items()]
-    yield from _compared("result", _read_all(workdirs, "result.json"), _shown, len(workdirs))
-    configs = _read_all(workdirs, "config.json")
+    yield from _compared("result", _read_all(workdirs, RESULT), _shown, len(workdirs))
+    configs = _read_all(workdirs, CONFIG)
     flat = {name: _flat(config) for name, config in configs.items()}
     if len(flat) > 1:
         keys = dict.fromkeys(key for config in flat.values() for key in config)
@@ -167,16 +164,17 @@ def run_parts(workdirs: Mapping[str, Path]) -> Iterator[str]:
     scores = [name.removeprefix(_VALIDATION) for name in names if name.startswith(_VALIDATION)]
     titles = _of_validation([name for name in scores if name != "loss"]) | _OF_TRAINING
     yield from _figure_parts(arms, titles, fractions_of_log())
-    for name in configs:
+    for name, config in configs.items():
         of_run = f" of {html.escape(name)}" if len(workdirs) > 1 else ""
-        text = html.escape(_read(workdirs[name] / "config.json"))
+        text = html.escape(json.dumps(config, indent=2))
         yield f"<details><summary>config{of_run}</summary><pre>{text}</pre></details>"
 
 
 def _read_all(workdirs: Mapping[str, Path], file: str) -> dict[str, dict[str, Any]]:
     """Returns what is in that file of each workdir that has it."""
     paths = {name: path / file for name, path in workdirs.items()}
-    return {name: _read_json(path) for name, path in paths.items() if path.exists()}
+    with _naming_results():
+        return {name: files.read(path) for name, path in paths.items() if path.exists()}
 
 
 def _compared(
@@ -215,11 +213,8 @@ def _shown(name: str, value: Any) -> str:
 
 def read_rows(metrics: Path) -> list[dict[str, Any]]:
     """Returns the rows of a run's log."""
-    rows = []
-    for at, line in enumerate(_read(metrics).splitlines(), 1):
-        rows.append(_parse(line, f"line {at} of {metrics}"))
-        if not isinstance(rows[-1], dict) or "epoch" not in rows[-1]:
-            raise WorkdirError(f"--results: line {at} of {metrics} is no row of a run.")
+    with _naming_results():
+        rows = files.read_rows(metrics)
     if not rows:
         raise WorkdirError(f"--results: {metrics} has no rows yet.")
     return rows
@@ -249,24 +244,13 @@ def _number(value: Any) -> str:
 # ---- what is read
 
 
-def _read_json(path: Path) -> Any:
-    return _parse(_read(path), str(path))
-
-
-def _read(path: Path) -> str:
+@contextlib.contextmanager
+def _naming_results() -> Iterator[None]:
+    """Puts the name of the flag before an error of a file."""
     try:
-        return path.read_text("utf-8")
-    except OSError as error:
-        raise WorkdirError(f"--results: {path} cannot be read: {error.strerror}.") from error
-    except UnicodeDecodeError as error:
-        raise WorkdirError(f"--results: {path} is no text.") from error
-
-
-def _parse(text: str, place: str) -> Any:
-    try:
-        return json.loads(text)
-    except ValueError as error:
-        raise WorkdirError(f"--results: {place} is not JSON: {error}.") from error
+        yield
+    except WorkdirError as error:
+        raise WorkdirError(f"--results: {error}") from error
 
 
 # ---- what is drawn
@@ -276,16 +260,16 @@ def _figure_parts(
     arms: Sequence[Arm], titles: Mapping[str, str], percent: Sequence[str]
 ) -> Iterator[str]:
     """Yields HTML of the panels of `titles` and of the knobs that change, then the other knobs."""
-    if not any(arm.curves for arm in arms):  # no run stayed finite
-        return
     knobs = _values_of_knobs(arms, titles)
     changing = {name: name for name, values in knobs.items() if len(values) > 1}
-    yield figure(arms, {**titles, **changing}, percent).to_html(
-        full_html=False,
-        include_plotlyjs=False,
-        config={"responsive": True, "displaylogo": False, "showSendToCloud": False},
-    )
-    same = [f"{name} {_number(*knobs[name])}" for name in knobs if name not in changing]
+    panels = titles | changing
+    if any(name in panels for arm in arms for name in arm.curves):  # a run stayed finite
+        yield figure(arms, panels, percent).to_html(
+            full_html=False,
+            include_plotlyjs=False,
+            config={"responsive": True, "displaylogo": False, "showSendToCloud": False},
+        )
+    same = [f"{name} {_number(*values)}" for name, values in knobs.items() if len(values) == 1]
     yield f"<p>Constant: {html.escape(', '.join(same))}.</p>" if same else ""
 
 
@@ -352,7 +336,7 @@ def _band(epoch: Sequence[float], curve: Curve) -> dict[str, Any]:
     ]
     there = [(x, mean + std) for x, mean, std in points]
     back = [(x, mean - std) for x, mean, std in reversed(points)]
-    x, y = zip(*there, *back, strict=True)
+    x, y = ([corner[axis] for corner in (*there, *back)] for axis in (0, 1))
     return {"x": x, "y": y, "mode": "none", "fill": "toself", "hoverinfo": "skip"}
 
 
@@ -392,7 +376,8 @@ def main(results: Sequence[Path], output: Path | None) -> None:
     text, output = page(*results), output or output_of(results)
     try:
         output.parent.mkdir(parents=True, exist_ok=True)
-        output.write_text(text, "utf-8")
+        with _files.whole(output) as temporary:
+            temporary.write_text(text, "utf-8")
     except OSError as error:
         raise WorkdirError(f"--output {output} cannot be written: {error.strerror}.") from error
     print(output)

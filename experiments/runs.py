@@ -1,15 +1,18 @@
 """Trains each run of an experiment once, in populations, and keeps it in a file."""
 
 import ast
+import contextlib
 import dataclasses
 import fcntl
 import functools
 import hashlib
 import json
+import logging
 import math
-from collections.abc import Callable, Mapping, Sequence
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, BinaryIO, NamedTuple
 
 from rich.console import Console
 from rich.progress import (
@@ -21,7 +24,9 @@ from rich.progress import (
 )
 
 import cyclical_jax
-from cyclical_jax import data
+from cyclical_jax import _files, data
+from cyclical_jax._files import NUMBER, DamagedError, Pattern
+from cyclical_jax.training import files
 from cyclical_jax.training.earlier import prepare
 from cyclical_jax.training.files import WorkdirError
 from cyclical_jax.training.inputs import identities
@@ -29,16 +34,34 @@ from cyclical_jax.training.population import Outcome, Population, best_chunk
 from cyclical_jax.training.recipe import load_source, source
 from cyclical_jax.training.structure import Recipe
 from experiments.environment import library_versions
+from experiments.score import Score
 from experiments.waiting import Waiting
 
 RUNS = "runs.jsonl"
+_LINE: Pattern = {
+    **dict.fromkeys(("key", "version", "dataset"), str),
+    "seed": int,
+    "rows": [{"step": int, "epoch": float, ...: NUMBER}],
+    "scores": {...: {"loss": NUMBER, ...: NUMBER}},
+    "error": (str, None),
+}
+_LONGEST = 2**26  # bytes of a line; a run of 10,000 rows has a tenth
+_REMEDY = "Delete the line, and its run is trained again."
+_logger = logging.getLogger(__name__)
+
 _NO_PART_OF_A_RUN = ("data_dir", "loop")  # the place of the data, and the way of the calls
+
+
+class _Place(NamedTuple):
+    number: int  # of a line, from 1
+    start: int  # its first byte
 
 
 class Store:
     """The outcomes in a workdir, a line each in `runs.jsonl`, from which a stopped table goes on.
 
-    It is a context, which closes the file.
+    It is a context, which closes the file; until then no other process can open it. An outcome is
+    read when it is asked for: the rows of hundreds of runs would fill the memory.
 
     Raises:
       WorkdirError: It cannot be read or written, or holds runs of another version (unless `mix`).
@@ -46,52 +69,84 @@ class Store:
 
     def __init__(self, workdir: Path, *, mix: bool = False):
         self._path, self._version = workdir / RUNS, version()
+        self._places: dict[str, _Place] = {}
+        self._file = _locked(self._path)
         try:
-            workdir.mkdir(parents=True, exist_ok=True)
-            self._file = self._path.open("a+")
-        except OSError as error:
-            raise WorkdirError(
-                f"--workdir {workdir} cannot be written: {error.strerror}."
-            ) from error
-        try:
-            lines = self._checked(_whole_lines(self._file, self._path), mix)
+            self._end = self._find_places(mix)
         except WorkdirError:
             self._file.close()
             raise
-        self._outcomes = {line["key"]: _outcome(line) for line in lines}
 
     def __enter__(self) -> "Store":
         return self
 
     def __exit__(self, *error) -> None:
-        self._file.close()
+        with contextlib.suppress(OSError):  # the error of a line was raised already
+            self._file.close()
 
     def __contains__(self, key: str) -> bool:
-        return key in self._outcomes
+        return key in self._places
 
     def __getitem__(self, key: str) -> Outcome:
-        return self._outcomes[key]
+        with files.reading(self._path, _REMEDY):
+            line = self._line_at(self._places[key])
+            if line is None or line["key"] != key:
+                raise DamagedError(f"{self._path} was changed while it was in use.")
+        return Outcome(**{name: line[name] for name in Outcome._fields})
 
     def add(self, key: str, recipe: Recipe, outcome: Outcome) -> None:
-        """Writes an outcome; it is safe from then on.
+        """Writes an outcome; when this returns it is on the disk, where a power failure leaves it.
 
         A score that is not finite, of a task that may have one, becomes None, as JSON has it.
-        """
-        outcome = Outcome(*map(_finite, outcome))
-        about = {"key": key, "version": self._version, "dataset": recipe.dataset}
-        line = about | {"seed": recipe.seed, **outcome._asdict()}
-        self._file.write(json.dumps(line, allow_nan=False) + "\n")
-        self._file.flush()
-        self._outcomes[key] = outcome
 
-    def _checked(self, lines: list[dict[str, Any]], mix: bool) -> list[dict[str, Any]]:
-        others = {line["version"] for line in lines} - {self._version}
-        if others and not mix:
+        Raises:
+          WorkdirError: It cannot be written, or the workdir was moved, with the outcome in it.
+        """
+        about = {"key": key, "version": self._version, "dataset": recipe.dataset}
+        outcome = Outcome(*map(_finite, outcome))
+        line = _files.as_line(about | {"seed": recipe.seed, **outcome._asdict()})
+        with files.writing(self._path):
+            self._file.seek(self._end.start)
+            self._file.write(line.encode())
+            self._file.flush()
+            os.fsync(self._file.fileno())
+        self._places[key] = self._end
+        self._end = _Place(self._end.number + 1, self._file.tell())
+        self.check_place()
+
+    def check_place(self) -> None:
+        """Raises WorkdirError if the workdir that was opened is no longer at its path."""
+        if not _files.is_at(self._file, self._path):
+            raise WorkdirError(
+                f"{self._path} was moved or removed while it was in use. The runs that have ended "
+                "are where it is now; the same command goes on with that --workdir."
+            )
+
+    def _find_places(self, mix: bool) -> _Place:
+        """Finds all runs; returns the end, after it has removed a last line that was cut off."""
+        place, versions = _Place(1, 0), set()
+        with files.reading(self._path, _REMEDY):
+            while line := self._line_at(place):
+                self._places[line["key"]] = place
+                versions.add(line["version"])
+                place = _Place(place.number + 1, self._file.tell())
+        if (others := versions - {self._version}) and not mix:
             raise WorkdirError(
                 f"{self._path} holds runs of another version, {' and '.join(sorted(others))}; this "
                 f"is {self._version}. Choose another --workdir, or mix them by --mix_versions."
             )
-        return lines
+        with files.writing(self._path):
+            self._file.truncate(place.start)
+        return place
+
+    def _line_at(self, place: _Place) -> dict[str, Any] | None:
+        """Returns the line that begins there; None if it was cut off or there is none."""
+        self._file.seek(place.start)
+        text = self._file.readline(_LONGEST + 1)
+        told = f"{self._path}, line {place.number},"
+        if len(text) > _LONGEST:
+            raise DamagedError(f"{told} is damaged: it has more than {_LONGEST / 1e6:.0f} MB.")
+        return _files.of_line(text, _LINE, told) if text.endswith(b"\n") else None
 
 
 class Lab:
@@ -106,8 +161,12 @@ class Lab:
         self._store, self._chunk = store, chunk
         self._populations: dict[str, Population] = {}
 
-    def complete(self, recipes: Sequence[Recipe], splits: Sequence[str]) -> list[Outcome]:
-        """Returns the outcomes of the recipes, in order; a run that has ended reads `splits`."""
+    def complete(self, recipes: Sequence[Recipe], splits: Sequence[str]) -> Iterator[Outcome]:
+        """Trains what is missing; a run that has ended is scored on `splits`.
+
+        Returns:
+          The outcomes of the recipes in order, each of which is read when it is asked for.
+        """
         missing, done = self._missing(recipes, splits), 0
         with _bar() as bar:
             task = bar.add_task("runs", total=len(missing))
@@ -119,7 +178,7 @@ class Lab:
                     for (key, recipe), outcome in zip(members.items(), of_family, strict=True):
                         self._store.add(key, recipe, outcome)
                 done += len(members)
-        return [self._store[run_key(recipe, splits)] for recipe in recipes]
+        return (self._outcome(recipe, splits) for recipe in recipes)
 
     def seconds_left(self, recipes: Sequence[Recipe], splits: Sequence[str]) -> float:
         """Returns how long `complete` will take, by the first updates of each population."""
@@ -132,6 +191,17 @@ class Lab:
     def has(self, recipes: Sequence[Recipe], splits: Sequence[str]) -> bool:
         """Returns whether `complete` has nothing to train."""
         return not self._missing(recipes, splits)
+
+    def check_place(self) -> None:
+        """Raises WorkdirError if the workdir of the store is no longer at its path."""
+        self._store.check_place()
+
+    def _outcome(self, recipe: Recipe, splits: Sequence[str]) -> Outcome:
+        outcome, score = self._store[key := run_key(recipe, splits)], Score.of_recipe(recipe).name
+        for split in () if outcome.error else splits:
+            if score not in outcome.scores.get(split, ()):
+                raise WorkdirError(f"the run {key} in {RUNS} has no {score} on {split}. {_REMEDY}")
+        return outcome
 
     def _missing(self, recipes, splits) -> dict[str, Recipe]:
         keyed = {run_key(recipe, splits): recipe for recipe in recipes}
@@ -207,29 +277,26 @@ def duration(seconds: float) -> str:
     return f"{hours} h {minutes} min" if hours else f"{minutes} min"
 
 
-def _whole_lines(file: TextIO, path: Path) -> list[dict[str, Any]]:
-    """Locks the file, removes a last line that was cut off, and returns the others."""
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        raise WorkdirError(f"another process writes to {path}; wait for it.") from error
-    file.seek(0)
-    content = file.buffer.read()
-    whole = content[: content.rfind(b"\n") + 1]
-    file.truncate(len(whole))
-    return [
-        _line(text, f"{path}, line {number},") for number, text in enumerate(whole.splitlines(), 1)
-    ]
-
-
-def _line(text: bytes, place: str) -> dict[str, Any]:
-    try:
-        line = json.loads(text)
-        if missing := {"key", "version", *Outcome._fields} - line.keys():
-            raise ValueError(f"no {', '.join(sorted(missing))}")
-    except (AttributeError, ValueError) as error:
-        raise WorkdirError(f"{place} is damaged: {error}. Move it away.") from error
-    return line
+def _locked(path: Path) -> BinaryIO:
+    """Opens the file, or makes it, and locks it."""
+    while True:
+        try:
+            _files.make_folder(path.parent)
+            file = path.open("a+b")
+            _files.sync(path.parent)  # the file's name; `add` syncs its lines
+        except OSError as error:
+            told = f"--workdir {path.parent} cannot be written: {error.strerror or error}."
+            raise WorkdirError(told) from error
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            file.close()
+            raise WorkdirError(f"another process writes to {path}; wait for it.") from error
+        except OSError as error:
+            _logger.warning("%s cannot be locked (%s): see to it yourself", path, error.strerror)
+        if _files.is_at(file, path):
+            return file
+        file.close()  # it was moved before it was locked, and another may be there
 
 
 def _mover(bar: Progress, task: TaskID, before: int, compiling: Waiting) -> Callable[[float], None]:
@@ -262,7 +329,3 @@ def _finite(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [_finite(one) for one in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def _outcome(line: dict[str, Any]) -> Outcome:
-    return Outcome(**{name: line[name] for name in Outcome._fields})

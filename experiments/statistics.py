@@ -43,8 +43,8 @@ def is_finite(score: float | None) -> bool:
 
 def summary(scores: Scores) -> Summary:
     """Returns how many scores are finite, their mean and their sample standard deviation."""
-    finite = [score for score in scores if is_finite(score)]
-    mean = float(np.mean(finite)) if finite else None
+    finite = np.array([score for score in scores if is_finite(score)], float)
+    mean = float(np.mean(finite)) if len(finite) else None
     std = float(np.std(finite, ddof=1)) if len(finite) > 1 else None
     return Summary(len(finite), mean, std)
 

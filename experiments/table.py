@@ -8,7 +8,6 @@ that their task judges by; test is read once, after the last update. Runs are ke
 they end, and shared by its tables: a table that was stopped goes on where it was.
 """
 
-import json
 import shlex
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -18,6 +17,7 @@ from typing import Any
 from absl import flags
 
 from cyclical_jax.data import num_examples
+from cyclical_jax.training import files
 from cyclical_jax.training.fields import RecipeError
 from cyclical_jax.training.population import Outcome
 from cyclical_jax.training.run import Row
@@ -122,9 +122,11 @@ def _measured(recipe: Recipe) -> tuple[str, ...]:
 def write(record: Mapping[str, Any], workdir: Path) -> list[Path]:
     """Writes the record as JSON, Markdown and PNG."""
     paths = [workdir / f"{record['table']}.{suffix}" for suffix in ("json", "md", "png")]
-    paths[0].write_text(json.dumps(record, indent=1, allow_nan=False) + "\n")
-    paths[1].write_text(presentation.markdown(record))
-    presentation.picture(record, paths[2])
+    files.write(paths[0], record)
+    with files.whole(paths[1]) as temporary:
+        temporary.write_text(presentation.markdown(record), "utf-8")
+    with files.whole(paths[2]) as temporary:
+        presentation.picture(record, temporary)
     return paths
 
 
@@ -192,9 +194,10 @@ def main():
     if not any(arm.control for arm in table.arms.values()):
         raise RecipeError(f"--table {tune.TABLE.value} has no arm with a control to compare.")
     workdir = tune.WORKDIR.value
-    with tune.open_lab() as lab:
+    with tune.open_lab() as lab:  # no other table writes to the workdir meanwhile
         record = compare(Path(tune.TABLE.value).stem, table, trials, lab)
-    paths = write(record, workdir)
+        lab.check_place()
+        paths = write(record, workdir)
     print(presentation.markdown(record))
     print("\n".join(_chosen(record)))
     print("\n".join(map(str, paths)))

@@ -26,7 +26,7 @@ from ml_collections import ConfigDict
 from cyclical_jax.catalogue import describe, parse
 from cyclical_jax.data import num_examples
 from cyclical_jax.models import summary
-from cyclical_jax.training import evaluation, loggers, logs, loop
+from cyclical_jax.training import evaluation, loggers, logs, loop, workdirs
 from cyclical_jax.training import run as runs
 from cyclical_jax.training.assembly import assemble_model, example_of
 from cyclical_jax.training.checkpoints import Checkpoints
@@ -34,7 +34,7 @@ from cyclical_jax.training.devices import is_first_process
 from cyclical_jax.training.earlier import prepare
 from cyclical_jax.training.facts import facts_of
 from cyclical_jax.training.files import CHECKPOINTS, WorkdirError
-from cyclical_jax.training.inputs import identities
+from cyclical_jax.training.inputs import unchanged
 from cyclical_jax.training.keeper import Keeper, StoppedError
 from cyclical_jax.training.recipe import load_dataset
 from cyclical_jax.training.structure import Recipe
@@ -93,22 +93,22 @@ def run(
     with Waiting(f"loading {recipe.dataset}"):
         dataset = load_dataset(recipe)
     runs.plan(recipe, dataset)
-    inputs = identities(recipe)
-    with Waiting("preparing the examples"):
+    with Waiting("preparing the examples"), unchanged(recipe) as inputs:
         dataset, earlier = prepare(recipe, dataset)
     facts = facts_of(recipe.dataset, dataset).as_json()
     advice = {"duration": _LONGER.format(workdir=workdir)}
-    opened = logs.opened_workdir(
+    opened = workdirs.opened_workdir(
         workdir, config.to_dict(), recipe.catalogue, inputs, facts, advice=advice
     )
-    with opened:
-        if result := logs.read_result(workdir):
+    with opened as folder:
+        if result := workdirs.read_result(workdir, recipe.task.judged_by[0]):
             return result
+        folder.check()
         judged_by = recipe.task.judged_by
         with Checkpoints(workdir / CHECKPOINTS, keep=keep, judged_by=judged_by) as checkpoints:
             keep_as = {"every": save_every, "is_stopping": is_stopping}
             options = {"further": further, "num_workers": num_workers}
-            state, rows = _train(recipe, dataset, earlier, workdir, checkpoints, keep_as, **options)
+            state, rows = _train(recipe, dataset, earlier, folder, checkpoints, keep_as, **options)
             test = _test(recipe, dataset, state, Keeper(checkpoints, **keep_as), num_workers)
         runs.check_finite("test_loss", test["loss"], int(state.step))
         result = {f"test_{name}": value for name, value in test.items()}
@@ -118,11 +118,12 @@ def run(
             "training_seconds": rows[-1]["seconds"] if rows else None,  # the first process has all
             "seconds": time.perf_counter() - start,
         }
-        logs.write_result(workdir, result)
+        folder.check()
+        workdirs.write_result(workdir, result)
     return result
 
 
-def _train(recipe, dataset, earlier, workdir, checkpoints, keep_as, *, further, num_workers):
+def _train(recipe, dataset, earlier, folder, checkpoints, keep_as, *, further, num_workers):
     """Trains from the newest checkpoint, or from the start, which is saved: a full disk shows."""
     with Waiting("drawing the first parameters and saving them"):
         start = runs.begin(recipe, dataset, earlier=earlier)
@@ -132,15 +133,16 @@ def _train(recipe, dataset, earlier, workdir, checkpoints, keep_as, *, further, 
             checkpoints.save(start)
             checkpoints.wait()
     timetable = recipe.timetable(num_examples(dataset.train))
-    _tell_where(workdir, start)
+    _tell_where(folder, start)
     _tell([*dataset.notes, *clocks.told(recipe, timetable)])
     log_options = {
         "loggers": further,
         "start": int(start.state.micro_step),
         "is_to_come": runs.has_row_to_come(timetable, start),
+        "folder": folder,
     }
     with (
-        logs.run_log(workdir, timetable, recipe.structure, **log_options) as log,
+        logs.run_log(folder.path, timetable, recipe.structure, **log_options) as log,
         Waiting("compiling") as compiling,
     ):
 
@@ -172,12 +174,13 @@ def _test(recipe, dataset, state, keeper, num_workers) -> evaluation.Scores:
     return evaluation.evaluate(*arguments, num_workers=num_workers, after_batch=end_if_asked)
 
 
-def _tell_where(workdir: Path, start) -> None:
+def _tell_where(folder: workdirs.Folder, start) -> None:
     """Records where a run is started, and says if it is resumed, and what is different here."""
     if not is_first_process():
         return
     step = int(start.state.step)
-    differences = record_start(workdir, step)
+    folder.check()
+    differences = record_start(folder.path, step)
     if step:
         print(f"resumed after {step:,} updates", flush=True)
     if differences:
@@ -249,7 +252,7 @@ def _summary(recipe: Recipe, result: dict[str, Any], workdir: Path) -> str:
     validation = (
         f"best validation {score} {shown(score, result[f'best_val_{score}'])}, after "
         f"{_epochs(result['best_val_epoch'])}\n"
-        if f"best_val_{score}" in result
+        if result.keys() >= {f"best_val_{score}", "best_val_epoch"}
         else ""
     )
     names = dict.fromkeys((score, "loss"))

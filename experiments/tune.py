@@ -106,11 +106,10 @@ def tune(trials: Mapping[Any, Trials], lab: runs.Lab) -> dict[Any, dict[str, Any
     """Returns the record of each arm's trials, under the key of the arm."""
     recipes = {name: these.recipes() for name, these in trials.items()}
     outcomes = iter(lab.complete([r for own in recipes.values() for r in own], SPLITS))
-    own_outcomes = {name: [next(outcomes) for _ in own] for name, own in recipes.items()}
     records = {}
     for name, these in trials.items():
         try:
-            records[name] = these.record(own_outcomes[name])
+            records[name] = these.record([next(outcomes) for _ in recipes[name]])
         except RecipeError as error:
             raise RecipeError(f"{', arm '.join(name)}: {error}") from error
     return records

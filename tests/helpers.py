@@ -1,19 +1,38 @@
 """What several files of tests make: configs with changes, recipes of them, and a small dataset."""
 
+import contextlib
 import functools
-from collections.abc import Mapping
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from ml_collections import ConfigDict
 
-from cyclical_jax import data
+from cyclical_jax import _files, data
 from cyclical_jax.catalogue import default_config, parse
 from cyclical_jax.testing import without_times as without_times
 from cyclical_jax.training.recipe import put
 from cyclical_jax.training.structure import Accumulation, Curve, Knob, Recipe, Structure
 
 CLASSES = 4
+
+
+@contextlib.contextmanager
+def other_user(folder: Path) -> Iterator[None]:
+    """Runs its body as another user in a folder: root may read what has no permissions.
+
+    Paths must be relative: the folders above it may be closed to others.
+    """
+    folder.chmod(0o755)
+    with contextlib.chdir(folder):
+        is_root = os.geteuid() == 0
+        os.seteuid(65534 if is_root else os.geteuid())
+        try:
+            yield
+        finally:
+            os.seteuid(0 if is_root else os.geteuid())
 
 
 def config_of(
@@ -41,6 +60,14 @@ def recipe_of(
 ) -> Recipe:
     """Of such a config."""
     return parse(config_of(base, changes, **more), num_devices=num_devices)
+
+
+def stored(path: Path) -> Any:
+    """Returns what a JSON file, or a file of lines of JSON, holds, without its checksums."""
+    if path.suffix == ".jsonl":
+        return [_files.of_line(line, {}, str(path)) for line in _files.lines_of(path)]
+    is_list = path.read_bytes().startswith(b"[")
+    return _files.read_json(path, [object] if is_list else object)
 
 
 @functools.cache

@@ -113,6 +113,14 @@ def test_traced_numbers_of_low_precision_are_computed_with_in_float32(dtype):
         jax.tree.map(np.testing.assert_array_equal, move(decay, step), expected)
 
 
+def test_the_last_step_that_int32_can_count():
+    for step in (2**31 - 1, jnp.int32(2**31 - 1)):
+        found = moving_average({"a": jnp.zeros(2)}, {"a": jnp.ones(2)}, 0.75, step=step)
+        np.testing.assert_array_equal(found["a"], 0.25)
+    with pytest.raises(ValueError, match="`step` must be a whole number from 0 to 2147483647"):
+        moving_average(OLD, NEW, 0.75, step=2**31)
+
+
 def test_a_step_of_a_small_integer_type_does_not_overflow():
     found = moving_average(OLD, NEW, 0.99, step=np.int8(127))
     expected = moving_average(OLD, NEW, 0.99, step=127)

@@ -65,6 +65,15 @@ def test_equal_logits_lose_nothing():
         np.testing.assert_allclose(distillation_loss(z, z, temperature=2.0), 0, atol=1e-5)
 
 
+@pytest.mark.parametrize("temperature", [1e-20, 1e20, 1e38])
+def test_a_temperature_whose_square_float32_cannot_hold(temperature):
+    """A high one leaves nothing to learn; a low one leaves T times the difference of the tops."""
+    losses = distillation_loss(STUDENT, TEACHER, temperature=temperature)
+    assert np.isfinite(losses).all()
+    if temperature > 1:
+        np.testing.assert_array_equal(losses, 0)
+
+
 @pytest.mark.parametrize("scale", [1.0, 1e4, 1e30])
 def test_value_and_gradient_are_finite(scale):
     args = jnp.asarray(STUDENT, jnp.float32) * scale, jnp.asarray(TEACHER, jnp.float32) * scale

@@ -1,6 +1,5 @@
 """The files that docs/extending.md shows are those of examples/plugins, and they work."""
 
-import json
 import re
 import runpy
 from pathlib import Path
@@ -22,6 +21,7 @@ from cyclical_jax.training.files import WorkdirError
 from cyclical_jax.training.inputs import identities
 from cyclical_jax.training.recipe import cyclical, put
 from tests import commands
+from tests.helpers import stored
 
 pytestmark = pytest.mark.usefixtures("fast_compilation")
 
@@ -121,8 +121,8 @@ def test_a_run_by_a_plugin_goes_on_and_refuses_a_changed_file(tmp_path):
     changes = {"temporal_ensemble__consistency": 1.0}
     result = run_with(plugin, workdir, **changes)
     assert 0 <= result["test_accuracy"] <= 1
-    assert json.loads((workdir / "inputs.json").read_text()).keys() == {"plugin mine.py"}
-    row = json.loads((workdir / "metrics.jsonl").read_text().splitlines()[-1])
+    assert stored(workdir / "inputs.json").keys() == {"plugin mine.py"}
+    row = stored(workdir / "metrics.jsonl")[-1]
     assert row["consistency"] == 1.0
     assert run_with(plugin, workdir, **changes) == result
     plugin.write_text(plugin.read_text() + "# another line\n")

@@ -2,8 +2,9 @@
 
 A row of `CASES` is a function with its data and its numbers. A name that has no row fails the first
 test. The conditions: numbers traced in low precision, data in low precision, strict promotion of
-dtypes, a mesh with explicit axes, `vmap` over the numbers, gradients, NumPy's arrays, an empty
-batch, and trees of other kinds. Values by hand are in the test files of the functions.
+dtypes, a mesh with explicit axes, `vmap` over the numbers, gradients, and trees of other kinds.
+`test_public_arguments.py` tries each argument alone. Values by hand are in the test files of the
+functions.
 """
 
 import functools
@@ -131,7 +132,6 @@ class Case(NamedTuple):
     numbers: Mapping[str, float] = {}  # may be traced; awkward ones, such that 1 - x is rounded
     call: Callable = direct
     keeps_dtype: bool = False  # of the data; else results are float32
-    is_batched: bool = True  # a part of the examples, or none, may be given
     is_on_host: bool = False  # its result is NumPy's, so it cannot be traced
     takes_trees: bool = False
 
@@ -161,7 +161,7 @@ def mixture(name):
 
 def transform(name, call=one_update, **numbers):
     data = {"updates": UPDATES, "params": PARAMS}
-    return Case(name, data, numbers, call, keeps_dtype=True, is_batched=False, takes_trees=True)
+    return Case(name, data, numbers, call, keeps_dtype=True, takes_trees=True)
 
 
 def schedule(name, call=at_counts, **numbers):
@@ -198,7 +198,6 @@ CASES = (
         {"decay": 0.997, "step": 2900},
         keeps_dtype=True,
         takes_trees=True,
-        is_batched=False,
     ),
     schedule("accumulation.windows_schedule", windows),
     schedule("accumulation.powers_of_two", in_powers),
@@ -228,7 +227,6 @@ CASES = (
         {"strength": 0.7},
         augmented,
         keeps_dtype=True,
-        is_batched=False,
     ),
     Case("curriculum.difficulty_ranks", {"difficulty": floats(8)}),
     Case("curriculum.sample_weights", {"ranks": np.linspace(0, 1, 6)}, {"preference": 1.7}),
@@ -237,7 +235,6 @@ CASES = (
         {"difficulty": floats(8), "index": INDICES, "losses": floats(BATCH)},
         {"decay": 0.997},
         keeps_dtype=True,
-        is_batched=False,
     ),
     Case("distillation.teacher_logits", {"images": LOGITS}, call=asked, is_on_host=True),
     Case(
@@ -374,21 +371,6 @@ def test_strict_promotion_is_possible(case):
 
 
 @rows()
-def test_arrays_of_numpy_and_its_numbers_are_taken(case):
-    numbers = {name: np.float64(value) for name, value in case.numbers.items()}
-    data = jax.tree.map(lambda leaf: np.asarray(leaf, numpys_own(leaf.dtype)), case.data)
-    found = jax.eval_shape(lambda: case.run(data, numbers))
-    expected = jax.eval_shape(case.run, cast(case.data, jnp.float32), arrays(case.numbers))
-    for one, other in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
-        assert (one.shape, one.dtype) == (other.shape, other.dtype)
-
-
-def numpys_own(dtype):
-    """Returns the dtype that NumPy makes without being asked."""
-    return np.float64 if np.issubdtype(dtype, np.floating) else np.int64
-
-
-@rows()
 def test_a_mesh_with_explicit_axes_gives_the_same(case):
     mesh = jax.make_mesh((2,), ("data",))
 
@@ -439,13 +421,6 @@ def together(one, other):
     return jax.tree.map(
         lambda a, b: b if a is None else a, one, other, is_leaf=lambda leaf: leaf is None
     )
-
-
-@rows(lambda case: case.is_batched and not case.is_on_host)
-def test_no_examples_give_no_results(case):
-    data = jax.tree.map(lambda leaf: leaf[:0], case.data)
-    for leaf in jax.tree.leaves(jax.eval_shape(case.run, data, arrays(case.numbers))):
-        assert 0 in leaf.shape or leaf.shape == ()
 
 
 # ---- trees

@@ -382,6 +382,18 @@ def test_between_is_geometric_on_the_log_scale(transform, easy, hard):
     np.testing.assert_allclose(values, easy ** (1 - h) * hard**h, rtol=3e-5)
 
 
+@pytest.mark.parametrize("transform", [lambda f: f, jax.jit], ids=["eager", "jit"])
+@pytest.mark.parametrize("ends", [(1.17549436e-38, 3.40282346e38), (3e38, 2e-38), (1e-6, 1.0)])
+def test_the_log_scale_spans_all_that_float32_holds(transform, ends):
+    """The quotient of the ends does not fit into float32."""
+    schedule = cj.cyclical_schedule(*ends, 101, scale="log")
+    values = np.asarray(transform(schedule)(np.arange(101)), np.float64)
+    h = np.asarray(cj.hardness_schedule(101)(np.arange(101)), np.float64)
+    easy, hard = np.float64(np.float32(ends))
+    np.testing.assert_allclose(values, np.exp((1 - h) * np.log(easy) + h * np.log(hard)), rtol=1e-6)
+    assert (values[0], values[50]) == (easy, hard)
+
+
 @pytest.mark.parametrize("traced", [False, True], ids=["plain", "traced"])
 @pytest.mark.parametrize("scale", ["linear", "log"])
 def test_between_is_exact_at_the_ends(scale, traced):
@@ -620,6 +632,25 @@ def test_the_others_refuse(call, name, value):
     with pytest.raises(ValueError) as error:
         call(value)
     assert f"`{name}`" in str(error.value) and str(value) in str(error.value)
+
+
+@pytest.mark.parametrize("name", ["easy", "hard"])
+@pytest.mark.parametrize("value", [1e300, -1e300, 3.5e38, 1e-300, 1e-40])
+def test_ends_that_float32_cannot_hold_are_refused(name, value):
+    """They became infinite, or 0 and so NaN on the log scale."""
+    for scale in ("linear", "log") if value > 0 else ("linear",):
+        ends = {"easy": 1.0, "hard": 2.0, name: value}
+        line = rf"`{name}` must be .*float32 can hold, got {re.escape(str(value))}\."
+        with pytest.raises(ValueError, match=line):
+            cj.cyclical_schedule(**ends, total_steps=101, scale=scale)
+    with pytest.raises(ValueError, match="`schedule` must be at least -2.1.*, got 1e[+]300"):
+        cj.as_integer(1e300)
+
+
+@pytest.mark.parametrize("ends", [dict(easy=np.ones((3, 1))), dict(hard=jnp.ones(3))])
+def test_an_end_of_several_values_is_refused(ends):
+    with pytest.raises(ValueError, match="must be a scalar, got shape .*`jax.vmap`"):
+        cj.between(**{"easy": 1.0, "hard": 2.0, **ends}, hardness_schedule=HARDNESS)
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,5 @@
 """A run is loaded without its dataset, and gives what a plain forward pass gives."""
 
-import json
 import os
 import shutil
 import subprocess
@@ -16,13 +15,13 @@ import cyclical_jax
 from cyclical_jax import data, load_run, trained
 from cyclical_jax.catalogue import CATALOGUE, default_config, parse, with_plugins
 from cyclical_jax.data import Dataset, Normalisation
-from cyclical_jax.training import logs, loop
+from cyclical_jax.training import loop, workdirs
 from cyclical_jax.training.checkpoints import Checkpoints
 from cyclical_jax.training.earlier import read_trained
 from cyclical_jax.training.facts import facts_of, read_facts
-from cyclical_jax.training.files import CHECKPOINTS, DATASET
+from cyclical_jax.training.files import CHECKPOINTS, DATASET, WorkdirError
 from cyclical_jax.training.keeper import Keeper
-from tests.helpers import CLASSES, bright_classes, config_of
+from tests.helpers import CLASSES, bright_classes, config_of, stored
 
 pytestmark = pytest.mark.usefixtures("fast_compilation")
 
@@ -39,7 +38,7 @@ def train(workdir, dataset, changes, catalogue=CATALOGUE):
     recipe = parse(config, catalogue=catalogue)
     facts = facts_of("mine", dataset).as_json()
     with (
-        logs.opened_workdir(workdir, config.to_dict(), catalogue, {}, facts),
+        workdirs.opened_workdir(workdir, config.to_dict(), catalogue, {}, facts),
         Checkpoints(workdir / CHECKPOINTS) as checkpoints,
     ):
         keeper = Keeper(checkpoints, every=0)
@@ -269,8 +268,8 @@ def changed(workdir, path, change):
         (shutil.rmtree, "has no run that can be used: there is no such directory"),
         (lambda path: (path / "config.json").unlink(), "has no run .* there is no config.json in"),
         (lambda path: (path / "config.json").write_text("[]"), "has no run that can be used"),
-        (lambda path: (path / DATASET).write_text("{"), r"dataset\.json cannot be read"),
-        (lambda path: (path / DATASET).write_text("{}"), r"dataset\.json cannot be read"),
+        (lambda path: (path / DATASET).write_text("{"), r"dataset\.json is damaged: Expecting"),
+        (lambda path: (path / DATASET).write_text("{}"), r"dataset\.json is damaged: it has no"),
         (lambda path: shutil.rmtree(path / CHECKPOINTS), "there is no .*checkpoints"),
         (
             lambda path: [shutil.rmtree(step) for step in (path / CHECKPOINTS).glob("[0-9]*")],
@@ -324,7 +323,7 @@ def test_a_task_without_classes_predicts_none(tmp_path, dataset):
 
 
 def test_the_workdir_describes_the_data(run_on_bytes, run_on_features):
-    assert json.loads((run_on_bytes / DATASET).read_text()) == {
+    assert stored(run_on_bytes / DATASET) == {
         "source": "mine",
         "num_classes": 4,
         "class_names": list(NAMES),
@@ -334,7 +333,7 @@ def test_the_workdir_describes_the_data(run_on_bytes, run_on_features):
         "num_examples": {"train": 200, "validation": 60, "test": 40},
         "inputs": "x / 127.5 - 1 of each byte x",
     }
-    of_features = json.loads((run_on_features / DATASET).read_text())
+    of_features = stored(run_on_features / DATASET)
     assert of_features["normalisation"] == {"mean": MEAN.tolist(), "std": STD.tolist()}
     assert of_features["inputs"] == "(x - mean) / std, with the statistics of the training split"
     assert of_features["dtype"] == "float32" and of_features["shape"] == [2]
@@ -363,16 +362,16 @@ def test_the_shapes_of_earlier_datasets(tmp_path, name):
 def test_a_run_does_not_go_on_with_other_data(run_on_features, features, tmp_path):
     workdir = tmp_path / "run"
     shutil.copytree(run_on_features, workdir)
-    (raw, labels), config = features, json.loads((workdir / "config.json").read_text())
+    (raw, labels), config = features, stored(workdir / "config.json")
     other_rounding = Normalisation(MEAN * (1 + 1e-15), STD)
     facts = facts_of("mine", of_features(raw, labels, other_rounding)).as_json()
-    with logs.opened_workdir(workdir, config, CATALOGUE, {}, facts):
+    with workdirs.opened_workdir(workdir, config, CATALOGUE, {}, facts):
         pass
     facts["num_examples"] = facts["num_examples"] | {"train": 61}
     line = r"of other data; choose another --workdir:\n  num_examples\.train: 60 there, 61 here$"
     with (
-        pytest.raises(logs.WorkdirError, match=line),
-        logs.opened_workdir(workdir, config, CATALOGUE, {}, facts),
+        pytest.raises(WorkdirError, match=line),
+        workdirs.opened_workdir(workdir, config, CATALOGUE, {}, facts),
     ):
         pass
 

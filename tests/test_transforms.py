@@ -900,6 +900,23 @@ def test_a_number_out_of_range_is_refused(name, value):
         made(name, value)
 
 
+@every_transform
+def test_a_number_that_float32_cannot_hold_is_refused(name):
+    for value in (1e300, 1e-300):
+        with pytest.raises(ValueError, match=rf"`{NAMES[name]}` must be 0 or from 1.2e-38 to 3.4e"):
+            made(name, value)
+
+
+@every_transform
+def test_a_value_of_several_numbers_is_refused(name):
+    """A schedule may return it too; it would be broadcast against the updates."""
+    line = rf"`{NAMES[name]}` must be a scalar, got shape \(3, 1\)"
+    with pytest.raises(ValueError, match=line):
+        made(name, np.ones((3, 1)))
+    with pytest.raises(ValueError, match=line):
+        made(name, lambda count: jnp.ones((3, 1))).init(PARAMS)
+
+
 @pytest.mark.parametrize("value", [-1e-3, float("nan"), float("inf"), "1"])
 def test_adaptive_grad_clip_refuses_eps(value):
     with pytest.raises(ValueError, match=rf"`eps` .*{value}"):

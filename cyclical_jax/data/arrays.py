@@ -6,20 +6,18 @@ is [n] whole numbers or words, or [n, classes] probabilities. With the prefixes 
 """
 
 import functools
-import zipfile
-import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 
-from cyclical_jax.data import own, splits
+from cyclical_jax import _checks
+from cyclical_jax.data import npz, own, splits
 from cyclical_jax.data.dataset import ARRAYS, SPLITS, Dataset, Found, PathLike
 
-Headers = dict[str, tuple[tuple[int, ...], np.dtype]]  # {name: (shape, dtype)}
+Headers = dict[str, npz.Header]
 Keys = dict[str, tuple[str, str]]  # {given split: (key of its images, key of its labels)}
 _NAMES = "class_names"
-_UNREADABLE = OSError, EOFError, MemoryError, ValueError, zipfile.BadZipFile, zlib.error
 
 
 def find(place: str, data_dir: PathLike | None = None) -> Found:
@@ -49,28 +47,16 @@ def _find(path: Path, stamp: tuple[int, int], name: str) -> Found:
         labels.num_classes,
         splits.sizes_of(parts),
         functools.partial(_load, path, name, keys, labels, parts, sorted(others)),
-        shape=_example_shape(headers[keys["train"][0]][0]),
+        shape=_example_shape(headers[keys["train"][0]].shape),
         identity=functools.partial(own.content_of, path),
     )
 
 
 def _headers(path: Path) -> Headers:
-    """Returns the shape and the type of each array, none of which is read."""
     try:
-        with zipfile.ZipFile(path) as archive:
-            members = [member for member in archive.namelist() if member.endswith(".npy")]
-            return {member.removesuffix(".npy"): _header(archive, member) for member in members}
-    except _UNREADABLE as error:
-        raise ValueError(f"this is no .npz file that can be read: {_reason(error)}.") from error
-
-
-def _header(archive: zipfile.ZipFile, member: str) -> tuple[tuple[int, ...], np.dtype]:
-    with archive.open(member) as file:
-        version = np.lib.format.read_magic(file)
-        old = version == (1, 0)
-        read = np.lib.format.read_array_header_1_0 if old else np.lib.format.read_array_header_2_0
-        shape, _, dtype = read(file)
-    return shape, dtype
+        return npz.headers(path)
+    except ValueError as error:
+        raise ValueError(f"this is no .npz file that can be read: {error}.") from error
 
 
 def _keys(headers: Headers) -> Keys:
@@ -99,18 +85,20 @@ def _problems(headers: Headers) -> Iterator[str]:
     wanted = [key for pair in keys.values() for key in pair]
     missing = [key for key in wanted if key not in headers]
     if missing:
-        listed = ", ".join(sorted(headers)) or "nothing"
+        listed = _checks.short(", ".join(sorted(headers)), 200) or "nothing"
         yield f"it must have {' and '.join(missing)}, got {listed}."
     for key in [key for key in (*wanted, _NAMES) if key in headers]:
-        if headers[key][1].hasobject:
+        if headers[key].dtype.hasobject:
             yield f"{key} holds Python objects, which are not unpickled: save plain numbers."
     if _NAMES in headers:
-        yield from _problems_of_names(*headers[_NAMES])
+        yield from _problems_of_names(*headers[_NAMES][:2])
     if not missing:
         for image, label in keys.values():
-            yield from _problems_of_images(image, *headers[image])
-            yield from _problems_of_lengths(image, headers[image][0], label, headers[label][0])
-        shapes = {image: _example_shape(headers[image][0]) for image, _ in keys.values()}
+            yield from _problems_of_images(image, *headers[image][:2])
+            yield from _problems_of_lengths(
+                image, headers[image].shape, label, headers[label].shape
+            )
+        shapes = {image: _example_shape(headers[image].shape) for image, _ in keys.values()}
         if len(set(shapes.values())) > 1:
             told = ", ".join(f"{key} {list(shape)}" for key, shape in shapes.items())
             yield f"the examples of all splits must have one shape, got {told}."
@@ -143,16 +131,10 @@ def _example_shape(shape: tuple[int, ...]) -> tuple[int, ...]:
 
 
 def _read(path: Path, key: str) -> np.ndarray:
-    """Returns an array of a file, in which nothing is unpickled."""
     try:
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
-            return arrays[key]
-    except _UNREADABLE as error:
-        raise ValueError(f"{key} cannot be read: {_reason(error)}.") from error
-
-
-def _reason(error: Exception) -> str:
-    return f"{type(error).__name__}: {error}".partition("\n")[0].rstrip(".")
+        return npz.read(path, [key])[key]
+    except ValueError as error:
+        raise ValueError(f"{key} cannot be read: {error}.") from error
 
 
 def _load(
@@ -172,5 +154,9 @@ def _load(
             problems.append(str(error))
     with own.named(name):
         own.raise_all(problems)
-    notes = (f"It has more arrays, which are left out: {', '.join(others)}.",) if others else ()
+    notes = (
+        (f"It has more arrays, which are left out: {_checks.short(', '.join(others), 200)}.",)
+        if others
+        else ()
+    )
     return own.assemble(inputs, labels, parts, notes)

@@ -8,7 +8,7 @@ from types import ModuleType
 from typing import Any, NamedTuple
 
 from cyclical_jax.data.images import Normalisation
-from cyclical_jax.data.kept import Arrays
+from cyclical_jax.data.npz import Arrays
 from cyclical_jax.data.streams import Stream
 
 PathLike = str | os.PathLike[str]

@@ -15,7 +15,7 @@ import numpy as np
 
 from cyclical_jax.data import own, photographs, splits
 from cyclical_jax.data.dataset import STREAMED, Dataset, Found, PathLike
-from cyclical_jax.data.kept import Arrays
+from cyclical_jax.data.npz import Arrays
 from cyclical_jax.data.streams import Stream
 
 _NAMES = {"train": "train", "test": "test"} | dict.fromkeys(

@@ -1,41 +1,49 @@
-"""Keeps arrays that take long to make in a file for the next time."""
+"""Keeps arrays that take long to make in a file for the next time.
+
+The file is an .npz with a seal. What has no seal that fits, as after damage or from an earlier
+version, is made anew.
+"""
 
 import contextlib
-import uuid
-import zipfile
 from collections.abc import Callable, Collection
 from pathlib import Path
 
 import numpy as np
 
-Arrays = dict[str, np.ndarray]
+from cyclical_jax import _files
+from cyclical_jax.data import npz
+from cyclical_jax.data.npz import Arrays
+
+_SEAL = "kept by cyclical_jax, "
 
 
-def kept(path: Path, names: Collection[str], make: Callable[[], Arrays]) -> Arrays:
-    """Returns the arrays of those names from the file, or makes them and writes the file."""
-    arrays = _read(path, names)
-    if arrays is None:
+def kept(
+    path: Path, names: Collection[str], make: Callable[[], Arrays], source: str = ""
+) -> Arrays:
+    """Returns the arrays of those names from the file, or makes them and writes the file.
+
+    Args:
+      path: The file.
+      names: The names.
+      make: Returns the arrays.
+      source: What they are made from; a file that was made from something else is not used.
+    """
+    try:
+        return npz.read(path, names, comment=_comment(source))
+    except ValueError:
         arrays = make()
-        _write(path, arrays)
+    _write(path, arrays, source)
     return arrays
 
 
-def _read(path: Path, names: Collection[str]) -> Arrays | None:
-    """Returns the arrays that `_write` wrote, or None if they cannot be read for any reason."""
-    try:
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
-            return {name: arrays[name] for name in names}
-    except (OSError, EOFError, KeyError, ValueError, zipfile.BadZipFile):
-        return None
-
-
-def _write(path: Path, arrays: Arrays) -> None:
+def _write(path: Path, arrays: Arrays, source: str = "") -> None:
     """Writes the arrays at once or not at all."""
-    temporary = path.with_name(f"{path.name}.{uuid.uuid4().hex}")
-    with contextlib.suppress(OSError):  # on a read-only or full disk they are made again next time
-        try:
-            with temporary.open("xb") as file:
-                np.savez(file, **arrays)  # type: ignore[arg-type]
-            temporary.replace(path)
-        finally:
-            temporary.unlink(missing_ok=True)
+    # On a read-only or full disk they are made again next time.
+    with contextlib.suppress(OSError), _files.whole(path) as temporary:
+        with temporary.open("xb") as file:
+            np.savez(file, **arrays)  # type: ignore[arg-type]
+        npz.seal(temporary, _comment(source))
+
+
+def _comment(source: str) -> bytes:
+    return f"{_SEAL}{source} ".encode()

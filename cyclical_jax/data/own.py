@@ -3,6 +3,7 @@
 import contextlib
 import functools
 import hashlib
+import stat
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
@@ -14,7 +15,7 @@ from cyclical_jax.data import splits
 from cyclical_jax.data.checks import non_finite
 from cyclical_jax.data.dataset import Dataset, DatasetNotFoundError
 from cyclical_jax.data.images import Normalisation
-from cyclical_jax.data.kept import Arrays
+from cyclical_jax.data.npz import Arrays
 
 _MOST_SHOWN = 5  # problems of one kind
 
@@ -40,19 +41,33 @@ def place_of(name: str, place: str, *, is_folder: bool = False) -> Path:
       ValueError: It is no path on this machine.
       DatasetNotFoundError: There is no such file or folder.
     """
-    path = _checks.local_path("dataset", place)
-    if path.is_dir() if is_folder else path.is_file():
+    path, kind = _checks.local_path("dataset", place), "folder" if is_folder else "file"
+    found = _kind_of(path, name)
+    if found == kind:
         return path
-    kind, other = ("folder", "file") if is_folder else ("file", "folder")
-    what = f"{path} is a {other}" if path.exists() else f"there is no {kind} {path}"
+    what = f"{path} is a {found}" if found else f"there is no {kind} {path}"
     here = "" if path.is_absolute() else f", seen from {Path.cwd()}"
     raise DatasetNotFoundError(f"dataset {name!r}: {what}{here}.")
 
 
+def _kind_of(path: Path, name: str) -> str | None:
+    """Returns what a path is, in words; None where there is nothing."""
+    try:
+        mode = path.stat().st_mode
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except (OSError, ValueError) as error:  # one may not look there, or it is no path
+        reason = getattr(error, "strerror", None) or error
+        line = f"dataset {_checks.short(name)!r} cannot be read: {reason}."
+        raise DatasetNotFoundError(line) from error
+    kinds = {stat.S_IFREG: "file", stat.S_IFDIR: "folder"}
+    return kinds.get(stat.S_IFMT(mode), "pipe or a device")
+
+
 def stamp_of(path: Path) -> tuple[int, int]:
     """Returns what changes when a file is written anew: so long may its facts be remembered."""
-    stat = path.stat()
-    return stat.st_mtime_ns, stat.st_size
+    about = path.stat()
+    return about.st_mtime_ns, about.st_size
 
 
 @contextlib.contextmanager
@@ -77,10 +92,33 @@ def raise_all(problems: Iterable[str]) -> None:
         raise ValueError("\n".join(lines))
 
 
-def few(problems: list[str]) -> list[str]:
+class Few:
+    """Iterates over the first problems of one kind, and a line that tells how many more there are.
+
+    Attributes:
+      number: Number of all problems.
+    """
+
+    def __init__(self) -> None:
+        self.number, self._first = 0, list[str]()
+
+    def add(self, problem: str) -> None:
+        self.number += 1
+        if self.number <= _MOST_SHOWN:
+            self._first.append(problem)
+
+    def __iter__(self) -> Iterator[str]:
+        yield from self._first
+        if self.number > _MOST_SHOWN:
+            yield f"and {self.number - _MOST_SHOWN:,} more like these."
+
+
+def few(problems: Iterable[str]) -> Few:
     """Returns the first problems of one kind, and how many more there are."""
-    more = len(problems) - _MOST_SHOWN
-    return problems if more <= 0 else [*problems[:_MOST_SHOWN], f"and {more:,} more like these."]
+    found = Few()
+    for problem in problems:
+        found.add(problem)
+    return found
 
 
 def content_of(path: Path) -> str:
@@ -176,7 +214,7 @@ def notes_of_classes(labels: Labels, positions: np.ndarray) -> tuple[str, ...]:
     if not absent:
         return ()
     more = f" and {len(absent) - _MOST_SHOWN} more" if len(absent) > _MOST_SHOWN else ""
-    listed = ", ".join(absent[:_MOST_SHOWN])
+    listed = ", ".join(_checks.short(name) for name in absent[:_MOST_SHOWN])
     return (f"There is no example to train on of class {listed}{more}.",)
 
 

@@ -82,8 +82,14 @@ def read_all(root: Path, names: Sequence[str], image_size: int | None) -> np.nda
 
 
 def decoded(encoded: bytes, mode: str, image_size: int | None) -> np.ndarray:
-    """Returns an encoded image as uint8 [height, width, channels], as `read_all` does."""
+    """Returns an encoded image as uint8 [height, width, channels], as `read_all` does.
+
+    Raises:
+      ValueError: An image in colour is to be grey.
+    """
     with PIL.Image.open(io.BytesIO(encoded), formats=FORMATS) as image:
+        if mode == "L" and image.mode not in _GREY:
+            raise ValueError("it is in colour, and must be grey")
         pixels = np.asarray(_in_size(image, mode, image_size))
     return pixels if pixels.ndim == 3 else pixels[..., None]
 

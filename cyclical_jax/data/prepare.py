@@ -29,11 +29,10 @@ from tensorflow_datasets.datasets.imagenet2012 import imagenet2012_dataset_build
 from tensorflow_datasets.image_classification import cifar, mnist
 
 from cyclical_jax import _checks
-from cyclical_jax.data import tfds_any
+from cyclical_jax.data import tfds_any, tfds_files
 from cyclical_jax.data.dataset import DatasetNotFoundError, PathLike
 from cyclical_jax.data.tfds_named import (
     TFDS_DATASETS,
-    find_flaw,
     how_to_get,
     open_prepared,
     prepared_directory,
@@ -200,7 +199,7 @@ def _build(builder: Any, manual_dir: str) -> None:
         reason = str(error).partition("\n")[0].rstrip(":.")
         raise ValueError(f"{builder.name} was not built: {reason}.") from error
     # TFDS has no checksums of ImageNet's archives, so a truncated one is noticed only here.
-    if flaw := find_flaw(builder, TFDS_DATASETS[builder.name].num_examples):
+    if flaw := tfds_files.find_flaw(builder, TFDS_DATASETS[builder.name].num_examples):
         builder.data_path.rmtree()
         raise ValueError(f"{builder.name} was not built: {flaw}.")
 

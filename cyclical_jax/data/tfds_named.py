@@ -3,16 +3,18 @@
 They are read without TensorFlow, and only `experiments/prepare_data.py` downloads them.
 """
 
+import contextlib
 import functools
-import json
+import os
 import shlex
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from cyclical_jax import _checks
+from cyclical_jax.data import own, tfds_files
 from cyclical_jax.data.dataset import (
     ARRAYS,
     Dataset,
@@ -21,7 +23,8 @@ from cyclical_jax.data.dataset import (
     PathLike,
     import_optional,
 )
-from cyclical_jax.data.kept import Arrays, kept
+from cyclical_jax.data.kept import kept
+from cyclical_jax.data.npz import Arrays
 from cyclical_jax.data.streams import Stream
 
 
@@ -101,7 +104,9 @@ def _load(name: str, data_dir: PathLike | None, image_size: int | None) -> Datas
     # The names hold TFDS's slices, so that a file made for other slices is not used.
     keys = [f"{tfds_split}/{key}" for tfds_split in source.splits.values() for key in ARRAYS]
     decode = functools.partial(_decode, name, data_dir, builder)
-    arrays = kept(Path(builder.data_path, "decoded.npz"), keys, decode)
+    arrays = kept(
+        Path(builder.data_path, "decoded.npz"), keys, decode, _identity(builder.data_path)
+    )
     splits: dict[str, Any] = {
         ours: {key: arrays[f"{tfds_split}/{key}"] for key in ARRAYS}
         for ours, tfds_split in source.splits.items()
@@ -130,17 +135,32 @@ def _known(name: str, data_dir: PathLike | None) -> Arrays:
     """Returns the labels and file names of TFDS's whole train split."""
     directory = str(open_prepared(name, data_dir).data_path)
     read = functools.partial(_read_names, name, data_dir, directory)
-    return kept(Path(directory, "names.npz"), ("label", "name"), read)
+    return kept(Path(directory, "names.npz"), ("label", "name"), read, _identity(directory))
+
+
+def _identity(directory: PathLike) -> str:
+    """Returns a digest of TFDS's description, so that no copy of another dataset is used."""
+    return own.content_of(Path(directory, tfds_files.INFO))
 
 
 def _read_names(name: str, data_dir: PathLike | None, directory: str) -> Arrays:
     feature = TFDS_DATASETS[name].file_name
-    try:
+    with _reading(name, data_dir):
         pairs = [(e["label"], e[feature]) for e in _encoded(directory, "train")]
-    except RuntimeError as error:  # array_record's checksums do not match
-        raise _unusable(name, data_dir, str(error)) from error
-    labels, names = zip(*pairs, strict=True)
-    return {"label": np.array(labels, np.int32), "name": np.array(names)}
+        labels, names = zip(*pairs, strict=True)
+        found = {"label": np.array(labels, np.int32), "name": np.array(names)}
+    if flaw := tfds_files.label_flaw(found["label"], TFDS_DATASETS[name].num_classes):
+        raise _unusable(name, data_dir, flaw)
+    return found
+
+
+@contextlib.contextmanager
+def _reading(name: str, data_dir: PathLike | None) -> Iterator[None]:
+    """Tells errors of TFDS and array_record, whose checksums do not match where data is damaged."""
+    try:
+        yield
+    except Exception as error:
+        raise _unusable(name, data_dir, tfds_files.line_of(error)) from error
 
 
 def _encoded(directory: str, tfds_split: str) -> Any:
@@ -173,7 +193,8 @@ def data_source(
     _checks.one_of("dataset", name, TFDS_DATASETS)
     _checks.one_of("split", split, TFDS_DATASETS[name].splits)
     builder = open_prepared(name, data_dir)
-    return builder.as_data_source(TFDS_DATASETS[name].splits[split])
+    with _reading(name, data_dir):
+        return builder.as_data_source(TFDS_DATASETS[name].splits[split])
 
 
 def how_to_get(name: str, data_dir: PathLike | None) -> str:
@@ -199,34 +220,24 @@ def open_prepared(name: str, data_dir: PathLike | None) -> Any:
       ImportError: TFDS is not installed.
     """
     directory = prepared_directory(name, data_dir)
-    if not directory.exists():
+    try:
+        os.listdir(directory)
+    except (FileNotFoundError, NotADirectoryError) as error:
         raise DatasetNotFoundError(
             f"{name} is not prepared: there is no {directory}.\n"
             f"To get it: {how_to_get(name, data_dir)}"
-        )
-    try:
-        json.loads((directory / "dataset_info.json").read_bytes())
-    except (OSError, ValueError) as error:
-        damage = "its dataset_info.json is missing or damaged"
-        raise _unusable(name, data_dir, damage) from error
+        ) from error
+    except OSError as error:
+        raise DatasetNotFoundError(f"{directory} cannot be read: {error.strerror}.") from error
     tfds = import_optional("tensorflow_datasets")
-    builder = tfds.builder(name, data_dir=directory.parents[1])
-    if flaw := find_flaw(builder, TFDS_DATASETS[name].num_examples):
+    open_builder = functools.partial(tfds.builder, name, data_dir=directory.parents[1])
+    try:
+        builder = tfds_files.opened(directory, open_builder)
+    except ValueError as error:
+        raise _unusable(name, data_dir, str(error)) from error
+    if flaw := tfds_files.find_flaw(builder, TFDS_DATASETS[name].num_examples):
         raise _unusable(name, data_dir, flaw)
     return builder
-
-
-def find_flaw(builder: Any, num_examples: dict[str, int]) -> str | None:
-    """Returns why a dataset cannot be used, or None; TFDS reports it late, wrongly or never."""
-    file_format = builder.info.file_format.value
-    if file_format != "array_record":
-        return f"its format is {file_format}, which cannot be read without TensorFlow"
-    found = {split: info.num_examples for split, info in builder.info.splits.items()}
-    if not num_examples.items() <= found.items():
-        return f"it holds {found} examples, not {num_examples}"
-    files = [file for split in num_examples for file in builder.info.splits[split].filepaths]
-    missing = [file.name for file in files if not file.exists()]
-    return f"{missing[0]} is missing" if missing else None
 
 
 def _unusable(name: str, data_dir: PathLike | None, flaw: str) -> DatasetNotFoundError:
@@ -238,14 +249,15 @@ def _unusable(name: str, data_dir: PathLike | None, flaw: str) -> DatasetNotFoun
 
 def _decode(name: str, data_dir: PathLike | None, builder: Any) -> Arrays:
     """Returns the arrays of each of TFDS's slices."""
-    try:
-        return {
-            f"{tfds_split}/{key}": array
-            for tfds_split in TFDS_DATASETS[name].splits.values()
-            for key, array in _stack(builder.as_data_source(tfds_split)).items()
-        }
-    except RuntimeError as error:  # array_record's checksums do not match
-        raise _unusable(name, data_dir, str(error)) from error
+    source = TFDS_DATASETS[name]
+    found: Arrays = {}
+    for tfds_split in source.splits.values():
+        with _reading(name, data_dir):
+            arrays = _stack(builder.as_data_source(tfds_split))
+        if flaw := tfds_files.label_flaw(arrays["label"], source.num_classes):
+            raise _unusable(name, data_dir, flaw)
+        found |= {f"{tfds_split}/{key}": array for key, array in arrays.items()}
+    return found
 
 
 def _stack(source: Any) -> Arrays:

@@ -1,20 +1,22 @@
 """Checkpoints of a run: whole or not there, written in the background, verified when read."""
 
 import contextlib
-import errno
+import functools
 import logging
 import math
 import os
+import re
 import shutil
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import orbax.checkpoint as ocp
 
-from cyclical_jax._files import DamagedError, sealed
+from cyclical_jax._files import DamagedError, sealed, sync
 from cyclical_jax.training import about as abouts
 from cyclical_jax.training.about import About, read_about, steps_of
 from cyclical_jax.training.devices import is_first_process, largest_of_all, wait_for_all
@@ -31,6 +33,7 @@ from cyclical_jax.training.snapshots import (
     rebuilt,
 )
 from cyclical_jax.training.stored import may_pass, read_arrays
+from cyclical_jax.training.synced import SyncedPath
 
 _STATE = "state"
 _UNFINISHED = "*.orbax-checkpoint-tmp*"  # what Orbax calls a checkpoint that is being written
@@ -39,6 +42,7 @@ _LOOKS = 20  # at a directory that changes while it is read
 _PATIENCE = 2.0  # seconds in which one that is being removed, file by file, is gone
 _LONGEST_REASON = 200  # characters of what Orbax says
 _OVERHEAD = 1_000_000  # bytes of a checkpoint beside its arrays, at most
+_LONGEST_CLOSE = 5.0  # seconds for what is being written when a run ends by an error
 
 _logger = logging.getLogger(__name__)
 _Found = TypeVar("_Found")
@@ -90,27 +94,44 @@ class Checkpoints:
             lightweight_initialize=True,  # what it would read may be damaged
             save_root_metadata=False,
             create=not read_only,
+            # Otherwise a directory that cannot be made leaves threads that wait for it.
+            async_options=ocp.AsyncOptions(create_directories_asynchronously=False),
+            temporary_path_class=SyncedPath,
         )
+        self._hook = sys.unraisablehook
+        sys.unraisablehook = functools.partial(_unless_of_closed_loop, self._hook)
+        for logger in _LOUD:
+            logger.addFilter(_is_not_of_orbax)
         with self._errors_told():
             if not read_only:
                 self._remove_unfinished()
             self._manager = ocp.CheckpointManager(self._directory, options=self._options)
-        self._hook, sys.unraisablehook = sys.unraisablehook, self._on_unraisable
-        for logger in _LOUD:
-            logger.addFilter(_is_not_of_orbax)
+            if not read_only:
+                sync(self._directory.parent)
 
     def __enter__(self) -> "Checkpoints":
         return self
 
     def __exit__(self, error_type, *_) -> None:
         self._close(error_type)
+        if error_type is not None:  # what was under way fails later, and is not to be told either
+            return
         sys.unraisablehook = self._hook
         for logger in _LOUD:
             logger.removeFilter(_is_not_of_orbax)
 
     def _close(self, error_type) -> None:
-        # An error while leaving would hide the one that is on its way.
-        with self._errors_told() if error_type is None else contextlib.suppress(Exception):
+        if error_type is None:
+            with self._errors_told():
+                self._manager.close()
+            return
+        # An error while leaving would hide the one that is on its way; a wait without end, too.
+        closing = threading.Thread(target=self._close_silently, daemon=True)
+        closing.start()
+        closing.join(_LONGEST_CLOSE)
+
+    def _close_silently(self) -> None:
+        with contextlib.suppress(Exception):
             self._manager.close()
 
     def hold(self, snapshot: Snapshot, worth: float) -> None:
@@ -329,11 +350,6 @@ class Checkpoints:
             raise _OthersError
         return not failed
 
-    def _on_unraisable(self, unraisable) -> None:
-        """Hides an error that TensorStore raises beside the real one, in a loop that is closed."""
-        if str(unraisable.exc_value) != "Event loop is closed":
-            self._hook(unraisable)
-
     def _worth_of(self, micro_step: int) -> float | None:
         """Returns the worth by validation; None for a checkpoint without one, or a damaged one."""
         if micro_step not in self._worths:
@@ -406,17 +422,29 @@ class Checkpoints:
         except Exception as error:
             if isinstance(error, CheckpointError):
                 raise
+            done = "read" if self._read_only else "written"
             raise CheckpointError(
-                f"{self._directory} cannot be written: {_reason(error)}"
+                f"{self._directory} cannot be {done}: {_reason(error)}"
             ) from error
 
 
 def _reason(error: Exception) -> str:
-    """Returns the first line of an error of Orbax, or the reason that stands at its end."""
-    full = os.strerror(errno.ENOSPC)
-    if "Gloo" in str(error) or "coordination" in str(error):
+    """Returns the first line of an error of Orbax, or the system's reason for it."""
+    text = str(error).strip()
+    if "Gloo" in text or "coordination" in text:
         return "another process has ended"
-    return full if full in str(error) else str(error).strip().partition("\n")[0][:_LONGEST_REASON]
+    if of_system := re.search(r"os_error_code='(\d+)'", text):
+        return os.strerror(int(of_system[1]))
+    if isinstance(error, OSError) and error.strerror:
+        is_told = os.path.isabs(error.filename or "")  # a name within a folder says nothing
+        return f"{error.strerror}: {error.filename}" if is_told else error.strerror
+    return text.partition("\n")[0][:_LONGEST_REASON]
+
+
+def _unless_of_closed_loop(hook: Callable[[Any], Any], unraisable: Any) -> None:
+    """Hides an error that TensorStore raises beside the real one, in a loop that is closed."""
+    if str(unraisable.exc_value) != "Event loop is closed":
+        hook(unraisable)
 
 
 def _is_not_of_orbax(record: logging.LogRecord) -> bool:

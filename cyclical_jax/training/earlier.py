@@ -12,7 +12,7 @@ from cyclical_jax import data
 from cyclical_jax.data import Dataset, Stream
 from cyclical_jax.data.dataset import ARRAYS, SPLITS
 from cyclical_jax.models import Model
-from cyclical_jax.training import files
+from cyclical_jax.training import files, own_files
 from cyclical_jax.training.assembly import Given, assemble_model, example_of
 from cyclical_jax.training.checkpoints import CheckpointError
 from cyclical_jax.training.facts import facts_of, read_facts
@@ -191,17 +191,21 @@ def read_trained(key: str, workdir: str, dataset: Dataset, catalogue: Catalogue)
     Raises:
       RecipeError: There is no such run, or it does not fit; a line.
     """
-    path, spec = Path(workdir), spec_of(dataset)
+    with one_run(key, Path(workdir)):
+        return _read_trained(key, Path(workdir), dataset, catalogue)
+
+
+def _read_trained(key: str, path: Path, dataset: Dataset, catalogue: Catalogue) -> TrainedModel:
     recipe = read_recipe(key, path, catalogue)
     there, here = read_facts(key, path, recipe), facts_of(recipe.dataset, dataset)
     if there.num_classes != here.num_classes:
         raise RecipeError(
             f"{key} must tell {here.num_classes} classes apart, as the dataset has them; "
-            f"{workdir} tells {there.num_classes}."
+            f"{path} tells {there.num_classes}."
         )
     if not there.is_seen_like(here):
-        raise RecipeError(f"{key}: {workdir} was trained on images that are normalised otherwise.")
-    return read_checkpoint(key, path, recipe.structure, spec)
+        raise RecipeError(f"{key}: {path} was trained on images that are normalised otherwise.")
+    return read_checkpoint(key, path, recipe.structure, spec_of(dataset))
 
 
 def read_checkpoint(
@@ -224,14 +228,24 @@ def read_checkpoint(
 
 
 def read_recipe(key: str, workdir: Path, catalogue: Catalogue) -> Recipe:
-    """Returns the recipe of the run in `workdir`; `key` and errors as in `read_trained`."""
+    """Returns the recipe of the run in `workdir`; `key` and errors as in `read_trained`.
+
+    A file that its config names is run only if it is the one that the run was made with.
+    """
     if not (workdir / CONFIG).exists():
         missing = f"{CONFIG} in it" if workdir.is_dir() else "such directory"
         raise RecipeError(f"{key}: {workdir} has no run that can be used: there is no {missing}.")
-    stored, catalogue = _stored(key, workdir, catalogue)
-    _check_plugins(key, workdir, catalogue)
-    config = default_config(catalogue)  # which has what a config of an earlier version lacks
-    with _unusable(key, workdir):
+    inputs = _inputs(key, workdir)
+
+    def check(name: str, digest: str) -> None:
+        if inputs.get(plugin_key(name)) != plugin_identity(digest):
+            raise _ChangedError(key, workdir, plugin_key(name), "has changed since.")
+
+    with _unusable(key, workdir), own_files.checked(check):
+        stored = files.read(workdir / CONFIG)
+        catalogue = catalogue.of(stored)
+        _check_plugins(key, workdir, inputs, catalogue)
+        config = default_config(catalogue)  # which has what a config of an earlier version lacks
         for name, value in stored.items():
             is_section = isinstance(config.get(name), type(config)) and isinstance(value, dict)
             entries = value.items() if is_section else [(None, value)]
@@ -240,37 +254,58 @@ def read_recipe(key: str, workdir: Path, catalogue: Catalogue) -> Recipe:
         return parse(catalogue, config, needs_data=False)  # which may be gone since
 
 
-def _stored(key: str, workdir: Path, catalogue: Catalogue) -> tuple[dict[str, Any], Catalogue]:
-    """Returns the config of a run, and the catalogue with the keys of the files that it names."""
-    with _unusable(key, workdir):
-        stored = files.read(workdir / CONFIG)
-        return stored, catalogue.of(stored)
+class _ChangedError(RecipeError):
+    """A run was made with a file that is not there, or has changed."""
+
+    def __init__(self, key: str, workdir: Path, name: str, what: str):
+        super().__init__(f"{key}: {workdir} was made with {name}, which {what}")
+
+
+@contextlib.contextmanager
+def one_run(key: str, workdir: Path) -> Iterator[None]:
+    """Raises RecipeError, a line, if another run began in `workdir` while its body read it."""
+    before = _begun(workdir)
+    yield
+    if _begun(workdir) != before:
+        raise RecipeError(
+            f"{key}: another run began in {workdir} just now; give the command again."
+        )
+
+
+def _begun(workdir: Path) -> tuple[int, ...] | None:
+    """Returns what tells the config of a run from that of another; None where there is none."""
+    try:
+        about = (workdir / CONFIG).stat()
+    except OSError:
+        return None
+    return about.st_dev, about.st_ino, about.st_mtime_ns
 
 
 @contextlib.contextmanager
 def _unusable(key: str, workdir: Path) -> Iterator[None]:
     try:
         yield
+    except _ChangedError:
+        raise
     except (OSError, ValueError, AttributeError) as error:
         first = str(error).partition("\n")[0]
         raise RecipeError(f"{key}: {workdir} has no run that can be used: {first}") from error
 
 
-def _check_plugins(key: str, workdir: Path, catalogue: Catalogue) -> None:
+def _inputs(key: str, workdir: Path) -> dict[str, str]:
+    with _unusable(key, workdir):  # a run without inputs has no file of them
+        return files.read(workdir / INPUTS) if (workdir / INPUTS).exists() else {}
+
+
+def _check_plugins(key: str, workdir: Path, inputs: dict[str, str], catalogue: Catalogue) -> None:
     """Raises RecipeError if the run was made by a plugin that is not there, or has changed."""
-    if not (workdir / INPUTS).exists():  # a run without inputs has no file of them
-        return
-    with _unusable(key, workdir):
-        inputs = files.read(workdir / INPUTS)
     here = {plugin_key(name): plugin_identity(digest) for name, digest in catalogue.plugins}
     for name, there in inputs.items():
         if name.startswith(PLUGIN) and here.get(name) != there:
-            what = (
-                "has changed since"
-                if name in here
-                else "is missing: name it by --plugin, or plugins="
-            )
-            raise RecipeError(f"{key}: {workdir} was made with {name}, which {what}.")
+            is_there = name in here
+            missing = "is missing: name it by --plugin, or plugins=."
+            what = "has changed since." if is_there else missing
+            raise _ChangedError(key, workdir, name, what)
 
 
 def _like(model: Model, example: Any, *, key: str) -> Variables:

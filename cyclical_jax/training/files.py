@@ -4,7 +4,9 @@ docs/files.md lists them all. What cannot be read or written ends in one line, a
 """
 
 import contextlib
+import itertools
 import json
+import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -22,11 +24,15 @@ WANDB = "wandb.json"
 CHECKPOINTS = "checkpoints"
 LOCK = ".lock"
 
-ROW = {"step": int, "epoch": float}  # and the columns of the run
+ROW = {"step": int, "epoch": float, ...: NUMBER}
 
 
 class WorkdirError(OSError):
-    """The workdir cannot take the run."""
+    """A file of a workdir, or one that a script writes, cannot be read or written; a line."""
+
+
+class MovedError(WorkdirError):
+    """The workdir is not where it was when the run opened it."""
 
 
 class Kind(NamedTuple):
@@ -37,28 +43,47 @@ class Kind(NamedTuple):
 
 
 _RESTORE = "Restore it from a copy, or choose another --workdir."
+_DATASET = {
+    "source": str,
+    "num_classes": int,
+    "class_names": [str],
+    "shape": [int],
+    "dtype": str,
+    "normalisation": ({"mean": [float], "std": [float]}, None),
+    "num_examples": {"train": int, ...: int},
+}
+_RESULT = {"steps": int, "seconds": float, "test_num_examples": int, "test_loss": float}
 KINDS = {
     CONFIG: Kind({}, _RESTORE),
     INPUTS: Kind({...: str}, _RESTORE),
-    DATASET: Kind({"source": str, "num_classes": int, "shape": [int], "dtype": str}, _RESTORE),
-    ENVIRONMENT: Kind([{"step": int}], "Move it away: it is a record, and no run needs it."),
+    DATASET: Kind(_DATASET, _RESTORE),
+    ENVIRONMENT: Kind([{"step": int}], "It is a record, and no run needs it."),
+    METRICS: Kind(ROW, _RESTORE),
     RESULT: Kind(
-        {"steps": int, "seconds": float, "training_seconds": NUMBER, "test_loss": float},
+        {**_RESULT, ...: float},
         "Delete it, and give the same command again: it scores the run anew.",
     ),
     WANDB: Kind({"id": str, "step": int}, "Delete it: the rows go to a new run of W&B then."),
 }
 
 
-def read(path: Path) -> Any:
-    """Returns the content of one of the `KINDS`; raises WorkdirError, a line with the remedy."""
+def read(path: Path, **entries: Pattern) -> Any:
+    """Returns the content of one of the `KINDS`.
+
+    Args:
+      path: The file.
+      **entries: Patterns of what it must have beside that of its kind.
+
+    Raises:
+      WorkdirError: It is damaged, or cannot be read; a line with the remedy.
+    """
     kind = KINDS[path.name]
     with reading(path, kind.remedy):
-        return _files.read_json(path, kind.pattern)
+        return _files.read_json(path, kind.pattern | entries if entries else kind.pattern)
 
 
 def write(path: Path, content: Any) -> None:
-    """Writes one of the `KINDS` with its checksum, the whole file or none.
+    """Writes JSON, such as one of the `KINDS`, with its checksum; the whole file or none.
 
     Raises:
       WorkdirError: It cannot be written; a line.
@@ -67,16 +92,49 @@ def write(path: Path, content: Any) -> None:
         _files.write_json(path, content)
 
 
-def rows_of(path: Path, lines: Sequence[bytes]) -> list[dict[str, Any]]:
-    """Returns the rows of `metrics.jsonl`, from its lines.
+def read_rows(path: Path) -> list[dict[str, Any]]:
+    """Returns the rows of `metrics.jsonl`.
 
     Raises:
-      WorkdirError: One of them is damaged; a line that has its number.
+      WorkdirError: It cannot be read, or a row is damaged; a line that has its number.
     """
     with reading(path, _RESTORE):
-        places = (f"{path}, line {number}," for number in range(1, len(lines) + 1))
-        pairs = zip(lines, places, strict=True)
-        return [_files.of_line(line, ROW, place) for line, place in pairs]
+        return _rows_of(path, _files.lines_of(path))
+
+
+def keep_rows(path: Path, number: int, last_epoch: float) -> list[dict[str, Any]]:
+    """Returns the first rows of `metrics.jsonl`, and deletes what comes after them.
+
+    Args:
+      path: The file, which need not be there.
+      number: The rows before the checkpoint.
+      last_epoch: The epoch of the checkpoint.
+
+    Raises:
+      WorkdirError: There are fewer, or one of them is damaged; a line.
+    """
+    if number == 0 and not path.exists():
+        return []
+    with reading(path, _RESTORE):
+        lines = _files.lines_of(path, number)
+        if len(lines) < number:
+            raise DamagedError(f"{path} has {len(lines)} of {number} rows before the checkpoint.")
+        rows = _rows_of(path, lines)
+        if rows and rows[-1]["epoch"] > last_epoch:
+            raise DamagedError(f"{path} is damaged: it lacks rows before the checkpoint.")
+    with writing(path):
+        os.truncate(path, sum(map(len, lines)))
+    return rows
+
+
+def _rows_of(path: Path, lines: Sequence[bytes]) -> list[dict[str, Any]]:
+    places = (f"{path}, line {number}," for number in range(1, len(lines) + 1))
+    pairs = zip(lines, places, strict=True)
+    rows = [_files.of_line(line, ROW, place) for line, place in pairs]
+    for number, (one, two) in enumerate(itertools.pairwise(rows), 2):
+        if two["epoch"] < one["epoch"] or two == one:
+            raise DamagedError(f"{path} is damaged: line {number} is no row after the one before.")
+    return rows
 
 
 @contextlib.contextmanager
@@ -89,7 +147,8 @@ def reading(path: Path, remedy: str) -> Iterator[None]:
     except DamagedError as error:
         raise WorkdirError(f"{error} {remedy}") from error
     except OSError as error:
-        raise WorkdirError(f"{path} cannot be read: {error.strerror or error}.") from error
+        what = f" {remedy}" if isinstance(error, FileNotFoundError) else ""
+        raise WorkdirError(f"{path} cannot be read: {error.strerror or error}.{what}") from error
 
 
 @contextlib.contextmanager

@@ -1,6 +1,8 @@
 """Files that a recipe names, and that may have changed when a run goes on."""
 
+import contextlib
 import hashlib
+from collections.abc import Iterator
 from pathlib import Path
 
 from cyclical_jax import data
@@ -21,7 +23,7 @@ def identities(recipe: Recipe) -> dict[str, str]:
     Raises:
       RecipeError: One of them is not there; a line that names the key.
     """
-    found = {key: _newest_checkpoint(key, workdir) for key, workdir in recipe.earlier_runs}
+    found = _of_earlier_runs(recipe)
     try:
         if digest := data.identity(recipe.dataset, data_dir=recipe.data_dir):
             found["dataset"] = digest
@@ -32,6 +34,28 @@ def identities(recipe: Recipe) -> dict[str, str]:
         found["subset"] = f"content {hashlib.sha256(content).hexdigest()[:16]}"
     plugins = recipe.catalogue.plugins
     return found | {plugin_key(name): plugin_identity(digest) for name, digest in plugins}
+
+
+@contextlib.contextmanager
+def unchanged(recipe: Recipe) -> Iterator[dict[str, str]]:
+    """Yields what `identities` returns, for a body that reads the earlier runs.
+
+    Raises:
+      RecipeError: As `identities`; or an earlier run was saved while the body read it.
+    """
+    found = identities(recipe)
+    yield found
+    for key, now in _of_earlier_runs(recipe).items():
+        if now != found[key]:
+            workdir = dict(recipe.earlier_runs)[key]
+            raise RecipeError(
+                f"{key}: {workdir} was saved while it was read; give the command again when that "
+                "run has ended."
+            )
+
+
+def _of_earlier_runs(recipe: Recipe) -> dict[str, str]:
+    return {key: _newest_checkpoint(key, workdir) for key, workdir in recipe.earlier_runs}
 
 
 def _newest_checkpoint(key: str, workdir: str) -> str:

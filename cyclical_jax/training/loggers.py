@@ -7,6 +7,7 @@ once, also of a run that was killed and goes on, and is closed at the end.
 import importlib
 import operator
 import os
+import time
 import uuid
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -43,7 +44,9 @@ class TensorBoard:
     def __init__(self, workdir: Path, structure: Structure, rows: Sequence[Row]):
         self._path, self._measures = workdir / "tensorboard", structure.measures
         purged = rows[-1]["step"] + 1 if rows else 0
-        options = {"purge_step": purged, "max_queue": _LARGEST_ROW}
+        # The names of its files are times in seconds; one that is there would be overwritten.
+        own = {"filename_suffix": f".{time.time_ns()}"}
+        options = {"purge_step": purged, "max_queue": _LARGEST_ROW, **own}
         self._writer = _imported("tensorboard").SummaryWriter(self._path, **options)
 
     def row(self, row: Row) -> None:

@@ -1,17 +1,36 @@
 """Python files that somebody else wrote: read, run once for each content, and named in errors."""
 
+import contextlib
+import contextvars
 import functools
 import hashlib
 import importlib
 import inspect
 import sys
 import traceback
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple
 
 from cyclical_jax import _checks
 from cyclical_jax.training.fields import RecipeError
+
+_check: contextvars.ContextVar[Callable[[str, str], None]]
+_check = contextvars.ContextVar("_check", default=lambda name, digest: None)
+
+
+@contextlib.contextmanager
+def checked(check: Callable[[str, str], None]) -> Iterator[None]:
+    """Calls `check` with name and digest of each file that its body finds, before the file runs.
+
+    The name is "file.py:Name", without the file's folder.
+    """
+    token = _check.set(check)
+    try:
+        yield
+    finally:
+        _check.reset(token)
 
 
 class Found(NamedTuple):
@@ -39,6 +58,7 @@ def find(what: str, place: str) -> Found:
     if where.endswith(".py"):
         path = path_of(what, where)
         content = content_of(what, path)
+        _check.get()(f"{path.name}:{name}", hashlib.sha256(content).hexdigest())
         module = executed(what, path, content)
     else:
         module = _imported(what, where)

@@ -4,6 +4,8 @@ import numpy as np
 import pytest
 
 from cyclical_jax import data
+from cyclical_jax.data import tables
+from tests.helpers import other_user
 
 ROWS = [(i % 7 * 0.5, -i, "xyz"[i % 3]) for i in range(30)]
 
@@ -112,6 +114,72 @@ def test_spaces_quotes_and_empty_lines_are_understood(saved):
 def test_what_cannot_be_learned_is_a_line(saved, text, line):
     (actual,) = problems_of(saved(text))
     assert actual.startswith(line)
+
+
+LONG = "x" * 100_000
+CUT = f"{'x' * 57}..."
+
+
+@pytest.mark.parametrize(
+    "text, line",
+    [
+        (LONG, f"it must have columns of features and one of labels, got ['{'x' * 55}..."),
+        ("x" * 200_000, "this file cannot be read: field larger than field limit (131072)."),
+        (f"{LONG},{LONG},c\n1,2,3\n", f"its columns must have different names, got {CUT} more"),
+        (",".join(map(str, range(50_000))), "its first line must name the columns, got 0, 1, 2, "),
+        (f"a,{LONG},c\n1,{LONG},x\n", f"line 2, column '{CUT}': '{CUT}' is not a finite number."),
+        (
+            f"a,b\n1,1.5{'0' * 200}\n",
+            f"the labels must be whole numbers or words, got 1.5{'0' * 54}...",
+        ),
+        ("a,b\n" + ("1," * 50_000), "line 2 must have 2 cells, got 50001."),
+        (text_of("a,b", [(i, "nan") for i in range(30)]), "the labels must be whole numbers or wo"),
+        (text_of("a,b", [(i, "1e999999") for i in range(30)]), "the labels must be whole numbers"),
+        (
+            text_of("a,b", [(i, i % 2) for i in range(30)]) + "\n\0,1",
+            "line 32, column 'a': '\\x00' is",
+        ),
+    ],
+)
+def test_a_long_word_is_shown_in_part(saved, text, line):
+    (actual,) = problems_of(saved(text))
+    assert actual.startswith(line) and len(actual) < 300
+
+
+def test_a_long_line_is_one_line(saved, monkeypatch):
+    monkeypatch.setattr(tables, "_MOST_OF_LINE", 50)
+    name = saved(f"a,b,c\n{'1,' * 20}\n{'1,' * 40}\n")
+    assert problems_of(name) == ["one of its lines has 50 characters or more."]
+
+
+def test_many_columns_are_checked_at_once(saved):
+    columns = [f"c{i}" for i in range(50_000)]  # compared in pairs they take minutes
+    lines = [",".join(columns)] + [
+        ",".join("01"[(i + k) % 2] for k in range(50_000)) for i in range(12)
+    ]
+    assert data.load(saved("\n".join(lines))).train["image"].shape == (10, 49_999)
+
+
+@pytest.mark.parametrize("cells", [1, 6, 7])
+def test_rows_are_read_in_parts(saved, monkeypatch, cells):
+    whole = data.load(saved(text_of("a,label,b", [(row[0], row[2], row[1]) for row in ROWS])))
+    tables._find.cache_clear()
+    monkeypatch.setattr(tables, "_CELLS", cells)
+    name = saved(text_of("a,label,b", [(row[0], row[2], row[1]) for row in ROWS]))
+    for a, b in zip(together(whole), together(data.load(name)), strict=True):
+        np.testing.assert_array_equal(a, b)
+    lines = problems_of(saved(text_of("a,b", [("?" if i % 3 else i, i % 2) for i in range(30)])))
+    assert lines[0].startswith("line 3, ") and lines[-1] == "and 15 more like these."
+    lines = problems_of(saved(text_of("a,b", [(i,) if i % 3 else (i, 1) for i in range(30)])))
+    assert lines[0].startswith("line 3 must") and lines[-1] == "and 15 more like these."
+
+
+def test_a_table_that_may_not_be_read_is_a_line(tmp_path):
+    (tmp_path / "mine.csv").write_text("a,b\n1,2\n")
+    (tmp_path / "mine.csv").chmod(0)
+    with other_user(tmp_path):
+        (line,) = problems_of("csv:mine.csv")
+    assert line.startswith("this file cannot be read: [Errno 13] Permission denied")
 
 
 def test_only_the_first_problems_of_a_kind_are_told(saved):

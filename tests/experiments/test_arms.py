@@ -30,7 +30,7 @@ def test_every_table_can_be_run_on_all_its_datasets(name):
     table = arms.load_table(name)
     for dataset, budget in table.budgets.items():
         config = arms.base_config(dataset, data_dir="/nowhere", common=table.common)
-        assert config.data_dir == "/nowhere"
+        assert config.data_dir == ("/nowhere" if data.uses_data_dir(config.dataset) else None)
         arms.check_arms(table.arms, config, budget.num_trials)
     assert any(arm.control for arm in table.arms.values())
 
@@ -207,7 +207,56 @@ def test_datasets_that_are_not_here_are_told_before_anything_is_done(tmp_path):
         arms.choose_datasets(Table("", {}, {"cifar10": Budget(1)}), None, str(tmp_path))
 
 
+def test_a_folder_of_datasets_that_no_dataset_needs_is_one_line(tmp_path):
+    table = Table("", {}, BUDGETS | {"fashion_mnist": Budget(1)})
+    line = "^--data_dir must be left out: none of digits is a dataset of TFDS.$"
+    with pytest.raises(RecipeError, match=line):
+        arms.choose_datasets(table, ["digits"], str(tmp_path))
+    with pytest.raises(RecipeError, match=line):
+        arms.choose_datasets(Table("", {}, BUDGETS), None, str(tmp_path))
+    assert arms.base_config("digits", data_dir=str(tmp_path)).data_dir is None
+
+
 @pytest.mark.parametrize("dataset", ["default:plain", "digits.py", "nothing:plain"])
 def test_a_dataset_is_a_config_that_has_its_variant(dataset):
     with pytest.raises(RecipeError, match=f"^dataset '{dataset}' of a table must be a config: "):
         arms.base_config(dataset)
+
+
+OF_OTHER_TYPES = {
+    "about=3": "about must be text, got 3.",
+    "about=('a', 'b')": "about must be text, got ('a', 'b').",
+    "common=[1]": "common must be a dict of keys of a config and their values, got [1].",
+    "arms=[Arm()]": "arms must be a dict of names and an Arm each, got [Arm(",
+    "arms={'a': 3}": "arms must be a dict of names and an Arm each, got {'a': 3}.",
+    "arms={3: Arm()}": "arms must be a dict of names and an Arm each, got {3: Arm(",
+    "arms={'a': Arm(3)}": "changes of arm a must be a dict of keys of a config and their values, ",
+    "arms={'a': Arm({3: 4})}": "changes of arm a must be a dict of keys of a config and their ",
+    "arms={'a': Arm(search=[1])}": "search of arm a must be a dict of keys and a Range or Choice ",
+    "arms={'a': Arm(search={'x': Range('1', 2)})}": "the range of x of arm a must be of numbers, ",
+    "arms={'a': Arm(search={'x': Choice(3)})}": "the choice of x of arm a must be a tuple of ",
+    "arms={'a': Arm(control=['a'])}": "control of arm a must be the name of an arm, or None, got [",
+    "arms={'a': Arm(points=-1)}": "points of arm a must be a whole number, got -1.",
+    "budgets=[]": "budgets must be a dict of configs and a Budget each, got [].",
+    "budgets={'digits': 3}": "budgets must be a dict of configs and a Budget each, got ",
+    "budgets={'digits': Budget('2')}": "num_seeds of digits must be a whole number, got '2'.",
+    "budgets={'digits': Budget(2, 1.5)}": "num_trials of digits must be a whole number, got 1.5.",
+}
+
+
+@pytest.mark.parametrize("part, line", OF_OTHER_TYPES.items())
+def test_a_part_of_a_table_of_another_type_is_a_line(tmp_path, part, line):
+    path, name = tmp_path / "table.py", part.partition("=")[0]
+    parts = {"about": "''", "arms": "{'a': Arm()}", "budgets": "{'digits': Budget(1)}"}
+    own = ", ".join([part, *(f"{key}={text}" for key, text in parts.items() if key != name)])
+    path.write_text(
+        f"from experiments.arms import Arm, Budget, Choice, Range, Table\nTABLE = Table({own})"
+    )
+    with pytest.raises(RecipeError) as error:
+        arms.load_table(str(path))
+    (told,) = str(error.value).splitlines()
+    assert (
+        told.startswith(f"{path}: {line}")
+        and told.endswith(".")
+        and len(told) < len(str(path)) + 200
+    )

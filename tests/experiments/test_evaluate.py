@@ -17,7 +17,7 @@ from cyclical_jax import data, load_run
 from cyclical_jax.catalogue import CATALOGUE, parse
 from cyclical_jax.data import crops
 from cyclical_jax.trained import LoadedRun, read_run
-from cyclical_jax.training import evaluation
+from cyclical_jax.training import evaluation, files
 from cyclical_jax.training.earlier import TrainedModel
 from cyclical_jax.training.facts import facts_of
 from cyclical_jax.training.fields import RecipeError
@@ -26,7 +26,7 @@ from cyclical_jax.training.structure import Recipe
 from cyclical_jax.training.technique import spec_of
 from experiments import class_scores, evaluate
 from tests import commands
-from tests.helpers import bright_classes, recipe_of
+from tests.helpers import bright_classes, recipe_of, stored
 
 
 @pytest.fixture(scope="module")
@@ -44,8 +44,7 @@ def run(tmp_path_factory):
         "--config.optimizer.learning_rate_schedule=None",
     )
     assert process.returncode == 0, process.stderr
-    lines = (workdir / "metrics.jsonl").read_text().splitlines()
-    return workdir, json.loads((workdir / "result.json").read_text()), list(map(json.loads, lines))
+    return workdir, stored(workdir / "result.json"), stored(workdir / "metrics.jsonl")
 
 
 def scores_of(workdir, split, checkpoint="newest"):
@@ -78,7 +77,7 @@ def test_what_is_not_there_is_one_line(run, tmp_path):
         scores_of(tmp_path, "test")
     other = tmp_path / "run"
     other.mkdir()
-    config = json.loads((workdir / "config.json").read_text())
+    config = stored(workdir / "config.json")
     (other / "config.json").write_text(json.dumps(config))
     with pytest.raises(RecipeError, match="^--workdir: there is no .*checkpoints"):
         scores_of(other, "test")
@@ -89,7 +88,7 @@ def test_what_is_not_there_is_one_line(run, tmp_path):
 
 
 def test_the_score_of_the_task_is_told_first_and_in_its_unit(run):
-    config = json.loads((run[0] / "config.json").read_text())
+    config = stored(run[0] / "config.json")
     recipe = parse(ConfigDict(config, type_safe=False))
     scores = {"loss": 0.25, "accuracy": 0.975, "calibration_error": 0.0123, "num_examples": 1400}
     assert evaluate.told(recipe, scores) == (
@@ -217,7 +216,7 @@ def test_what_cannot_be_written_is_one_line_before_anything_is_read(tmp_path, op
 def test_a_task_without_one_class_an_example_has_scores_alone(run, tmp_path):
     workdir = tmp_path / "run"
     shutil.copytree(run[0], workdir)
-    config = json.loads((workdir / "config.json").read_text())
+    config = stored(workdir / "config.json")
     config["task"]["name"] = "multilabel"
     (workdir / "config.json").write_text(json.dumps(config))
     assert len(command(workdir).stdout.splitlines()) == 1
@@ -273,6 +272,20 @@ def test_another_dataset_than_that_of_the_run_is_one_line(run, monkeypatch):
     monkeypatch.setattr(evaluate, "load_dataset", lambda recipe: digits._replace(train=floats))
     with pytest.raises(RecipeError, match="^--workdir: the run's dataset is normalised otherwise"):
         evaluate.split_of(loaded, "test")
+
+
+def test_a_folder_of_datasets_of_no_use_is_allowed_only_where_an_earlier_run_has_it(run, tmp_path):
+    line = "data_dir must be None for 'digits', which is no dataset of TFDS, got '/there'."
+    with pytest.raises(RecipeError) as error:
+        recipe_of(dataset="digits", data_dir="/there")
+    assert str(error.value) == line
+    workdir = shutil.copytree(run[0], tmp_path / "run")
+    files.write(workdir / "config.json", files.read(workdir / "config.json") | {"data_dir": "/x"})
+    loaded = read_run("--workdir", workdir, CATALOGUE, checkpoint="newest")
+    assert data.num_examples(evaluate.split_of(loaded, "test")) == 400
+    with pytest.raises(RecipeError) as error:
+        evaluate.split_of(loaded, "test", data_dir="/there")
+    assert str(error.value) == f"--{line}"
 
 
 @pytest.mark.slow

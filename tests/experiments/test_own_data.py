@@ -1,13 +1,12 @@
 """Data of one's own from the command line: a run, the same command again, its scores."""
 
-import json
-
 import numpy as np
 import pytest
 
 from experiments import arms
 from experiments.arms import Arm, Budget, Table
 from tests import commands
+from tests.helpers import stored
 
 LABELS = np.arange(90) % 3
 
@@ -30,9 +29,9 @@ def test_a_run_its_second_call_its_scores_and_a_changed_file(images, tmp_path):
     workdir = tmp_path / "run"
     ended = train(images, workdir)
     assert ended.returncode == 0, ended.stderr
-    result = json.loads((workdir / "result.json").read_text())
+    result = stored(workdir / "result.json")
     assert result["test_num_examples"] == 9 and result["test_accuracy"] > 0.8
-    assert json.loads((workdir / "inputs.json").read_text()).keys() == {"dataset"}
+    assert stored(workdir / "inputs.json").keys() == {"dataset"}
     again = train(images, workdir)
     assert again.returncode == 0 and "test accuracy" in again.stdout
     scores = commands.in_this_process("evaluate", f"--workdir={workdir}", "--split=test")
@@ -56,7 +55,7 @@ def test_a_table_with_an_mlp(tmp_path):
     (tmp_path / "mine.csv").write_text("\n".join(["a,b,c,d,species", *rows]))
     ended = train(f"csv:{tmp_path / 'mine.csv'}", tmp_path / "run", "--config.duration=15 epochs")
     assert ended.returncode == 0, ended.stderr
-    result = json.loads((tmp_path / "run" / "result.json").read_text())
+    result = stored(tmp_path / "run" / "result.json")
     assert result["test_accuracy"] > 0.6
 
 

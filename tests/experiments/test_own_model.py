@@ -5,6 +5,7 @@ import json
 import pytest
 
 from tests import commands
+from tests.helpers import stored
 
 FILE = """
 import flax.linen as nn
@@ -46,18 +47,20 @@ def test_a_run_its_checkpoint_and_its_changed_file(call, tmp_path):
     cycle = "--config.model.gain=cyclical(1, 2)"
     code, out, err = call(*train, cycle)
     assert (code, err) == (0, "") and "test accuracy" in out
-    rows = [json.loads(row) for row in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
+    rows = stored(tmp_path / "run/metrics.jsonl")
     assert [row["gain"] for row in rows][-1] == 1 and rows[0]["gain"] > 1
-    stored = json.loads((tmp_path / "run/config.json").read_text())["model"]
-    assert stored["hidden_sizes"] == [12] and stored["gain"]["hard"] == 2
+    model = stored(tmp_path / "run/config.json")["model"]
+    assert model["hidden_sizes"] == [12] and model["gain"]["hard"] == 2
     code, out, err = call("evaluate", "--workdir=run", "--checkpoint=best")
     best = max(rows, key=lambda row: row["val_accuracy"])
     assert (code, err) == (0, "") and f"after {best['step']} updates" in out
     assert f"accuracy {best['val_accuracy']:.2%}" in out
-    (tmp_path / "mine.py").write_text(FILE.replace("nn.relu", "nn.gelu"))
+    changed = FILE.replace("nn.relu", "nn.gelu")
+    (tmp_path / "mine.py").write_text(f"{changed}\nopen('ran', 'w').close()\n")
     code, out, err = call("evaluate", "--workdir=run")
     told = "--workdir: run was made with plugin mine.py:Net, which has changed since."
     assert (code, out, err) == (2, "", f"{told}\n")
+    assert not (tmp_path / "ran").exists()  # a file that has changed is refused before it runs
     code, out, err = call(*train, cycle)
     assert (code, out) == (2, "") and "plugin mine.py:Net" in err
 

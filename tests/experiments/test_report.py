@@ -13,6 +13,7 @@ import pytest
 from cyclical_jax.training.files import WorkdirError
 from experiments import presentation, report
 from tests import commands
+from tests.helpers import stored
 
 CHROMIUM = shutil.which("chromium")
 ODD_NAME = "<b>odd</b> & </script><img src=https://example.org/x.png>"
@@ -274,7 +275,8 @@ def test_a_run_shows_what_is_measured_and_every_knob_that_changes(workdir):
 
 def test_the_result_and_the_config_of_a_run_are_there_where_it_has_them(workdir):
     result = {"test_accuracy": 0.98765432, "test_calibration_error": 0.0429, "steps": 1234}
-    result |= {"best_val_accuracy": 0.5, "test_loss": 0.123456789, "training_seconds": None}
+    result |= {"best_val_accuracy": 0.5, "test_loss": 0.123456789, "training_seconds": 1.5}
+    result |= {"seconds": 2.0, "test_num_examples": 400}
     (workdir / "result.json").write_text(json.dumps(result))
     (workdir / "config.json").write_text('{"model": "<mlp>"}')
     page = report.page(workdir)
@@ -285,9 +287,11 @@ def test_the_result_and_the_config_of_a_run_are_there_where_it_has_them(workdir)
         ["steps", "1234"],
         ["best_val_accuracy", "50.00 %"],
         ["test_loss", "0.123457"],
-        ["training_seconds", "None"],
+        ["training_seconds", "1.5"],
+        ["seconds", "2"],
+        ["test_num_examples", "400"],
     ]
-    assert "<pre>{&quot;model&quot;: &quot;&lt;mlp&gt;&quot;}</pre>" in page
+    assert "<pre>{\n  &quot;model&quot;: &quot;&lt;mlp&gt;&quot;\n}</pre>" in page
 
 
 @pytest.fixture
@@ -295,8 +299,10 @@ def two(workdir):
     """Two runs, of which one has ended."""
     other = workdir.parent / "plain"
     other.mkdir()
-    write_rows(other, [{"epoch": 1, "loss": 0.5, "temperature": 1.0, "rate": 0.1}])
-    (workdir / "result.json").write_text('{"test_accuracy": 0.9, "steps": 7}')
+    write_rows(other, [{"step": 3, "epoch": 1, "loss": 0.5, "temperature": 1.0, "rate": 0.1}])
+    result = {"test_accuracy": 0.9, "steps": 7, "seconds": 3.0, "training_seconds": 1.5}
+    result |= {"test_loss": 0.25, "test_num_examples": 400}
+    (workdir / "result.json").write_text(json.dumps(result))
     cycle = {"easy": 1, "hard": 2}
     configs = [
         {"seed": 0, "loss": {"temperature": cycle, "name": "focal"}, "model": "mlp"},
@@ -319,6 +325,10 @@ def test_several_runs_are_laid_over_each_other_with_what_differs(two):
         ["result", "digits <all>"],
         ["test_accuracy", "90.00 %"],
         ["steps", "7"],
+        ["seconds", "3"],
+        ["training_seconds", "1.5"],
+        ["test_loss", "0.25"],
+        ["test_num_examples", "400"],
         ["config", "digits <all>", "plain"],
         ["loss.temperature", "{'easy': 1, 'hard': 2}", "1"],
         ["model", "mlp", "None"],
@@ -396,11 +406,11 @@ def test_a_run_that_is_judged_by_its_loss_has_one_panel_of_it(workdir):
 @pytest.mark.parametrize(
     "content, message",
     [
-        (b"\x89PNG\xff", "weights.json is no text."),
-        (b"{'a': 1}", "weights.json is not JSON: Expecting property name"),
-        (b"", "weights.json is not JSON: Expecting value"),
-        (b"[]", "weights.json is no record of a table, which has about, command, datasets, "),
-        (b'{"plain": {}}', "weights.json is no record of a table, which has about, command, "),
+        (b"\x89PNG\xff", "weights.json is damaged: 'utf-8' codec can't decode byte 0x89"),
+        (b"{'a': 1}", "weights.json is damaged: Expecting property name"),
+        (b"", "weights.json is damaged: Expecting value"),
+        (b"[]", "weights.json is damaged: it is a list, no object. Give the JSON file of a table"),
+        (b'{"plain": {}}', "weights.json is damaged: it has no 'table'. Give the JSON file of a "),
     ],
 )
 def test_a_file_that_is_no_table_is_told(table, content, message):
@@ -414,9 +424,12 @@ def test_a_file_that_is_no_table_is_told(table, content, message):
     "content, message",
     [
         ("", "metrics.jsonl has no rows yet."),
-        ('{"epoch": 1, "loss": 2}\n{"epoch": 2, "lo', "line 2 of .*metrics.jsonl is not JSON: "),
-        ('{"step": 1}\n', "line 1 of .*metrics.jsonl is no row of a run."),
-        ("3\n", "line 1 of .*metrics.jsonl is no row of a run."),
+        (
+            '{"step": 1, "epoch": 1}\n{"step": 2, "epo',
+            "metrics.jsonl, line 2, is damaged: Un",
+        ),
+        ('{"step": 1}\n', "metrics.jsonl, line 1, is damaged: it has no 'epoch'."),
+        ("3\n", "metrics.jsonl, line 1, is damaged: it is 3, no object."),
     ],
 )
 def test_a_workdir_without_right_rows_is_told(workdir, content, message):
@@ -427,7 +440,9 @@ def test_a_workdir_without_right_rows_is_told(workdir, content, message):
 
 def test_what_is_not_there_is_told(tmp_path):
     for results in (tmp_path / "nothing.json", tmp_path):
-        with pytest.raises(WorkdirError, match=r"^--results: .* cannot be read: No such file"):
+        with pytest.raises(
+            WorkdirError, match=r"^--results: .* (is not there|cannot be read: No such)"
+        ):
             report.page(results)
 
 
@@ -443,10 +458,17 @@ def test_the_command_writes_the_file_and_names_it(table, tmp_path):
 
 
 def test_a_mistake_is_one_line_and_exit_code_2(table, tmp_path):
-    process = commands.in_a_process("report", f"--results={table}", f"--output={table}/x.html")
-    assert process.returncode == 2 and process.stdout == ""
-    (line,) = process.stderr.splitlines()
-    assert re.match(r"--output .*/weights.json/x.html cannot be written: ", line)
+    (tmp_path / "folder").mkdir()
+    cases = [
+        (f"{table}/x.html", "cannot be written: File exists."),
+        (tmp_path / "folder", "cannot be written: Is a directory."),
+        ("/", "cannot be written: Is a directory."),
+        (tmp_path / ("x" * 300), "cannot be written: File name too long."),
+    ]
+    for output, words in cases:
+        ended = commands.in_this_process("report", f"--results={table}", f"--output={output}")
+        assert ended == (2, "", f"--output {output} {words}\n")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["folder", "weights.json"]
 
 
 def test_the_command_takes_several_runs(two, tmp_path):
@@ -555,7 +577,7 @@ def test_a_run_of_the_script_is_drawn(tmp_path):
     points = num_points(figure["line"])
     assert len(points) == 5 + 5 and min(points) >= 2 and max(points) == 3
     assert len(ranges) == 10 and len({tuple(epochs) for epochs in ranges}) == 1
-    result = json.loads((workdir / "result.json").read_text())
+    result = stored(workdir / "result.json")
     assert ["test_accuracy", f"{result['test_accuracy']:.2%}".replace("%", " %")] in cells_of(page)
 
 

@@ -2,7 +2,6 @@
 
 import contextlib
 import fcntl
-import json
 import os
 import random
 import signal
@@ -17,6 +16,7 @@ import pytest
 
 from cyclical_jax.training.checkpoints import Checkpoints
 from tests import commands
+from tests.helpers import stored
 
 ROOT = Path(__file__).parents[2]
 TIMES = {"seconds", "images_per_second", "training_seconds"}
@@ -74,7 +74,7 @@ def here(workdir, *arguments, config=CONFIG, code=0):
 
 def rows_of(workdir):
     path = workdir / "metrics.jsonl"
-    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+    return stored(path) if path.exists() else []
 
 
 def wait_for_rows(process, workdir, number):
@@ -111,7 +111,7 @@ def assert_same_run(one, other):
     step, of_row = best_of(one)
     assert step == of_row == best_of(other)[0]
     assert list(map(without_times, rows_of(one))) == list(map(without_times, rows_of(other)))
-    results = [json.loads((workdir / "result.json").read_text()) for workdir in (one, other)]
+    results = [stored(workdir / "result.json") for workdir in (one, other)]
     assert without_times(results[0]) == without_times(results[1])
     (step, arrays), (other_step, other_arrays) = arrays_of(one), arrays_of(other)
     assert step == other_step and arrays.keys() == other_arrays.keys()
@@ -177,7 +177,7 @@ def test_sigterm_sigusr1_and_ctrl_c_save_and_a_run_goes_on(start, uninterrupted,
 def test_a_run_that_has_ended_is_shown_again_and_not_trained(uninterrupted):
     before = (uninterrupted / "metrics.jsonl").stat()
     out, _ = here(uninterrupted)
-    result = json.loads((uninterrupted / "result.json").read_text())
+    result = stored(uninterrupted / "result.json")
     assert f"test accuracy {result['test_accuracy']:.2%}" in out
     assert (uninterrupted / "metrics.jsonl").stat() == before
 
@@ -195,7 +195,7 @@ def test_a_changed_config_is_refused_with_the_difference(uninterrupted):
 
 @pytest.mark.slow
 def test_where_a_run_was_started_is_kept(start, uninterrupted, tmp_path):
-    (first,) = json.loads((uninterrupted / "environment.json").read_text())
+    (first,) = stored(uninterrupted / "environment.json")
     assert first["step"] == 0 and first["processes"] == 1
     assert {"python", "jax", "flax", "optax", "revision", "hardware"} <= first.keys()
 
@@ -209,7 +209,7 @@ def test_where_a_run_was_started_is_kept(start, uninterrupted, tmp_path):
     _, err = finish(moved, 143)
     line = err.splitlines()[0]
     assert line.startswith("resumed elsewhere, which is the same to rounding: hardware 1 x cpu, ")
-    starts = json.loads((tmp_path / "environment.json").read_text())
+    starts = stored(tmp_path / "environment.json")
     assert [entry["step"] > 0 for entry in starts] == [False, True]
 
 
@@ -259,11 +259,11 @@ def test_two_processes_train_as_one_with_their_devices(start, tmp_path):
         assert without_times(row) == pytest.approx(without_times(other), rel=1e-3, abs=1e-3)
 
     # Stopped between training and the end of the test, they only test, both.
-    result = json.loads((tmp_path / "two" / "result.json").read_text())
+    result = stored(tmp_path / "two" / "result.json")
     (tmp_path / "two" / "result.json").unlink()
     for process in start_two(start, tmp_path / "two", config=SHORT):
         finish(process)
-    again = json.loads((tmp_path / "two" / "result.json").read_text())
+    again = stored(tmp_path / "two" / "result.json")
     assert without_times(again) == without_times(result)
 
 
@@ -335,7 +335,7 @@ def test_a_record_of_starts_that_was_torn_stops_nothing(tmp_path):
     (tmp_path / "result.json").unlink()
     (tmp_path / "environment.json").write_text("")
     here(tmp_path, config=SHORT)
-    (last,) = json.loads((tmp_path / "environment.json").read_text())
+    (last,) = stored(tmp_path / "environment.json")
     assert last["step"] > 0
 
 

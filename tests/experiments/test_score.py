@@ -14,6 +14,7 @@ from cyclical_jax.catalogue import default_config, parse
 from experiments import score
 from experiments.score import ACCURACY, Score, in_order
 from tests import commands
+from tests.helpers import stored
 
 ROOT = Path(__file__).parents[2]
 LOSS = Score("loss", "min", False)
@@ -190,7 +191,7 @@ def test_a_table_is_tuned_compared_and_shown_by_the_score_of_its_task(call):
 
 def test_a_run_and_its_checkpoint_are_judged_by_the_score_of_the_task(call):
     directory, out = call("train", *SMALL, "--workdir=run", "--config.duration=2 epochs")
-    result = json.loads((directory / "run/result.json").read_text())
+    result = stored(directory / "run/result.json")
     assert result["test_surprise"] == pytest.approx(math.exp(result["test_loss"]))
     test = f"surprise {result['test_surprise']:.4f}, loss {result['test_loss']:.4f}"
     assert f"test {test}, on 400 examples after 36 updates\n" in out

@@ -1,11 +1,17 @@
 """A table from its command: the files, what they say, and that the same command says it again."""
 
 import json
+import random
+import shutil
 import time
 
 import pytest
 
+from cyclical_jax import _files
+from cyclical_jax.training.files import WorkdirError
+from experiments import runs
 from tests import commands
+from tests.helpers import stored
 
 DIGITS = f"--config={commands.ROOT}/configs/digits.py"
 TABLE = """
@@ -137,7 +143,7 @@ def test_a_run_is_that_of_the_train_script(arms, tmp_path):
         "--workdir=run",
     )
     assert code == 0, err
-    result = json.loads((tmp_path / "a/run/result.json").read_text())
+    result = stored(tmp_path / "a/run/result.json")
     ours = {name: values[2] for name, values in arms["cyclical"]["test"].items()}
     assert ours == {name: result[f"test_{name}"] for name in ours}
 
@@ -151,26 +157,84 @@ def test_a_second_run_finds_everything_and_says_the_same(finished):
 
 
 @pytest.mark.slow
-def test_a_run_from_nothing_and_one_that_was_killed_say_the_same(finished, tmp_path):
+def test_a_run_from_nothing_says_the_same(finished, tmp_path):
     code, _, err = run(tmp_path / "new", "table", "--table=small.py", "--workdir=out")
     assert code == 0, err
+    assert_same_files(finished[0], tmp_path / "new")
+
+
+def assert_same_files(one, other):
+    for name in FILES:
+        assert (one / "out" / name).read_bytes() == (other / "out" / name).read_bytes(), name
+    assert sorted(lines_of(one)) == sorted(lines_of(other))
+
+
+@pytest.mark.slow
+def test_a_table_that_is_killed_five_times_leaves_the_same_files(finished, tmp_path):
+    """At seeded moments: before and while it trains, and while it writes what it has found."""
     arguments = tmp_path / "killed", "table", "--table=small.py", "--workdir=out"
-    process = called(commands.start, *arguments)
-    runs = tmp_path / "killed/out/runs.jsonl"
-    while not runs.exists() or runs.read_bytes().count(b"\n") < 5:
-        assert process.poll() is None
-        time.sleep(0.01)
-    process.kill()
-    process.communicate()
-    kept = [line for line in lines_of(tmp_path / "killed") if line.endswith("}")]
-    assert 5 <= len(kept) < 25
+    lines, generator, killed = tmp_path / "killed/out/runs.jsonl", random.Random(19), 0
+    for most in (1, 8, 16, 24, 25):
+        process = called(commands.start, *arguments)
+        while process.poll() is None:
+            if lines.exists() and lines.read_bytes().count(b"\n") >= most:
+                break
+            time.sleep(0.002)
+        time.sleep(generator.random() * 0.2)
+        killed += process.poll() is None
+        process.kill()
+        process.communicate()
+        assert all(json.loads(line) for line in lines_of(tmp_path / "killed")[:most])
+    assert killed >= 3
     code, _, err = run(*arguments)
     assert code == 0, err
-    assert lines_of(tmp_path / "killed")[:5] == kept[:5]
-    for name in FILES:
-        expected = (finished[0] / "out" / name).read_bytes()
-        assert (tmp_path / "new/out" / name).read_bytes() == expected
-        assert (tmp_path / "killed/out" / name).read_bytes() == expected
+    assert_same_files(finished[0], tmp_path / "killed")
+
+
+# ---- two commands, and a workdir that moves
+
+
+def test_tune_beside_a_table_is_refused(tmp_path):
+    with runs.Store(tmp_path / "out"):
+        code, out, err = here(tmp_path, "tune", "--table=small.py", "--workdir=out")
+    assert (code, out) == (2, "")
+    assert err == "another process writes to out/runs.jsonl; wait for it.\n"
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["runs.jsonl"]
+
+
+def test_what_a_table_has_found_is_written_while_no_other_can(finished, monkeypatch):
+    """Another process asks for the workdir at the moment of each of its files."""
+    asked, whole = [], _files.whole
+
+    def asking(path):
+        with pytest.raises(WorkdirError, match="another process writes to "):
+            runs.Store(finished[0] / "out")
+        asked.append(path.name)
+        return whole(path)
+
+    monkeypatch.setattr(_files, "whole", asking)
+    code, _, err = here(finished[0], "table", "--table=small.py", "--workdir=out")
+    assert (code, err, asked) == (0, "", list(FILES))
+
+
+def test_a_table_whose_workdir_is_moved_writes_nothing_at_the_old_place(
+    finished, tmp_path, monkeypatch
+):
+    shutil.copytree(finished[0] / "out", tmp_path / "out")
+    of_line = _files.of_line
+
+    def moving(*arguments):
+        monkeypatch.setattr(_files, "of_line", of_line)
+        (tmp_path / "out").rename(tmp_path / "moved")
+        shutil.copytree(tmp_path / "moved", tmp_path / "out")
+        return of_line(*arguments)
+
+    monkeypatch.setattr(_files, "of_line", moving)
+    before = (finished[0] / "out/small.json").stat().st_mtime_ns
+    code, _, err = here(tmp_path, "table", "--table=small.py", "--workdir=out")
+    assert code == 2 and err.startswith("out/runs.jsonl was moved or removed while it was in use.")
+    for name in ("out", "moved"):
+        assert (tmp_path / name / "small.json").stat().st_mtime_ns == before
 
 
 @pytest.mark.parametrize(

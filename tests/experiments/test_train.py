@@ -11,6 +11,7 @@ from configs import digits
 from cyclical_jax.catalogue import CATALOGUE
 from experiments import demo
 from tests import commands
+from tests.helpers import stored
 
 DIGITS = "--config=configs/digits.py"
 SMALL = ["--config.model.hidden_sizes=(8,)", "--config.duration=2 epochs"]
@@ -21,7 +22,7 @@ def train(*arguments):
 
 
 def rows_of(workdir):
-    return [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+    return stored(workdir / "metrics.jsonl")
 
 
 # ---- a run
@@ -34,7 +35,7 @@ def test_a_run_leaves_its_metrics_config_and_result(tmp_path):
     process = commands.in_a_process("train", *arguments, **own_cache)
     assert process.returncode == 0, process.stderr
     assert process.stderr == ""
-    assert list(cache.rglob("*-cache"))
+    assert list(cache.rglob("*.program"))
 
     rows = rows_of(workdir)
     assert [row["epoch"] for row in rows] == [1, 2]
@@ -43,10 +44,10 @@ def test_a_run_leaves_its_metrics_config_and_result(tmp_path):
     measured = {"loss", "accuracy", "grad_norm", "val_loss", "val_accuracy", "images_per_second"}
     knobs = {"weight_decay", "max_norm", "temperature", "hardness", "learning_rate", "momentum"}
     assert measured | knobs | {"step", "epoch", "seconds"} <= rows[0].keys()
-    config = json.loads((workdir / "config.json").read_text())
+    config = stored(workdir / "config.json")
     assert config["duration"] == "2 epochs" and config["model"]["hidden_sizes"] == [8]
     assert config["optimizer"]["max_norm"] == {"easy": 0.5, "hard": 2.0, "scale": "linear"}
-    result = json.loads((workdir / "result.json").read_text())
+    result = stored(workdir / "result.json")
     assert result["test_num_examples"] == 400 and result["steps"] == 8
     best = max(rows, key=lambda row: row["val_accuracy"])
     assert result["best_val_accuracy"] == best["val_accuracy"]
@@ -88,7 +89,7 @@ def test_a_run_on_all_but_test_has_no_validation(tmp_path):
     assert process.returncode == 0, process.stderr
     assert "validation" not in process.stdout
     assert [row["step"] for row in rows_of(tmp_path)] == [21, 42]  # of 1397 examples
-    result = json.loads((tmp_path / "result.json").read_text())
+    result = stored(tmp_path / "result.json")
     assert result["test_num_examples"] == 400 and "best_val_accuracy" not in result
 
 

@@ -1,7 +1,6 @@
 """Weights & Biases beside TensorBoard, whose tests are those of the log."""
 
 import errno
-import json
 import sys
 import threading
 import types
@@ -11,6 +10,7 @@ import pytest
 from cyclical_jax.training import loggers
 from cyclical_jax.training.files import WorkdirError
 from cyclical_jax.training.logs import RunLog
+from tests.helpers import stored
 from tests.training.test_logs import ROWS, STRUCTURE, TIMETABLE
 
 
@@ -78,7 +78,7 @@ def test_a_run_that_was_killed_goes_on_as_itself_and_sends_no_row_twice(tmp_path
     first, second = wandb.began
     assert first["id"] == second["id"] and second["resume"] == "allow"
     assert [step for step, _ in wandb.rows] == [6, 12, 30]
-    assert json.loads((tmp_path / "wandb.json").read_text()) == {"id": first["id"], "step": 30}
+    assert stored(tmp_path / "wandb.json") == {"id": first["id"], "step": 30}
 
 
 def test_a_disk_that_is_full_within_a_row_ends_the_run(tmp_path, wandb, monkeypatch):

@@ -1,33 +1,23 @@
-"""What a run leaves behind: files that equal its rows, and lines or a bar for people."""
+"""The log of a run: files that equal its rows, and lines or a bar for people."""
 
 import builtins
 import errno
 import functools
 import io
-import json
 import os
 import re
 
-import numpy as np
 import pytest
 import tensorboardX
 from rich.console import Console
 
-from cyclical_jax.catalogue import CATALOGUE, default_config
 from cyclical_jax.training import loggers, logs
 from cyclical_jax.training.durations import Timetable
-from cyclical_jax.training.fields import Field
 from cyclical_jax.training.files import WorkdirError
-from cyclical_jax.training.logs import (
-    RunLog,
-    as_defaults,
-    config_differences,
-    opened_workdir,
-    read_result,
-    write_result,
-)
-from cyclical_jax.training.structure import Accumulation, Catalogue, Curve, Knob, Structure
+from cyclical_jax.training.logs import RunLog
+from cyclical_jax.training.structure import Accumulation, Curve, Knob, Structure
 from cyclical_jax.training.technique import Task, Technique
+from tests.helpers import stored
 
 TIMETABLE = Timetable(windows=((30, 1),), micro_steps_per_epoch=12, log_every=6, validate_every=12)
 
@@ -79,8 +69,7 @@ def test_every_row_is_a_line_of_the_file_as_soon_as_it_comes(tmp_path):
     with RunLog(tmp_path, TIMETABLE, STRUCTURE) as log:
         for number, row in enumerate(ROWS):
             log.row(row)
-            lines = written(tmp_path).splitlines()
-            assert [json.loads(line) for line in lines] == ROWS[: number + 1]
+            assert stored(tmp_path / "metrics.jsonl") == ROWS[: number + 1]
     assert written(tmp_path).endswith("}\n")
 
 
@@ -95,13 +84,13 @@ def test_a_log_goes_on_from_a_micro_step_and_drops_the_rows_after_it(tmp_path, s
         assert log.rows == ROWS[:kept]
         log.row(ROWS[2])
         assert log.rows == [*ROWS[:kept], ROWS[2]]
-    assert [json.loads(line) for line in written(tmp_path).splitlines()] == log.rows
+    assert stored(tmp_path / "metrics.jsonl") == log.rows
 
 
 def test_a_log_without_the_rows_before_a_checkpoint_is_refused(tmp_path):
     with RunLog(tmp_path, TIMETABLE, STRUCTURE) as log:
         log.row(ROWS[0])
-    with pytest.raises(WorkdirError, match="metrics.jsonl has 1 of the 2 rows before the check"):
+    with pytest.raises(WorkdirError, match="metrics.jsonl has 1 of 2 rows before the check"):
         RunLog(tmp_path, TIMETABLE, STRUCTURE, start=12)
     assert len(written(tmp_path).splitlines()) == 1
 
@@ -115,7 +104,7 @@ def test_what_json_does_not_know_is_no_row(tmp_path):
 class _Writer:
     """In the place of TensorBoard's."""
 
-    def __init__(self, path, purge_step, max_queue):
+    def __init__(self, path, purge_step, max_queue, filename_suffix):
         self.path, self.scalars, self.is_closed = path, [], False
 
     def add_scalar(self, *args):
@@ -336,159 +325,6 @@ def test_the_bar_is_gone_when_the_run_ends_with_an_error(tmp_path, terminal):
     assert end.endswith("\x1b[2K")  # and the line erased
 
 
-# ---- the directory
-
-
-def test_a_workdir_is_made_and_holds_the_config(tmp_path):
-    workdir = tmp_path / "new" / "run"
-    config = {"seed": 3, "section": {"off": None, "sizes": (1, 2)}}
-    with opened_workdir(workdir, config, CATALOGUE):
-        config = json.loads((workdir / "config.json").read_text())
-    assert config == {"seed": 3, "section": {"off": None, "sizes": [1, 2]}}
-    assert sorted(os.listdir(workdir)) == [".lock", "config.json"]
-
-
-def test_a_workdir_in_which_nothing_was_saved_may_be_used_again(tmp_path):
-    for seed in (1, np.int32(2)):
-        with opened_workdir(tmp_path, {"seed": seed}, CATALOGUE):
-            (tmp_path / "metrics.jsonl").touch()
-            (tmp_path / "checkpoints").mkdir(exist_ok=True)
-    assert json.loads((tmp_path / "config.json").read_text()) == {"seed": 2}
-
-
-def open_again(workdir, config):
-    old = {"seed": 1, "data_dir": "a", "section": {"x": 1, "y": (2,)}}
-    with opened_workdir(workdir, old, CATALOGUE):
-        (workdir / "checkpoints" / "0").mkdir(parents=True, exist_ok=True)
-    with opened_workdir(workdir, config, CATALOGUE):
-        pass
-
-
-def test_a_run_goes_on_with_its_config_wherever_its_data_is(tmp_path):
-    config = {"seed": 1.0, "data_dir": "b", "section": {"x": 1, "y": [2]}}
-    open_again(tmp_path, config)
-    assert json.loads((tmp_path / "config.json").read_text())["data_dir"] == "a"
-
-
-def test_another_config_is_refused_with_what_is_different(tmp_path):
-    with pytest.raises(WorkdirError) as error:
-        open_again(tmp_path, {"seed": 2, "section": {"x": {"easy": 1}, "z": None, "y": (2,)}})
-    assert str(error.value).splitlines() == [
-        f"{tmp_path} holds a run of another config; choose another --workdir:",
-        "  section.x: 1 there, {'easy': 1} here",
-        "  seed: 1 there, 2 here",
-    ]
-    assert json.loads((tmp_path / "config.json").read_text())["seed"] == 1
-
-
-def test_a_config_of_an_earlier_version_has_the_defaults_of_what_it_lacks(tmp_path):
-    config = json.loads(json.dumps(default_config().to_dict()))
-    lacking = ("ema_decay", "curriculum", "running_curriculum")
-    old = {name: value for name, value in config.items() if name not in lacking}
-    old["multilabel"] = {k: v for k, v in config["multilabel"].items() if k != "margin"}
-    defaults = as_defaults(CATALOGUE)
-    assert config_differences(old, config, defaults) == []
-    config["multilabel"]["margin"], config["running_curriculum"]["average_decay"] = 0.5, 0.1
-    assert config_differences(old, config, defaults) == [
-        "multilabel.margin: 0.05 there, 0.5 here",
-        "running_curriculum.average_decay: 0.9 there, 0.1 here",
-    ]
-
-
-@pytest.mark.parametrize(
-    "old, new, lines",
-    [
-        ({}, {"rate": 0.5, "own": {"sizes": [1, 2]}}, []),  # as by default
-        ({"rate": 0.5, "own": {"sizes": [1, 2]}}, {"own": {}}, []),
-        ({}, {"rate": 0.1}, ["rate: 0.5 there, 0.1 here"]),
-        ({"rate": 0.1}, {}, ["rate: 0.1 there, 0.5 here"]),
-        ({"own": {}}, {"own": {"sizes": []}}, ["own.sizes: [1, 2] there, [] here"]),
-        ({"rate": None}, {"rate": 0.5}, ["rate: None there, 0.5 here"]),  # off is no default
-        ({}, {"sizes": 3}, ["sizes: None there, 3 here"]),  # a default is of its whole key
-        ({"data_dir": "a"}, {"data_dir": "b"}, []),
-        ({"b": 1, "a": 1}, {"a": 2, "b": 2}, ["a: 1 there, 2 here", "b: 1 there, 2 here"]),
-    ],
-)
-def test_differences_are_told_by_whole_keys_and_defaults_fill_what_is_missing(old, new, lines):
-    assert config_differences(old, new, {"rate": 0.5, "own.sizes": [1, 2]}) == lines
-
-
-def test_a_run_of_an_earlier_version_goes_on_where_a_new_key_has_its_default(tmp_path):
-    field = Field(0.5, lambda key, value: value, "number", "a number")
-    catalogue = Catalogue((Task("task", {"task.old": field, "task.new": field}),), ())
-    with opened_workdir(tmp_path, {"task": {"old": 1}}, catalogue):
-        (tmp_path / "checkpoints" / "0").mkdir(parents=True)
-    with opened_workdir(tmp_path, {"task": {"old": 1, "new": 0.5}}, catalogue):
-        pass
-    with pytest.raises(WorkdirError, match="task.new: 0.5 there, 0.7 here"):
-        with opened_workdir(tmp_path, {"task": {"old": 1, "new": 0.7}}, catalogue):
-            pass
-
-
-def test_inputs_of_a_run_that_never_began_are_forgotten(tmp_path):
-    for inputs in ({"subset": "content 1"}, {"subset": "content 2"}, None):
-        with opened_workdir(tmp_path, {"seed": 1}, CATALOGUE, inputs):
-            path = tmp_path / "inputs.json"
-            assert (json.loads(path.read_text()) if path.exists() else None) == inputs
-
-
-def test_other_inputs_are_refused_with_what_is_different(tmp_path):
-    def open_with(inputs):
-        with opened_workdir(tmp_path, {"seed": 1}, CATALOGUE, inputs):
-            (tmp_path / "checkpoints" / "0").mkdir(parents=True, exist_ok=True)
-
-    open_with({"subset": "content 1", "finetuning.start": "checkpoint 2"})
-    open_with({"subset": "content 1", "finetuning.start": "checkpoint 2"})
-    with pytest.raises(WorkdirError) as error:
-        open_with({"subset": "content 3", "finetuning.start": "checkpoint 2"})
-    assert str(error.value).splitlines() == [
-        f"{tmp_path} holds a run of other inputs, which have changed since; choose another "
-        "--workdir:",
-        "  subset: 'content 1' there, 'content 3' here",
-    ]
-
-
-def test_a_run_of_before_there_were_checkpoints_is_refused_and_left_as_it_is(tmp_path):
-    (tmp_path / "metrics.jsonl").write_text("{}\n")
-    with pytest.raises(WorkdirError) as error, opened_workdir(tmp_path, {"seed": 2}, CATALOGUE):
-        pass
-    reason = "holds a run without checkpoints; choose another --workdir."
-    assert str(error.value) == f"{tmp_path} {reason}"
-    assert os.listdir(tmp_path) == ["metrics.jsonl"]
-
-
-def test_a_damaged_config_is_refused(tmp_path):
-    with opened_workdir(tmp_path, {"seed": 1}, CATALOGUE):
-        (tmp_path / "checkpoints" / "0").mkdir(parents=True)
-    (tmp_path / "config.json").write_text("{")
-    with (
-        pytest.raises(WorkdirError, match="config.json cannot be read: Expecting"),
-        opened_workdir(tmp_path, {"seed": 1}, CATALOGUE),
-    ):
-        pass
-
-
-def test_two_processes_cannot_write_to_one_workdir(tmp_path):
-    with (
-        opened_workdir(tmp_path, {}, CATALOGUE),
-        pytest.raises(WorkdirError, match=f"another process trains in {tmp_path}; wait for it."),
-        opened_workdir(tmp_path, {}, CATALOGUE),
-    ):
-        pass
-    with opened_workdir(tmp_path, {}, CATALOGUE):  # the first has left it
-        pass
-
-
-@pytest.mark.parametrize(
-    "where, reason", [("file/run", "Not a directory"), ("file", "File exists")]
-)
-def test_a_workdir_that_cannot_be_written_is_refused(tmp_path, where, reason):
-    (tmp_path / "file").write_text("in the way")
-    with pytest.raises(WorkdirError) as error, opened_workdir(tmp_path / where, {}, CATALOGUE):
-        pass
-    assert str(error.value) == f"{tmp_path / where} cannot be written: {reason}."
-
-
 def test_a_full_disk_is_one_line(tmp_path, monkeypatch):
     class Full(io.StringIO):
         def write(self, text):
@@ -534,23 +370,16 @@ def test_rows_lost_before_the_checkpoint_are_told(tmp_path):
     with pytest.raises(WorkdirError) as error:
         RunLog(tmp_path, TIMETABLE, STRUCTURE, start=6)
     path = tmp_path / "metrics.jsonl"
-    assert str(error.value).startswith(f"{path} is damaged before the checkpoint: ")
+    line = "line 1, is damaged: Expecting value: line 1 column 1 (char 0)."
+    assert str(error.value).startswith(f"{path}, {line}")
 
 
 def test_rows_can_be_put_on_the_disk(tmp_path, monkeypatch):
     synced = []
-    monkeypatch.setattr(os, "fsync", lambda number: synced.append(os.fstat(number).st_size))
+    monkeypatch.setattr(os, "fsync", lambda number: synced.append(os.fstat(number)))
     with RunLog(tmp_path, TIMETABLE, STRUCTURE) as log:
         log.row(ROWS[0])
         log.sync()
-    assert synced == [(tmp_path / "metrics.jsonl").stat().st_size] and synced[0] > 0
-
-
-def test_the_result_is_a_file(tmp_path):
-    write_result(tmp_path, {"test_accuracy": 0.5})
-    assert json.loads((tmp_path / "result.json").read_text()) == {"test_accuracy": 0.5}
-    assert read_result(tmp_path) == {"test_accuracy": 0.5}
-
-
-def test_a_run_that_has_not_ended_has_no_result(tmp_path):
-    assert read_result(tmp_path) is None
+    file, folder = synced
+    assert file.st_size == (tmp_path / "metrics.jsonl").stat().st_size > 0
+    assert os.path.samestat(folder, tmp_path.stat())  # or its name would be lost

@@ -1,0 +1,236 @@
+"""The workdir of a run, which one process at a time opens, to begin a run or to go on with one."""
+
+import contextlib
+import fcntl
+import logging
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from cyclical_jax import _files
+from cyclical_jax.data import Normalisation
+from cyclical_jax.training import files
+from cyclical_jax.training.devices import is_first_process, text_of_first
+from cyclical_jax.training.files import (
+    CHECKPOINTS,
+    CONFIG,
+    DATASET,
+    INPUTS,
+    LOCK,
+    METRICS,
+    RESULT,
+    MovedError,
+    WorkdirError,
+    plain,
+    writing,
+)
+from cyclical_jax.training.structure import Catalogue
+
+_NOT_COMPARED = ("data_dir", *Normalisation._fields)
+_OTHER = {
+    CONFIG: "of another config",
+    INPUTS: "of other inputs, which have changed since",
+    DATASET: "of other data",
+}
+
+_logger = logging.getLogger(__name__)
+
+
+class Folder:
+    """A folder that must stay where it is, told from others by its place on the disk."""
+
+    def __init__(self, path: Path):
+        self.path, self._identity = path, _identity(path)
+
+    def check(self) -> None:
+        """Raises MovedError, a line, if the folder was moved, deleted or replaced."""
+        if self._identity is None or _identity(self.path) != self._identity:
+            raise MovedError(
+                f"{self.path} was moved or deleted while the run trained in it. Where it was "
+                "moved, give --workdir its new place: the run goes on from its last checkpoint."
+            )
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    """Returns what no other folder has; None where there is none."""
+    try:
+        about = path.stat()
+    except OSError:
+        return None
+    return about.st_dev, about.st_ino
+
+
+@contextlib.contextmanager
+def opened_workdir(
+    workdir: Path,
+    config: dict[str, Any],
+    catalogue: Catalogue,
+    inputs: dict[str, str] | None = None,
+    facts: dict[str, Any] | None = None,
+    *,
+    advice: Mapping[str, str] | None = None,
+) -> Iterator[Folder]:
+    """Makes `workdir`, with `config.json` in it, or checks that the run there has this config.
+
+    It does the same with the `inputs` that `inputs.identities` returns, in `inputs.json`, and with
+    the `facts` of `Facts.as_json`, in `dataset.json`. As long as the context lasts, no other
+    process can open the workdir; nothing in it is looked at before. Of several processes that
+    train together the first opens it, and the others compare what they were given with it. Where a
+    key of `advice` differs, its text ends the message.
+
+    Raises:
+      WorkdirError: It holds a run of another config, of other inputs or data, or one without
+        checkpoints; another process writes to it; or it cannot be written to.
+    """
+    folder: Folder
+    given = {CONFIG: plain(config), INPUTS: inputs or {}, DATASET: facts or {}}
+
+    def check():
+        _check_same(workdir / CONFIG, given[CONFIG], as_defaults(catalogue), advice or {})
+        for name in (INPUTS, DATASET):
+            _check_same(workdir / name, given[name])
+
+    def open_it():
+        nonlocal folder
+        folder = stack.enter_context(_locked(workdir))
+        _remove_unfinished(workdir)
+        is_taken = _is_taken(workdir)
+        if is_taken:
+            check()
+        _write_given(workdir, given, is_taken)
+
+    with contextlib.ExitStack() as stack:
+        _in_the_first(open_it)
+        if not is_first_process():
+            check()
+            folder = Folder(workdir)
+        folder.check()
+        yield folder
+
+
+def _in_the_first(function: Callable[[], None]) -> None:
+    """Calls it in the first process while the others wait; its WorkdirError is raised in all."""
+    error = None
+    if is_first_process():
+        try:
+            function()
+        except WorkdirError as caught:
+            error = caught
+    if told := text_of_first(str(error or " ")).strip():
+        raise error or WorkdirError(told)
+
+
+def _write_given(workdir: Path, given: Mapping[str, dict[str, Any]], is_taken: bool) -> None:
+    """Writes what a run begins with; of one that goes on, what its earlier version left out."""
+    for name, content in given.items():
+        path = workdir / name
+        if is_taken and path.exists():
+            continue
+        if content or name == CONFIG:
+            files.write(path, content)
+        else:
+            with writing(path):
+                path.unlink(missing_ok=True)  # of a run that never began
+
+
+def as_defaults(catalogue: Catalogue) -> dict[str, Any]:
+    """Returns {key: default} of every key, as JSON has them."""
+    return plain({key: field.default for key, field in catalogue.keys.items()})
+
+
+def config_differences(
+    old: dict[str, Any], new: dict[str, Any], defaults: Mapping[str, Any], prefix: str = ""
+) -> list[str]:
+    """Returns a line for each difference of two configs.
+
+    Where the data lies is none; nor are its statistics, which depend on the machine's rounding. A
+    key that `old` lacks, because an earlier version wrote it, has its default.
+    """
+    lines = []
+    for name in sorted(old.keys() | new.keys()):
+        there, here = (config.get(name, defaults.get(f"{prefix}{name}")) for config in (old, new))
+        there = {} if there is None and isinstance(here, dict) else there
+        if isinstance(there, dict) and isinstance(here, dict):
+            lines += config_differences(there, here, defaults, f"{prefix}{name}.")
+        elif there != here and name not in _NOT_COMPARED:
+            lines.append(f"{prefix}{name}: {there!r} there, {here!r} here")
+    return lines
+
+
+def read_result(workdir: Path, score: str) -> dict[str, Any] | None:
+    """Returns what `write_result` wrote; None if the run has not ended.
+
+    Args:
+      workdir: An opened workdir.
+      score: The score that the task judges by, which it must have.
+
+    Raises:
+      WorkdirError: It is damaged, or has no such score; a line.
+    """
+    path = workdir / RESULT
+    return files.read(path, **{f"test_{score}": float}) if path.exists() else None
+
+
+def write_result(workdir: Path, result: dict[str, Any]) -> None:
+    """Writes `result.json` when training has ended, in the first process."""
+    if is_first_process():
+        files.write(workdir / RESULT, result)
+
+
+def _is_taken(workdir: Path) -> bool:
+    """Returns whether there is a run to go on with."""
+    checkpoints, metrics = workdir / CHECKPOINTS, workdir / METRICS
+    with writing(checkpoints):
+        if checkpoints.exists() and any(checkpoints.iterdir()):
+            return True
+    if metrics.exists() and metrics.stat().st_size:
+        raise WorkdirError(f"{workdir} holds a run without checkpoints; choose another --workdir.")
+    return False
+
+
+def _check_same(
+    path: Path,
+    now: dict[str, Any],
+    defaults: Mapping[str, Any] = {},
+    advice: Mapping[str, str] = {},
+) -> None:
+    """Raises WorkdirError, with the differences, unless the run began with what is given `now`."""
+    if path.name == DATASET and not (now and path.exists()):  # which earlier versions left out
+        return
+    # A run without inputs has no file of them.
+    there = files.read(path) if path.exists() or path.name != INPUTS else {}
+    if lines := config_differences(there, now, defaults):
+        keys = [line.partition(":")[0] for line in lines]
+        listed = "\n  ".join([*lines, *(advice[key] for key in keys if key in advice)])
+        raise WorkdirError(
+            f"{path.parent} holds a run {_OTHER[path.name]}; choose another --workdir:\n  {listed}"
+        )
+
+
+@contextlib.contextmanager
+def _locked(workdir: Path) -> Iterator[Folder]:
+    """Makes the folder, and lets no other process open it."""
+    with writing(workdir):
+        _files.make_folder(workdir)
+    folder = Folder(workdir)
+    path = workdir / LOCK
+    with writing(path):
+        file = path.open("a")  # NFS locks nothing but a file that may be written
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise WorkdirError(f"another process trains in {workdir}; wait for it.") from error
+        except OSError as error:
+            _logger.warning("%s cannot be locked (%s): see to it yourself", workdir, error.strerror)
+        if not _files.is_at(file, path):
+            raise WorkdirError(f"{workdir} was moved or deleted just now; give the command again.")
+        yield folder
+
+
+def _remove_unfinished(workdir: Path) -> None:
+    """Deletes what writers left behind that were killed; only the lock's owner writes these."""
+    for name in files.KINDS:
+        for path in workdir.glob(f".{name}.*new"):
+            with writing(path):
+                path.unlink(missing_ok=True)
