@@ -89,7 +89,7 @@ class Checkpoints:
         self._worths: dict[int, float | None] = {}
         self._held: HostCopy | None = None
         self._judged_by, self._read_only = judged_by, read_only
-        options = ocp.CheckpointManagerOptions(
+        self._options = ocp.CheckpointManagerOptions(
             preservation_policy=None if read_only else NewestAndBest(keep, self._worth_of),
             lightweight_initialize=True,  # what it would read may be damaged
             save_root_metadata=False,
@@ -105,7 +105,7 @@ class Checkpoints:
         with self._errors_told():
             if not read_only:
                 self._remove_unfinished()
-            self._manager = ocp.CheckpointManager(self._directory, options=options)
+            self._manager = ocp.CheckpointManager(self._directory, options=self._options)
             if not read_only:
                 sync(self._directory.parent)
 
@@ -399,7 +399,8 @@ class Checkpoints:
                 for micro_step in damaged:
                     abouts.set_aside(self._path(micro_step))
             wait_for_all("set aside")
-            self._manager.reload()
+            self._manager.close()  # its `reload` would read what may be damaged
+            self._manager = ocp.CheckpointManager(self._directory, options=self._options)
 
     def _remove_unfinished(self) -> None:
         """Removes what was cut off, before anything is read: Orbax would, in the background."""

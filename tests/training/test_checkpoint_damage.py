@@ -208,6 +208,17 @@ def test_a_part_of_another_checkpoint_is_damage(directory, caplog, item, reason)
     assert reason in caplog.text
 
 
+@pytest.mark.parametrize("content", [b"[" * DEEP + b"]" * DEEP, b"[1]", b"\xff"])
+def test_what_no_run_needs_may_be_damaged_beside_what_it_needs(directory, caplog, content):
+    """Orbax reads this one when it lists the checkpoints."""
+    for micro_step in (4, 6, 8):
+        (directory / str(micro_step) / "_CHECKPOINT_METADATA").write_bytes(content)
+    cut(directory / "8" / "about" / "metadata", 40)
+    assert check(directory, caplog) == 6
+    saved(directory, 8, worths=[0.6], keep=1)
+    assert sorted(os.listdir(directory)) == ["8", "damaged-8"]
+
+
 def test_metadata_that_end_in_an_unknown_type_are_one_line(directory, caplog):
     """Orbax has begun to read the arrays before, and leaves coroutines behind."""
     path = directory / "8" / "state" / "_METADATA"
