@@ -15,7 +15,7 @@ import uuid
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import IO, Any, BinaryIO
 
 CHECKSUM = "checksum"
 _KIND = "crc32:"
@@ -97,6 +97,14 @@ def sync(path: Path) -> None:
     except OSError as error:
         if not path.is_dir() or error.errno not in _NO_SYNC:
             raise
+
+
+def is_at(file: IO[Any], path: Path) -> bool:
+    """Returns whether an open file is the one at a path: it may have been moved or replaced."""
+    try:
+        return os.path.samestat(os.fstat(file.fileno()), path.stat())
+    except OSError:
+        return False
 
 
 def write_json(path: Path, content: Any) -> None:

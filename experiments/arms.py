@@ -138,6 +138,7 @@ def choose_datasets(table: Table, names: Sequence[str] | None, data_dir: str | N
       DatasetNotFoundError: One of `names` is not on this machine.
     """
     if names is None:
+        _refuse_unused(table, list(table.budgets), data_dir)
         here = [name for name in table.budgets if _is_here(name, data_dir)]
         if not here:
             raise RecipeError("None of the table's datasets is on this machine.")
@@ -150,7 +151,16 @@ def choose_datasets(table: Table, names: Sequence[str] | None, data_dir: str | N
         _find(name, data_dir)
     if not names:
         raise RecipeError(f"--datasets names none; there are {', '.join(table.budgets)}.")
+    _refuse_unused(table, names, data_dir)
     return list(dict.fromkeys(names))
+
+
+def _refuse_unused(table: Table, names: Sequence[str], data_dir: str | None) -> None:
+    configs = (base_config(name, common=table.common) for name in names)
+    if data_dir and not any(data.uses_data_dir(config.dataset) for config in configs):
+        raise RecipeError(
+            f"--data_dir must be left out: none of {', '.join(names)} is a dataset of TFDS."
+        )
 
 
 def _find(name: str, data_dir: str | None) -> None:
@@ -177,8 +187,10 @@ def base_config(
         config = module.get_config(variant) if variant else module.get_config()
     except (AttributeError, ImportError, TypeError, ValueError) as error:
         raise RecipeError(f"dataset {dataset!r} of a table must be a config: {error}.") from error
-    config.data_dir = str(data_dir) if data_dir else config.data_dir
-    return changed(plugins.with_their_keys(config), common or {})
+    config = changed(plugins.with_their_keys(config), common or {})
+    if data_dir and data.uses_data_dir(config.dataset):
+        config.data_dir = str(data_dir)
+    return config
 
 
 def changed(config: ConfigDict, changes: Changes) -> ConfigDict:

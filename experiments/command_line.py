@@ -1,12 +1,14 @@
 """How every script of this folder starts, and how it ends when something is wrong."""
 
 import ast
+import errno
 import hashlib
 import json
 import os
 import platform
 import re
 import signal
+import socket
 import sys
 import traceback
 from collections.abc import Callable
@@ -18,6 +20,7 @@ from absl import app, flags, logging
 from ml_collections import ConfigDict
 
 from cyclical_jax import data
+from cyclical_jax.data import shared_memory
 from cyclical_jax.training.checkpoints import CheckpointError
 from cyclical_jax.training.devices import largest_of_all, text_of_first
 from cyclical_jax.training.fields import RecipeError
@@ -35,6 +38,11 @@ EXPECTED_ERRORS = (
     CheckpointError,
     NonFiniteError,
 )
+
+# No mistake of a program's: another user's file, or a disk that is full, read-only or broken.
+_OF_THE_MACHINE = {
+    getattr(errno, name) for name in "EACCES EPERM EROFS ENOSPC EDQUOT EIO ESTALE".split()
+}
 
 _SET = flags.DEFINE_multi_string(
     "set", [], "Changes of the config: --config.seed=1 is another way to say --set=seed=1."
@@ -62,6 +70,7 @@ def run(main: Callable[[], None], *, device_a_core: bool = False) -> None:
 
     def guarded_main(argv):
         _be_quiet()
+        shared_memory.remove_left()
         if argv[1:]:
             _end(f"unknown argument {argv[1]!r}")
         use_compilation_cache()
@@ -74,7 +83,9 @@ def run(main: Callable[[], None], *, device_a_core: bool = False) -> None:
             _end("interrupted", code=130)
         except BrokenPipeError:  # of `| head`, which has read enough
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        except Exception:
+        except Exception as error:
+            if isinstance(error, OSError) and error.filename and error.errno in _OF_THE_MACHINE:
+                _end(f"{error.filename} cannot be used: {error.strerror}.")
             _leave_others(traceback.format_exc(), code=1)
             raise
 
@@ -106,10 +117,13 @@ def join_processes() -> None:
     if not (_DISTRIBUTED.value or any(given)):
         return
     coordinator, number, own = place
-    if coordinator and not re.fullmatch(r".+:[0-9]+", coordinator):
+    address = re.fullmatch(r".+:([0-9]+)", coordinator or "")
+    if coordinator and not (address and 0 < int(address[1]) < 2**16):
         _end(f"--coordinator must be HOST:PORT, such as 10.0.0.1:1234, got {coordinator!r}.")
     if number is not None and not 0 <= own < number:
         _end(f"--process_id must be from 0 to {number - 1}, got {own}.")
+    if address and own == 0:
+        _check_port(coordinator, int(address[1]))
     # It would take SIGTERM for itself, and say so only by another way.
     jax.config.update("jax_enable_preemption_service", False)
     print(f"waiting for {number or 'all'} processes, up to 5 minutes", file=sys.stderr, flush=True)
@@ -120,6 +134,17 @@ def join_processes() -> None:
             f"--distributed: {_last_line(error)} Where no cluster tells it, --coordinator, "
             "--num_processes and --process_id do."
         )
+
+
+def _check_port(coordinator: str, port: int) -> None:
+    """Ends the process unless the first of several can wait for the others at its port."""
+    both = socket.has_dualstack_ipv6()  # as JAX does: every address of the machine
+    family = socket.AF_INET6 if both else socket.AF_INET
+    try:
+        socket.create_server(("", port), family=family, dualstack_ipv6=both).close()
+    except OSError as error:
+        reason = os.strerror(error.errno or 0)
+        _end(f"--coordinator {coordinator}: port {port}: {reason}. Give all processes another one.")
 
 
 def check_alike(config: ConfigDict, **options: Any) -> None:

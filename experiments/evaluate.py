@@ -50,6 +50,10 @@ def split_of(
     moved = {"dataset": dataset, "data_dir": data_dir}
     moved = {key: place for key, place in moved.items() if place is not None}
     recipe, facts = dataclasses.replace(run.recipe, **moved), run.facts
+    try:
+        data.check_data_dir(recipe.dataset, data_dir)
+    except ValueError as error:
+        raise RecipeError(f"--{str(error).replace('`', '')}") from error
     loaded = load_dataset(recipe)
     here = facts_of(recipe.dataset, loaded)
     if (here.num_classes, here.shape) != (facts.num_classes, facts.shape):

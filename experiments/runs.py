@@ -116,7 +116,7 @@ class Store:
 
     def check_place(self) -> None:
         """Raises WorkdirError if the workdir that was opened is no longer at its path."""
-        if not _is_at(self._file, self._path):
+        if not _files.is_at(self._file, self._path):
             raise WorkdirError(
                 f"{self._path} was moved or removed while it was in use. The runs that have ended "
                 "are where it is now; the same command goes on with that --workdir."
@@ -294,16 +294,9 @@ def _locked(path: Path) -> BinaryIO:
             raise WorkdirError(f"another process writes to {path}; wait for it.") from error
         except OSError as error:
             _logger.warning("%s cannot be locked (%s): see to it yourself", path, error.strerror)
-        if _is_at(file, path):
+        if _files.is_at(file, path):
             return file
         file.close()  # it was moved before it was locked, and another may be there
-
-
-def _is_at(file: BinaryIO, path: Path) -> bool:
-    try:
-        return os.path.samestat(os.fstat(file.fileno()), path.stat())
-    except OSError:
-        return False
 
 
 def _mover(bar: Progress, task: TaskID, before: int, compiling: Waiting) -> Callable[[float], None]:

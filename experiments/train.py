@@ -103,6 +103,7 @@ def run(
     with opened as folder:
         if result := workdirs.read_result(workdir, recipe.task.judged_by[0]):
             return result
+        folder.check()
         judged_by = recipe.task.judged_by
         with Checkpoints(workdir / CHECKPOINTS, keep=keep, judged_by=judged_by) as checkpoints:
             keep_as = {"every": save_every, "is_stopping": is_stopping}

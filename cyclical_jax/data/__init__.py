@@ -14,6 +14,7 @@ from cyclical_jax.data.images import Normalisation as Normalisation
 from cyclical_jax.data.images import as_floats as as_floats
 from cyclical_jax.data.sources import DATASETS as DATASETS
 from cyclical_jax.data.sources import TRAIN_ON as TRAIN_ON
+from cyclical_jax.data.sources import check_data_dir as check_data_dir
 from cyclical_jax.data.sources import check_image_size as check_image_size
 from cyclical_jax.data.sources import check_name as check_name
 from cyclical_jax.data.sources import check_unlabelled as check_unlabelled
@@ -26,6 +27,7 @@ from cyclical_jax.data.sources import num_classes as num_classes
 from cyclical_jax.data.sources import num_train as num_train
 from cyclical_jax.data.sources import num_unlabelled as num_unlabelled
 from cyclical_jax.data.sources import require as require
+from cyclical_jax.data.sources import uses_data_dir as uses_data_dir
 from cyclical_jax.data.streams import DamagedExampleError as DamagedExampleError
 from cyclical_jax.data.streams import Stream as Stream
 from cyclical_jax.data.subsets import SUBSETS as SUBSETS

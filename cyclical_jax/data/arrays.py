@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
+from cyclical_jax import _checks
 from cyclical_jax.data import npz, own, splits
 from cyclical_jax.data.dataset import ARRAYS, SPLITS, Dataset, Found, PathLike
 
@@ -84,7 +85,7 @@ def _problems(headers: Headers) -> Iterator[str]:
     wanted = [key for pair in keys.values() for key in pair]
     missing = [key for key in wanted if key not in headers]
     if missing:
-        listed = ", ".join(sorted(headers)) or "nothing"
+        listed = _checks.short(", ".join(sorted(headers)), 200) or "nothing"
         yield f"it must have {' and '.join(missing)}, got {listed}."
     for key in [key for key in (*wanted, _NAMES) if key in headers]:
         if headers[key].dtype.hasobject:
@@ -153,5 +154,9 @@ def _load(
             problems.append(str(error))
     with own.named(name):
         own.raise_all(problems)
-    notes = (f"It has more arrays, which are left out: {', '.join(others)}.",) if others else ()
+    notes = (
+        (f"It has more arrays, which are left out: {_checks.short(', '.join(others), 200)}.",)
+        if others
+        else ()
+    )
     return own.assemble(inputs, labels, parts, notes)

@@ -214,7 +214,7 @@ def notes_of_classes(labels: Labels, positions: np.ndarray) -> tuple[str, ...]:
     if not absent:
         return ()
     more = f" and {len(absent) - _MOST_SHOWN} more" if len(absent) > _MOST_SHOWN else ""
-    listed = ", ".join(absent[:_MOST_SHOWN])
+    listed = ", ".join(_checks.short(name) for name in absent[:_MOST_SHOWN])
     return (f"There is no example to train on of class {listed}{more}.",)
 
 

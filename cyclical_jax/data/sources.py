@@ -5,6 +5,7 @@ Some have a name, such as "digits". Those of one's own are named by a word and a
 """
 
 import difflib
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -60,14 +61,39 @@ def check_name(name: Any) -> None:
             return
     listed = ", ".join(map(repr, DATASETS))
     own = ", ".join(f"{word}:{place}" for word, (place, _) in KINDS.items())
-    raise ValueError(f"`dataset` must be one of {listed}, or {own}, got {name!r}.{_hint(name)}")
+    raise ValueError(
+        f"`dataset` must be one of {listed}, or {own}, got {_shown(name)}.{_hint(name)}"
+    )
+
+
+def _shown(name: Any) -> str:
+    return (
+        repr(_checks.short(name, 200)) if isinstance(name, str) else _checks.short(repr(name), 200)
+    )
+
+
+def uses_data_dir(name: Any) -> bool:
+    """Returns whether a dataset is one of TFDS, which `data_dir` holds."""
+    return isinstance(name, str) and (
+        name in tfds_named.TFDS_DATASETS or name.partition(":")[0] == "tfds"
+    )
+
+
+def check_data_dir(name: Any, data_dir: PathLike | None) -> None:
+    """Raises ValueError if `data_dir` is given for a dataset that is not of TFDS."""
+    if data_dir is not None and not uses_data_dir(name):
+        shown = _checks.short(str(name), 200)
+        raise ValueError(
+            f"`data_dir` must be None for {shown!r}, which is no dataset of TFDS, got "
+            f"{_checks.short(str(data_dir), 200)!r}."
+        )
 
 
 def _hint(name: Any) -> str:
     suffix = Path(str(name)).suffix.lower().removeprefix(".")
-    if suffix in ("npz", "csv") or (isinstance(name, str) and name and Path(name).is_dir()):
-        return f" Did you mean '{suffix or 'folder'}:{name}'?"
-    nearest = difflib.get_close_matches(str(name), DATASETS, n=1)
+    if suffix in ("npz", "csv") or (isinstance(name, str) and name and os.path.isdir(name)):
+        return f" Did you mean '{suffix or 'folder'}:{_checks.short(name, 200)}'?"
+    nearest = difflib.get_close_matches(_checks.short(str(name)), DATASETS, n=1)
     return f" Did you mean {nearest[0]!r}?" if nearest else ""
 
 
@@ -90,8 +116,8 @@ def load(
       name: "digits" (8x8 grey images, whose values 0 .. 16 are scaled to 0 .. 255),
         "fashion_mnist", "cifar10", "cifar100" or "imagenet2012", whose splits are `Stream`s; or
         "npz:FILE", "csv:FILE", "folder:DIR" or "tfds:NAME": docs/data.md describes each.
-      data_dir: Directory of TFDS's datasets. None is TFDS's default: `$TFDS_DATA_DIR`, or else
-        `~/tensorflow_datasets`.
+      data_dir: Directory of TFDS's datasets, for one of them. None is TFDS's default:
+        `$TFDS_DATA_DIR`, or else `~/tensorflow_datasets`.
       train_on: "train"; or "train+validation", which moves the examples of the validation split to
         the train split. Use it once all hyperparameters are chosen.
       subset: The examples to train on, as `parse_subset` reads it; None is all.
@@ -106,6 +132,8 @@ def load(
       DatasetNotFoundError: The dataset is not there, or cannot be used.
       ImportError: scikit-learn (for digits) or TFDS is not installed.
     """
+    check_name(name)
+    check_data_dir(name, data_dir)
     num_train(name, train_on=train_on, subset=subset, data_dir=data_dir)  # checks them first
     check_image_size(name, image_size, data_dir=data_dir)
     if unlabelled:

@@ -16,7 +16,7 @@ import numpy as np
 from absl import flags
 
 from cyclical_jax import _checks
-from cyclical_jax.data import crops
+from cyclical_jax.data import crops, shared_memory
 from cyclical_jax.data.batches import Select
 
 Batch = dict[str, np.ndarray]
@@ -135,6 +135,9 @@ def _by_workers(
 ) -> Generator[Batch]:
     """Yields batches; worker k makes numbers k, k + num_workers, ..., each two ahead."""
     grain = _import_grain()
+    shared_memory.remove_left()
+    owner = shared_memory.owner()
+    shared_memory.name_after(owner)
     batches = (
         grain.MapDataset.range(start, stop)
         .map(make_batch)
@@ -142,7 +145,7 @@ def _by_workers(
         .to_iter_dataset(grain.ReadOptions(num_threads=0, prefetch_buffer_size=0))
         .mp_prefetch(
             grain.MultiprocessingOptions(num_workers=num_workers, per_worker_buffer_size=2),
-            worker_init_fn=_end_with_parent,
+            worker_init_fn=functools.partial(_begin_worker, owner),
         )
     )
     return _copied(iter(batches))
@@ -170,13 +173,19 @@ def _copied(batches: Any) -> Generator[Batch]:
         raise DamagedExampleError(damaged)
 
 
-def _end_with_parent(worker: int, num_workers: int) -> None:
+def _begin_worker(owner: str | None, worker: int, num_workers: int) -> None:
+    """Names this process's shared memory after its parent, and makes it end with that."""
+    del worker, num_workers
+    shared_memory.name_after(owner)
+    _end_with_parent()
+
+
+def _end_with_parent() -> None:
     """Makes this process end when its parent ends, and only then.
 
     Otherwise it would wait forever for room in its queue. A terminal and a cluster send their
     signals to workers too, but the parent needs them until it has saved the run.
     """
-    del worker, num_workers
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
         signal.signal(number, signal.SIG_IGN)
     parent = multiprocessing.parent_process()

@@ -7,6 +7,7 @@ be one that TFDS knows. It is read without TensorFlow.
 import contextlib
 import functools
 import hashlib
+import os
 import re
 import shlex
 from collections.abc import Iterator
@@ -15,6 +16,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from cyclical_jax import _checks
 from cyclical_jax.data import own, photographs, splits, tfds_files
 from cyclical_jax.data.dataset import (
     STREAMED,
@@ -75,12 +77,18 @@ def directory_of(place: str, data_dir: PathLike | None) -> Path:
     if not is_version or len(parts) > 2 or not all(map(_NAME.fullmatch, parts)):
         raise ValueError(
             "`dataset` must be tfds:NAME, tfds:NAME:VERSION or tfds:NAME/CONFIG, got "
-            f"'tfds:{place}'."
+            f"{_checks.short(f'tfds:{place}')!r}."
         )
     root = Path(data_dir or tfds.core.constants.DATA_DIR).expanduser()
-    found = _versions(root.joinpath(*parts), version or "*")
-    if not found and len(parts) == 1 and len(configs := _configs(root / name)) == 1:
-        found = _versions(configs[0], version or "*")
+    folder = root.joinpath(*parts)
+    try:
+        found = _versions(folder, version)
+        if not found and len(parts) == 1 and len(configs := _configs(folder)) == 1:
+            found = _versions(configs[0], version)
+    except OSError as error:
+        shown = _checks.short(str(folder), 200)
+        line = f"dataset {_checks.short(f'tfds:{place}')!r}: {shown} cannot be read"
+        raise DatasetNotFoundError(f"{line}: {error.strerror}.") from error
     if not found:
         where = root.joinpath(*parts, *([version] if version else []))
         raise DatasetNotFoundError(
@@ -96,15 +104,23 @@ def command(place: str, data_dir: PathLike | None) -> str:
     return words if data_dir is None else f"{words} --data_dir={shlex.quote(str(data_dir))}"
 
 
-def _versions(folder: Path, version: str) -> list[Path]:
+def _versions(folder: Path, version: str = "") -> list[Path]:
     """Returns the directories of versions that are complete, the newest last."""
-    found = [path.parent for path in folder.glob(f"{version}/{INFO}")]
-    numbered = [path for path in found if all(p.isdecimal() for p in path.name.split("."))]
-    return sorted(numbered, key=lambda path: [int(part) for part in path.name.split(".")])
+    names = [version] if version else _names_in(folder)
+    numbered = [name for name in names if all(part.isdecimal() for part in name.split("."))]
+    found = [folder / name for name in numbered if INFO in _names_in(folder / name)]
+    return sorted(found, key=lambda path: [int(part) for part in path.name.split(".")])
 
 
 def _configs(folder: Path) -> list[Path]:
-    return [path for path in folder.glob("*") if path.is_dir() and _versions(path, "*")]
+    return [folder / name for name in _names_in(folder) if _versions(folder / name)]
+
+
+def _names_in(folder: Path) -> list[str]:
+    """Returns what is in a folder; nothing where there is no folder."""
+    with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+        return os.listdir(folder)
+    return []
 
 
 @own.remembered
@@ -136,7 +152,7 @@ def _told(directory: Path) -> Told:
     _refuse_unusable(builder, {split: given[split] for split in theirs.values()})
     classes, shape = _facts(features[image], features[label], sum(given.values()))
     others = sorted(given.keys() - set(theirs.values()))
-    words = f"Splits that are left out: {', '.join(others)}."
+    words = f"Splits that are left out: {_checks.short(', '.join(others), 200)}."
     return Told(
         str(directory),
         image,
@@ -201,7 +217,7 @@ def _feature(features: dict[str, Any], kind: type, keys: Any, place: int, word: 
     found = [name for name, feature in features.items() if isinstance(feature, kind)]
     if word in found or len(found) == 1:
         return word if word in found else found[0]
-    listed = ", ".join(sorted(features))
+    listed = _checks.short(", ".join(sorted(features)), 200)
     raise ValueError(f"it must have images and one class for each, got features {listed}.")
 
 

@@ -24,10 +24,11 @@ def opened(directory: Path, open_builder: Callable[[], Any]) -> Any:
     Raises:
       ValueError: One of its descriptions is missing or damaged; a line.
     """
-    names = [INFO, *([_FEATURES] if (directory / _FEATURES).exists() else [])]
-    for name in names:
+    for name in (INFO, *({_FEATURES} & set(os.listdir(directory)))):
         try:
             _files.read_json(directory / name, {})
+        except PermissionError as error:
+            raise ValueError(f"its {name} cannot be read: {error.strerror}") from error
         except (OSError, ValueError) as error:
             raise ValueError(f"its {name} is missing or damaged") from error
     with trusted_to_tfds():

@@ -5,6 +5,7 @@ They are read without TensorFlow, and only `experiments/prepare_data.py` downloa
 
 import contextlib
 import functools
+import os
 import shlex
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -219,11 +220,15 @@ def open_prepared(name: str, data_dir: PathLike | None) -> Any:
       ImportError: TFDS is not installed.
     """
     directory = prepared_directory(name, data_dir)
-    if not directory.exists():
+    try:
+        os.listdir(directory)
+    except (FileNotFoundError, NotADirectoryError) as error:
         raise DatasetNotFoundError(
             f"{name} is not prepared: there is no {directory}.\n"
             f"To get it: {how_to_get(name, data_dir)}"
-        )
+        ) from error
+    except OSError as error:
+        raise DatasetNotFoundError(f"{directory} cannot be read: {error.strerror}.") from error
     tfds = import_optional("tensorflow_datasets")
     open_builder = functools.partial(tfds.builder, name, data_dir=directory.parents[1])
     try:

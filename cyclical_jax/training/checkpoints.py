@@ -421,8 +421,9 @@ class Checkpoints:
         except Exception as error:
             if isinstance(error, CheckpointError):
                 raise
+            done = "read" if self._read_only else "written"
             raise CheckpointError(
-                f"{self._directory} cannot be written: {_reason(error)}"
+                f"{self._directory} cannot be {done}: {_reason(error)}"
             ) from error
 
 

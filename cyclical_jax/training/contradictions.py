@@ -23,6 +23,8 @@ def contradictions(
       num_devices: Devices that share a batch.
       needs_data: Whether it is a problem that data of the user's own is not there.
     """
+    if needs_data:  # else it is the config of an earlier run, when a data_dir of no use was allowed
+        yield from _data_dir_problems(checked)
     if problems := _data_problems(checked):
         yield from problems if needs_data else ()
         checked = {key: value for key, value in checked.items() if key != "dataset"}
@@ -82,6 +84,14 @@ def _data_problems(checked: Checked) -> list[str]:
     except (data.DatasetNotFoundError, ImportError, ValueError) as error:
         return str(error).replace("`", "").splitlines()
     return []
+
+
+def _data_dir_problems(checked: Checked) -> Iterator[str]:
+    try:
+        if "dataset" in checked:
+            data.check_data_dir(checked["dataset"], checked.get("data_dir"))
+    except ValueError as error:
+        yield str(error).replace("`", "")
 
 
 def _subset_problems(checked: Checked) -> Iterator[str]:

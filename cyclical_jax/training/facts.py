@@ -114,6 +114,8 @@ def read_facts(key: str, workdir: Path, recipe: Recipe) -> Facts:
 
 def _parsed(entries: dict[str, Any]) -> Facts:
     found = {name: entries[name] for name in Facts._fields}
+    if np.dtype(found["dtype"]).kind not in "uif":
+        raise ValueError(f"dtype {found['dtype']!r} is no number's")
     found["class_names"], found["shape"] = tuple(found["class_names"]), tuple(found["shape"])
     if (statistics := found["normalisation"]) is not None:
         arrays = (np.asarray(statistics[name], np.float64) for name in Normalisation._fields)

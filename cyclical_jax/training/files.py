@@ -31,6 +31,10 @@ class WorkdirError(OSError):
     """A file of a workdir, or one that a script writes, cannot be read or written; a line."""
 
 
+class MovedError(WorkdirError):
+    """The workdir is not where it was when the run opened it."""
+
+
 class Kind(NamedTuple):
     """What a JSON file holds, and what to do when it is damaged."""
 
@@ -39,11 +43,20 @@ class Kind(NamedTuple):
 
 
 _RESTORE = "Restore it from a copy, or choose another --workdir."
+_DATASET = {
+    "source": str,
+    "num_classes": int,
+    "class_names": [str],
+    "shape": [int],
+    "dtype": str,
+    "normalisation": ({"mean": [float], "std": [float]}, None),
+    "num_examples": {"train": int, ...: int},
+}
 _RESULT = {"steps": int, "seconds": float, "test_num_examples": int, "test_loss": float}
 KINDS = {
     CONFIG: Kind({}, _RESTORE),
     INPUTS: Kind({...: str}, _RESTORE),
-    DATASET: Kind({"source": str, "num_classes": int, "shape": [int], "dtype": str}, _RESTORE),
+    DATASET: Kind(_DATASET, _RESTORE),
     ENVIRONMENT: Kind([{"step": int}], "It is a record, and no run needs it."),
     METRICS: Kind(ROW, _RESTORE),
     RESULT: Kind(

@@ -11,6 +11,7 @@ import jax
 from cyclical_jax.training.checkpoints import CheckpointError, Checkpoints
 from cyclical_jax.training.devices import largest_of_all
 from cyclical_jax.training.durations import Timetable
+from cyclical_jax.training.files import MovedError
 from cyclical_jax.training.snapshots import Snapshot
 
 _logger = logging.getLogger(__name__)
@@ -99,7 +100,7 @@ class Keeper:
         """
         try:
             yield
-        except (CheckpointError, StoppedError):
+        except (CheckpointError, StoppedError, MovedError):
             raise
         except Exception as error:
             if self._checkpoints and (_is_alone() or isinstance(error, FloatingPointError)):

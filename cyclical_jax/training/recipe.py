@@ -185,7 +185,10 @@ def load_source(name: str, **options: Any) -> data.Dataset:
 def source(recipe: Recipe) -> dict[str, Any]:
     """Returns the options of `data.load` for the dataset of a recipe."""
     names = "data_dir", "train_on", "subset", "image_size"
-    return {name: getattr(recipe, name) for name in names}
+    found = {name: getattr(recipe, name) for name in names}
+    if not data.uses_data_dir(recipe.dataset):  # it may be set in the config of an earlier version
+        found["data_dir"] = None
+    return found
 
 
 def _checked(catalogue: Catalogue, values) -> tuple[dict[str, Any], list[str]]:

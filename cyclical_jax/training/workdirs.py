@@ -3,7 +3,6 @@
 import contextlib
 import fcntl
 import logging
-import os
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ from cyclical_jax.training.files import (
     LOCK,
     METRICS,
     RESULT,
+    MovedError,
     WorkdirError,
     plain,
     writing,
@@ -43,20 +43,20 @@ class Folder:
         self.path, self._identity = path, _identity(path)
 
     def check(self) -> None:
-        """Raises WorkdirError, a line, if the folder was moved, deleted or replaced."""
-        try:
-            is_same = _identity(self.path) == self._identity
-        except OSError:
-            is_same = False
-        if not is_same:
-            raise WorkdirError(
+        """Raises MovedError, a line, if the folder was moved, deleted or replaced."""
+        if self._identity is None or _identity(self.path) != self._identity:
+            raise MovedError(
                 f"{self.path} was moved or deleted while the run trained in it. Where it was "
                 "moved, give --workdir its new place: the run goes on from its last checkpoint."
             )
 
 
-def _identity(path: Path) -> tuple[int, int]:
-    about = path.stat()
+def _identity(path: Path) -> tuple[int, int] | None:
+    """Returns what no other folder has; None where there is none."""
+    try:
+        about = path.stat()
+    except OSError:
+        return None
     return about.st_dev, about.st_ino
 
 
@@ -82,6 +82,7 @@ def opened_workdir(
       WorkdirError: It holds a run of another config, of other inputs or data, or one without
         checkpoints; another process writes to it; or it cannot be written to.
     """
+    folder: Folder
     given = {CONFIG: plain(config), INPUTS: inputs or {}, DATASET: facts or {}}
 
     def check():
@@ -90,7 +91,8 @@ def opened_workdir(
             _check_same(workdir / name, given[name])
 
     def open_it():
-        stack.enter_context(_locked(workdir))
+        nonlocal folder
+        folder = stack.enter_context(_locked(workdir))
         _remove_unfinished(workdir)
         is_taken = _is_taken(workdir)
         if is_taken:
@@ -101,7 +103,9 @@ def opened_workdir(
         _in_the_first(open_it)
         if not is_first_process():
             check()
-        yield Folder(workdir)
+            folder = Folder(workdir)
+        folder.check()
+        yield folder
 
 
 def _in_the_first(function: Callable[[], None]) -> None:
@@ -204,10 +208,11 @@ def _check_same(
 
 
 @contextlib.contextmanager
-def _locked(workdir: Path) -> Iterator[None]:
+def _locked(workdir: Path) -> Iterator[Folder]:
     """Makes the folder, and lets no other process open it."""
     with writing(workdir):
         _files.make_folder(workdir)
+    folder = Folder(workdir)
     path = workdir / LOCK
     with writing(path):
         file = path.open("a")  # NFS locks nothing but a file that may be written
@@ -218,17 +223,9 @@ def _locked(workdir: Path) -> Iterator[None]:
             raise WorkdirError(f"another process trains in {workdir}; wait for it.") from error
         except OSError as error:
             _logger.warning("%s cannot be locked (%s): see to it yourself", workdir, error.strerror)
-        if not _is_at(file.fileno(), path):
+        if not _files.is_at(file, path):
             raise WorkdirError(f"{workdir} was moved or deleted just now; give the command again.")
-        yield
-
-
-def _is_at(descriptor: int, path: Path) -> bool:
-    """Returns whether an open file is the one at a path."""
-    try:
-        return os.path.samestat(os.fstat(descriptor), path.stat())
-    except OSError:
-        return False
+        yield folder
 
 
 def _remove_unfinished(workdir: Path) -> None:

@@ -25,6 +25,7 @@ from cyclical_jax.data.dataset import (
     num_examples,
 )
 from cyclical_jax.data.subsets import SUBSETS, Subset
+from tests.helpers import other_user
 
 TRAIN_SIZE, TEST_SIZE = 11, 5
 
@@ -333,8 +334,8 @@ class TestNumTrain:
 
     @pytest.mark.parametrize("train_on", sources.TRAIN_ON)
     def test_is_what_is_loaded(self, train_on, data_dir):
-        for name in ("digits", "cifar10"):
-            dataset = sources.load(name, data_dir=data_dir, train_on=train_on)
+        for name, place in (("digits", None), ("cifar10", data_dir)):
+            dataset = sources.load(name, data_dir=place, train_on=train_on)
             assert sources.num_train(name, train_on=train_on) == len(dataset.train["label"])
 
     def test_of_a_subset(self):
@@ -630,6 +631,76 @@ class TestNames:
         monkeypatch.setitem(sys.modules, module, None)
         with pytest.raises(ImportError, match=rf"{module}.*pip install 'cyclical-jax\[train\]'"):
             sources.load(name)
+
+
+@pytest.mark.parametrize(
+    "name", ["digits", "npz:a.npz", "csv:a.csv", "folder:a", "npz:" + "a" * 299]
+)
+def test_a_folder_of_datasets_that_is_not_used_is_one_line(name, tmp_path):
+    shown = name if len(name) < 200 else f"{name[:197]}..."
+    line = f"`data_dir` must be None for '{shown}', which is no dataset of TFDS, got '/there'."
+    with pytest.raises(ValueError, match=re.escape(line)):
+        sources.load(name, data_dir="/there")
+
+
+@pytest.mark.parametrize("word", ["npz", "csv", "folder", "tfds"])
+def test_a_name_that_can_be_no_path_is_one_line(word, tmp_path):
+    for place in ("a" * 5000, "a\0b", "x/" * 3000):
+        with pytest.raises((ValueError, DatasetNotFoundError)) as error:
+            sources.load(f"{word}:{place}")
+        assert "\n" not in str(error.value) and len(str(error.value)) < 400
+
+
+def test_a_long_name_of_no_dataset_is_shown_in_part():
+    with pytest.raises(ValueError, match="got 'x{197}...'") as error:
+        sources.load("x" * 10**6)
+    assert len(str(error.value)) < 400
+
+
+CLOSED = {
+    "npz:shut/a.npz": "cannot be read: Permission denied.",
+    "csv:shut/a.csv": "cannot be read: Permission denied.",
+    "folder:shut/a": "cannot be read: Permission denied.",
+    "folder:shut": "cannot be read: Permission denied.",
+    "npz:a.npz": "that can be read: Permission denied.",
+    "csv:a.csv": "cannot be read: [Errno 13] Permission denied: 'a.csv'.",
+    "folder:photos": "cannot be read: Permission denied.",
+}
+
+
+@pytest.mark.parametrize("name", CLOSED)
+def test_what_another_user_may_not_read_is_one_line(name, tmp_path):
+    for file in ("a.npz", "a.csv"):
+        (tmp_path / file).write_bytes(b"a,b")
+        (tmp_path / file).chmod(0)
+    for folder in ("photos/ant", "photos/bee", "shut/a"):
+        (tmp_path / folder).mkdir(parents=True)
+    for folder in ("photos/ant", "shut"):
+        (tmp_path / folder).chmod(0)
+    with other_user(tmp_path), pytest.raises((ValueError, DatasetNotFoundError)) as error:
+        sources.load(name)
+    assert str(error.value).endswith(CLOSED[name]) and "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("name", ["cifar10", "tfds:cifar10", "tfds:cifar10:3.0.2"])
+@pytest.mark.parametrize(
+    "shut", [".", "cifar10", "cifar10/3.0.2", "cifar10/3.0.2/dataset_info.json"]
+)
+def test_a_prepared_dataset_that_another_user_may_not_read_is_one_line(name, shut, data_dir):
+    data_dir.chmod(0o755)
+    (data_dir / shut).chmod(0)
+    with other_user(data_dir.parent), pytest.raises((ValueError, DatasetNotFoundError)) as error:
+        sources.load(name, data_dir=data_dir.name)
+    assert "cannot be read: Permission denied" in str(error.value).splitlines()[0]
+
+
+def test_a_prepared_dataset_of_another_user_is_read_and_left_as_it_is(data_dir, directory):
+    before = set(directory.iterdir())
+    data_dir.chmod(0o755)
+    with other_user(data_dir.parent):
+        dataset = sources.load("cifar10", data_dir=data_dir.name)
+    assert rows(dataset.test["image"]) == rows(TEST_IMAGES)
+    assert set(directory.iterdir()) == before
 
 
 class TestMissing:

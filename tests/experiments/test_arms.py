@@ -30,7 +30,7 @@ def test_every_table_can_be_run_on_all_its_datasets(name):
     table = arms.load_table(name)
     for dataset, budget in table.budgets.items():
         config = arms.base_config(dataset, data_dir="/nowhere", common=table.common)
-        assert config.data_dir == "/nowhere"
+        assert config.data_dir == ("/nowhere" if data.uses_data_dir(config.dataset) else None)
         arms.check_arms(table.arms, config, budget.num_trials)
     assert any(arm.control for arm in table.arms.values())
 
@@ -205,6 +205,16 @@ def test_datasets_that_are_not_here_are_told_before_anything_is_done(tmp_path):
         arms.choose_datasets(table, ["digits", "fashion_mnist"], str(tmp_path))
     with pytest.raises(RecipeError, match="^None of the table's datasets is on this machine.$"):
         arms.choose_datasets(Table("", {}, {"cifar10": Budget(1)}), None, str(tmp_path))
+
+
+def test_a_folder_of_datasets_that_no_dataset_needs_is_one_line(tmp_path):
+    table = Table("", {}, BUDGETS | {"fashion_mnist": Budget(1)})
+    line = "^--data_dir must be left out: none of digits is a dataset of TFDS.$"
+    with pytest.raises(RecipeError, match=line):
+        arms.choose_datasets(table, ["digits"], str(tmp_path))
+    with pytest.raises(RecipeError, match=line):
+        arms.choose_datasets(Table("", {}, BUDGETS), None, str(tmp_path))
+    assert arms.base_config("digits", data_dir=str(tmp_path)).data_dir is None
 
 
 @pytest.mark.parametrize("dataset", ["default:plain", "digits.py", "nothing:plain"])

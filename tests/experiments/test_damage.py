@@ -4,6 +4,7 @@ A finished and an unfinished run are made once. Then a seeded bit of a file is f
 commands that read the file are given: training again, evaluation of both checkpoints, the report.
 """
 
+import fnmatch
 import os
 import random
 import re
@@ -13,6 +14,7 @@ from typing import NamedTuple
 
 import pytest
 
+from cyclical_jax.training import files
 from tests import commands
 from tests.helpers import stored
 
@@ -105,8 +107,8 @@ def trained(run):
     shutil.copytree(run.workdir, copy)
     try:
         ended = train(copy, run.config)
-        found = []
-        if ended.returncode == 0:
+        found = [ended.stdout]
+        if ended.returncode == 0 and not (run.workdir / "result.json").exists():
             contents = [*stored(copy / "metrics.jsonl"), stored(copy / "result.json")]
             found = [{key: own[key] for key in own.keys() - TIMES} for own in contents]
         return (ended.returncode, *found), ended.stderr
@@ -127,8 +129,10 @@ def files_of(run):
 
 def readers_of(run, path):
     """Returns the commands that may read a file."""
-    in_checkpoints = "checkpoints" in path.relative_to(run.workdir).parts
-    return (*EVALUATE, "train") if in_checkpoints else COMMANDS
+    if "checkpoints" not in path.relative_to(run.workdir).parts:
+        return COMMANDS
+    is_finished = (run.workdir / "result.json").exists()
+    return EVALUATE if is_finished else (*EVALUATE, "train")
 
 
 def check(run, path, bit, command, caplog):
@@ -142,7 +146,8 @@ def check(run, path, bit, command, caplog):
             found, err = outcome(run, command)  # raises what would be a traceback
         finally:
             os.pwrite(file.fileno(), byte, bit // 8)
-    told = [*err.splitlines(), *(record.getMessage() for record in caplog.records)]
+    lines = [line for line in err.splitlines() if not line.startswith("resumed elsewhere")]
+    told = [*lines, *(record.getMessage() for record in caplog.records)]
     where = f"{path.relative_to(run.workdir)}, bit {bit}, {command}: {told}"
     if found == undamaged:
         return
@@ -150,12 +155,45 @@ def check(run, path, bit, command, caplog):
         assert any("damaged" in line for line in told), where
     else:
         assert found[0] == 2 and told and "Traceback" not in err, where
-        lines = err.splitlines()
         assert len(lines) == 1 or "holds a run of" in lines[0], where
 
 
 def sampled(run, rng, path):
     return rng.randrange(8 * path.stat().st_size)
+
+
+# ---- docs/files.md
+
+# Rows of what an undisturbed run without W&B does not leave.
+NOT_HERE = ("wandb", "damaged-", ".<name>")
+
+
+def rows_of_docs():
+    """Returns {file: its row} of the workdir of a run."""
+    text = (commands.ROOT / "docs" / "files.md").read_text()
+    section = text.partition("## The workdir of a run")[2].partition("\n## ")[0]
+    return {row.split("`")[1]: row for row in section.splitlines() if row.startswith("| `")}
+
+
+def test_the_files_of_a_run_are_those_of_the_docs(finished):
+    rows = rows_of_docs()
+    found = [path for path in sorted(finished.workdir.rglob("*")) if path.is_file()]
+    named = {path: name_in_docs(rows, finished.workdir, path) for path in found}
+    expected = [name for name in rows if not any(part in name for part in NOT_HERE)]
+    assert set(named.values()) == set(expected)
+
+
+def name_in_docs(rows, workdir, path):
+    where = str(path.relative_to(workdir))
+    return next((n for n in rows if fnmatch.fnmatch(where, re.sub("<.*?>", "*", n))), where)
+
+
+@pytest.mark.parametrize("name", files.KINDS)
+def test_the_docs_have_the_remedy_of_each_kind(name):
+    assert files.KINDS[name].remedy in rows_of_docs()[name]
+
+
+# ---- damage
 
 
 @pytest.mark.parametrize("which", ["finished", "unfinished"])

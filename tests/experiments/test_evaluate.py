@@ -17,7 +17,7 @@ from cyclical_jax import data, load_run
 from cyclical_jax.catalogue import CATALOGUE, parse
 from cyclical_jax.data import crops
 from cyclical_jax.trained import LoadedRun, read_run
-from cyclical_jax.training import evaluation
+from cyclical_jax.training import evaluation, files
 from cyclical_jax.training.earlier import TrainedModel
 from cyclical_jax.training.facts import facts_of
 from cyclical_jax.training.fields import RecipeError
@@ -272,6 +272,20 @@ def test_another_dataset_than_that_of_the_run_is_one_line(run, monkeypatch):
     monkeypatch.setattr(evaluate, "load_dataset", lambda recipe: digits._replace(train=floats))
     with pytest.raises(RecipeError, match="^--workdir: the run's dataset is normalised otherwise"):
         evaluate.split_of(loaded, "test")
+
+
+def test_a_folder_of_datasets_of_no_use_is_allowed_only_where_an_earlier_run_has_it(run, tmp_path):
+    line = "data_dir must be None for 'digits', which is no dataset of TFDS, got '/there'."
+    with pytest.raises(RecipeError) as error:
+        recipe_of(dataset="digits", data_dir="/there")
+    assert str(error.value) == line
+    workdir = shutil.copytree(run[0], tmp_path / "run")
+    files.write(workdir / "config.json", files.read(workdir / "config.json") | {"data_dir": "/x"})
+    loaded = read_run("--workdir", workdir, CATALOGUE, checkpoint="newest")
+    assert data.num_examples(evaluate.split_of(loaded, "test")) == 400
+    with pytest.raises(RecipeError) as error:
+        evaluate.split_of(loaded, "test", data_dir="/there")
+    assert str(error.value) == f"--{line}"
 
 
 @pytest.mark.slow

@@ -1,19 +1,26 @@
 """Runs are trained once, kept as they end, and found again."""
 
+import contextlib
 import fcntl
 import json
+import os
 import random
 import resource
 import shutil
+import tempfile
+import tracemalloc
+from pathlib import Path
 
 import numpy as np
 import pytest
 
+from cyclical_jax import _files
 from cyclical_jax.catalogue import parse, with_plugins
+from cyclical_jax.training import files
 from cyclical_jax.training.files import WorkdirError
 from cyclical_jax.training.population import Outcome
 from cyclical_jax.training.recipe import cyclical
-from experiments import runs
+from experiments import records, runs
 from experiments.arms import Arm, base_config, recipe_of
 
 SMALL = {"model.hidden_sizes": (4,), "duration": "3 steps", "batch_size": 32}
@@ -287,6 +294,45 @@ def test_a_flipped_bit_is_told_or_its_run_is_trained_again(tmp_path):
     assert told == 200 + 8 - 8
 
 
+def test_a_command_that_is_refused_changes_nothing(tmp_path):
+    path = tmp_path / runs.RUNS
+    path.write_text(whole := json.dumps(LINE) + '\n{"key": "y", "ver')
+    with pytest.raises(WorkdirError, match="another version"):
+        runs.Store(tmp_path)
+    assert path.read_text() == whole
+    runs.Store(tmp_path, mix=True).__exit__()
+    assert lines_of(tmp_path) == [LINE]
+
+
+def content_of(path):
+    return path.read_bytes() if path.exists() else None
+
+
+def test_an_outcome_is_on_the_disk_when_it_is_added(tmp_path, monkeypatch):
+    synced, path = [], tmp_path / runs.RUNS
+    monkeypatch.setattr(runs.os, "fsync", lambda file: synced.append(content_of(path)))
+    with runs.Store(tmp_path) as store:
+        before = len(synced)
+        assert synced[-1] == b""  # the name of the file
+        store.add("key", recipe(), Outcome([ROW], LINE["scores"], None))
+    (content,) = synced[before:]
+    assert content == path.read_bytes() and content.endswith(b"}\n")
+
+
+def test_the_rows_of_runs_stay_on_the_disk(tmp_path):
+    of_each = LINE | {"version": runs.version(), "rows": 50 * [ROW]}
+    lines = [_files.as_line(of_each | {"key": str(number)}) for number in range(100)]
+    (tmp_path / runs.RUNS).write_text("".join(lines))
+    tracemalloc.start()
+    try:
+        with runs.Store(tmp_path) as store:
+            held, most = tracemalloc.get_traced_memory()
+            assert len(store["99"].rows) == 50
+    finally:
+        tracemalloc.stop()
+    assert held < 50_000 and most < 200_000  # bytes; all rows are 2 MB
+
+
 # ---- at each moment between looking and locking
 
 
@@ -365,3 +411,56 @@ def test_a_disk_that_is_full_is_a_line_and_what_was_written_of_it_is_removed(tmp
     with runs.Store(tmp_path) as store:
         assert store["one"] == outcome and "two" not in store
     assert path.read_bytes() == whole
+
+
+@pytest.fixture
+def another_user():
+    """Returns a context in which this process is a user to whom nothing of the test belongs."""
+    if os.geteuid():
+        pytest.skip("only root can be another user")
+
+    @contextlib.contextmanager
+    def call():
+        os.seteuid(65534)
+        try:
+            yield
+        finally:
+            os.seteuid(0)
+
+    return call
+
+
+@pytest.fixture
+def public():
+    """A folder that all users may read; those above `tmp_path` are closed."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        folder.chmod(0o755)
+        yield folder
+
+
+def test_files_of_another_user_are_a_line(public, another_user):
+    runs.Store(public / "private").__exit__()
+    (public / "private" / runs.RUNS).chmod(0o600)
+    (public / "table.json").touch(0o600)
+    (public / "closed").mkdir(0o700)
+    denied = "Permission denied."
+    cases = {
+        f"--workdir {public}/new cannot be written: {denied}": lambda: runs.Store(public / "new"),
+        f"--workdir {public}/private cannot be written: {denied}": lambda: runs.Store(
+            public / "private"
+        ),
+        f"--workdir {public}/closed/in cannot be written: {denied}": lambda: runs.Store(
+            public / "closed" / "in"
+        ),
+        f"{public}/table.json cannot be read: {denied}": lambda: records.read(
+            public / "table.json"
+        ),
+        f"{public}/table.json cannot be written: {denied}": lambda: files.write(
+            public / "table.json", {}
+        ),
+    }
+    for line, call in cases.items():
+        with pytest.raises(WorkdirError) as error, another_user():
+            call()
+        assert str(error.value) == line
