@@ -24,7 +24,6 @@ from configs import digits
 from cyclical_jax.catalogue import parse
 from cyclical_jax.training import files
 from cyclical_jax.training.keeper import StoppedError
-from experiments import train
 from tests import power
 
 WORKDIR = Path("new", "run")
@@ -49,6 +48,8 @@ def main(folder: Path):
 
 def train_until(workdir: Path, asks: int):
     """Trains until it has been asked that many times whether it is to stop, or to the end."""
+    from experiments import train  # whose flags would be those of each process that imports this
+
     recipe, config = recipe_and_config()
     asked = itertools.count(1)
     with contextlib.suppress(StoppedError):

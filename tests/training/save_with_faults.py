@@ -59,4 +59,5 @@ def main(folder: Path):
             number += every
 
 
-main(Path(sys.argv[1]))
+if __name__ == "__main__":  # pytest imports every file, to look for examples in docstrings
+    main(Path(sys.argv[1]))
