@@ -1,6 +1,7 @@
 """Runs are trained once, kept as they end, and found again."""
 
 import contextlib
+import dataclasses
 import fcntl
 import json
 import os
@@ -110,7 +111,8 @@ def test_the_time_is_told_before(open_lab):
 
 
 def test_keys_tell_runs_apart_by_what_changes_them():
-    same = [recipe(), recipe(data_dir="/x"), recipe(loop="stepwise")]
+    moved = dataclasses.replace(recipe(), data_dir="/x")
+    same = [recipe(), moved, recipe(loop="stepwise")]
     assert len({runs.run_key(each, VALIDATION) for each in same}) == 1
     others = [recipe(), recipe(1), recipe(optimizer__momentum=0.5), recipe(duration="4 steps")]
     assert len({runs.run_key(each, VALIDATION) for each in others}) == 4
