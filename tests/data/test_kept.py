@@ -1,5 +1,6 @@
 """Kept arrays: a file that is damaged, foreign or old is made anew, and two makers do no harm."""
 
+import copy
 import io
 import os
 import pickle
@@ -167,6 +168,50 @@ def test_another_source_is_made_anew(file):
     made = []
     assert is_good(kept(file, list(GOOD), lambda: made.append(1) or GOOD, "b"))
     assert made and is_good(kept(file, list(GOOD), pytest.fail, "b"))
+
+
+@pytest.mark.parametrize(
+    "others",
+    [
+        {"train/label": np.array([1, 0], np.int32)},
+        {"train/label": np.zeros((3, 7))},
+        {"more": np.zeros(2)},
+    ],
+)
+def test_whole_arrays_in_the_place_of_ours_are_made_anew(file, others):
+    _write(file, GOOD)
+    with zipfile.ZipFile(file) as archive:
+        comment = archive.comment
+    file.write_bytes(saved(**(GOOD | others)))
+    with zipfile.ZipFile(file, "a") as archive:
+        archive.comment = comment
+    assert is_good(kept(file, list(GOOD), lambda: GOOD))
+    assert is_good(kept(file, list(GOOD), pytest.fail))
+
+
+@pytest.mark.parametrize("length", [10**4, 2**18, 2**18 - 128, 2**20])
+@pytest.mark.parametrize("compression", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])
+def test_the_checksum_of_an_array_is_checked_at_its_end(file, length, compression):
+    content = archive_of(shaped((length,)) + bytes(length), compression=compression)
+    file.write_bytes(content)
+    with zipfile.ZipFile(file) as archive:
+        crc = archive.infolist()[0].CRC.to_bytes(4, "little")
+    file.write_bytes(content.replace(crc, bytes(4)))
+    with pytest.raises(ValueError, match="CRC"):
+        npz.read(file, list(GOOD))
+
+
+def test_arrays_that_share_their_bytes_are_refused(file):
+    """Else a small file could fill the memory many times."""
+    _write(file, GOOD)
+    with zipfile.ZipFile(file, "a") as archive:
+        for number in range(9):
+            member = copy.copy(archive.getinfo("train/image.npy"))
+            member.filename = f"{number}.npy"
+            archive.filelist.append(member)
+            archive._didModify = True
+    with pytest.raises(ValueError, match="its arrays are larger than it is"):
+        npz.headers(file)
 
 
 def test_two_arrays_of_one_name_are_refused(file):

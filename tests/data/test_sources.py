@@ -697,6 +697,7 @@ def test_a_prepared_dataset_that_another_user_may_not_read_is_one_line(name, shu
 def test_a_prepared_dataset_of_another_user_is_read_and_left_as_it_is(data_dir, directory):
     before = set(directory.iterdir())
     data_dir.chmod(0o755)
+    directory.chmod(0o555)
     with other_user(data_dir.parent):
         dataset = sources.load("cifar10", data_dir=data_dir.name)
     assert rows(dataset.test["image"]) == rows(TEST_IMAGES)
