@@ -350,11 +350,15 @@ def test_what_ends_one_of_two_processes_ends_both(start, tmp_path):
     assert time.monotonic() - began < 100
 
 
-def test_a_record_of_starts_that_was_torn_stops_nothing(tmp_path):
+def test_a_record_of_starts_that_was_torn_stops_nothing(tmp_path, caplog):
     here(tmp_path, config=SHORT)
     (tmp_path / "result.json").unlink()
-    (tmp_path / "environment.json").write_text("")
+    (tmp_path / "environment.json").write_text("torn")
     here(tmp_path, config=SHORT)
+    (warning,) = (record.getMessage() for record in caplog.records)
+    assert warning.startswith(f"{tmp_path / 'environment.json'} is damaged: Expecting value")
+    assert warning.endswith("It is now damaged-environment.json.")
+    assert (tmp_path / "damaged-environment.json").read_text() == "torn"
     (last,) = stored(tmp_path / "environment.json")
     assert last["step"] > 0
 

@@ -1,5 +1,6 @@
 """Another process does its work, or moves the folder, at each moment of a look at a workdir."""
 
+import fcntl
 import itertools
 import shutil
 
@@ -11,7 +12,7 @@ from cyclical_jax.training import earlier, facts, files, inputs, workdirs
 from cyclical_jax.training.earlier import one_run, read_recipe
 from cyclical_jax.training.facts import read_facts
 from cyclical_jax.training.fields import RecipeError
-from cyclical_jax.training.files import CONFIG, DATASET, RESULT, WorkdirError
+from cyclical_jax.training.files import CONFIG, DATASET, LOCK, RESULT, WorkdirError
 from cyclical_jax.training.logs import RunLog
 from cyclical_jax.training.workdirs import opened_workdir, read_result, write_result
 from tests import commands
@@ -103,6 +104,21 @@ def test_a_folder_that_is_moved_at_each_moment_of_an_opening_is_told(tmp_path, i
             places = [opened[-1], opened[-1].with_name("moved")]
             assert [stored(p / CONFIG) for p in places if (p / CONFIG).exists()] == [{"seed": 7}]
     assert any(told) and not all(told)
+
+
+def test_a_lock_that_is_deleted_before_it_is_taken_is_told(tmp_path, monkeypatch):
+    """Another process would lock the next file of that name."""
+    flock = fcntl.flock
+
+    def delete_first(file, operation):
+        (tmp_path / LOCK).unlink()
+        flock(file, operation)
+
+    monkeypatch.setattr(fcntl, "flock", delete_first)
+    with pytest.raises(WorkdirError) as error, opened_workdir(tmp_path, {"seed": 1}, CATALOGUE):
+        pass
+    line = f"{tmp_path} was moved or deleted just now; give the command again."
+    assert str(error.value) == line and list(tmp_path.iterdir()) == []
 
 
 def test_a_reader_at_each_moment_of_which_another_run_begins_sees_one_of_them(tmp_path):
