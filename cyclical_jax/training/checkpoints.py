@@ -4,15 +4,13 @@ import contextlib
 import functools
 import logging
 import math
-import os
-import re
 import shutil
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import orbax.checkpoint as ocp
 
@@ -20,6 +18,12 @@ from cyclical_jax._files import DamagedError, sealed, sync
 from cyclical_jax.training import about as abouts
 from cyclical_jax.training.about import About, read_about, steps_of
 from cyclical_jax.training.devices import is_first_process, largest_of_all, wait_for_all
+from cyclical_jax.training.orbax_errors import (
+    LOUD,
+    is_not_of_orbax,
+    reason_of,
+    unless_of_closed_loop,
+)
 from cyclical_jax.training.retention import NewestAndBest, best_of
 from cyclical_jax.training.snapshots import (
     Arrays,
@@ -40,13 +44,11 @@ _UNFINISHED = "*.orbax-checkpoint-tmp*"  # what Orbax calls a checkpoint that is
 _ELSEWHERE = "in another process"  # a checkpoint is damaged
 _LOOKS = 20  # at a directory that changes while it is read
 _PATIENCE = 2.0  # seconds in which one that is being removed, file by file, is gone
-_LONGEST_REASON = 200  # characters of what Orbax says
 _OVERHEAD = 1_000_000  # bytes of a checkpoint beside its arrays, at most
 _LONGEST_CLOSE = 5.0  # seconds for what is being written when a run ends by an error
 
 _logger = logging.getLogger(__name__)
 _Found = TypeVar("_Found")
-_LOUD = logging.getLogger("absl"), logging.getLogger("asyncio")
 
 
 class CheckpointError(OSError):
@@ -99,9 +101,9 @@ class Checkpoints:
             temporary_path_class=SyncedPath,
         )
         self._hook = sys.unraisablehook
-        sys.unraisablehook = functools.partial(_unless_of_closed_loop, self._hook)
-        for logger in _LOUD:
-            logger.addFilter(_is_not_of_orbax)
+        sys.unraisablehook = functools.partial(unless_of_closed_loop, self._hook)
+        for logger in LOUD:
+            logger.addFilter(is_not_of_orbax)
         with self._errors_told():
             if not read_only:
                 self._remove_unfinished()
@@ -117,8 +119,8 @@ class Checkpoints:
         if error_type is not None:  # what was under way fails later, and is not to be told either
             return
         sys.unraisablehook = self._hook
-        for logger in _LOUD:
-            logger.removeFilter(_is_not_of_orbax)
+        for logger in LOUD:
+            logger.removeFilter(is_not_of_orbax)
 
     def _close(self, error_type) -> None:
         if error_type is None:
@@ -301,7 +303,7 @@ class Checkpoints:
                 raise _OthersError from error
             if may_pass(error):
                 raise self._unreadable(error) from error
-            problem = f"checkpoint {self._path(step)} is damaged ({_reason(error)})"
+            problem = f"checkpoint {self._path(step)} is damaged ({reason_of(error)})"
             raise CheckpointError(f"{problem}{remedy}") from error
 
     def _newest(self, steps: list[int]) -> tuple[int, Arrays, About] | None:
@@ -313,7 +315,7 @@ class Checkpoints:
             except Exception as error:  # whatever a damaged file may lead to
                 if may_pass(error):
                     raise self._unreadable(error) from error
-                found, damaged[micro_step] = None, _reason(error)
+                found, damaged[micro_step] = None, reason_of(error)
             if self._agree(found is not None, steps):
                 damaged |= self._damaged_before(micro_step, steps)
                 self._set_aside(damaged, micro_step)
@@ -339,7 +341,7 @@ class Checkpoints:
         except Exception as error:
             if may_pass(error):
                 raise self._unreadable(error) from error
-            return _reason(error)
+            return reason_of(error)
         return None
 
     def _agree(self, is_read: bool, steps: list[int]) -> bool:
@@ -424,29 +426,5 @@ class Checkpoints:
                 raise
             done = "read" if self._read_only else "written"
             raise CheckpointError(
-                f"{self._directory} cannot be {done}: {_reason(error)}"
+                f"{self._directory} cannot be {done}: {reason_of(error)}"
             ) from error
-
-
-def _reason(error: Exception) -> str:
-    """Returns the first line of an error of Orbax, or the system's reason for it."""
-    text = str(error).strip()
-    if "Gloo" in text or "coordination" in text:
-        return "another process has ended"
-    if of_system := re.search(r"os_error_code='(\d+)'", text):
-        return os.strerror(int(of_system[1]))
-    if isinstance(error, OSError) and error.strerror:
-        is_told = os.path.isabs(error.filename or "")  # a name within a folder says nothing
-        return f"{error.strerror}: {error.filename}" if is_told else error.strerror
-    return text.partition("\n")[0][:_LONGEST_REASON]
-
-
-def _unless_of_closed_loop(hook: Callable[[Any], Any], unraisable: Any) -> None:
-    """Hides an error that TensorStore raises beside the real one, in a loop that is closed."""
-    if str(unraisable.exc_value) != "Event loop is closed":
-        hook(unraisable)
-
-
-def _is_not_of_orbax(record: logging.LogRecord) -> bool:
-    """Returns False for the tracebacks that Orbax logs of what it raises anyway."""
-    return not (record.exc_info and ("orbax" in record.pathname or record.name == "asyncio"))

@@ -68,7 +68,7 @@ def test_any_call_of_the_system_may_fail_in_a_save(tmp_path):
 
 def test_an_error_waits_only_so_long_for_what_is_being_written(tmp_path, monkeypatch):
     """It is a run's own error, and somewhere in a library a thread waits for what never comes."""
-    monkeypatch.setattr(checkpoints_module, "_PATIENCE", 0.05)
+    monkeypatch.setattr(checkpoints_module, "_LONGEST_CLOSE", 0.05)
     never, began = threading.Event(), time.monotonic()
     with pytest.raises(ZeroDivisionError), Checkpoints(tmp_path) as checkpoints:
         monkeypatch.setattr(checkpoints._manager, "close", never.wait)
@@ -109,4 +109,4 @@ def test_a_run_that_ends_well_leaves_the_hooks_as_they_were(tmp_path, monkeypatc
     saved(tmp_path, 4)
     assert sys.unraisablehook is hook
     for name in ("absl", "asyncio"):
-        assert checkpoints_module._is_not_of_orbax not in logging.getLogger(name).filters
+        assert checkpoints_module.is_not_of_orbax not in logging.getLogger(name).filters
