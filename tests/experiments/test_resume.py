@@ -286,7 +286,7 @@ def test_two_processes_that_were_killed_go_on_as_if_not(start, tmp_path):
 
 @pytest.mark.slow
 def test_one_of_two_processes_is_killed_five_times_and_the_run_ends_as_if_not(start, tmp_path):
-    """Either one; the other, which would wait for it in vain, ends soon after it."""
+    """Either one; the other ends at once, or when JAX hears no heartbeat for 100 seconds."""
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     config = [*SHORT[:-1], "--config.duration=10 epochs"]
     for process in start_two(start, whole, config=config):
@@ -296,8 +296,9 @@ def test_one_of_two_processes_is_killed_five_times_and_the_run_ends_as_if_not(st
         wait_for_rows(processes[0], killed, len(rows_of(killed)) + 1)
         processes[time_ % 2].kill()
         began = time.monotonic()
-        _, err = processes[1 - time_ % 2].communicate(timeout=120)
-        assert processes[1 - time_ % 2].returncode != 0 and time.monotonic() - began < 60
+        other = processes[1 - time_ % 2]
+        _, err = other.communicate(timeout=200)
+        assert other.returncode != 0 and time.monotonic() - began < 150
         assert "another process has ended" in err or "another task died" in err, err
     for process in start_two(start, killed, config=config):
         finish(process)
