@@ -185,7 +185,7 @@ def _is_taken(workdir: Path) -> bool:
             return True
     with writing(metrics):
         has_rows = metrics.exists() and metrics.stat().st_size
-    if has_rows:
+    if has_rows or files.is_there(workdir / RESULT):  # which would be taken for that of this run
         raise WorkdirError(f"{workdir} holds a run without checkpoints; choose another --workdir.")
     return False
 

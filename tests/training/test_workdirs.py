@@ -129,13 +129,14 @@ def test_other_inputs_are_refused_with_what_is_different(tmp_path):
     ]
 
 
-def test_a_run_of_before_there_were_checkpoints_is_refused_and_left_as_it_is(tmp_path):
-    (tmp_path / "metrics.jsonl").write_text("{}\n")
+@pytest.mark.parametrize("left", ["metrics.jsonl", "result.json"])
+def test_what_a_run_without_checkpoints_left_is_not_taken_for_this_run_s(tmp_path, left):
+    (tmp_path / left).write_text("{}\n")
     with pytest.raises(WorkdirError) as error, opened_workdir(tmp_path, {"seed": 2}, CATALOGUE):
         pass
     reason = "holds a run without checkpoints; choose another --workdir."
     assert str(error.value) == f"{tmp_path} {reason}"
-    assert sorted(os.listdir(tmp_path)) == [".lock", "metrics.jsonl"]
+    assert sorted(os.listdir(tmp_path)) == [".lock", left]
 
 
 def test_a_damaged_config_is_refused(tmp_path):
