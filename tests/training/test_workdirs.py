@@ -174,12 +174,14 @@ def test_a_workdir_that_cannot_be_written_is_refused(tmp_path, where, reason):
 # ---- the result
 
 
-RESULT = {"steps": 7, "seconds": 1.5, "test_num_examples": 3, "test_loss": 0.25, "test_error": 0.5}
+RESULT = {"steps": 7, "seconds": 1.5, "training_seconds": 0.5, "test_num_examples": 3}
+RESULT |= {"test_loss": 0.25, "test_error": 0.5, "test_perplexity": None}
 
 
 def test_the_result_is_a_file(tmp_path):
     write_result(tmp_path, RESULT)
     assert stored(tmp_path / "result.json") == RESULT == read_result(tmp_path, "error")
+    assert read_result(tmp_path, "perplexity") == RESULT
 
 
 def test_a_run_that_has_not_ended_has_no_result(tmp_path):
