@@ -1,7 +1,7 @@
 """Checks of plain numbers. An error is one line: the argument, what it must be, and its value.
 
-Of a JAX array only the shape is checked: it may be traced, and reading the values of a concrete one
-would wait for its device.
+Only the shape of a JAX array is checked: the array may be traced, and reading the values of a
+concrete one would wait for its device.
 """
 
 import difflib

@@ -22,7 +22,7 @@ _KIND = "crc32:"
 _LARGEST = 2**28  # bytes of a JSON file; what is larger was not written by us
 _LONGEST = 2**20  # bytes of a line
 _DEEPEST = 40  # objects and lists within each other
-_NO_SYNC = (errno.EINVAL, errno.ENOTSUP, errno.EACCES)  # of a folder: file systems, its mode
+_NO_SYNC = (errno.EINVAL, errno.ENOTSUP, errno.EACCES)  # what fsync of a folder may raise
 
 # What JSON may hold at a place: a type, a tuple of patterns, [pattern of each entry], or
 # {key: pattern}, where the key `...` stands for all others. `float` takes whole numbers too.

@@ -36,6 +36,6 @@ def _end_later(code: int) -> None:
     timer = threading.Timer(PATIENCE, os._exit, [code])
     timer.daemon = True
     timer.start()
-    signal.signal(signal.SIGINT, lambda *_: os._exit(code))  # of whoever cannot wait
-    with contextlib.suppress(OSError, ValueError):  # of a reader that has gone
+    signal.signal(signal.SIGINT, lambda *_: os._exit(code))  # a second Ctrl-C ends it
+    with contextlib.suppress(OSError, ValueError):  # its reader may have gone
         sys.stdout.flush()  # `os._exit` does not

@@ -95,7 +95,7 @@ def write_entries(checkpoint: Path, entries: dict[str, Any]) -> None:
 def set_aside(checkpoint: Path) -> None:
     """Moves a damaged checkpoint out of the way; raises OSError where it cannot."""
     aside = checkpoint.with_name(f"{_ASIDE}{checkpoint.name}")
-    shutil.rmtree(aside, ignore_errors=True)  # of an earlier time at the same place
+    shutil.rmtree(aside, ignore_errors=True)  # one that was set aside earlier
     checkpoint.rename(aside)
 
 

@@ -116,7 +116,7 @@ class Checkpoints:
 
     def __exit__(self, error_type, *_) -> None:
         self._close(error_type)
-        if error_type is not None:  # what was under way fails later, and is not to be told either
+        if error_type is not None:  # what else of a save fails later would be told beside the error
             return
         sys.unraisablehook = self._hook
         for logger in LOUD:

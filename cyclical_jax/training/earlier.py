@@ -240,7 +240,9 @@ def read_recipe(key: str, workdir: Path, catalogue: Catalogue) -> Recipe:
 
     def check(name: str, digest: str) -> None:
         if inputs.get(plugin_key(name)) != plugin_identity(digest):
-            raise _ChangedError(key, workdir, plugin_key(name), "has changed since.")
+            is_known = plugin_key(name) in inputs
+            what = "has changed since." if is_known else f"{INPUTS} does not name."
+            raise _ChangedError(key, workdir, plugin_key(name), what)
 
     with _unusable(key, workdir), own_files.checked(check):
         stored = files.read(workdir / CONFIG)

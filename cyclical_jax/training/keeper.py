@@ -95,8 +95,8 @@ class Keeper:
     def saving_the_best(self) -> Iterator[None]:
         """Saves the best so far, if it is not saved yet, where the body raises an error.
 
-        It would be lost with the run. Of several processes all must take part in a save, which
-        they do if the numbers are what is wrong: all have the same.
+        It would be lost with the run. All processes must take part in a save. They do if a number
+        is not finite, since all have the same numbers; any other error may be of one process.
         """
         try:
             yield
@@ -112,7 +112,7 @@ class Keeper:
             self._before_save()
             checkpoints.save_held()
             checkpoints.wait()
-        except OSError as error:  # the one on its way is the one to be told
+        except OSError as error:  # the body's own error is the one to raise
             _logger.warning("the best checkpoint so far is not saved: %s", error)
 
     def finish(self, snapshot: Snapshot, worth: float | None) -> None:

@@ -20,7 +20,7 @@ def reason_of(error: Exception) -> str:
     if isinstance(error, OSError) and error.strerror:
         is_told = os.path.isabs(error.filename or "")  # a name within a folder says nothing
         return f"{error.strerror}: {error.filename}" if is_told else error.strerror
-    return text.partition("\n")[0][:_LONGEST_REASON]
+    return text.partition("\n")[0][:_LONGEST_REASON] or type(error).__name__
 
 
 def unless_of_closed_loop(hook: Callable[[Any], Any], unraisable: Any) -> None:

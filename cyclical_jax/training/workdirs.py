@@ -198,9 +198,8 @@ def _check_same(
     advice: Mapping[str, str] = {},
 ) -> None:
     """Raises WorkdirError, with the differences, unless the run began with what is given `now`."""
-    if path.name == DATASET and not (
-        now and files.is_there(path)
-    ):  # which earlier versions left out
+    # Earlier versions wrote no file of the dataset, and a caller may have no facts to compare.
+    if path.name == DATASET and not (now and files.is_there(path)):
         return
     # A run without inputs has no file of them.
     there = files.read(path) if files.is_there(path) or path.name != INPUTS else {}
