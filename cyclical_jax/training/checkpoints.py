@@ -100,16 +100,16 @@ class Checkpoints:
             async_options=ocp.AsyncOptions(create_directories_asynchronously=False),
             temporary_path_class=SyncedPath,
         )
-        self._hook = sys.unraisablehook
-        sys.unraisablehook = functools.partial(unless_of_closed_loop, self._hook)
-        for logger in LOUD:
-            logger.addFilter(is_not_of_orbax)
         with self._errors_told():
             if not read_only:
                 self._remove_unfinished()
             self._manager = ocp.CheckpointManager(self._directory, options=self._options)
             if not read_only:
                 sync(self._directory.parent)
+        self._hook = sys.unraisablehook
+        sys.unraisablehook = functools.partial(unless_of_closed_loop, self._hook)
+        for logger in LOUD:
+            logger.addFilter(is_not_of_orbax)
 
     def __enter__(self) -> "Checkpoints":
         return self

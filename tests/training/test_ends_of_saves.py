@@ -104,9 +104,13 @@ def test_what_fails_after_the_first_failure_is_not_told(tmp_path, monkeypatch, c
     assert caplog.records == []
 
 
-def test_a_run_that_ends_well_leaves_the_hooks_as_they_were(tmp_path, monkeypatch):
+def test_a_run_that_ends_well_or_never_began_leaves_the_hooks_as_they_were(tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "unraisablehook", hook := lambda unraisable: None)
     saved(tmp_path, 4)
+    assert sys.unraisablehook is hook
+    monkeypatch.setattr(checkpoints_module, "sync", lambda path: os.close(-1))
+    with pytest.raises(CheckpointError, match="Bad file descriptor"):
+        Checkpoints(tmp_path)
     assert sys.unraisablehook is hook
     for name in ("absl", "asyncio"):
         assert checkpoints_module.is_not_of_orbax not in logging.getLogger(name).filters
