@@ -19,7 +19,7 @@ from cyclical_jax.training.checkpoints import Checkpoints
 from tests import commands
 
 ROOT = Path(__file__).parents[2]
-TIMES = {"seconds", "images_per_second", "training_seconds"}
+TIMES = {"seconds", "images_per_second", "training_seconds", "checksum"}  # which is of them too
 # All that a state can hold, and 40 rows, on calls that are cut off anywhere.
 CONFIG = [
     "--config=configs/digits.py:all",
