@@ -28,8 +28,9 @@ from cyclical_jax import _files, data
 from cyclical_jax._files import NUMBER, DamagedError, Pattern
 from cyclical_jax.training import files
 from cyclical_jax.training.earlier import prepare
+from cyclical_jax.training.fields import RecipeError
 from cyclical_jax.training.files import WorkdirError
-from cyclical_jax.training.inputs import identities
+from cyclical_jax.training.inputs import identities, unchanged
 from cyclical_jax.training.population import Outcome, Population, best_chunk
 from cyclical_jax.training.recipe import load_source, source
 from cyclical_jax.training.structure import Recipe
@@ -159,62 +160,72 @@ class Lab:
 
     def __init__(self, store: Store, chunk: int | None = None):
         self._store, self._chunk = store, chunk
-        self._populations: dict[str, Population] = {}
+        self._populations: dict[tuple[str, str], Population] = {}
 
     def complete(self, recipes: Sequence[Recipe], splits: Sequence[str]) -> Iterator[Outcome]:
         """Trains what is missing; a run that has ended is scored on `splits`.
 
         Returns:
           The outcomes of the recipes in order, each of which is read when it is asked for.
+
+        Raises:
+          RecipeError: What runs are made from, such as an earlier run, has changed meanwhile.
         """
-        missing, done = self._missing(recipes, splits), 0
+        keys = [run_key(recipe, splits) for recipe in recipes]
+        missing, done = self._missing(keys, recipes), 0
         with _bar() as bar:
             task = bar.add_task("runs", total=len(missing))
             for family, members in families(missing).items():
                 population = self._population(family, members)
+                _check_unchanged(members, splits)
                 with Waiting("compiling") as compiling:
                     move = _mover(bar, task, done, compiling)
                     of_family = population.outcomes(list(members.values()), splits, progress=move)
                     for (key, recipe), outcome in zip(members.items(), of_family, strict=True):
                         self._store.add(key, recipe, outcome)
                 done += len(members)
-        return (self._outcome(recipe, splits) for recipe in recipes)
+        pairs = zip(keys, recipes, strict=True)
+        return (self._outcome(key, recipe, splits) for key, recipe in pairs)
 
     def seconds_left(self, recipes: Sequence[Recipe], splits: Sequence[str]) -> float:
         """Returns how long `complete` will take, by the first updates of each population."""
+        keys = [run_key(recipe, splits) for recipe in recipes]
         with Waiting("compiling, to estimate the time"):
             return sum(
                 len(members) * self._population(family, members).seconds_a_member()
-                for family, members in families(self._missing(recipes, splits)).items()
+                for family, members in families(self._missing(keys, recipes)).items()
             )
 
     def has(self, recipes: Sequence[Recipe], splits: Sequence[str]) -> bool:
         """Returns whether `complete` has nothing to train."""
-        return not self._missing(recipes, splits)
+        return all(run_key(recipe, splits) in self._store for recipe in recipes)
 
     def check_place(self) -> None:
         """Raises WorkdirError if the workdir of the store is no longer at its path."""
         self._store.check_place()
 
-    def _outcome(self, recipe: Recipe, splits: Sequence[str]) -> Outcome:
-        outcome, score = self._store[key := run_key(recipe, splits)], Score.of_recipe(recipe).name
+    def _outcome(self, key: str, recipe: Recipe, splits: Sequence[str]) -> Outcome:
+        outcome, score = self._store[key], Score.of_recipe(recipe).name
         for split in () if outcome.error else splits:
             if score not in outcome.scores.get(split, ()):
                 raise WorkdirError(f"the run {key} in {RUNS} has no {score} on {split}. {_REMEDY}")
         return outcome
 
-    def _missing(self, recipes, splits) -> dict[str, Recipe]:
-        keyed = {run_key(recipe, splits): recipe for recipe in recipes}
-        return {key: recipe for key, recipe in keyed.items() if key not in self._store}
+    def _missing(self, keys: Sequence[str], recipes: Sequence[Recipe]) -> dict[str, Recipe]:
+        pairs = zip(keys, recipes, strict=True)
+        return {key: recipe for key, recipe in pairs if key not in self._store}
 
     def _population(self, family: str, members: Mapping[str, Recipe]) -> Population:
-        if family not in self._populations:
-            first = next(iter(members.values()))
-            dataset, earlier = prepare(first, load(first))
-            options = {"num_members": len(members), "earlier": earlier}
-            chunk = self._chunk or best_chunk(first, dataset, **options)
-            self._populations[family] = Population(first, dataset, earlier=earlier, chunk=chunk)
-        return self._populations[family]
+        first = next(iter(members.values()))
+        with unchanged(first) as inputs:
+            place = family, str(inputs)
+            if place not in self._populations:
+                dataset, earlier = prepare(first, load(first))
+                options = {"num_members": len(members), "earlier": earlier}
+                chunk = self._chunk or best_chunk(first, dataset, **options)
+                population = Population(first, dataset, earlier=earlier, chunk=chunk)
+                self._populations[place] = population
+        return self._populations[place]
 
 
 def families(recipes: Mapping[str, Recipe]) -> dict[str, dict[str, Recipe]]:
@@ -245,6 +256,16 @@ def run_key(recipe: Recipe, splits: Sequence[str]) -> str:
     own = dataclasses.replace(recipe, **dict.fromkeys(_NO_PART_OF_A_RUN))
     text = json.dumps([repr(own), sorted(splits), identities(recipe)], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _check_unchanged(members: Mapping[str, Recipe], splits: Sequence[str]) -> None:
+    """Raises RecipeError if what a population is made from has changed since it had its keys."""
+    key, first = next(iter(members.items()))
+    if run_key(first, splits) != key:
+        raise RecipeError(
+            "a file or an earlier run that these runs are made from has changed meanwhile; give "
+            "the command again."
+        )
 
 
 @functools.cache

@@ -111,7 +111,8 @@ def run(
             state, rows = _train(recipe, dataset, earlier, folder, checkpoints, keep_as, **options)
             test = _test(recipe, dataset, state, Keeper(checkpoints, **keep_as), num_workers)
         runs.check_finite("test_loss", test["loss"], int(state.step))
-        result = {f"test_{name}": value for name, value in test.items()}
+        finite = {name: value if math.isfinite(value) else None for name, value in test.items()}
+        result = {f"test_{name}": value for name, value in finite.items()}
         result.setdefault("test_num_examples", num_examples(dataset.test))
         result |= _best_validation(recipe, rows) | {
             "steps": int(state.step),
@@ -255,7 +256,7 @@ def _summary(recipe: Recipe, result: dict[str, Any], workdir: Path) -> str:
         if result.keys() >= {f"best_val_{score}", "best_val_epoch"}
         else ""
     )
-    names = dict.fromkeys((score, "loss"))
+    names = [name for name in dict.fromkeys((score, "loss")) if result[f"test_{name}"] is not None]
     test = ", ".join(f"{name} {shown(name, result[f'test_{name}'])}" for name in names)
     return (
         f"test {test}, on {result['test_num_examples']:,} examples after {result['steps']:,} "

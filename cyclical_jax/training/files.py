@@ -52,7 +52,10 @@ _DATASET = {
     "normalisation": ({"mean": [float], "std": [float]}, None),
     "num_examples": {"train": int, ...: int},
 }
-_RESULT = {"steps": int, "seconds": float, "test_num_examples": int, "test_loss": float}
+_RESULT = {
+    **dict.fromkeys(("steps", "test_num_examples"), int),
+    **dict.fromkeys(("seconds", "training_seconds", "test_loss"), float),
+}
 KINDS = {
     CONFIG: Kind({}, _RESTORE),
     INPUTS: Kind({...: str}, _RESTORE),
@@ -60,7 +63,7 @@ KINDS = {
     ENVIRONMENT: Kind([{"step": int}], "It is a record, and no run needs it."),
     METRICS: Kind(ROW, _RESTORE),
     RESULT: Kind(
-        {**_RESULT, ...: float},
+        {**_RESULT, ...: NUMBER},
         "Delete it, and give the same command again: it scores the run anew.",
     ),
     WANDB: Kind({"id": str, "step": int}, "Delete it: the rows go to a new run of W&B then."),

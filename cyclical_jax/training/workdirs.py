@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from cyclical_jax import _files
+from cyclical_jax._files import NUMBER
 from cyclical_jax.data import Normalisation
 from cyclical_jax.training import files
 from cyclical_jax.training.devices import is_first_process, text_of_first
@@ -162,13 +163,13 @@ def read_result(workdir: Path, score: str) -> dict[str, Any] | None:
 
     Args:
       workdir: An opened workdir.
-      score: The score that the task judges by, which it must have.
+      score: The score that the task judges by, which it must have; None is one that is not finite.
 
     Raises:
       WorkdirError: It is damaged, or has no such score; a line.
     """
     path = workdir / RESULT
-    return files.read(path, **{f"test_{score}": float}) if files.is_there(path) else None
+    return files.read(path, **{f"test_{score}": NUMBER}) if files.is_there(path) else None
 
 
 def write_result(workdir: Path, result: dict[str, Any]) -> None:
@@ -185,7 +186,7 @@ def _is_taken(workdir: Path) -> bool:
             return True
     with writing(metrics):
         has_rows = metrics.exists() and metrics.stat().st_size
-    if has_rows:
+    if has_rows or files.is_there(workdir / RESULT):  # which would be taken for that of this run
         raise WorkdirError(f"{workdir} holds a run without checkpoints; choose another --workdir.")
     return False
 

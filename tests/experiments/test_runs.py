@@ -17,7 +17,8 @@ import pytest
 
 from cyclical_jax import _files
 from cyclical_jax.catalogue import parse, with_plugins
-from cyclical_jax.training import files
+from cyclical_jax.training import files, inputs
+from cyclical_jax.training.fields import RecipeError
 from cyclical_jax.training.files import WorkdirError
 from cyclical_jax.training.population import Outcome
 from cyclical_jax.training.recipe import cyclical
@@ -80,6 +81,20 @@ def test_what_was_cut_off_is_trained_again(open_lab, tmp_path):
     assert len(lines_of(tmp_path)) == 2
     assert list(lab.complete(recipes, VALIDATION)) == outcomes
     assert path.read_bytes() == whole
+
+
+def test_an_earlier_run_that_is_saved_while_runs_are_trained_is_told(open_lab, monkeypatch):
+    saved = []
+    for module in (runs, inputs):
+        monkeypatch.setattr(module, "identities", lambda _: {"start": f"checkpoint {len(saved)}"})
+    add = runs.Store.add
+    monkeypatch.setattr(runs.Store, "add", lambda *given: (add(*given), saved.append(given)))
+    lab, recipes = open_lab(), [recipe(0), recipe(0, optimizer__max_norm=1.0)]
+    assert [outcome.error for outcome in lab.complete(recipes[:1], VALIDATION)] == [None]
+    assert not lab.has(recipes[:1], VALIDATION)  # it was made from another checkpoint
+    with pytest.raises(RecipeError, match="an earlier run .* has changed meanwhile"):
+        lab.complete(recipes, VALIDATION)
+    assert len(saved) == 2  # nothing was trained under the key of another checkpoint
 
 
 def test_a_run_that_is_not_finite_is_kept_as_such(open_lab, tmp_path):

@@ -9,6 +9,7 @@ import pytest
 
 from configs import digits
 from cyclical_jax.catalogue import CATALOGUE
+from cyclical_jax.training import evaluation
 from experiments import demo
 from tests import commands
 from tests.helpers import stored
@@ -304,6 +305,18 @@ def test_a_workdir_that_cannot_be_written_is_told(tmp_path, where):
     assert process.returncode == 2
     assert "cannot be written" in process.stderr
     assert len(process.stderr.splitlines()) == 1
+
+
+def test_a_score_that_is_not_finite_is_none_in_the_result(tmp_path, monkeypatch):
+    evaluate, infinite = evaluation.evaluate, {"perplexity": float("inf")}
+    monkeypatch.setattr(
+        evaluation, "evaluate", lambda *given, **options: evaluate(*given, **options) | infinite
+    )
+    arguments = DIGITS, f"--workdir={tmp_path}", SMALL[0], "--config.duration=3 steps"
+    first, again = train(*arguments), train(*arguments)
+    assert (first.returncode, first.stderr) == (again.returncode, again.stderr) == (0, "")
+    assert stored(tmp_path / "result.json")["test_perplexity"] is None
+    assert first.stdout.endswith(again.stdout) and again.stdout.startswith("test accuracy ")
 
 
 # ---- the demo

@@ -15,7 +15,10 @@ RIGHT = {
     files.DATASET: {"source": "mine", "num_classes": 2, "shape": [3, 3, 1], "dtype": "uint8"}
     | {"class_names": ["a", "b"], "normalisation": None, "num_examples": {"train": 5}},
     files.ENVIRONMENT: [{"step": 0, "python": "3.12"}, {"step": 7}],
-    files.RESULT: {"steps": 7, "seconds": 2.5, "test_num_examples": 9, "test_loss": 0.5},
+    files.RESULT: {
+        **{"steps": 7, "test_num_examples": 9},
+        **{"seconds": 2.5, "training_seconds": 1.5, "test_loss": 0.5},
+    },
     files.WANDB: {"id": "a1", "step": -1},
 }
 OTHERS = ["", "null", "3", '"x"', "[3]", "[null]", "[[]]", "[" * 100_000, "{", '{"a": 1e999}']
@@ -24,7 +27,7 @@ WRONG = {
     files.INPUTS: ['{"subset": 1}', '{"subset": {"a": 1}}', "[]"],
     files.DATASET: ["{}", '{"source": "x", "num_classes": "2", "shape": [1], "dtype": "uint8"}'],
     files.ENVIRONMENT: ["{}", '[{"step": 0}, null]', '[{"step": "0"}]'],
-    files.RESULT: ["{}", '{"a": 1}', json.dumps(RIGHT[files.RESULT] | {"test_accuracy": None})],
+    files.RESULT: ["{}", '{"a": 1}', json.dumps(RIGHT[files.RESULT] | {"test_accuracy": "high"})],
     files.WANDB: ["{}", '{"id": 1, "step": 2}', '{"id": "a", "step": "2"}'],
 }
 KEPT = sorted(RIGHT)

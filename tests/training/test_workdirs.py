@@ -129,13 +129,14 @@ def test_other_inputs_are_refused_with_what_is_different(tmp_path):
     ]
 
 
-def test_a_run_of_before_there_were_checkpoints_is_refused_and_left_as_it_is(tmp_path):
-    (tmp_path / "metrics.jsonl").write_text("{}\n")
+@pytest.mark.parametrize("left", ["metrics.jsonl", "result.json"])
+def test_what_a_run_without_checkpoints_left_is_not_taken_for_this_run_s(tmp_path, left):
+    (tmp_path / left).write_text("{}\n")
     with pytest.raises(WorkdirError) as error, opened_workdir(tmp_path, {"seed": 2}, CATALOGUE):
         pass
     reason = "holds a run without checkpoints; choose another --workdir."
     assert str(error.value) == f"{tmp_path} {reason}"
-    assert sorted(os.listdir(tmp_path)) == [".lock", "metrics.jsonl"]
+    assert sorted(os.listdir(tmp_path)) == [".lock", left]
 
 
 def test_a_damaged_config_is_refused(tmp_path):
@@ -173,12 +174,14 @@ def test_a_workdir_that_cannot_be_written_is_refused(tmp_path, where, reason):
 # ---- the result
 
 
-RESULT = {"steps": 7, "seconds": 1.5, "test_num_examples": 3, "test_loss": 0.25, "test_error": 0.5}
+RESULT = {"steps": 7, "seconds": 1.5, "training_seconds": 0.5, "test_num_examples": 3}
+RESULT |= {"test_loss": 0.25, "test_error": 0.5, "test_perplexity": None}
 
 
 def test_the_result_is_a_file(tmp_path):
     write_result(tmp_path, RESULT)
     assert stored(tmp_path / "result.json") == RESULT == read_result(tmp_path, "error")
+    assert read_result(tmp_path, "perplexity") == RESULT
 
 
 def test_a_run_that_has_not_ended_has_no_result(tmp_path):
