@@ -2,7 +2,8 @@
 
 A JSON object is written with one more entry, `"checksum": "crc32:9f1c22ab"`. It is the CRC-32 of
 the other entries as compact JSON with sorted keys, so it holds for what a file means, however it
-is laid out. An object without a checksum, which an earlier version wrote, is read as it is.
+is laid out. An object without a checksum, which an earlier version wrote, is read as it is. In
+a file whose lines have an order, it goes on from the line before: none can be missing unseen.
 """
 
 import contextlib
@@ -133,24 +134,30 @@ def read_json(path: Path, pattern: Pattern) -> Any:
         return _opened(_parsed(_bytes_of(path)), pattern)
 
 
-def as_line(entries: dict[str, Any]) -> str:
-    """Returns an object with its checksum as a line of JSON, for a file of such lines."""
-    return json.dumps(sealed(entries), allow_nan=False) + "\n"
+def as_line(entries: dict[str, Any], before: dict[str, Any] | None = None) -> str:
+    """Returns an object with its checksum as a line of JSON, for a file of such lines.
+
+    The checksum goes on from the object of the line `before`, where one is given.
+    """
+    return json.dumps(sealed(entries, before), allow_nan=False) + "\n"
 
 
-def of_line(line: bytes, pattern: Pattern, place: str) -> dict[str, Any]:
+def of_line(
+    line: bytes, pattern: Pattern, place: str, before: dict[str, Any] | None = None
+) -> dict[str, Any]:
     """Returns the object of a line that `as_line` made, without its checksum.
 
     Args:
       line: The line; its end may be missing.
       pattern: What it must hold.
       place: The file and the number of the line, for the error.
+      before: The object of the line before, as for `as_line`.
 
     Raises:
       DamagedError: It holds something else.
     """
     with damage_told(place):
-        return _opened(_parsed(line), pattern)
+        return _opened(_parsed(line), pattern, before)
 
 
 def lines_of(path: Path, number: int | None = None) -> list[bytes]:
@@ -242,39 +249,44 @@ def _shown(content: Any) -> str:
     return json.dumps(content)[:40]
 
 
-def sealed(content: Any) -> Any:
+def sealed(content: Any, before: dict[str, Any] | None = None) -> Any:
     """Returns JSON with a checksum in the object, or in each object of the list."""
     if isinstance(content, list):
         return [sealed(one) for one in content]
     plain = json.loads(json.dumps(content, allow_nan=False))  # tuples are lists, keys are text
-    return plain | {CHECKSUM: _checksum(plain)}
+    return plain | {CHECKSUM: _checksum(plain, before)}
 
 
-def _opened(content: Any, pattern: Pattern) -> Any:
+def _opened(content: Any, pattern: Pattern, before: dict[str, Any] | None = None) -> Any:
     """Returns JSON without its checksums; raises ValueError if it is damaged."""
     if isinstance(content, list) and isinstance(pattern, list):
         return [_opened(one, pattern[0]) for one in content]
     if isinstance(content, dict):
-        content = _without_checksum(content)
+        content = _without_checksum(content, before)
     if problem := misfit(content, pattern):
         raise ValueError(problem)
     return content
 
 
-def _without_checksum(entries: dict[str, Any]) -> dict[str, Any]:
+def _without_checksum(entries: dict[str, Any], before: dict[str, Any] | None) -> dict[str, Any]:
     # The name and the value both tell that there was one, in case either is what is damaged.
     is_sealed = CHECKSUM in entries or any(
         isinstance(value, str) and value.startswith(_KIND) for value in entries.values()
     )
     plain = {key: value for key, value in entries.items() if key != CHECKSUM}
-    if is_sealed and entries.get(CHECKSUM) != _checksum(plain):
-        raise ValueError("its checksum does not fit its content")
+    if is_sealed and entries.get(CHECKSUM) != _checksum(plain, before):
+        after = "" if before is None else ", or a line before it is missing"
+        raise ValueError(f"its checksum does not fit its content{after}")
     return plain
 
 
-def _checksum(plain: dict[str, Any]) -> str:
-    canonical = json.dumps(plain, sort_keys=True, separators=(",", ":"), allow_nan=False)
-    return f"{_KIND}{zlib.crc32(canonical.encode()):08x}"
+def _checksum(plain: dict[str, Any], before: dict[str, Any] | None) -> str:
+    start = 0 if before is None else zlib.crc32(_canonical(before))
+    return f"{_KIND}{zlib.crc32(_canonical(plain), start):08x}"
+
+
+def _canonical(plain: dict[str, Any]) -> bytes:
+    return json.dumps(plain, sort_keys=True, separators=(",", ":"), allow_nan=False).encode()
 
 
 def regular(path: Path) -> BinaryIO:
@@ -293,14 +305,27 @@ def _bytes_of(path: Path) -> bytes:
 
 
 def _parsed(content: bytes) -> Any:
-    """Parses JSON without NaN, and without numbers that a float cannot hold."""
+    """Parses JSON without NaN, numbers that a float cannot hold, and keys that come twice."""
     parsed = json.loads(
-        content.decode(), parse_constant=_refuse, parse_float=_finite, parse_int=_whole_number
+        content.decode(),
+        object_pairs_hook=_without_doubles,
+        parse_constant=_refuse,
+        parse_float=_finite,
+        parse_int=_whole_number,
     )
     _check_depth(parsed, _DEEPEST)
     if b"\\u" in content:  # half of a pair is no text, and cannot be written
         json.dumps(parsed, ensure_ascii=False).encode()
     return parsed
+
+
+def _without_doubles(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    entries = dict(pairs)
+    if len(entries) < len(pairs):  # of which Python would take the last, and others the first
+        names = [name for name, _ in pairs]
+        twice = next(name for name in entries if names.count(name) > 1)
+        raise ValueError(f"{twice[:40]!r} is there twice")
+    return entries
 
 
 def _check_depth(content: Any, deepest: int) -> None:

@@ -151,8 +151,12 @@ def _named(workdirs: Sequence[Path]) -> dict[str, Path]:
 
 def run_parts(workdirs: Mapping[str, Path]) -> Iterator[str]:
     """Yields HTML of the results of runs that have ended, and of their curves and configs."""
-    arms = [_arm_of_run(name, read_rows(path / METRICS)) for name, path in workdirs.items()]
-    yield from _compared("result", _read_all(workdirs, RESULT), _shown, len(workdirs))
+    results = _read_all(workdirs, RESULT)  # before the rows: of a run with a result all are there
+    rows = {name: read_rows(path / METRICS) for name, path in workdirs.items()}
+    for name, result in results.items():
+        _check_end(workdirs[name] / METRICS, rows[name], result)
+    arms = [_arm_of_run(name, of_run) for name, of_run in rows.items()]
+    yield from _compared("result", results, _shown, len(workdirs))
     configs = _read_all(workdirs, CONFIG)
     flat = {name: _flat(config) for name, config in configs.items()}
     if len(flat) > 1:
@@ -218,6 +222,18 @@ def read_rows(metrics: Path) -> list[dict[str, Any]]:
     if not rows:
         raise WorkdirError(f"--results: {metrics} has no rows yet.")
     return rows
+
+
+def _check_end(metrics: Path, rows: Sequence[Mapping[str, Any]], result: Mapping[str, Any]) -> None:
+    """Raises WorkdirError, a line, unless the last row of a run that has ended is that of its end.
+
+    What else is missing shows in the checksums of the rows.
+    """
+    if rows[-1]["step"] != result["steps"]:
+        raise WorkdirError(
+            f"--results: {metrics} is damaged: its last row is of step {rows[-1]['step']}, and the "
+            f"run ended at {result['steps']}. Restore it from a copy."
+        )
 
 
 def _arm_of_run(run: str, rows: Sequence[Mapping[str, Any]]) -> Arm:

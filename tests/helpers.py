@@ -13,6 +13,7 @@ from ml_collections import ConfigDict
 from cyclical_jax import _files, data
 from cyclical_jax.catalogue import default_config, parse
 from cyclical_jax.testing import without_times as without_times
+from cyclical_jax.training.files import METRICS, read_rows
 from cyclical_jax.training.recipe import put
 from cyclical_jax.training.structure import Accumulation, Curve, Knob, Recipe, Structure
 
@@ -64,6 +65,8 @@ def recipe_of(
 
 def stored(path: Path) -> Any:
     """Returns what a JSON file, or a file of lines of JSON, holds, without its checksums."""
+    if path.name == METRICS:
+        return read_rows(path)
     if path.suffix == ".jsonl":
         return [_files.of_line(line, {}, str(path)) for line in _files.lines_of(path)]
     is_list = path.read_bytes().startswith(b"[")

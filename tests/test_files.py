@@ -106,6 +106,7 @@ def test_a_file_of_an_earlier_version_has_no_checksum_and_is_read(path):
         ('{"step": 1}', "it has no 'rate'"),
         ("[1, 2]", "it is a list, no object"),
         ("null", "it is null, no object"),
+        ('{"step": 1, "rate": 1, "step": 2}', "'step' is there twice"),
         ('{"step": 1, "rate": 1e400}', "1e400 is no number of JSON"),
         ('{"step": 1, "rate": NaN}', "NaN is no number of JSON"),
         (f'{{"step": {"9" * 400}, "rate": 1}}', f"{'9' * 40} is no number of JSON"),

@@ -143,8 +143,9 @@ def keep_rows(path: Path, number: int, last_epoch: float) -> list[dict[str, Any]
 
 def _rows_of(path: Path, lines: Sequence[bytes]) -> list[dict[str, Any]]:
     places = (f"{path}, line {number}," for number in range(1, len(lines) + 1))
-    pairs = zip(lines, places, strict=True)
-    rows = [_files.of_line(line, ROW, place) for line, place in pairs]
+    rows: list[dict[str, Any]] = []
+    for line, place in zip(lines, places, strict=True):
+        rows.append(_files.of_line(line, ROW, place, rows[-1] if rows else None))
     for number, (one, two) in enumerate(itertools.pairwise(rows), 2):
         if two["epoch"] < one["epoch"] or two == one:
             raise DamagedError(f"{path} is damaged: line {number} is no row after the one before.")

@@ -11,7 +11,7 @@ import jax
 from cyclical_jax.training.checkpoints import CheckpointError, Checkpoints
 from cyclical_jax.training.devices import largest_of_all
 from cyclical_jax.training.durations import Timetable
-from cyclical_jax.training.files import MovedError
+from cyclical_jax.training.files import WorkdirError
 from cyclical_jax.training.snapshots import Snapshot
 
 _logger = logging.getLogger(__name__)
@@ -95,12 +95,13 @@ class Keeper:
     def saving_the_best(self) -> Iterator[None]:
         """Saves the best so far, if it is not saved yet, where the body raises an error.
 
-        It would be lost with the run. All processes must take part in a save. They do if a number
-        is not finite, since all have the same numbers; any other error may be of one process.
+        It would be lost with the run. After a file that cannot be written it is not: the same
+        command goes on and finds it again. All processes must take part in a save. They do if a
+        number is not finite, since all have the same numbers; other errors may be of one process.
         """
         try:
             yield
-        except (CheckpointError, StoppedError, MovedError):
+        except (CheckpointError, StoppedError, WorkdirError):
             raise
         except Exception as error:
             if self._checkpoints and (_is_alone() or isinstance(error, FloatingPointError)):

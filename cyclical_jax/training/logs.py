@@ -90,9 +90,10 @@ class RunLog:
     def row(self, row: Row) -> None:
         """Writes and prints a row; raises WorkdirError if it cannot be written."""
         self._folder.check()
+        written = _files.as_line(row, self.rows[-1] if self.rows else None)
         self.rows.append(row)
         with writing(self._path):
-            self._metrics.write(_files.as_line(row))
+            self._metrics.write(written)
         for logger in self._loggers:
             logger.row(row)
         line = _line(row, self._num_epochs, self._structure)

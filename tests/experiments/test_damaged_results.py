@@ -184,7 +184,7 @@ def test_a_flipped_bit_of_a_record_is_told_or_changes_nothing(tmp_path):
 CONFIG = {"seed": 0, "loss": {"temperature": {"easy": 1, "hard": 2}, "name": "focal"}, "ema": None}
 RESULT = {"test_accuracy": 0.9, "steps": 7, "seconds": 3.0, "training_seconds": 1.5}
 RESULT |= {"test_loss": 0.25, "test_num_examples": 400, "best_val_accuracy": 0.5}
-ROW = {"step": 3, "epoch": 0.5, "loss": 2.5, "accuracy": None, "val_accuracy": 0.5, "momentum": 0.9}
+ROW = {"step": 7, "epoch": 0.5, "loss": 2.5, "accuracy": None, "val_accuracy": 0.5, "momentum": 0.9}
 
 
 FILES = {"config.json": CONFIG, "result.json": RESULT, "metrics.jsonl": ROW}

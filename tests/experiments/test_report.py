@@ -10,6 +10,7 @@ import subprocess
 import numpy as np
 import pytest
 
+from cyclical_jax.training import files
 from cyclical_jax.training.files import WorkdirError
 from experiments import presentation, report
 from tests import commands
@@ -274,7 +275,11 @@ def test_a_run_shows_what_is_measured_and_every_knob_that_changes(workdir):
 
 
 def test_the_result_and_the_config_of_a_run_are_there_where_it_has_them(workdir):
-    result = {"test_accuracy": 0.98765432, "test_calibration_error": 0.0429, "steps": 1234}
+    result = {
+        "test_accuracy": 0.98765432,
+        "test_calibration_error": 0.0429,
+        "steps": ROWS[-1]["step"],
+    }
     result |= {"best_val_accuracy": 0.5, "test_loss": 0.123456789, "training_seconds": 1.5}
     result |= {"seconds": 2.0, "test_num_examples": 400}
     (workdir / "result.json").write_text(json.dumps(result))
@@ -284,7 +289,7 @@ def test_the_result_and_the_config_of_a_run_are_there_where_it_has_them(workdir)
         ["result", ""],
         ["test_accuracy", "98.77 %"],
         ["test_calibration_error", "4.29 %"],  # in points, as in a table
-        ["steps", "1234"],
+        ["steps", "11"],
         ["best_val_accuracy", "50.00 %"],
         ["test_loss", "0.123457"],
         ["training_seconds", "1.5"],
@@ -300,7 +305,12 @@ def two(workdir):
     other = workdir.parent / "plain"
     other.mkdir()
     write_rows(other, [{"step": 3, "epoch": 1, "loss": 0.5, "temperature": 1.0, "rate": 0.1}])
-    result = {"test_accuracy": 0.9, "steps": 7, "seconds": 3.0, "training_seconds": 1.5}
+    result = {
+        "test_accuracy": 0.9,
+        "steps": ROWS[-1]["step"],
+        "seconds": 3.0,
+        "training_seconds": 1.5,
+    }
     result |= {"test_loss": 0.25, "test_num_examples": 400}
     (workdir / "result.json").write_text(json.dumps(result))
     cycle = {"easy": 1, "hard": 2}
@@ -324,7 +334,7 @@ def test_several_runs_are_laid_over_each_other_with_what_differs(two):
     assert cells_of(page) == [
         ["result", "digits <all>"],
         ["test_accuracy", "90.00 %"],
-        ["steps", "7"],
+        ["steps", "11"],
         ["seconds", "3"],
         ["training_seconds", "1.5"],
         ["test_loss", "0.25"],
@@ -435,6 +445,17 @@ def test_a_file_that_is_no_table_is_told(table, content, message):
 def test_a_workdir_without_right_rows_is_told(workdir, content, message):
     (workdir / "metrics.jsonl").write_text(content)
     with pytest.raises(WorkdirError, match=f"^--results: .*{message}"):
+        report.page(workdir)
+
+
+def test_a_run_that_has_ended_has_all_of_its_rows(workdir):
+    result = {"steps": ROWS[-1]["step"], "seconds": 1.0, "test_num_examples": 9, "test_loss": 0.5}
+    files.write(workdir / "result.json", result)
+    report.page(workdir)
+    write_rows(workdir, ROWS[:-1])
+    with pytest.raises(
+        WorkdirError, match=f"its last row is of step .* ended at {ROWS[-1]['step']}"
+    ):
         report.page(workdir)
 
 

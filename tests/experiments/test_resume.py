@@ -19,7 +19,7 @@ from tests import commands
 from tests.helpers import stored
 
 ROOT = Path(__file__).parents[2]
-TIMES = {"seconds", "images_per_second", "training_seconds"}
+TIMES = {"seconds", "images_per_second", "training_seconds", "checksum"}  # which is of them too
 # All that a state can hold, and 40 rows, on calls that are cut off anywhere.
 CONFIG = [
     "--config=configs/digits.py:all",

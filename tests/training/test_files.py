@@ -102,7 +102,7 @@ ROWS = [{"step": 2 * n, "epoch": n / 2, "loss": 1 / (n + 1), "val_loss": None} f
 @pytest.fixture
 def path(tmp_path):
     path = tmp_path / METRICS
-    path.write_text("".join(map(_files.as_line, ROWS)))
+    path.write_text("".join(map(_files.as_line, ROWS, [None, *ROWS])))
     return path
 
 
@@ -131,13 +131,25 @@ def test_only_the_rows_before_the_checkpoint_are_read(path):
     assert keep_rows(path, 2, 1.0) == ROWS[:2] == read_rows(path)
 
 
+def unsealed(*parts):
+    """Lines as earlier versions wrote them."""
+    rows = [json.loads(line) for part in parts for line in part]
+    for row in rows:
+        del row["checksum"]
+    return [f"{json.dumps(row)}\n".encode() for row in rows]
+
+
 @pytest.mark.parametrize(
     "change, problem",
     [
         (lambda lines: lines[:2], "has 2 of 3 rows before the checkpoint"),
-        (lambda lines: [lines[0], *lines[2:]], "is damaged: it lacks rows before the checkpoint"),
-        (lambda lines: [lines[0], *lines], "is damaged: line 2 is no row after the one before"),
-        (lambda lines: lines[1::-1] + lines[2:], "is damaged: line 2 is no row after the one"),
+        (lambda lines: lines[1:], ", line 1, is damaged: its checksum does not fit its content."),
+        (lambda lines: [lines[0], *lines[2:]], ", line 2, is damaged: its checksum does not fit"),
+        (lambda lines: [lines[0], *lines], "content, or a line before it is missing."),
+        (lambda lines: lines[1::-1] + lines[2:], ", line 1, is damaged: its checksum does not"),
+        (lambda lines: unsealed(lines[:1], lines[2:]), "it lacks rows before the checkpoint"),
+        (lambda lines: unsealed(lines[:1], lines), "is damaged: line 2 is no row after the one"),
+        (lambda lines: unsealed(lines[1::-1], lines[2:]), "is damaged: line 2 is no row after"),
         (lambda lines: [b"\n", *lines], ", line 1, is damaged: Expecting value"),
         (lambda lines: [*lines[:2], b"\0" * 99 + b"\n"], ", line 3, is damaged: Expecting value"),
         (lambda lines: [lines[0][:-3] + b'7"}\n', *lines[1:]], ", line 1, is damaged: its checks"),
@@ -146,7 +158,7 @@ def test_only_the_rows_before_the_checkpoint_are_read(path):
         (lambda lines: [b"[" * 100_000 + b"]" * 100_000] * 3, "has 1 of 3 rows before the check"),
         (lambda lines: [b" " * 2**21], "is damaged: line 1 has more than 1,048,576 bytes"),
     ],
-    ids=range(11),
+    ids=range(15),
 )
 def test_rows_that_are_not_those_before_the_checkpoint_are_a_line(path, change, problem):
     path.write_bytes(b"".join(change(lines(path))))

@@ -7,6 +7,7 @@ import pytest
 from cyclical_jax.training import keeper as keeper_module
 from cyclical_jax.training.checkpoints import CheckpointError
 from cyclical_jax.training.durations import Timetable
+from cyclical_jax.training.files import WorkdirError
 from cyclical_jax.training.keeper import Keeper, StoppedError
 
 TIMETABLE = Timetable(windows=((25, 1),), micro_steps_per_epoch=10, log_every=10, validate_every=10)
@@ -145,7 +146,8 @@ def test_the_best_so_far_is_saved_where_a_run_ends_with_an_error():
     with keeper.saving_the_best():
         pass
     leave(Keeper(), ValueError("without checkpoints"))
-    for error in (StoppedError("saved"), CheckpointError("full"), KeyboardInterrupt()):
+    told = StoppedError("saved"), CheckpointError("full"), WorkdirError("full")
+    for error in (*told, KeyboardInterrupt()):
         leave(keeper, error)
     assert recorder.num_held_saved == 2
 
