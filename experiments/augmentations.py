@@ -51,7 +51,7 @@ def main():
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with whole(path) as temporary:
-            picture().savefig(temporary, format=path.suffix.removeprefix("."), dpi=80)
+            picture().savefig(temporary, format=path.suffix.removeprefix(".") or "png", dpi=80)
     except OSError as error:
         raise WorkdirError(f"--output {path} cannot be written: {error.strerror}.") from error
     except ValueError as error:  # no format has the suffix

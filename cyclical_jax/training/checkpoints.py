@@ -1,11 +1,9 @@
 """Checkpoints of a run: whole or not there, written in the background, verified when read."""
 
 import contextlib
-import functools
 import logging
 import math
 import shutil
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -16,14 +14,10 @@ import orbax.checkpoint as ocp
 
 from cyclical_jax._files import DamagedError, sealed, sync
 from cyclical_jax.training import about as abouts
+from cyclical_jax.training import orbax_errors
 from cyclical_jax.training.about import About, read_about, steps_of
 from cyclical_jax.training.devices import is_first_process, largest_of_all, wait_for_all
-from cyclical_jax.training.orbax_errors import (
-    LOUD,
-    is_not_of_orbax,
-    reason_of,
-    unless_of_closed_loop,
-)
+from cyclical_jax.training.orbax_errors import reason_of
 from cyclical_jax.training.retention import NewestAndBest, best_of
 from cyclical_jax.training.snapshots import (
     Arrays,
@@ -106,21 +100,15 @@ class Checkpoints:
             self._manager = ocp.CheckpointManager(self._directory, options=self._options)
             if not read_only:
                 sync(self._directory.parent)
-        self._hook = sys.unraisablehook
-        sys.unraisablehook = functools.partial(unless_of_closed_loop, self._hook)
-        for logger in LOUD:
-            logger.addFilter(is_not_of_orbax)
+        orbax_errors.hide_repeated()
 
     def __enter__(self) -> "Checkpoints":
         return self
 
     def __exit__(self, error_type, *_) -> None:
         self._close(error_type)
-        if error_type is not None:  # what else of a save fails later would be told beside the error
-            return
-        sys.unraisablehook = self._hook
-        for logger in LOUD:
-            logger.removeFilter(is_not_of_orbax)
+        if error_type is None:  # else what fails later of a save would be told beside the error
+            orbax_errors.show_repeated()
 
     def _close(self, error_type) -> None:
         if error_type is None:

@@ -3,10 +3,13 @@
 import logging
 import os
 import re
+import sys
+import traceback
 from collections.abc import Callable
 from typing import Any
 
 LOUD = logging.getLogger("absl"), logging.getLogger("asyncio")
+_LIBRARIES = ("orbax", "tensorstore")  # in the paths of their files
 _LONGEST_REASON = 200  # characters of what Orbax says
 
 
@@ -23,12 +26,37 @@ def reason_of(error: Exception) -> str:
     return text.partition("\n")[0][:_LONGEST_REASON] or type(error).__name__
 
 
-def unless_of_closed_loop(hook: Callable[[Any], Any], unraisable: Any) -> None:
+def hide_repeated() -> None:
+    """Hides what Orbax and TensorStore print of errors that they raise, too."""
+    if not isinstance(sys.unraisablehook, _Hook):
+        sys.unraisablehook = _Hook(sys.unraisablehook)
+    for logger in LOUD:
+        logger.addFilter(is_not_of_orbax)
+
+
+def show_repeated() -> None:
+    """Undoes `hide_repeated`."""
+    if isinstance(sys.unraisablehook, _Hook):
+        sys.unraisablehook = sys.unraisablehook.others
+    for logger in LOUD:
+        logger.removeFilter(is_not_of_orbax)
+
+
+class _Hook:
     """Hides an error that TensorStore raises beside the real one, in a loop that is closed."""
-    if str(unraisable.exc_value) != "Event loop is closed":
-        hook(unraisable)
+
+    def __init__(self, others: Callable[[Any], Any]):
+        self.others = others
+
+    def __call__(self, unraisable: Any) -> None:
+        if str(unraisable.exc_value) != "Event loop is closed":
+            self.others(unraisable)
 
 
 def is_not_of_orbax(record: logging.LogRecord) -> bool:
-    """Returns False for the tracebacks that Orbax logs of what it raises anyway."""
-    return not (record.exc_info and ("orbax" in record.pathname or record.name == "asyncio"))
+    """Returns False for the tracebacks that are logged of what Orbax raises anyway."""
+    if not record.exc_info:
+        return True
+    _, _, trace = record.exc_info
+    files = [frame.f_code.co_filename for frame, _ in traceback.walk_tb(trace)]
+    return not any(name in file for file in [record.pathname, *files] for name in _LIBRARIES)
