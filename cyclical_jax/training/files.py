@@ -133,6 +133,8 @@ def keep_rows(path: Path, number: int, last_epoch: float) -> list[dict[str, Any]
         lines = _files.lines_of(path, number)
         if len(lines) < number:
             raise DamagedError(f"{path} has {len(lines)} of {number} rows before the checkpoint.")
+        if lines and not lines[-1].endswith(b"\n"):  # the next row would be a part of this one
+            raise DamagedError(f"{path} is damaged: line {number} has no end.")
         rows = _rows_of(path, lines)
         if rows and rows[-1]["epoch"] > last_epoch:
             raise DamagedError(f"{path} is damaged: it lacks rows before the checkpoint.")

@@ -18,6 +18,8 @@ import orbax.checkpoint as ocp
 from cyclical_jax.training.snapshots import Arrays, kinds_of, misfit
 
 _MOST_COMPRESSED = 100  # bytes of arrays to bytes on the disk; noise alone is a third of a state
+_DATA = "d"  # the folders of arrays; all other files are metadata, which are read whole
+_LARGEST = 2**26  # bytes of such a file
 _SLACK = 2**20  # bytes that even a small checkpoint may have
 
 _MACHINE = ("EIO", "ESTALE", "EMFILE", "ENFILE", "ENOMEM", "EACCES", "EPERM")
@@ -44,10 +46,13 @@ def read_arrays(state: Path, kinds: Mapping[str, str] | None) -> Arrays:
 
 
 def _check_files(state: Path) -> None:
-    """Raises ValueError if there is what no file is: a pipe, say, which would be waited for."""
+    """Raises ValueError for what is no file, such as a pipe, and for what is far too large."""
     for path in state.rglob("*"):
-        if not (path.is_file() or path.is_dir()):
-            raise ValueError(f"{path.relative_to(state.parent)} is no file")
+        name = path.relative_to(state.parent)
+        if not (path.is_file() or path.is_dir()):  # a pipe would be waited for
+            raise ValueError(f"{name} is no file")
+        if path.parent.name != _DATA and (size := path.stat().st_size) > _LARGEST:
+            raise ValueError(f"{name} has {size / 1e6:,.0f} MB, which is too much")
 
 
 def _metadata_of(handler: Any, state: Path) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 import contextlib
 import fcntl
 import logging
+import os
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -219,7 +220,8 @@ def _locked(workdir: Path) -> Iterator[Folder]:
     folder = Folder(workdir)
     path = workdir / LOCK
     with writing(path):
-        file = path.open("a")  # NFS locks nothing but a file that may be written
+        # NFS locks nothing but a file that may be written; a pipe would wait for a reader.
+        file = open(path, "a", opener=lambda name, how: os.open(name, how | os.O_NONBLOCK, 0o666))
     with file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -219,6 +219,13 @@ def test_what_no_run_needs_may_be_damaged_beside_what_it_needs(directory, caplog
     assert sorted(os.listdir(directory)) == ["8", "damaged-8"]
 
 
+def test_metadata_that_would_fill_the_memory_are_not_read(directory):
+    path = directory / "8" / "state" / "_METADATA"
+    os.truncate(path, 2**40)
+    with pytest.raises(ValueError, match="state/_METADATA has 1,099,512 MB, which is too much"):
+        stored.read_arrays(path.parent, None)
+
+
 def test_metadata_that_end_in_an_unknown_type_are_one_line(directory, caplog):
     """Orbax has begun to read the arrays before, and leaves coroutines behind."""
     path = directory / "8" / "state" / "_METADATA"

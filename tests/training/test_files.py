@@ -144,6 +144,7 @@ def unsealed(*parts):
     [
         (lambda lines: lines[:2], "has 2 of 3 rows before the checkpoint"),
         (lambda lines: lines[1:], ", line 1, is damaged: its checksum does not fit its content."),
+        (lambda lines: [*lines[:2], lines[2].rstrip()], "is damaged: line 3 has no end"),
         (lambda lines: [lines[0], *lines[2:]], ", line 2, is damaged: its checksum does not fit"),
         (lambda lines: [lines[0], *lines], "content, or a line before it is missing."),
         (lambda lines: lines[1::-1] + lines[2:], ", line 1, is damaged: its checksum does not"),
@@ -158,7 +159,7 @@ def unsealed(*parts):
         (lambda lines: [b"[" * 100_000 + b"]" * 100_000] * 3, "has 1 of 3 rows before the check"),
         (lambda lines: [b" " * 2**21], "is damaged: line 1 has more than 1,048,576 bytes"),
     ],
-    ids=range(15),
+    ids=range(16),
 )
 def test_rows_that_are_not_those_before_the_checkpoint_are_a_line(path, change, problem):
     path.write_bytes(b"".join(change(lines(path))))

@@ -194,3 +194,9 @@ def test_a_result_without_the_score_that_judges_is_a_line(tmp_path):
         read_result(tmp_path, "accuracy")
     line = "is damaged: it has no 'test_accuracy'. Delete it, and give the same command again: it "
     assert str(error.value) == f"{tmp_path / 'result.json'} {line}scores the run anew."
+
+
+def test_a_lock_that_is_a_pipe_is_a_line_and_no_wait(tmp_path):
+    os.mkfifo(tmp_path / ".lock")
+    with pytest.raises(WorkdirError, match=r"\.lock cannot be written: No such device"):
+        open_again(tmp_path, {"seed": 1})
