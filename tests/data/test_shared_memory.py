@@ -88,10 +88,12 @@ def test_shared_memory_and_semaphores_are_named_after_their_owner(monkeypatch):
     make_name = staticmethod(synchronize.SemLock._make_name)
     monkeypatch.setattr(synchronize.SemLock, "_make_name", make_name)
     shared_memory.name_after(shared_memory.owner())
+    own = f"*{shared_memory.owner()}-*"
+    before = set(Path("/dev/shm").glob(own))  # of streams that other tests have opened
     memory = of_python.SharedMemory(create=True, size=8)
     semaphore = multiprocessing.get_context("spawn").Semaphore()
     try:
-        names = {path.name for path in Path("/dev/shm").glob(f"*{shared_memory.owner()}-*")}
+        names = {path.name for path in set(Path("/dev/shm").glob(own)) - before}
         assert names == {memory.name, f"sem.{semaphore._semlock.name.removeprefix('/')}"}
     finally:
         memory.close()

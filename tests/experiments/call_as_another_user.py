@@ -67,5 +67,6 @@ def main(folder: Path, run: Path, *config: str):
         call("parent", mode, "table", *table, f"--workdir={parent}")
 
 
-jax.config.update("jax_num_cpu_devices", 2)  # which `commands` is made for
-main(Path(sys.argv[1]), Path(sys.argv[2]), *sys.argv[3:])
+if __name__ == "__main__":
+    jax.config.update("jax_num_cpu_devices", 2)  # which `commands` is made for
+    main(Path(sys.argv[1]), Path(sys.argv[2]), *sys.argv[3:])

@@ -449,7 +449,8 @@ def test_a_workdir_without_right_rows_is_told(workdir, content, message):
 
 
 def test_a_run_that_has_ended_has_all_of_its_rows(workdir):
-    result = {"steps": ROWS[-1]["step"], "seconds": 1.0, "test_num_examples": 9, "test_loss": 0.5}
+    result = {"steps": ROWS[-1]["step"], "seconds": 1.0, "training_seconds": 0.5}
+    result |= {"test_num_examples": 9, "test_loss": 0.5}
     files.write(workdir / "result.json", result)
     report.page(workdir)
     write_rows(workdir, ROWS[:-1])
