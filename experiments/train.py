@@ -104,10 +104,13 @@ def run(
         if result := workdirs.read_result(workdir, recipe.task.judged_by[0]):
             return result
         folder.check()
+        keep_as = {"every": save_every, "is_stopping": is_stopping}
+        options = {"further": further, "num_workers": num_workers}
         judged_by = recipe.task.judged_by
-        with Checkpoints(workdir / CHECKPOINTS, keep=keep, judged_by=judged_by) as checkpoints:
-            keep_as = {"every": save_every, "is_stopping": is_stopping}
-            options = {"further": further, "num_workers": num_workers}
+        with (
+            folder.watched(),
+            Checkpoints(workdir / CHECKPOINTS, keep=keep, judged_by=judged_by) as checkpoints,
+        ):
             state, rows = _train(recipe, dataset, earlier, folder, checkpoints, keep_as, **options)
             test = _test(recipe, dataset, state, Keeper(checkpoints, **keep_as), num_workers)
         runs.check_finite("test_loss", test["loss"], int(state.step))

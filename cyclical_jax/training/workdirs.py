@@ -52,6 +52,15 @@ class Folder:
                 "moved, give --workdir its new place: the run goes on from its last checkpoint."
             )
 
+    @contextlib.contextmanager
+    def watched(self) -> Iterator[None]:
+        """Raises what `check` does in place of an OSError of its body, where that is the reason."""
+        try:
+            yield
+        except OSError:
+            self.check()
+            raise
+
 
 def _identity(path: Path) -> tuple[int, int] | None:
     """Returns what no other folder has; None where there is none."""

@@ -6,11 +6,13 @@ import numpy as np
 import pytest
 
 from cyclical_jax.catalogue import CATALOGUE, default_config
+from cyclical_jax.training.checkpoints import CheckpointError
 from cyclical_jax.training.fields import Field
 from cyclical_jax.training.files import WorkdirError, plain
 from cyclical_jax.training.structure import Catalogue
 from cyclical_jax.training.technique import Task
 from cyclical_jax.training.workdirs import (
+    Folder,
     as_defaults,
     config_differences,
     opened_workdir,
@@ -200,3 +202,13 @@ def test_a_lock_that_is_a_pipe_is_a_line_and_no_wait(tmp_path):
     os.mkfifo(tmp_path / ".lock")
     with pytest.raises(WorkdirError, match=r"\.lock cannot be written: No such device"):
         open_again(tmp_path, {"seed": 1})
+
+
+def test_what_cannot_be_written_because_the_workdir_was_moved_is_told_as_that(tmp_path):
+    (workdir := tmp_path / "run").mkdir()
+    folder = Folder(workdir)
+    with pytest.raises(CheckpointError, match="full"), folder.watched():
+        raise CheckpointError("the disk is full")
+    with pytest.raises(WorkdirError, match="was moved or deleted"), folder.watched():
+        workdir.rename(tmp_path / "elsewhere")
+        raise CheckpointError("no such file")
