@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 LOUD = logging.getLogger("absl"), logging.getLogger("asyncio")
-_LIBRARIES = ("orbax", "tensorstore")  # in the paths of their files
+_LIBRARIES = ("orbax", "tensorstore")  # in the paths of their files, and in their texts
 _LONGEST_REASON = 200  # characters of what Orbax says
 
 
@@ -57,6 +57,7 @@ def is_not_of_orbax(record: logging.LogRecord) -> bool:
     """Returns False for the tracebacks that are logged of what Orbax raises anyway."""
     if not record.exc_info:
         return True
-    _, _, trace = record.exc_info
+    _, error, trace = record.exc_info
     files = [frame.f_code.co_filename for frame, _ in traceback.walk_tb(trace)]
-    return not any(name in file for file in [record.pathname, *files] for name in _LIBRARIES)
+    places = [record.pathname, *files, str(error)]  # TensorStore's text says where in its code
+    return not any(name in place for place in places for name in _LIBRARIES)

@@ -1,7 +1,6 @@
 """The cache of compiled programs: what it keeps, what it refuses, and what it deletes."""
 
 import errno
-import json
 import os
 import random
 import shutil
@@ -21,6 +20,7 @@ from jax._src import compilation_cache, compilation_cache_interface
 from experiments import command_line, compiled_programs
 from experiments.compiled_programs import CompiledPrograms
 from tests import commands
+from tests.helpers import stored
 
 ROOT = Path(__file__).parents[2]
 KEY, PROGRAM = "jit_step-" + 64 * "a", bytes(range(40))
@@ -615,7 +615,7 @@ def test_a_run_whose_programs_are_damaged_has_the_same_result(tmp_path):
             "train", *arguments, f"--workdir={tmp_path / name}", **own_cache
         )
         assert (ended.returncode, ended.stderr) == (0, "")
-        result = json.loads((tmp_path / name / "result.json").read_text())
+        result = stored(tmp_path / name / "result.json")
         return {name: value for name, value in result.items() if "second" not in name}
 
     undisturbed = train("first")

@@ -15,8 +15,10 @@ from tests import commands
 
 # What a command may be told to read, and what never ends: two threads that Python waits for.
 NEVER_ENDING = """
-import concurrent.futures, threading
+import concurrent.futures, signal, threading
 from configs import digits
+
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell may have it ignored
 
 def get_config():
     threading.Thread(target=threading.Event().wait).start()
@@ -124,7 +126,10 @@ def test_nor_whoever_interrupts_twice(tmp_path):
             process.send_signal(signal.SIGINT)
             time.sleep(0.02)
         began = time.monotonic()
-        _, err = process.communicate(timeout=60)
+        try:
+            _, err = process.communicate(timeout=60)
+        finally:
+            process.kill()
     assert process.returncode == 130, err
     assert time.monotonic() - began < 30
     line = commands.without_waits(err)
