@@ -3,12 +3,9 @@
 import ast
 import contextlib
 import dataclasses
-import fcntl
 import functools
 import hashlib
 import json
-import logging
-import math
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -48,7 +45,6 @@ _LINE: Pattern = {
 }
 _LONGEST = 2**26  # bytes of a line; a run of 10,000 rows has a tenth
 _REMEDY = "Delete the line, and its run is trained again."
-_logger = logging.getLogger(__name__)
 
 _NO_PART_OF_A_RUN = ("data_dir", "loop")  # the place of the data, and the way of the calls
 
@@ -104,7 +100,7 @@ class Store:
           WorkdirError: It cannot be written, or the workdir was moved, with the outcome in it.
         """
         about = {"key": key, "version": self._version, "dataset": recipe.dataset}
-        outcome = Outcome(*map(_finite, outcome))
+        outcome = Outcome(*map(files.finite, outcome))
         line = _files.as_line(about | {"seed": recipe.seed, **outcome._asdict()})
         with files.writing(self._path):
             self._file.seek(self._end.start)
@@ -309,12 +305,10 @@ def _locked(path: Path) -> BinaryIO:
             told = f"--workdir {path.parent} cannot be written: {error.strerror or error}."
             raise WorkdirError(told) from error
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
+            files.lock(file, path, f"another process writes to {path}; wait for it.")
+        except WorkdirError:
             file.close()
-            raise WorkdirError(f"another process writes to {path}; wait for it.") from error
-        except OSError as error:
-            _logger.warning("%s cannot be locked (%s): see to it yourself", path, error.strerror)
+            raise
         if _files.is_at(file, path):
             return file
         file.close()  # it was moved before it was locked, and another may be there
@@ -341,12 +335,3 @@ def _bar() -> Progress:
         disable=not console.is_terminal,
         transient=True,
     )
-
-
-def _finite(value: Any) -> Any:
-    """Returns a JSON value with None in place of each number that is not finite."""
-    if isinstance(value, dict):
-        return {key: _finite(one) for key, one in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(one) for one in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value

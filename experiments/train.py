@@ -26,7 +26,7 @@ from ml_collections import ConfigDict
 from cyclical_jax.catalogue import describe, parse
 from cyclical_jax.data import num_examples
 from cyclical_jax.models import summary
-from cyclical_jax.training import evaluation, loggers, logs, loop, workdirs
+from cyclical_jax.training import evaluation, files, loggers, logs, loop, workdirs
 from cyclical_jax.training import run as runs
 from cyclical_jax.training.assembly import assemble_model, example_of
 from cyclical_jax.training.checkpoints import Checkpoints
@@ -114,8 +114,7 @@ def run(
             state, rows = _train(recipe, dataset, earlier, folder, checkpoints, keep_as, **options)
             test = _test(recipe, dataset, state, Keeper(checkpoints, **keep_as), num_workers)
         runs.check_finite("test_loss", test["loss"], int(state.step))
-        finite = {name: value if math.isfinite(value) else None for name, value in test.items()}
-        result = {f"test_{name}": value for name, value in finite.items()}
+        result = {f"test_{name}": files.finite(value) for name, value in test.items()}
         result.setdefault("test_num_examples", num_examples(dataset.test))
         result |= _best_validation(recipe, rows) | {
             "steps": int(state.step),

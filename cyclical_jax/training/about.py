@@ -1,4 +1,4 @@
-"""What stands beside the arrays of a checkpoint: which it is, what it is worth, what they are."""
+"""The entries beside the arrays of a checkpoint say which it is, its worth, and what they are."""
 
 import shutil
 from pathlib import Path

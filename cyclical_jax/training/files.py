@@ -4,12 +4,15 @@ docs/files.md lists them all. What cannot be read or written ends in one line, a
 """
 
 import contextlib
+import fcntl
 import itertools
 import json
+import logging
+import math
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import IO, Any, NamedTuple
 
 from cyclical_jax import _files
 from cyclical_jax._files import NUMBER, DamagedError, Pattern
@@ -26,17 +29,15 @@ LOCK = ".lock"
 
 ROW = {"step": int, "epoch": float, ...: NUMBER}
 
+_logger = logging.getLogger(__name__)
+
 
 class WorkdirError(OSError):
     """A file of a workdir, or one that a script writes, cannot be read or written; a line."""
 
 
-class MovedError(WorkdirError):
-    """The workdir is not where it was when the run opened it."""
-
-
 class Kind(NamedTuple):
-    """What a JSON file holds, and what to do when it is damaged."""
+    """Says what a JSON file holds, and what to do when it is damaged."""
 
     pattern: Pattern
     remedy: str
@@ -188,6 +189,34 @@ def whole(path: Path) -> Iterator[Path]:
     """
     with writing(path), _files.whole(path) as temporary:
         yield temporary
+
+
+def lock(file: IO[Any], place: Path, taken: str) -> None:
+    """Locks an open file for this process, or warns that its file system cannot lock.
+
+    Args:
+      file: The file, which may be written: NFS locks no other.
+      place: What is locked, for the warning.
+      taken: The line of the error.
+
+    Raises:
+      WorkdirError: Another process has locked it.
+    """
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        raise WorkdirError(taken) from error
+    except OSError as error:
+        _logger.warning("%s cannot be locked (%s): see to it yourself", place, error.strerror)
+
+
+def finite(content: Any) -> Any:
+    """Returns JSON with None in place of each number that is not finite."""
+    if isinstance(content, dict):
+        return {key: finite(one) for key, one in content.items()}
+    if isinstance(content, list | tuple):
+        return [finite(one) for one in content]
+    return None if isinstance(content, float) and not math.isfinite(content) else content
 
 
 def plain(content: Any) -> Any:

@@ -1,4 +1,4 @@
-"""What Orbax and TensorStore say of an error, in a line and once."""
+"""Tells an error of Orbax and TensorStore in one line, and once."""
 
 import logging
 import os

@@ -1,4 +1,4 @@
-"""What other runs read of a run's checkpoints: the variables, and which checkpoint it is."""
+"""Other runs read a run's checkpoints here: the variables, and which checkpoint it is."""
 
 from collections.abc import Sequence
 from pathlib import Path

@@ -1,8 +1,6 @@
 """The workdir of a run, which one process at a time opens, to begin a run or to go on with one."""
 
 import contextlib
-import fcntl
-import logging
 import os
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -21,7 +19,6 @@ from cyclical_jax.training.files import (
     LOCK,
     METRICS,
     RESULT,
-    MovedError,
     WorkdirError,
     plain,
     writing,
@@ -35,8 +32,6 @@ _OTHER = {
     DATASET: "of other data",
 }
 
-_logger = logging.getLogger(__name__)
-
 
 class Folder:
     """A folder that must stay where it is, told from others by its place on the disk."""
@@ -45,9 +40,9 @@ class Folder:
         self.path, self._identity = path, _identity(path)
 
     def check(self) -> None:
-        """Raises MovedError, a line, if the folder was moved, deleted or replaced."""
+        """Raises WorkdirError, a line, if the folder was moved, deleted or replaced."""
         if self._identity is None or _identity(self.path) != self._identity:
-            raise MovedError(
+            raise WorkdirError(
                 f"{self.path} was moved or deleted while the run trained in it. Where it was "
                 "moved, give --workdir its new place: the run goes on from its last checkpoint."
             )
@@ -229,15 +224,10 @@ def _locked(workdir: Path) -> Iterator[Folder]:
     folder = Folder(workdir)
     path = workdir / LOCK
     with writing(path):
-        # NFS locks nothing but a file that may be written; a pipe would wait for a reader.
+        # Otherwise a pipe would wait for a reader.
         file = open(path, "a", opener=lambda name, how: os.open(name, how | os.O_NONBLOCK, 0o666))
     with file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise WorkdirError(f"another process trains in {workdir}; wait for it.") from error
-        except OSError as error:
-            _logger.warning("%s cannot be locked (%s): see to it yourself", workdir, error.strerror)
+        files.lock(file, workdir, f"another process trains in {workdir}; wait for it.")
         if not _files.is_at(file, path):
             raise WorkdirError(f"{workdir} was moved or deleted just now; give the command again.")
         yield folder

@@ -356,10 +356,10 @@ def test_the_rows_of_runs_stay_on_the_disk(tmp_path):
 def test_a_workdir_that_is_moved_before_its_lock_is_opened_anew(tmp_path, monkeypatch):
     """Somebody moves it, and another table begins at its place and has that place's lock."""
     here, there, others, flock = tmp_path / "a", tmp_path / "b", [], fcntl.flock
-    monkeypatch.setattr(runs.fcntl, "flock", lambda *arguments: moved() or flock(*arguments))
+    monkeypatch.setattr(fcntl, "flock", lambda *arguments: moved() or flock(*arguments))
 
     def moved():
-        monkeypatch.setattr(runs.fcntl, "flock", flock)
+        monkeypatch.setattr(fcntl, "flock", flock)
         here.rename(there)
         others.append(runs.Store(here))
 
@@ -374,11 +374,11 @@ def test_a_workdir_that_is_removed_before_its_lock_is_made_anew(tmp_path, monkey
     here, flock = tmp_path / "a", fcntl.flock
 
     def removed(*arguments):
-        monkeypatch.setattr(runs.fcntl, "flock", flock)
+        monkeypatch.setattr(fcntl, "flock", flock)
         shutil.rmtree(here)
         return flock(*arguments)
 
-    monkeypatch.setattr(runs.fcntl, "flock", removed)
+    monkeypatch.setattr(fcntl, "flock", removed)
     with runs.Store(here) as store:
         store.add("key", recipe(), Outcome([ROW], LINE["scores"], None))
     assert len(lines_of(here)) == 1
