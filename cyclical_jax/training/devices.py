@@ -36,7 +36,12 @@ def place(tree: Any) -> Any:
 
 
 def on_all_devices(
-    function: Callable[..., Any], *, in_axes: Any, out_axes: Any = None, donate: bool = False
+    function: Callable[..., Any],
+    *,
+    in_axes: Any,
+    out_axes: Any = None,
+    donate: bool = False,
+    devices: Sequence[jax.Device] | None = None,
 ) -> Callable[..., Any]:
     """`function` mapped over the local devices by `jax.pmap`, with the axis named `AXIS`.
 
@@ -46,13 +51,16 @@ def on_all_devices(
         a device, None for what is the same on all.
       out_axes: The same for the result; None needs a result that is equal on all devices.
       donate: Whether the first argument's memory is given up to the result.
+      devices: Devices of a topology that need not be here, for `lower`; None is those of all
+        processes.
 
     Returns:
       The mapped function. It raises ValueError where a mapped axis is not as long as there are
       local devices; pmap itself would use fewer devices without a word.
     """
     donated = (0,) if donate else ()
-    mapped = jax.pmap(function, AXIS, in_axes=in_axes, out_axes=out_axes, donate_argnums=donated)
+    options = {"in_axes": in_axes, "out_axes": out_axes, "donate_argnums": donated}
+    mapped = jax.pmap(function, AXIS, devices=devices, **options)
 
     @functools.wraps(function)
     def call(*args):

@@ -362,6 +362,7 @@ def _compiled(
     timetable: Timetable,
     spec: Spec,
     chunk: int,
+    devices: tuple[jax.Device, ...] | None = None,
 ) -> _Programs:
     of_batch = make_batch_sums(structure, spec)
 
@@ -377,19 +378,21 @@ def _compiled(
     def advance(micro_steps):
         program = make_program(way, structure, timetable, spec, None, micro_steps)
         axes = Inputs(totals=0, numbers=0, given=None, split=None, batches=0)
-        return _of_members(program, (0, axes), chunk, donate=True)
+        return of_members(program, (0, axes), donate=True)
 
+    of_members = functools.partial(_of_members, chunk=chunk, devices=devices)
     return _Programs(
-        _of_members(initialise, (0, 0, None, None), chunk),
+        of_members(initialise, (0, 0, None, None)),
         advance,
-        _of_members(batch_sums, (0, None), chunk),
+        of_members(batch_sums, (0, None)),
     )
 
 
-def _of_members(function, in_axes, chunk: int, donate: bool = False):
+def _of_members(function, in_axes, *, chunk: int, devices, donate: bool = False):
     """`function` of one member's arguments, mapped over the devices and the chunk of each."""
     of_chunk = _one_by_itself(function, in_axes) if chunk == 1 else jax.vmap(function, in_axes)
-    return on_all_devices(of_chunk, in_axes=in_axes, out_axes=0, donate=donate)
+    options = {"in_axes": in_axes, "out_axes": 0, "donate": donate}
+    return on_all_devices(of_chunk, devices=devices, **options)
 
 
 def _one_by_itself(function, in_axes):

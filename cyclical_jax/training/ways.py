@@ -130,12 +130,18 @@ def in_batches(
 
 @functools.lru_cache(maxsize=32)
 def compiled(
-    way: str, structure: Structure, timetable: Timetable, spec: Spec, micro_steps: int = 1
+    way: str,
+    structure: Structure,
+    timetable: Timetable,
+    spec: Spec,
+    micro_steps: int = 1,
+    devices: tuple[jax.Device, ...] | None = None,
 ) -> Callable[..., Any]:
     """Returns the program of a way on all devices: (state, inputs) -> (state, totals)."""
-    axis_name = AXIS if jax.device_count() > 1 else None
+    number = jax.device_count() if devices is None else len(devices)
+    axis_name = AXIS if number > 1 else None
     program = make_program(way, structure, timetable, spec, axis_name, micro_steps)
-    return on_all_devices(program, in_axes=(None, AXES), donate=True)
+    return on_all_devices(program, in_axes=(None, AXES), donate=True, devices=devices)
 
 
 def num_programs() -> int:
