@@ -64,7 +64,7 @@ def arguments(
     structure, split = recipe.structure, _shapes(dataset.train)
     timetable, spec = recipe.timetable(num_examples(split)), spec_of(dataset)
     numbers = jax.eval_shape(lambda: jax.tree.map(jnp.float32, recipe.numbers))
-    static = {"timetable": timetable.lengths, "spec": spec}
+    static: dict[str, Any] = {"timetable": timetable.lengths, "spec": spec}
     given, start = _shapes((dict(earlier.given), earlier.start))
     make = functools.partial(assemble_state, structure, seed=0, **static)
     state = jax.eval_shape(make, numbers, given=given, start=start)
