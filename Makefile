@@ -85,6 +85,7 @@ benchmarks: $(INSTALLED) $(PEERS)
 	$(RUN) -m benchmarks.table_memory
 	$(RUN) -m benchmarks.checkpoints
 	$(RUN) -m benchmarks.image_feed
+	$(RUN) -m benchmarks.device_feed
 	$(RUN) -m benchmarks.augment
 	$(RUN) -m benchmarks.techniques
 	$(RUN) -m benchmarks.accuracy
