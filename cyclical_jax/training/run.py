@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from cyclical_jax import data
@@ -125,7 +124,7 @@ def begin(
 ) -> Snapshot:
     """Returns where a run starts: nothing is done yet. The arguments are those of `loop.train`."""
     recipe = recipe.with_model(model)
-    timetable, numbers = plan(recipe, dataset), jax.tree.map(jnp.float32, recipe.numbers)
+    timetable, numbers = plan(recipe, dataset), jax.tree.map(np.float32, recipe.numbers)
     state = _compiled_start(
         recipe.structure,
         numbers,

@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from cyclical_jax.opt_state import find_values
 from cyclical_jax.training.state import TrainState
@@ -29,13 +30,21 @@ def no_totals(state: TrainState, knobs: Iterable[str], measures: Iterable[str] =
       knobs: Names of the knobs in the log.
       measures: Names of what the loss terms measure.
     """
-    names = {*knobs, *find_values(state.opt_state, injected=False)}
+    # The names alone count: of arrays, `find_values` would make copies.
+    shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), state.opt_state)
+    names = {*knobs, *find_values(shapes, injected=False)}
     return Totals(
-        num_examples=jnp.int32(0),
-        means={name: jnp.float32(0) for name in (*MEASURED, *measures)},
-        values={name: jnp.float32(0) for name in names},
-        nonfinite={"step": jnp.int32(-1)} | {name: jnp.float32(0) for name in MEASURED},
+        num_examples=_array(np.int32(0)),
+        means={name: _array(np.float32(0)) for name in (*MEASURED, *measures)},
+        values={name: _array(np.float32(0)) for name in names},
+        nonfinite={"step": _array(np.int32(-1))}
+        | {name: _array(np.float32(0)) for name in MEASURED},
     )
+
+
+def _array(number: np.generic) -> jax.Array:
+    """Returns a number on the device; `jnp.float32` would compile a program for it."""
+    return jax.device_put(number)
 
 
 def is_empty(totals: Totals) -> bool:

@@ -76,10 +76,13 @@ def way_of(recipe: Recipe, dataset: Dataset) -> str:
 def has_convolutions(structure: Structure, spec: Spec) -> bool:
     """Returns whether the model has a convolution, whoever wrote it."""
     model = assembly.assemble_model(structure, spec)
-    example = assembly.example_of(structure, spec)
-    variables = jax.eval_shape(lambda: model.init(jax.random.key(0), example))
-    traced = jax.make_jaxpr(lambda v, x: model.apply(*v, x, train=False))(variables, example)
-    return "conv_general_dilated" in str(traced)
+
+    def forward():
+        example = assembly.example_of(structure, spec)
+        variables = model.init(jax.random.key(0), example)
+        return model.apply(*variables, example, train=False)
+
+    return "conv_general_dilated" in str(jax.make_jaxpr(forward)())
 
 
 def make_advance(
