@@ -91,7 +91,7 @@ class Population:
         self.size = chunk * jax.local_device_count()  # members that `train` takes at most
         self._recipe, self._structure, self._dataset = recipe, recipe.structure, dataset
         self._way, self._timer = _way(recipe, dataset), run.Timer()
-        self._programs = _compiled(
+        self._programs = compiled(
             self._way,
             self._structure,
             self.timetable.lengths,
@@ -356,7 +356,7 @@ class _Programs(NamedTuple):
 
 
 @functools.lru_cache(maxsize=64)
-def _compiled(
+def compiled(
     way: str,
     structure: Structure,
     timetable: Timetable,
@@ -364,6 +364,7 @@ def _compiled(
     chunk: int,
     devices: tuple[jax.Device, ...] | None = None,
 ) -> _Programs:
+    """Returns the programs of a population of `chunk` members a device."""
     of_batch = make_batch_sums(structure, spec)
 
     def initialise(numbers, seed, given, start):
