@@ -12,10 +12,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from cyclical_jax.data.dataset import Dataset, num_examples
-from cyclical_jax.training import ways
+from cyclical_jax.training import population, ways
 from cyclical_jax.training.assembly import assemble_state
 from cyclical_jax.training.earlier import Earlier
 from cyclical_jax.training.feeding import take_examples
+from cyclical_jax.training.resident import as_rows, shapes_on
 from cyclical_jax.training.run import NOTHING_EARLIER, nothing_yet, select_of
 from cyclical_jax.training.state import TrainState
 from cyclical_jax.training.structure import Recipe
@@ -28,17 +29,23 @@ def lowered(
     way: str,
     devices: tuple[jax.Device, ...],
     *,
+    chunk: int | None = None,
     earlier: Earlier = NOTHING_EARLIER,
 ) -> jax.stages.Lowered:
-    """Returns a run's program of `way` on `devices`, not yet compiled.
+    """Returns the program of `way` on `devices`, not yet compiled, for the shapes of `arguments`.
 
-    The arguments are those of `arguments`.
+    It is that of a run, or, with a chunk, of a `Population` of as many members on each device.
     """
     timetable = recipe.timetable(num_examples(dataset.train)).lengths
-    spec = spec_of(dataset)
-    program = ways.compiled(way, recipe.structure, timetable, spec, devices=devices)
-    args = arguments(recipe, dataset, way, num_devices=len(devices), earlier=earlier)
-    return program.lower(*args)  # type: ignore[attr-defined]
+    static = way, recipe.structure, timetable, spec_of(dataset)
+    if chunk is None:
+        program = ways.compiled(*static, devices=devices)
+    else:
+        program = population.compiled(*static, chunk, devices).advance(1)
+    options: dict[str, Any] = {"num_devices": len(devices), "chunk": chunk, "earlier": earlier}
+    state, inputs = arguments(recipe, dataset, way, **options)
+    inputs = inputs._replace(split=shapes_on(devices, inputs.split))
+    return program.lower(state, inputs)  # type: ignore[attr-defined]
 
 
 def arguments(
@@ -47,20 +54,37 @@ def arguments(
     way: str,
     *,
     num_devices: int,
+    chunk: int | None = None,
     earlier: Earlier = NOTHING_EARLIER,
 ) -> tuple[TrainState, ways.Inputs]:
-    """Returns the shapes of what a program of `ways.compiled` is called with.
+    """Returns the shapes of what the program of a run, or of a population, is called with.
 
     Args:
       recipe: The run.
       dataset: Its data, or `jax.ShapeDtypeStruct` in place of each array.
-      way: "resident", "stepwise" or "streamed".
-      num_devices: Devices that share a batch.
+      way: "resident", "stepwise" or, of a run, "streamed".
+      num_devices: Devices that share a batch, or that train members of their own.
+      chunk: Members that a device trains at once, as in `Population`; None is a run.
       earlier: As in `loop.train`; its arrays may be shapes too.
 
     Returns:
       State and inputs, of one micro step a batch, every leaf a `jax.ShapeDtypeStruct`.
     """
+    if chunk is None:
+        return _of_a_run(recipe, dataset, way, num_devices, earlier)
+    if way == "streamed":
+        raise ValueError("The way of a population is 'resident' or 'stepwise', not 'streamed'.")
+    state, inputs = _of_a_run(recipe, dataset, way, 1, earlier)
+    of_members = functools.partial(_with_axes, (num_devices, chunk))
+    batches = of_members(jax.tree.map(_without_axis, inputs.batches))
+    totals, numbers = of_members((inputs.totals, inputs.numbers))
+    own = inputs._replace(totals=totals, numbers=numbers, batches=batches)
+    return of_members(state), own
+
+
+def _of_a_run(
+    recipe: Recipe, dataset: Dataset, way: str, num_devices: int, earlier: Earlier
+) -> tuple[TrainState, ways.Inputs]:
     structure, split = recipe.structure, _shapes(dataset.train)
     timetable, spec = recipe.timetable(num_examples(split)), spec_of(dataset)
     numbers = jax.eval_shape(lambda: jax.tree.map(jnp.float32, recipe.numbers))
@@ -69,19 +93,20 @@ def arguments(
     make = functools.partial(assemble_state, structure, seed=0, **static)
     state = jax.eval_shape(make, numbers, given=given, start=start)
     totals = jax.eval_shape(functools.partial(nothing_yet, structure), state)
+    resting = jax.eval_shape(as_rows, split)
     row = _row(select_of(structure, dataset, 0)(start=0, stop=1), num_devices)
     if way == "streamed":
         batch = jax.eval_shape(take_examples, split, row)
         return state, ways.Inputs(totals, numbers, given, None, batch)
     if way == "stepwise":
-        return state, ways.Inputs(totals, numbers, given, split, row)
+        return state, ways.Inputs(totals, numbers, given, resting, row)
     capacity = min(timetable.longest_interval, ways.MOST_MICRO_STEPS)
     batches = {
         name: jax.ShapeDtypeStruct((num_devices, capacity, *leaf.shape[1:]), leaf.dtype)
         for name, leaf in row.items()
     }
     count = jax.ShapeDtypeStruct((), np.int32)
-    return state, ways.Inputs(totals, numbers, given, split, batches, count)
+    return state, ways.Inputs(totals, numbers, given, resting, batches, count)
 
 
 def _row(selection: dict[str, np.ndarray], num_devices: int) -> dict[str, Any]:
@@ -90,6 +115,14 @@ def _row(selection: dict[str, np.ndarray], num_devices: int) -> dict[str, Any]:
         name: jax.ShapeDtypeStruct((num_devices, array.shape[-1] // num_devices), array.dtype)
         for name, array in selection.items()
     }
+
+
+def _with_axes(axes: tuple[int, ...], tree: Any) -> Any:
+    return jax.tree.map(lambda leaf: leaf.update(shape=(*axes, *leaf.shape)), tree)
+
+
+def _without_axis(leaf: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
+    return leaf.update(shape=leaf.shape[1:])
 
 
 def _shapes(tree: Any) -> Any:

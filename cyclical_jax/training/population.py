@@ -18,7 +18,7 @@ import optax
 
 from cyclical_jax.data import num_examples
 from cyclical_jax.data.batches import Selection, rows
-from cyclical_jax.data.dataset import Arrays, Dataset
+from cyclical_jax.data.dataset import Dataset
 from cyclical_jax.training import run
 from cyclical_jax.training.assembly import assemble_state
 from cyclical_jax.training.devices import Throttle, on_all_devices, place, scatter
@@ -27,6 +27,7 @@ from cyclical_jax.training.earlier import Earlier, check_prepared
 from cyclical_jax.training.evaluation import Scores, evaluation_batches, make_batch_sums, scores_of
 from cyclical_jax.training.feeding import take_examples
 from cyclical_jax.training.fields import RecipeError
+from cyclical_jax.training.resident import Resident, rest
 from cyclical_jax.training.run import NonFiniteError, Row
 from cyclical_jax.training.state import TrainState, Variables
 from cyclical_jax.training.structure import AnyModel, Numbers, Recipe, Structure
@@ -91,14 +92,14 @@ class Population:
         self.size = chunk * jax.local_device_count()  # members that `train` takes at most
         self._recipe, self._structure, self._dataset = recipe, recipe.structure, dataset
         self._way, self._timer = _way(recipe, dataset), run.Timer()
-        self._programs = _compiled(
+        self._programs = compiled(
             self._way,
             self._structure,
             self.timetable.lengths,
             spec_of(dataset),
             chunk,
         )
-        self._splits: dict[str, Arrays] = {}
+        self._splits: dict[str, dict[str, Resident]] = {}
         self._start, self._given = place(earlier.start), place(dict(earlier.given))
 
     def outcomes(
@@ -264,9 +265,9 @@ class Population:
             by_split = dict(zip(splits, its_scores, strict=True))
             yield Outcome(reported, {} if error else by_split, error)
 
-    def _split(self, name: str) -> Arrays:
+    def _split(self, name: str) -> dict[str, Resident]:
         if name not in self._splits:
-            self._splits[name] = place(getattr(self._dataset, name))
+            self._splits[name] = rest(getattr(self._dataset, name))
         return self._splits[name]
 
     def _members(self, tree: Any) -> list[Any]:
@@ -356,7 +357,7 @@ class _Programs(NamedTuple):
 
 
 @functools.lru_cache(maxsize=64)
-def _compiled(
+def compiled(
     way: str,
     structure: Structure,
     timetable: Timetable,
@@ -364,6 +365,7 @@ def _compiled(
     chunk: int,
     devices: tuple[jax.Device, ...] | None = None,
 ) -> _Programs:
+    """Returns the programs of a population of `chunk` members a device."""
     of_batch = make_batch_sums(structure, spec)
 
     def initialise(numbers, seed, given, start):

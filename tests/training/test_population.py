@@ -98,7 +98,7 @@ def members(case, number=3):
 
 def forget_programs(monkeypatch):
     """For this test, nothing of members and of single runs was compiled before."""
-    monkeypatch.setattr(population, "_compiled", functools.cache(population._compiled.__wrapped__))
+    monkeypatch.setattr(population, "compiled", functools.cache(population.compiled.__wrapped__))
     monkeypatch.setitem(globals(), "_compiled_for_one", functools.cache(ways.compiled.__wrapped__))
 
 
