@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from cyclical_jax.data.dataset import Dataset, num_examples
-from cyclical_jax.training import ways
+from cyclical_jax.training import accumulating, ways
 from cyclical_jax.training.assembly import assemble_state
 from cyclical_jax.training.earlier import Earlier
 from cyclical_jax.training.feeding import take_examples
@@ -69,13 +69,15 @@ def arguments(
     make = functools.partial(assemble_state, structure, seed=0, **static)
     state = jax.eval_shape(make, numbers, given=given, start=start)
     totals = jax.eval_shape(functools.partial(nothing_yet, structure), state)
+    if ways.is_spread(way, timetable, num_devices):
+        state = _mapped(accumulating.AXES, state, num_devices)
     row = _row(select_of(structure, dataset, 0)(start=0, stop=1), num_devices)
     if way == "streamed":
         batch = jax.eval_shape(take_examples, split, row)
         return state, ways.Inputs(totals, numbers, given, None, batch)
     if way == "stepwise":
         return state, ways.Inputs(totals, numbers, given, split, row)
-    capacity = min(timetable.longest_interval, ways.MOST_MICRO_STEPS)
+    capacity = ways.capacity_of(timetable)
     batches = {
         name: jax.ShapeDtypeStruct((num_devices, capacity, *leaf.shape[1:]), leaf.dtype)
         for name, leaf in row.items()
@@ -90,6 +92,18 @@ def _row(selection: dict[str, np.ndarray], num_devices: int) -> dict[str, Any]:
         name: jax.ShapeDtypeStruct((num_devices, array.shape[-1] // num_devices), array.dtype)
         for name, array in selection.items()
     }
+
+
+def _mapped(axes: Any, tree: Any, num_devices: int) -> Any:
+    """Returns shapes with the axis of devices that a prefix tree of axes says."""
+
+    def with_axis(axis, tree):
+        devices = () if axis is None else (num_devices,)
+        return jax.tree.map(
+            lambda leaf: jax.ShapeDtypeStruct((*devices, *leaf.shape), leaf.dtype), tree
+        )
+
+    return jax.tree.map(with_axis, axes, tree, is_leaf=lambda axis: axis is None)
 
 
 def _shapes(tree: Any) -> Any:
