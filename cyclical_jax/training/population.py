@@ -34,8 +34,8 @@ from cyclical_jax.training.structure import AnyModel, Numbers, Recipe, Structure
 from cyclical_jax.training.technique import Spec, spec_of
 from cyclical_jax.training.totals import Totals
 from cyclical_jax.training.ways import (
-    MOST_MICRO_STEPS,
     Inputs,
+    capacity_of,
     fill,
     in_batches,
     make_program,
@@ -221,7 +221,7 @@ class Population:
         return run.select_of(self._structure, self._dataset, seed)(start=start, stop=stop)
 
     def _at_once(self, program, states, inputs, selections):
-        capacity = min(self.timetable.longest_interval, MOST_MICRO_STEPS)
+        capacity = capacity_of(self.timetable)
         count = np.int32(len(selections[0]["index"]))
         filled = _stacked([fill(selection, capacity) for selection in selections])
         return program(states, inputs._replace(batches=scatter(filled), count=count))

@@ -30,7 +30,7 @@ from cyclical_jax.training.technique import Task, Technique, columns, shown
 _MOST_WINDOWS = 10**7
 # Names of the log that no knob may have.
 _TAKEN = (
-    *("step", "epoch", "loss", "grad_norm", "num_examples"),
+    *("step", "epoch", "loss", "grad_norm", "num_examples", "examples_of_update"),
     *("skipped", "images_per_second", "seconds"),
 )
 
