@@ -41,7 +41,7 @@ def lowered(
     if chunk is None:
         program = ways.compiled(*static, devices=devices)
     else:
-        program = population.compiled(*static, chunk, devices).advance(1)
+        program = population.compiled(*static, chunk, devices=devices).advance(1)
     options: dict[str, Any] = {"num_devices": len(devices), "chunk": chunk, "earlier": earlier}
     state, inputs = arguments(recipe, dataset, way, **options)
     inputs = inputs._replace(split=shapes_on(devices, inputs.split))
