@@ -12,7 +12,7 @@ from cyclical_jax import data
 from cyclical_jax.data.batches import Select, Selection, shuffled, with_others
 from cyclical_jax.data.dataset import Dataset
 from cyclical_jax.training import assembly
-from cyclical_jax.training.contradictions import uneven_batch
+from cyclical_jax.training.contradictions import uneven_batch, uneven_groups
 from cyclical_jax.training.durations import Timetable
 from cyclical_jax.training.earlier import Earlier, check_dataset
 from cyclical_jax.training.evaluation import Scores
@@ -54,8 +54,9 @@ def plan(
 
     Raises:
       RecipeError: The dataset is not as `Dataset` says, the devices cannot share a batch evenly, a
-        cycle has too few updates, the task cannot learn the data, or the model does not take its
-        inputs or gives other outputs than the task needs; a line for each problem.
+        group of devices does not divide them, a cycle has too few updates, the task cannot learn
+        the data, or the model does not take its inputs or gives other outputs than the task needs;
+        a line for each problem.
     """
     check_dataset(recipe, dataset)
     recipe = recipe.with_model(model)
@@ -73,6 +74,7 @@ def _misfits(recipe: Recipe, dataset: Dataset, num_devices: int) -> Iterator[str
     """Yields a line for each thing in which a recipe does not fit the devices or the data."""
     structure = recipe.structure
     yield from uneven_batch(structure.batch_size, num_devices)
+    yield from uneven_groups(structure.device_groups, num_devices)
     if problems := model_problems(structure, spec_of(dataset)):
         yield from problems
     elif structure.as_one_batch and way_of(recipe, dataset) == "streamed":
