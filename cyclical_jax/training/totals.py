@@ -16,7 +16,7 @@ class Totals(NamedTuple):
 
     num_examples: jax.Array  # (), int32
     # What is measured: over the examples of batches that are finite; grad_norm over the updates
-    # that are complete, each with the weight of its examples, and NaN before there is one.
+    # that are complete, each with the weight of its examples, and infinite before there is one.
     means: dict[str, jax.Array]
     values: dict[str, jax.Array]  # of each knob, at the last micro step
     # At the first batch whose loss or gradient is not finite; its step is -1 as long as all are.
@@ -35,7 +35,7 @@ def no_totals(state: TrainState, knobs: Iterable[str], measures: Iterable[str] =
     return Totals(
         num_examples=jnp.int32(0),
         means={name: jnp.float32(0) for name in (*MEASURED, *measures)}
-        | {"grad_norm": jnp.float32(jnp.nan)},
+        | {"grad_norm": jnp.float32(jnp.inf)},
         values={name: jnp.float32(0) for name in names},
         nonfinite={"step": jnp.int32(-1)} | {name: jnp.float32(0) for name in MEASURED},
     )
@@ -62,7 +62,7 @@ def add(totals: Totals, metrics: Metrics, step: jax.Array) -> Totals:
         own = metrics.get("examples_of_update", added) if name == "grad_norm" else added
         # Of an update that began before the row, all that the row has so far.
         part = jnp.minimum(jnp.where(is_finite, own, 0) / jnp.maximum(num_examples, 1), 1)
-        moved = mean + part * jnp.where(is_finite, metrics[name] - mean, 0)
+        moved = mean + part * jnp.where(part > 0, metrics[name] - mean, 0)
         return jnp.where(part == 1, metrics[name], moved)
 
     is_first = ~is_finite & (totals.nonfinite["step"] < 0)
