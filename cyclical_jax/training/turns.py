@@ -41,7 +41,7 @@ def _estimated_seconds(recipe: Recipe, dataset: Dataset) -> float:
 
 @functools.lru_cache(maxsize=32)
 def _flops_an_example(structure: Structure, spec: Spec) -> float:
-    """Returns the operations of a forward pass, estimated by the compiler; at least 1."""
+    """Returns the FLOPs of a forward pass, estimated by the compiler; at least 1."""
     model = assemble_model(structure, spec)
 
     def start():
