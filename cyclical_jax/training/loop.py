@@ -57,8 +57,9 @@ def train(
       recipe: The run. Its seed is that of the initial parameters, of the order of the examples and
         of all randomness.
       dataset: Its train and validation splits are read; its test split is not.
-      report: Called with a row after each interval: step, epoch; loss, grad_norm and what the
-        loss terms measure (means over the interval); every knob at its last update; skipped, where
+      report: Called with a row after each interval, at the end of an update: step, epoch; loss,
+        grad_norm (of the gradient of an update, whose micro steps are averaged) and what the loss
+        terms measure (means over the interval); every knob at its last update; skipped, where
         batches may be; images_per_second over the interval and seconds so far, both without
         compilation and validation; val_loss and the score that the task judges by, where it is
         their turn and there is such a split.

@@ -1,7 +1,7 @@
 """One step, as a pure function of state and batch.
 
 recall -> transforms in their order -> one forward pass -> weighted sum of the terms -> pmean
--> optimizer -> memories
+-> optimizer -> memories; where gradients are accumulated, the pmean of these is once an update
 """
 
 import functools
