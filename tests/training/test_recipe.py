@@ -108,6 +108,7 @@ def test_every_part_of_the_recipe_is_what_the_config_says():
             "model.stride": 2,
             "model.channels": 3,
             "model.batch_norm": True,
+            "model.batch_norm_group": None,
             "model.dtype": "bfloat16",
         },
         "optimizer": {
