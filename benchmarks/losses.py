@@ -3,7 +3,8 @@
     pip install torch                     # a benchmark-only extra
     python -m benchmarks.losses
 
-It uses float32 and one core; gammas and hardness are traced.
+It uses float32 and one core; gammas and hardness are traced. JAX computes in the calling thread, as
+torch does: each call is waited for, and handing it to another thread takes longer than [128, 10].
 """
 
 from benchmarks import interleaved
@@ -18,6 +19,8 @@ import torch  # noqa: E402
 
 import cyclical_jax as cj  # noqa: E402
 from benchmarks import published  # noqa: E402
+
+jax.config.update("jax_cpu_enable_async_dispatch", False)
 
 SHAPES = [(128, 10), (1024, 10), (1024, 1000), (256, 21841)]
 HARDNESS = 0.4

@@ -264,7 +264,7 @@ def test_a_config_whose_data_are_not_there_is_drawn(tmp_path, capsys):
     config = fashion_mnist.get_config("quick")
     config.data_dir = str(tmp_path)
     preview.main(config, tmp_path / "new" / "preview")
-    assert "fashion_mnist: 2,808 updates, 12 epochs of 60,000 examples" in capsys.readouterr().out
+    assert "fashion_mnist: 2,340 updates, 10 epochs of 60,000 examples" in capsys.readouterr().out
     assert (tmp_path / "new/preview/preview.png").read_bytes().startswith(b"\x89PNG")
 
 
