@@ -16,6 +16,7 @@ from cyclical_jax.training import population, ways
 from cyclical_jax.training.assembly import assemble_state
 from cyclical_jax.training.earlier import Earlier
 from cyclical_jax.training.feeding import take_examples
+from cyclical_jax.training.resident import as_rows, shapes_on
 from cyclical_jax.training.run import NOTHING_EARLIER, nothing_yet, select_of
 from cyclical_jax.training.state import TrainState
 from cyclical_jax.training.structure import Recipe
@@ -42,7 +43,9 @@ def lowered(
     else:
         program = population.compiled(*static, chunk, devices).advance(1)
     options: dict[str, Any] = {"num_devices": len(devices), "chunk": chunk, "earlier": earlier}
-    return program.lower(*arguments(recipe, dataset, way, **options))  # type: ignore[attr-defined]
+    state, inputs = arguments(recipe, dataset, way, **options)
+    inputs = inputs._replace(split=shapes_on(devices, inputs.split))
+    return program.lower(state, inputs)  # type: ignore[attr-defined]
 
 
 def arguments(
@@ -90,19 +93,20 @@ def _of_a_run(
     make = functools.partial(assemble_state, structure, seed=0, **static)
     state = jax.eval_shape(make, numbers, given=given, start=start)
     totals = jax.eval_shape(functools.partial(nothing_yet, structure), state)
+    resting = jax.eval_shape(as_rows, split)
     row = _row(select_of(structure, dataset, 0)(start=0, stop=1), num_devices)
     if way == "streamed":
         batch = jax.eval_shape(take_examples, split, row)
         return state, ways.Inputs(totals, numbers, given, None, batch)
     if way == "stepwise":
-        return state, ways.Inputs(totals, numbers, given, split, row)
+        return state, ways.Inputs(totals, numbers, given, resting, row)
     capacity = min(timetable.longest_interval, ways.MOST_MICRO_STEPS)
     batches = {
         name: jax.ShapeDtypeStruct((num_devices, capacity, *leaf.shape[1:]), leaf.dtype)
         for name, leaf in row.items()
     }
     count = jax.ShapeDtypeStruct((), np.int32)
-    return state, ways.Inputs(totals, numbers, given, split, batches, count)
+    return state, ways.Inputs(totals, numbers, given, resting, batches, count)
 
 
 def _row(selection: dict[str, np.ndarray], num_devices: int) -> dict[str, Any]:

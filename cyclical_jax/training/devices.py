@@ -22,7 +22,7 @@ def place(tree: Any) -> Any:
     and the second call meets another type. The copies are real: two leaves that were one array
     would crash the process when donated.
     """
-    everywhere = NamedSharding(Mesh(np.array(jax.devices()), (AXIS,)), PartitionSpec())
+    everywhere = on_each(jax.devices())
 
     def place_leaf(leaf):
         own = leaf.copy() if isinstance(leaf, jax.Array) else leaf
@@ -33,6 +33,11 @@ def place(tree: Any) -> Any:
         return jax.make_array_from_single_device_arrays(np.shape(own), everywhere, copies)
 
     return jax.tree.map(place_leaf, tree)
+
+
+def on_each(devices: Sequence[jax.Device]) -> NamedSharding:
+    """Returns the sharding of an array that each of the devices has whole."""
+    return NamedSharding(Mesh(np.array(devices), (AXIS,)), PartitionSpec())
 
 
 def on_all_devices(

@@ -17,6 +17,7 @@ from cyclical_jax.training.earlier import Earlier, check_prepared
 from cyclical_jax.training.evaluation import Scores, evaluate
 from cyclical_jax.training.feeding import sent_batches
 from cyclical_jax.training.keeper import Keeper
+from cyclical_jax.training.resident import rest
 from cyclical_jax.training.run import (
     NOTHING_EARLIER,
     Row,
@@ -113,7 +114,7 @@ class _Loop:
 
     def _make_advance(self, sent):
         numbers = place(jax.tree.map(jnp.float32, self._recipe.numbers))
-        split = None if self._way == "streamed" else place(self._dataset.train)
+        split = None if self._way == "streamed" else rest(self._dataset.train)
         given = place(dict(self._earlier.given))
         inputs = Inputs(None, numbers, given, split, None)
         structure, spec = self._recipe.structure, spec_of(self._dataset)

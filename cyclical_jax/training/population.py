@@ -18,7 +18,7 @@ import optax
 
 from cyclical_jax.data import num_examples
 from cyclical_jax.data.batches import Selection, rows
-from cyclical_jax.data.dataset import Arrays, Dataset
+from cyclical_jax.data.dataset import Dataset
 from cyclical_jax.training import run
 from cyclical_jax.training.assembly import assemble_state
 from cyclical_jax.training.devices import Throttle, on_all_devices, place, scatter
@@ -27,6 +27,7 @@ from cyclical_jax.training.earlier import Earlier, check_prepared
 from cyclical_jax.training.evaluation import Scores, evaluation_batches, make_batch_sums, scores_of
 from cyclical_jax.training.feeding import take_examples
 from cyclical_jax.training.fields import RecipeError
+from cyclical_jax.training.resident import Resident, rest
 from cyclical_jax.training.run import NonFiniteError, Row
 from cyclical_jax.training.state import TrainState, Variables
 from cyclical_jax.training.structure import AnyModel, Numbers, Recipe, Structure
@@ -98,7 +99,7 @@ class Population:
             spec_of(dataset),
             chunk,
         )
-        self._splits: dict[str, Arrays] = {}
+        self._splits: dict[str, dict[str, Resident]] = {}
         self._start, self._given = place(earlier.start), place(dict(earlier.given))
 
     def outcomes(
@@ -264,9 +265,9 @@ class Population:
             by_split = dict(zip(splits, its_scores, strict=True))
             yield Outcome(reported, {} if error else by_split, error)
 
-    def _split(self, name: str) -> Arrays:
+    def _split(self, name: str) -> dict[str, Resident]:
         if name not in self._splits:
-            self._splits[name] = place(getattr(self._dataset, name))
+            self._splits[name] = rest(getattr(self._dataset, name))
         return self._splits[name]
 
     def _members(self, tree: Any) -> list[Any]:

@@ -30,6 +30,7 @@ from cyclical_jax.training.devices import (
 )
 from cyclical_jax.training.durations import Timetable
 from cyclical_jax.training.feeding import take_examples
+from cyclical_jax.training.resident import num_bytes
 from cyclical_jax.training.state import TrainState
 from cyclical_jax.training.step import make_train_step
 from cyclical_jax.training.structure import Recipe, Structure
@@ -51,7 +52,7 @@ class Inputs(NamedTuple):
     totals: Any
     numbers: Any
     given: Any  # arrays that techniques have prepared, by their names
-    split: Any  # the training split, on the devices
+    split: Any  # the training split, as `resident.rest` has put it on the devices
     batches: Any  # a selection from the split, or the examples of one batch
     count: Any = None  # micro steps of the call; the selection may be longer
 
@@ -68,7 +69,7 @@ def way_of(recipe: Recipe, dataset: Dataset) -> str:
     if jax.default_backend() == "cpu" and has_convolutions(recipe.structure, spec_of(dataset)):
         return "stepwise"
     memory = jax.local_devices()[0].memory_stats() or {}  # a CPU has none
-    needed = sum(array.nbytes for array in dataset.train.values())
+    needed = num_bytes(dataset.train, jax.default_backend())
     return "resident" if needed < memory.get("bytes_limit", math.inf) / 2 else "streamed"
 
 

@@ -655,6 +655,9 @@ def test_a_run_that_skips_more_than_half_of_its_batches_is_stopped(micro_step, s
 # ---- the way of a run
 
 
+ON_TPU = 56 * 128 + 1024 * 4  # bytes that images and labels take there, in whole tiles
+
+
 def a_device(limit):
     return types.SimpleNamespace(memory_stats=lambda: limit and {"bytes_limit": limit})
 
@@ -669,6 +672,8 @@ def a_device(limit):
         (dict(loop="stepwise"), "gpu", 10**9, "stepwise"),
         ({}, "gpu", 2 * TRAIN * (9 + 4) + 2, "resident"),
         ({}, "gpu", 2 * TRAIN * (9 + 4), "streamed"),
+        ({}, "tpu", 2 * ON_TPU + 2, "resident"),
+        ({}, "tpu", 2 * ON_TPU, "streamed"),
         (dict(loop="resident"), "gpu", 1, "resident"),
     ],
 )
