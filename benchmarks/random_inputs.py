@@ -12,13 +12,13 @@ from cyclical_jax.data import Dataset
 from cyclical_jax.training.assembly import assemble_state
 from cyclical_jax.training.devices import AXIS
 from cyclical_jax.training.earlier import Earlier
+from cyclical_jax.training.resident import rest
 from cyclical_jax.training.run import nothing_yet
 from cyclical_jax.training.structure import Recipe
 from cyclical_jax.training.technique import spec_of
 from cyclical_jax.training.ways import Inputs
 
 Devices = tuple[jax.Device, ...]
-_SHARED = {"given", "split", "count"}  # by the members of a population
 
 
 def arguments(
@@ -38,18 +38,23 @@ def arguments(
       devices: Devices of this process.
       steps: Micro steps of the call, where a call takes several.
     """
-    state, known = _start(recipe, dataset, earlier)
-    like_state, inputs = shapes
-    others = {name: tree for name, tree in inputs._asdict().items() if name not in known}
+    state, totals, numbers = _start(recipe, dataset, earlier)
+    like_state, like = shapes
     limits = {"index": num_train(dataset), "label": dataset.num_classes}
-    made = random_like(others, limits) | {name: known[name] for name in known}
-    if inputs.count is not None:
-        made["count"] = np.int32(steps)
     is_population = _ndim(like_state) > _ndim(state)
-    mapped = made.keys() - _SHARED if is_population else {"batches"}
-    filled = {name: _repeated(tree, getattr(inputs, name)) for name, tree in made.items()}
-    placed = {name: put(tree, devices, mapped=name in mapped) for name, tree in filled.items()}
-    return put(_repeated(state, like_state), devices, mapped=is_population), Inputs(**placed)
+
+    def of_members(tree, shapes):
+        repeated = jax.tree.map(lambda leaf, own: jnp.broadcast_to(leaf, own.shape), tree, shapes)
+        return put(repeated, devices, mapped=is_population)
+
+    return of_members(state, like_state), Inputs(
+        totals=of_members(totals, like.totals),
+        numbers=of_members(numbers, like.numbers),
+        given=put(dict(earlier.given), devices, mapped=False),
+        split=None if like.split is None else rest(random_like(dataset.train, limits)),
+        batches=put(random_like(like.batches, limits), devices, mapped=True),
+        count=None if like.count is None else np.int32(steps),
+    )
 
 
 def num_train(dataset: Dataset) -> int:
@@ -60,7 +65,7 @@ def random_like(tree: Any, limits: Mapping[str, int]) -> Any:
     """Returns arrays of random values for shapes.
 
     Args:
-      tree: Shapes, under names.
+      tree: Shapes, or arrays, under names.
       limits: Numbers below which the integers of an entry stay, by the end of its name.
     """
     rng = np.random.default_rng(0)
@@ -83,17 +88,13 @@ def put(tree: Any, devices: Devices, *, mapped: bool) -> Any:
     return jax.device_put(copied, NamedSharding(mesh, spec))
 
 
-def _start(recipe: Recipe, dataset: Dataset, earlier: Earlier) -> tuple[Any, dict[str, Any]]:
+def _start(recipe: Recipe, dataset: Dataset, earlier: Earlier) -> tuple[Any, Any, Any]:
+    """Returns the state, totals and numbers of a run before its first update."""
     numbers = jax.tree.map(jnp.float32, recipe.numbers)
     timetable, given = recipe.timetable(num_train(dataset)).lengths, dict(earlier.given)
     options: dict[str, Any] = {"timetable": timetable, "spec": spec_of(dataset), "given": given}
     state = assemble_state(recipe.structure, numbers, 0, start=earlier.start, **options)
-    totals = nothing_yet(recipe.structure, state)
-    return state, {"totals": totals, "numbers": numbers, "given": given}
-
-
-def _repeated(tree: Any, shapes: Any) -> Any:
-    return jax.tree.map(lambda leaf, like: jnp.broadcast_to(leaf, like.shape), tree, shapes)
+    return state, nothing_yet(recipe.structure, state), numbers
 
 
 def _ndim(tree: Any) -> int:

@@ -28,11 +28,12 @@ def main():
     dataset = Dataset(_split(8192), _split(10), _split(10), num_classes=10)
     for way, topology, chunk in CASES:
         devices = one_program.devices_of(topology)
-        recipe = _recipe(len(devices) if chunk is None else 1)
-        number = {"num_devices": len(devices)}
+        sharing = len(devices) if chunk is None else 1  # devices that share a batch, and a state
+        recipe, number = _recipe(sharing), {"num_devices": len(devices)}
         state, _ = ahead.arguments(recipe, dataset, way, **number, chunk=chunk)
         program = ahead.lowered(recipe, dataset, way, devices, chunk=chunk)
-        row = {"params": _num_bytes(state.params), "state_leaves": len(jax.tree.leaves(state))}
+        params = _num_bytes(state.params) * sharing // len(devices)  # of a device
+        row = {"params": params, "state_leaves": len(jax.tree.leaves(state))}
         print(json.dumps(row | one_program.facts(program.compile())), flush=True)
 
 

@@ -185,3 +185,9 @@ def test_a_run_on_tpus_averages_its_gradient_once(case, for_tpus):
 @pytest.mark.slow
 def test_the_members_of_a_population_need_no_collective(for_tpus):
     assert not for_tpus[programs_for_tpus.CASES[-1]]["collectives"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", programs_for_tpus.CASES, ids=str)
+def test_a_program_for_tpus_copies_no_split(case, for_tpus):
+    assert for_tpus[case]["copies"] == []
