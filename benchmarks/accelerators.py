@@ -46,10 +46,12 @@ def main():
                 print(f"{topology}, {recipe}: {row.get('error', 'compiled')}", file=sys.stderr)
             rows.append(row)
     print("Estimated by the compiler; nothing here ran on a device.\n")
-    print(accelerator_tables.programs(rows), accelerator_tables.ratios(rows), sep="\n\n")
+    print(accelerator_tables.programs(rows))
     if options.measure:
         print("\nMeasured on the devices of this machine.\n")
         print(accelerator_tables.measurements(rows))
+    print("\nRatios of estimates, and of measured times where there are any.\n")
+    print(accelerator_tables.ratios(rows))
 
 
 def _options() -> argparse.Namespace:
@@ -90,7 +92,7 @@ def _compiled(options: argparse.Namespace, topology: str, recipe: str) -> dict[s
     command = [sys.executable, "-m", "benchmarks.one_program", topology, recipe]
     for name in ("gpu_target", "flax"):
         if path := getattr(options, name):
-            command += [f"--{name}", str(path)]
+            command += [f"--{name}", str(path.resolve())]
     done = subprocess.run(
         command, cwd=ROOT, env=environment(topology), capture_output=True, text=True
     )

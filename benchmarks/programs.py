@@ -170,7 +170,7 @@ def _of_flax(folder: Path, devices: Devices) -> Program:
         state = random_inputs.put(start(), devices, mapped=False)
         return state, random_inputs.put(made, devices, mapped=True)
 
-    lowered = step.lower(jax.eval_shape(start), batch)  # type: ignore[attr-defined]
+    lowered = step.lower(jax.eval_shape(start), batch)
     return Program(lowered, arguments, number)
 
 

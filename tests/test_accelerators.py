@@ -94,6 +94,17 @@ def test_a_process_compiles_without_looking_for_a_device(monkeypatch):
     assert accelerators.environment(one_program.LOCAL)["JAX_PLATFORMS"] == "tpu"
 
 
+def test_libtpu_is_found_where_make_puts_it(monkeypatch, tmp_path):
+    monkeypatch.delenv("TPU_LIBRARY_PATH", raising=False)
+    monkeypatch.setattr(sys, "prefix", str(tmp_path))
+    assert "TPU_LIBRARY_PATH" not in accelerators.environment("v5e:2x2")
+    library = tmp_path / "libtpu" / "libtpu" / "libtpu.so"
+    library.parent.mkdir(parents=True)
+    library.touch()
+    assert accelerators.environment("v5e:2x2")["TPU_LIBRARY_PATH"] == str(library)
+    assert "LIBTPU := $(VENV)/libtpu\n" in (ROOT / "Makefile").read_text()
+
+
 # ---- tables
 
 
