@@ -1,16 +1,24 @@
 """Every technique and task goes through the same trials; a new one is tested by being listed."""
 
 import json
+from collections import Counter
 
+import jax
 import pytest
 
 from cyclical_jax.catalogue import CATALOGUE, default_config, parse
+from cyclical_jax.data.dataset import num_examples
 from cyclical_jax.testing import SMALL, Case, check
+from cyclical_jax.training import ahead, assembly
 from cyclical_jax.training.checkpoints import Checkpoints
+from cyclical_jax.training.earlier import prepare
 from cyclical_jax.training.files import CHECKPOINTS, CONFIG
 from cyclical_jax.training.keeper import Keeper
 from cyclical_jax.training.loop import train
 from cyclical_jax.training.recipe import cyclical, load_dataset, put
+from cyclical_jax.training.technique import spec_of
+from tests import lowered
+from tests.helpers import recipe_of
 
 pytestmark = pytest.mark.usefixtures("fast_compilation")
 
@@ -74,7 +82,37 @@ def test_every_entry_is_turned_on_here():
     assert ON.keys() == {entry.name for entry in CATALOGUE.entries}
 
 
+def changes_of(name, earlier_run):
+    return {key: earlier_run if value is RUN else value for key, value in ON[name].items()}
+
+
 @pytest.mark.parametrize("name", ON)
 def test_every_entry_passes_every_trial(name, earlier_run):
-    changes = {key: earlier_run if value is RUN else value for key, value in ON[name].items()}
+    changes = changes_of(name, earlier_run)
     check(Case(name, changes, is_random=name in RANDOM, common=COMMON.get(name, {})))
+
+
+@pytest.mark.parametrize("name", ON)
+def test_the_program_of_every_entry_lowers_for_tpu_and_cuda(name, earlier_run):
+    changes = SMALL | COMMON.get(name, {}) | changes_of(name, earlier_run)
+    recipe = recipe_of(None, changes, num_devices=2)
+    dataset, earlier = prepare(recipe, load_dataset(recipe))
+    run = (recipe, dataset, "resident", tuple(jax.devices()))
+    program = lowered.for_accelerators(ahead.lowered, *run, earlier=earlier)
+    text, ((state, _), _) = program.as_text(), program.args_info
+    assert lowered.faults(text) == []
+    assert lowered.donated(text) == lowered.types_of(state)
+    assert lowered.all_reduced(text) == expected_sums(recipe, dataset, earlier, state)
+
+
+def expected_sums(recipe, dataset, earlier, state):
+    """Returns what devices have to sum: nothing twice."""
+    static = {"timetable": recipe.timetable(num_examples(dataset.train)), "spec": spec_of(dataset)}
+    program = assembly.assemble(recipe.structure, recipe.numbers, given=earlier.given, **static)
+    measures = [measure for term in program.terms for measure in term.measures]
+    losses = [program.terms, program.reference] if program.reference else [program.terms]
+    params, averages = (lowered.types_of(tree) for tree in state[:2])
+    # BatchNorm has two averages a layer, and sums both kinds at once: forwards and backwards.
+    statistics = Counter({f"2x{kind}": number for kind, number in averages.items()})
+    scalars = Counter({"f32": 1 + len(measures)})  # the loss
+    return sum([params] * len(losses), averages + statistics + scalars)

@@ -164,7 +164,7 @@ def _gradients(program: Program, state, batch, values, key):
         grads = _with_norm_of(grads, mean_over_devices(reference))
     metrics |= {"grad_norm": optax.tree.norm(grads)}
     # Equal on all devices already if the model knows its axis; else they would part.
-    model_state = _map_floats(mean_over_devices, model_state)
+    model_state = _map_floats(lambda leaf: _sum_of_shares(leaf, program.axis_name), model_state)
     return grads, model_state, metrics, outputs
 
 
@@ -253,10 +253,11 @@ def _as_wide(values, like) -> jax.Array:
 
 
 def _num_examples(batch, axis_name) -> jax.Array:
-    size = len(jax.tree.leaves(batch[MAIN])[0])
-    counts = batch["mask"] > 0 if "mask" in batch else jnp.ones(size, bool)
-    count = counts.sum(dtype=jnp.int32)
-    return jax.lax.psum(count, axis_name) if axis_name else count
+    if "mask" in batch:
+        count = (batch["mask"] > 0).sum(dtype=jnp.int32)
+    else:
+        count = len(jax.tree.leaves(batch[MAIN])[0])  # the sum of plain numbers sends nothing
+    return jnp.int32(jax.lax.psum(count, axis_name) if axis_name else count)
 
 
 def _with_norm_of(grads, reference):
@@ -266,6 +267,15 @@ def _with_norm_of(grads, reference):
     # An infinite norm makes NaN of every entry, not the zeros that would hide it.
     scale = jnp.where(is_regular, wanted / norm, 0 * norm)
     return jax.tree.map(lambda grad: (scale * grad).astype(grad.dtype), grads)
+
+
+def _sum_of_shares(leaf: jax.Array, axis_name: str | None) -> jax.Array:
+    """Returns the mean over devices, each of which divides what it has before all add it up.
+
+    The kernel that makes a leaf can divide it too. After a sum that nothing else reads, as `pmean`
+    has it, the division would be a kernel of its own for each leaf.
+    """
+    return jax.lax.psum(leaf / jax.lax.axis_size(axis_name), axis_name) if axis_name else leaf
 
 
 def _map_floats(function, tree):
