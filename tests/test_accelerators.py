@@ -102,6 +102,8 @@ def test_libtpu_is_found_where_make_puts_it(monkeypatch, tmp_path):
     library.parent.mkdir(parents=True)
     library.touch()
     assert accelerators.environment("v5e:2x2")["TPU_LIBRARY_PATH"] == str(library)
+    monkeypatch.setenv("TPU_LIBRARY_PATH", "mine.so")
+    assert accelerators.environment("v5e:2x2")["TPU_LIBRARY_PATH"] == "mine.so"
     assert "LIBTPU := $(VENV)/libtpu\n" in (ROOT / "Makefile").read_text()
 
 

@@ -37,6 +37,7 @@ def test_an_asynchronous_pair_is_one_collective():
 
 def test_copies_are_those_of_the_program_and_what_is_fetched_ahead_is_none(tpu):
     assert [size for _, size in hlo.copies(tpu)] == [2 * WEIGHTS, SPLIT]
+    assert hlo.copies(tpu, least=1) == hlo.copies(tpu)
     assert [size for _, size in hlo.copies(tpu, least=2 * WEIGHTS + 1)] == [SPLIT]
 
 
