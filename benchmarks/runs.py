@@ -13,6 +13,7 @@ from cyclical_jax.training import run, ways
 from cyclical_jax.training.devices import place
 from cyclical_jax.training.earlier import Earlier, prepare
 from cyclical_jax.training.feeding import sent_batches
+from cyclical_jax.training.resident import as_rows, rest
 from cyclical_jax.training.state import TrainState
 from cyclical_jax.training.structure import Recipe
 from cyclical_jax.training.technique import spec_of
@@ -36,7 +37,7 @@ def epoch(config: ConfigDict, dataset: Dataset, way: str) -> Callable[[], None]:
     select = run.select_of(structure, dataset, recipe.seed)
     ends = {"start": 0, "stop": 10**9}
     sent = sent_batches(dataset.train, select, **ends, seed=recipe.seed, num_workers=0)
-    inputs = place(_inputs(recipe, dataset, earlier))
+    inputs = place(_inputs(recipe, earlier))._replace(split=rest(dataset.train))
     advance = ways.make_advance(way, structure, timetable, inputs, spec_of(dataset), sent)
     state, totals = place(_start(recipe, dataset, earlier))
     selection = select(start=0, stop=timetable.micro_steps_per_epoch)
@@ -65,7 +66,7 @@ def jitted_epoch(config: ConfigDict, dataset: Dataset) -> Callable[[], None]:
         return jax.lax.scan(body, (state, totals), selection)[0]
 
     program = jax.jit(program, donate_argnums=0)
-    inputs = jax.device_put(_inputs(recipe, dataset, earlier))
+    inputs = jax.device_put(_inputs(recipe, earlier)._replace(split=as_rows(dataset.train)))
     state, totals = jax.device_put(_start(recipe, dataset, earlier))
 
     def call():
@@ -75,10 +76,10 @@ def jitted_epoch(config: ConfigDict, dataset: Dataset) -> Callable[[], None]:
     return call
 
 
-def _inputs(recipe: Recipe, dataset: Dataset, earlier: Earlier) -> ways.Inputs:
-    """Returns the inputs of all calls."""
+def _inputs(recipe: Recipe, earlier: Earlier) -> ways.Inputs:
+    """Returns the inputs of all calls, without the split."""
     numbers = jax.tree.map(jnp.float32, recipe.numbers)
-    return ways.Inputs(None, numbers, dict(earlier.given), dataset.train, None)
+    return ways.Inputs(None, numbers, dict(earlier.given), None, None)
 
 
 def _start(recipe: Recipe, dataset: Dataset, earlier: Earlier) -> tuple[TrainState, Totals]:
