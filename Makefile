@@ -17,6 +17,10 @@ NAMES := /^Collecting/ { printf "%s ", $$2 } /^Installing/ { print "and installi
 SHELL := bash
 .SHELLFLAGS := -o pipefail -c
 
+# A worker that crashes ends the tests: xdist would wait for ever for the files of a worker that it
+# has replaced.
+WORKERS := --numprocesses=auto --maxprocesses=4 --max-worker-restart=0
+
 .PHONY: demo test lint fast-tests test-slow tables benchmarks package bare floor clean
 
 demo: $(INSTALLED)
@@ -30,10 +34,10 @@ lint: $(INSTALLED)
 	$(VENV)/bin/mypy
 
 fast-tests: $(INSTALLED)
-	$(RUN) -m pytest -m "not slow" --numprocesses=auto --maxprocesses=4
+	$(RUN) -m pytest -m "not slow" $(WORKERS)
 
 test-slow: $(INSTALLED) $(PEERS) $(LIBTPU)
-	JAX_DISABLE_MOST_OPTIMIZATIONS=0 $(RUN) -m pytest -m slow --numprocesses=auto --maxprocesses=4
+	JAX_DISABLE_MOST_OPTIMIZATIONS=0 $(RUN) -m pytest -m slow $(WORKERS)
 
 TABLES := techniques weight_decay temperature clipping focal_loss combined factor
 
@@ -63,7 +67,7 @@ CORE := $(foreach name,schedules transforms losses augment curriculum distillati
   semisupervised finetuning averaging accumulation,$(wildcard tests/test_$(name)*.py))
 
 floor: $(VENV)-floor/installed
-	$(VENV)-floor/bin/python -m pytest --numprocesses=auto --maxprocesses=4 $(CORE)
+	$(VENV)-floor/bin/python -m pytest $(WORKERS) $(CORE)
 
 $(VENV)-floor/installed: Makefile pyproject.toml
 	$(PYTHON) -m venv --clear $(VENV)-floor
@@ -82,6 +86,7 @@ benchmarks: $(INSTALLED) $(PEERS)
 	$(RUN) -m benchmarks.table_memory
 	$(RUN) -m benchmarks.checkpoints
 	$(RUN) -m benchmarks.image_feed
+	$(RUN) -m benchmarks.device_feed
 	$(RUN) -m benchmarks.augment
 	$(RUN) -m benchmarks.techniques
 	$(RUN) -m benchmarks.accuracy

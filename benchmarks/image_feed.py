@@ -24,9 +24,9 @@ from unittest import mock  # noqa: E402
 import numpy as np  # noqa: E402
 import PIL.Image  # noqa: E402
 import torch  # noqa: E402
-from sklearn.datasets import load_sample_images  # noqa: E402
 
 from benchmarks.peers import import_timm  # noqa: E402
+from benchmarks.photographs import jpeg  # noqa: E402
 from cyclical_jax.data import Stream, crops  # noqa: E402
 from cyclical_jax.data.batches import shuffled  # noqa: E402
 
@@ -78,17 +78,6 @@ def print_rates(what: str, functions: dict[str, Callable[[], float]]) -> None:
         ratio = np.median([each[name] / each["timm's"] for each in rounds])
         spread = f"({min(rates):.0f} to {max(rates):.0f})"
         print(f"{what}, {name}: {np.median(rates):.0f} images/s {spread}, {ratio:.2f} of timm's")
-
-
-# ---- the photographs
-
-
-def jpeg(number: int) -> bytes:
-    photographs = load_sample_images().images
-    shifted = np.roll(photographs[number % 2], 5 * number, axis=1)
-    buffer = io.BytesIO()
-    PIL.Image.fromarray(shifted).resize((500, 375)).save(buffer, "JPEG", quality=90)
-    return buffer.getvalue()
 
 
 def opened(encoded: bytes) -> PIL.Image.Image:

@@ -21,16 +21,25 @@ def pin_to_one_core() -> None:
 
 
 def time_interleaved(
-    functions: Mapping[str, Callable[[], object]], *, rounds: int = 11, round_seconds: float = 0.02
+    functions: Mapping[str, Callable[[], object]],
+    *,
+    rounds: int = 11,
+    round_seconds: float = 0.02,
+    clock: Callable[[], float] = time.perf_counter,
 ) -> Seconds:
-    """Returns seconds per call of each function, [rounds]; each must wait for its own result."""
-    repeats = {name: _repeats(function, round_seconds) for name, function in functions.items()}
+    """Returns seconds per call of each function, [rounds]; each must wait for its own result.
+
+    Another `clock` is `time.process_time`: the seconds that a core works for this process.
+    """
+    repeats = {
+        name: _repeats(function, round_seconds, clock) for name, function in functions.items()
+    }
     seconds: dict[str, list[float]] = {name: [] for name in functions}
     order, shuffle = list(functions), random.Random(0).shuffle
     for _ in range(rounds):
         shuffle(order)
         for name in order:
-            seconds[name].append(_mean_seconds(functions[name], repeats[name]))
+            seconds[name].append(_mean_seconds(functions[name], repeats[name], clock))
     return {name: np.array(values) for name, values in seconds.items()}
 
 
@@ -43,13 +52,13 @@ def median_microseconds(seconds: Seconds, name: str) -> float:
     return 1e6 * float(np.median(seconds[name]))
 
 
-def _repeats(function, round_seconds):
+def _repeats(function, round_seconds, clock):
     function()  # compiles
-    return max(1, int(round_seconds / _mean_seconds(function, 3)))
+    return max(1, int(round_seconds / max(_mean_seconds(function, 3, clock), 1e-9)))
 
 
-def _mean_seconds(function, repeats):
-    start = time.perf_counter()
+def _mean_seconds(function, repeats, clock):
+    start = clock()
     for _ in range(repeats):
         function()
-    return (time.perf_counter() - start) / repeats
+    return (clock() - start) / repeats

@@ -29,7 +29,7 @@ import time
 import jax
 from configs import digits
 from cyclical_jax import data
-from cyclical_jax.training import evaluation, loop, population, run, ways
+from cyclical_jax.training import evaluation, loop, population, run, turns, ways
 from cyclical_jax.catalogue import parse
 from cyclical_jax.training.technique import spec_of
 
@@ -46,7 +46,8 @@ import jax
 jax.config.update("jax_num_cpu_devices", {len(os.sched_getaffinity(0))})
 {_RECIPES}
 recipes = [recipe(index) for index in range({CONFIGURATIONS})]
-members = population.Population(recipes[0], dataset)
+in_turn = turns.members_in_turn(recipes[0], dataset, num_members=len(recipes))
+members = population.Population(recipes[0], dataset, in_turn=in_turn)
 assert all(o.scores["test"]["accuracy"] > 0.9 for o in members.outcomes(recipes, ["test"]))
 """
 _COMPILED = 4
@@ -64,7 +65,7 @@ for index in range({_COMPILED}):
     state = loop.train(own, dataset, report=lambda row: None)
     ways.make_program = make_program
     evaluation._sums_on_all_devices.cache_clear()
-    run._compiled_start.clear_cache()
+    run._compiled_start.cache_clear()
     static = own.structure, spec_of(dataset)
     assert evaluation.evaluate(*static, state.evaluated, dataset.test)["accuracy"] > 0.9
 print(time.perf_counter() - start)

@@ -45,13 +45,18 @@ def index_loss(z, labels, focus, smoothing, class_weights):
 
 
 def _loss_of_sums(z, labels, focus, smoothing):
-    sums = _softmax.row_sums(z, labels, jnp.asarray(focus.neg, z.dtype))
-    log_odds, linear, powered, num_others = sums
+    weighing = None
+    if not _is(focus.neg, 0):
+        weighing = _softmax.Weighing(
+            *(jnp.asarray(n, z.dtype) for n in (focus.hardness, focus.neg))
+        )
+    log_odds, of_others, num_others = _softmax.row_sums(z, labels, weighing)
     log_p, log_rest = _softmax.log_p_and_rest(log_odds)
-    of_label = -focus.of_label(log_p, log_rest) * log_p
-    of_others = -_mix(focus.hardness, linear if _is(focus.neg, 0) else powered, linear)
+    of_label = focus.of_label(log_p, log_rest) * log_p
     share = smoothing / jnp.maximum(num_others + 1, 1)
-    return of_label if _is(smoothing, 0) else (1 - smoothing + share) * of_label + share * of_others
+    return (
+        -of_label if _is(smoothing, 0) else -(1 - smoothing + share) * of_label - share * of_others
+    )
 
 
 def probability_loss(z, labels, focus, smoothing, class_weights):

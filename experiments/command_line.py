@@ -11,7 +11,7 @@ import signal
 import socket
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -132,12 +132,24 @@ def join_processes() -> None:
     jax.config.update("jax_enable_preemption_service", False)
     print(f"waiting for {number or 'all'} processes, up to 5 minutes", file=sys.stderr, flush=True)
     try:
-        jax.distributed.initialize(*place)
+        jax.distributed.initialize(*place, local_device_ids=devices_of(os.environ))
     except (RuntimeError, ValueError) as error:
         _end(
             f"--distributed: {_last_line(error)} Where no cluster tells it, --coordinator, "
             "--num_processes and --process_id do."
         )
+
+
+def devices_of(environment: Mapping[str, str]) -> list[int] | None:
+    """Returns what tells JAX to use all GPUs of a machine, where this is its only process.
+
+    JAX gives a process of SLURM or Open MPI the one GPU whose number is the process's own on its
+    machine, also where there is no other. No number at all is every GPU.
+    """
+    tasks = environment.get("SLURM_STEP_TASKS_PER_NODE", "")  # such as "1(x4)", or "8,7"
+    is_alone = re.fullmatch(r"1(\(x\d+\))?", tasks)
+    is_alone = is_alone or environment.get("OMPI_COMM_WORLD_LOCAL_SIZE") == "1"
+    return [] if is_alone and not environment.get("JAX_LOCAL_DEVICE_IDS") else None
 
 
 def _check_port(coordinator: str, port: int) -> None:

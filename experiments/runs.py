@@ -31,6 +31,7 @@ from cyclical_jax.training.inputs import identities, unchanged
 from cyclical_jax.training.population import Outcome, Population, best_chunk
 from cyclical_jax.training.recipe import load_source, source
 from cyclical_jax.training.structure import Recipe
+from cyclical_jax.training.turns import members_in_turn
 from experiments.environment import library_versions
 from experiments.score import Score
 from experiments.waiting import Waiting
@@ -219,7 +220,8 @@ class Lab:
                 dataset, earlier = prepare(first, load(first))
                 options = {"num_members": len(members), "earlier": earlier}
                 chunk = self._chunk or best_chunk(first, dataset, **options)
-                population = Population(first, dataset, earlier=earlier, chunk=chunk)
+                turns = members_in_turn(first, dataset, num_members=-(-len(members) // chunk))
+                population = Population(first, dataset, earlier=earlier, chunk=chunk, in_turn=turns)
                 self._populations[place] = population
         return self._populations[place]
 

@@ -34,7 +34,7 @@ from cyclical_jax.training.devices import is_first_process
 from cyclical_jax.training.earlier import prepare
 from cyclical_jax.training.facts import facts_of
 from cyclical_jax.training.files import CHECKPOINTS, WorkdirError
-from cyclical_jax.training.inputs import unchanged
+from cyclical_jax.training.inputs import of_devices, unchanged
 from cyclical_jax.training.keeper import Keeper, StoppedError
 from cyclical_jax.training.recipe import load_dataset
 from cyclical_jax.training.structure import Recipe
@@ -95,6 +95,7 @@ def run(
     runs.plan(recipe, dataset)
     with Waiting("preparing the examples"), unchanged(recipe) as inputs:
         dataset, earlier = prepare(recipe, dataset)
+    inputs |= of_devices(recipe, jax.device_count())
     facts = facts_of(recipe.dataset, dataset).as_json()
     advice = {"duration": _LONGER.format(workdir=workdir)}
     opened = workdirs.opened_workdir(

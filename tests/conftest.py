@@ -1,6 +1,7 @@
 """Every test runs on two CPU devices, and silent rank promotion is an error."""
 
 import contextlib
+import gc
 import hashlib
 import os
 import platform
@@ -75,6 +76,25 @@ def _writes_at_once() -> bool:
 
     LRUCache.put = put
     return True
+
+
+# Every compiled program holds some mapped regions of memory, of which Linux lets a process have
+# 65,530: beyond them LLVM ends the process with a segmentation fault.
+_MOST_MAPS = 15_000
+
+
+@pytest.fixture(scope="module", autouse=True)
+def programs_that_are_let_go():
+    """Forgets the compiled programs of the files so far, where there are very many."""
+    yield
+    if _num_maps() > _MOST_MAPS:
+        jax.clear_caches()
+        gc.collect()
+
+
+def _num_maps() -> int:
+    maps = Path("/proc/self/maps")
+    return len(maps.read_text().splitlines()) if maps.exists() else 0
 
 
 @contextlib.contextmanager

@@ -53,7 +53,14 @@ class Stream:
         return self.image_size, self.image_size, 3
 
     def batches(
-        self, select: Select, *, start: int, stop: int, seed: int, num_workers: int
+        self,
+        select: Select,
+        *,
+        start: int,
+        stop: int,
+        seed: int,
+        num_workers: int,
+        copy: bool = True,
     ) -> Generator[Batch]:
         """Yields batches `start` to `stop` (not included), the same with any number of workers.
 
@@ -66,6 +73,8 @@ class Stream:
           seed: Seed of crops and mirrors, which depend only on it, on the batch's number and on the
             example.
           num_workers: Number of processes; with 0 this process makes the batches.
+          copy: Whether to copy what workers made. If not, each array is a file of shared memory for
+            as long as it, or a view of it, is in use.
 
         Yields:
           {"image": uint8 [batch, size, size, 3], "label": int32 [batch]} and a row of `select`.
@@ -81,7 +90,8 @@ class Stream:
         make_batch = _BatchMaker(self, select, seed)
         num_workers = min(num_workers, max(0, stop - start))
         if num_workers:
-            return _by_workers(make_batch, start, stop, num_workers)
+            received = _by_workers(make_batch, start, stop, num_workers)
+            return _received(received, np.array if copy else np.asarray)
         return (make_batch(number) for number in range(start, stop))
 
 
@@ -130,15 +140,13 @@ class _BatchMaker:
         return crops.random_crop(encoded, self._stream.image_size, rng)
 
 
-def _by_workers(
-    make_batch: _BatchMaker, start: int, stop: int, num_workers: int
-) -> Generator[Batch]:
-    """Yields batches; worker k makes numbers k, k + num_workers, ..., each two ahead."""
+def _by_workers(make_batch: _BatchMaker, start: int, stop: int, num_workers: int) -> Any:
+    """Returns Grain's iterator; worker k makes numbers k, k + num_workers, ..., each two ahead."""
     grain = _import_grain()
     shared_memory.remove_left()
     owner = shared_memory.owner()
     shared_memory.name_after(owner)
-    batches = (
+    return iter(
         grain.MapDataset.range(start, stop)
         .map(make_batch)
         # Without threads in a worker: they would read hundreds of batches ahead.
@@ -148,16 +156,15 @@ def _by_workers(
             worker_init_fn=functools.partial(_begin_worker, owner),
         )
     )
-    return _copied(iter(batches))
 
 
-def _copied(batches: Any) -> Generator[Batch]:
-    """Yields copies: Grain's arrays occupy shared memory, a file each, while they are in use."""
+def _received(batches: Any, take: Callable[[Any], np.ndarray]) -> Generator[Batch]:
+    """Yields what `take` makes of Grain's arrays, which lie in shared memory."""
     damaged = None
     try:
         with contextlib.closing(batches):
             for batch in batches:
-                yield {name: np.array(array) for name, array in batch.items()}
+                yield {name: take(array) for name, array in batch.items()}
     except RuntimeError as error:  # its text has the traceback of the worker's error
         name = f"{DamagedExampleError.__name__}: "
         lines = [line for line in str(error).splitlines() if name in line]

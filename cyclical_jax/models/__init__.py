@@ -1,5 +1,6 @@
 """Flax linen models, behind two functions that take and return only arrays and pytrees."""
 
+from cyclical_jax.models.batch_norm import batch_norm as batch_norm
 from cyclical_jax.models.cnn import CNN as CNN
 from cyclical_jax.models.mlp import MLP as MLP
 from cyclical_jax.models.model import CONVOLUTIONAL as CONVOLUTIONAL

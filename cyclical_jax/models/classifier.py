@@ -8,6 +8,7 @@ from flax import linen as nn
 from jax.typing import ArrayLike
 
 from cyclical_jax import _checks
+from cyclical_jax.models.batch_norm import batch_norm
 
 
 class Classifier(nn.Module):
@@ -18,6 +19,7 @@ class Classifier(nn.Module):
       hidden_sizes: Width of each hidden dense layer.
       batch_norm: Whether each layer but the last is normalised before its ReLU.
       axis_name: Mapped axis over which BatchNorm averages; None outside of one.
+      batch_norm_group: How many devices of that axis share BatchNorm's statistics; None is all.
       dropout: Probability with which, in training, each input of a dense layer other than a pixel
         is set to 0; the others are scaled to keep the mean. 0 for none; may be traced.
       dtype: Used for the computation. Parameters, BatchNorm's statistics and logits are float32.
@@ -26,6 +28,7 @@ class Classifier(nn.Module):
     num_classes: int
     hidden_sizes: tuple[int, ...] = ()
     batch_norm: bool = False
+    batch_norm_group: int | None = None
     axis_name: str | None = None
     dropout: ArrayLike = 0.0
     dtype: Any = jnp.float32
@@ -41,7 +44,9 @@ class Classifier(nn.Module):
     def activate(self, x: jax.Array, train: bool) -> jax.Array:
         """[batch, ..., channels] -> BatchNorm over all axes but the last, if it is on -> ReLU."""
         if self.batch_norm:
-            norm = nn.BatchNorm(not train, axis_name=self.axis_name, dtype=self.dtype)
+            norm = batch_norm(
+                train, axis_name=self.axis_name, group=self.batch_norm_group, dtype=self.dtype
+            )
             x = norm(x)
         return nn.relu(x)
 

@@ -37,12 +37,13 @@ def network_of(module_class: type[nn.Module]) -> Network:
     return Network(module_class, tuple(name for name in names if name not in _NOT_OPTIONS))
 
 
+_OPTIONS = ("dtype", "stochastic_depth", "batch_norm_group")
 _PUBLISHED: dict[str, Callable[..., nn.Module]] = {**RESNETS, "tresnet_m": TResNetM}
 NETWORKS: Mapping[str, Network] = {
     "mlp": network_of(MLP),
     "patch_dense": network_of(PatchDense),
     "cnn": network_of(CNN),
-    **{name: Network(module, ("dtype", "stochastic_depth")) for name, module in _PUBLISHED.items()},
+    **{name: Network(module, _OPTIONS) for name, module in _PUBLISHED.items()},
 }
 MODELS = tuple(NETWORKS)
 MODEL_OPTIONS = {name: network.options for name, network in NETWORKS.items()}

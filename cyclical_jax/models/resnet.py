@@ -14,6 +14,7 @@ from flax import linen as nn
 from jax.typing import ArrayLike
 
 from cyclical_jax import _checks
+from cyclical_jax.models.batch_norm import batch_norm
 from cyclical_jax.models.classifier import dropped
 
 HE_NORMAL = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
@@ -27,7 +28,7 @@ class ConvNorm(nn.Module):
       kernel: Height and width of the kernel.
       stride: Distance from one place of the kernel to the next, in pixels.
       init_scale: Initial scale of the normalisation.
-      axis_name, dtype: As in `ResNet`.
+      axis_name, batch_norm_group, dtype: As in `ResNet`.
     """
 
     features: int
@@ -35,6 +36,7 @@ class ConvNorm(nn.Module):
     stride: int = 1
     init_scale: float = 1.0
     axis_name: str | None = None
+    batch_norm_group: int | None = None
     dtype: Any = jnp.float32
 
     @nn.compact
@@ -48,11 +50,12 @@ class ConvNorm(nn.Module):
             dtype=self.dtype,
             kernel_init=HE_NORMAL,
         )(x)
-        return nn.BatchNorm(
-            not train,
+        return batch_norm(
+            train,
+            axis_name=self.axis_name,
+            group=self.batch_norm_group,
             momentum=0.9,
             scale_init=nn.initializers.constant(self.init_scale),
-            axis_name=self.axis_name,
             dtype=self.dtype,
         )(x)
 
@@ -74,6 +77,7 @@ class ResNet(nn.Module):
         block; for block l of L it is l / L times as large (Huang et al., 1603.09382). Branches that
         are not skipped are scaled to keep the mean. May be traced.
       axis_name: Mapped axis over which BatchNorm averages; None outside of one.
+      batch_norm_group: How many devices of that axis share BatchNorm's statistics; None is all.
       dtype: Used for the computation. Parameters, BatchNorm's statistics and logits are float32.
     """
 
@@ -85,11 +89,17 @@ class ResNet(nn.Module):
     is_parameter_free: bool = False
     stochastic_depth: ArrayLike = 0.0
     axis_name: str | None = None
+    batch_norm_group: int | None = None
     dtype: Any = jnp.float32
 
     @nn.compact
     def __call__(self, images: jax.Array, *, train: bool) -> jax.Array:
-        conv_norm = partial(ConvNorm, axis_name=self.axis_name, dtype=self.dtype)
+        conv_norm = partial(
+            ConvNorm,
+            axis_name=self.axis_name,
+            batch_norm_group=self.batch_norm_group,
+            dtype=self.dtype,
+        )
         x = self._stem(images, conv_norm, train)
         skips = skip_rates(self.stochastic_depth, sum(self.stage_sizes))
         for stage, size in enumerate(self.stage_sizes):

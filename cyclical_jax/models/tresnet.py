@@ -32,19 +32,25 @@ class TResNetM(nn.Module):
     Attributes:
       num_classes: Number of logits.
       stochastic_depth: As in `ResNet`.
-      axis_name: Mapped axis over which BatchNorm averages; None outside of one.
+      axis_name, batch_norm_group: As in `ResNet`.
       dtype: Used for the computation. Parameters, BatchNorm's statistics and logits are float32.
     """
 
     num_classes: int
     stochastic_depth: ArrayLike = 0.0
     axis_name: str | None = None
+    batch_norm_group: int | None = None
     dtype: Any = jnp.float32
 
     @nn.compact
     def __call__(self, images: jax.Array, *, train: bool) -> jax.Array:
         _check_size(images)
-        conv_norm = partial(ConvNorm, axis_name=self.axis_name, dtype=self.dtype)
+        conv_norm = partial(
+            ConvNorm,
+            axis_name=self.axis_name,
+            batch_norm_group=self.batch_norm_group,
+            dtype=self.dtype,
+        )
         x = conv_norm(64, 3)(space_to_depth(images, _PATCH), train=train)
         x = nn.leaky_relu(x, _STEM_SLOPE)
         skips = skip_rates(self.stochastic_depth, sum(_STAGE_SIZES))

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from cyclical_jax import data
-from cyclical_jax.models import NETWORKS, Model, Network, make_model, network_of
+from cyclical_jax.models import MODEL_OPTIONS, NETWORKS, Model, Network, make_model, network_of
 from cyclical_jax.training.attributes import MAY_CYCLE, field_of
 from cyclical_jax.training.fields import (
     Field,
@@ -27,6 +27,7 @@ from cyclical_jax.training.own_files import Found, find
 from cyclical_jax.training.technique import IMAGES, LOGITS, Own, Site, Technique
 
 NAME = "model.name"
+_GROUP = "model.batch_norm_group"
 KNOBS = ("model.dropout", "model.stochastic_depth")
 _OPTIONS: dict[str, Field] = {
     "model.hidden_sizes": sizes((64,), "widths of the hidden dense layers"),
@@ -36,6 +37,13 @@ _OPTIONS: dict[str, Field] = {
     "model.widths": sizes((32, 64), "channels of the convolutions"),
     "model.batch_norm": flag(
         False, "normalises each hidden layer over the whole batch, on all devices"
+    ),
+    _GROUP: or_none(
+        whole(
+            None,
+            "devices that share BatchNorm's statistics; all do by default, 1 is each by itself",
+            minimum=1,
+        )
     ),
     "model.dropout": or_none(
         knob(
@@ -62,6 +70,9 @@ _OPTIONS: dict[str, Field] = {
 
 def problems(checked: Own) -> Iterator[str]:
     name, dataset = checked.get(NAME), checked.get("dataset")
+    if checked.get(_GROUP) is not None and checked.get("model.batch_norm") is False:
+        if "batch_norm" in MODEL_OPTIONS.get(str(name), ()):
+            yield f"{_GROUP} is read where model.batch_norm is True; leave it at None."
     if name in NETWORKS and name != "mlp" and dataset is not None:
         if data.is_table(dataset, data_dir=checked.get("data_dir")):
             yield f"{NAME} must be 'mlp' for {dataset!r}, a table, got {name!r}."
@@ -189,6 +200,8 @@ def _key_of(module: type, attribute: Any, hints: Mapping[str, Any]) -> tuple[Fie
     has_default = default is not MISSING
     if attribute.name == "dtype":
         return _dtype_key(default if has_default else jnp.float32, meaning), True
+    if f"model.{attribute.name}" == _GROUP:
+        return _OPTIONS[_GROUP]._replace(default=default if has_default else None), True
     annotation = hints.get(attribute.name, attribute.type)
     if not has_default:  # an evaluation could not do without a value that cycles
         return field_of(annotation, None, meaning, may_cycle=False), False
@@ -264,6 +277,7 @@ def _technique(
         {NAME: _name_key(tuple(networks), own)} | _OPTIONS | keys,
         model=model,
         model_knobs=tuple(dict.fromkeys((*KNOBS, *(own.knobs if own else ())))),
+        device_groups=(_GROUP,),
         options={NAME: {name: of.options for name, of in networks.items()}},
         needs=frozenset({IMAGES, LOGITS}),
         problems=all_problems,

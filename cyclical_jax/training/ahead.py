@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from cyclical_jax.data.dataset import Dataset, num_examples
-from cyclical_jax.training import population, ways
+from cyclical_jax.training import accumulating, population, ways
 from cyclical_jax.training.assembly import assemble_state
 from cyclical_jax.training.earlier import Earlier
 from cyclical_jax.training.feeding import take_examples
@@ -41,7 +41,7 @@ def lowered(
     if chunk is None:
         program = ways.compiled(*static, devices=devices)
     else:
-        program = population.compiled(*static, chunk, devices).advance(1)
+        program = population.compiled(*static, chunk, devices=devices).advance(1)
     options: dict[str, Any] = {"num_devices": len(devices), "chunk": chunk, "earlier": earlier}
     state, inputs = arguments(recipe, dataset, way, **options)
     inputs = inputs._replace(split=shapes_on(devices, inputs.split))
@@ -93,6 +93,8 @@ def _of_a_run(
     make = functools.partial(assemble_state, structure, seed=0, **static)
     state = jax.eval_shape(make, numbers, given=given, start=start)
     totals = jax.eval_shape(functools.partial(nothing_yet, structure), state)
+    if ways.is_spread(way, timetable, num_devices):
+        state = _mapped(accumulating.AXES, state, num_devices)
     resting = jax.eval_shape(as_rows, split)
     row = _row(select_of(structure, dataset, 0)(start=0, stop=1), num_devices)
     if way == "streamed":
@@ -100,7 +102,7 @@ def _of_a_run(
         return state, ways.Inputs(totals, numbers, given, None, batch)
     if way == "stepwise":
         return state, ways.Inputs(totals, numbers, given, resting, row)
-    capacity = min(timetable.longest_interval, ways.MOST_MICRO_STEPS)
+    capacity = ways.capacity_of(timetable)
     batches = {
         name: jax.ShapeDtypeStruct((num_devices, capacity, *leaf.shape[1:]), leaf.dtype)
         for name, leaf in row.items()
@@ -123,6 +125,15 @@ def _with_axes(axes: tuple[int, ...], tree: Any) -> Any:
 
 def _without_axis(leaf: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
     return leaf.update(shape=leaf.shape[1:])
+
+
+def _mapped(axes: Any, tree: Any, num_devices: int) -> Any:
+    """Returns shapes with the axis of devices that a prefix tree of axes says."""
+
+    def with_axis(axis, tree):
+        return _with_axes(() if axis is None else (num_devices,), tree)
+
+    return jax.tree.map(with_axis, axes, tree, is_leaf=lambda axis: axis is None)
 
 
 def _shapes(tree: Any) -> Any:

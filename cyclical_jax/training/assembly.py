@@ -96,9 +96,13 @@ def make_optimizer(parts: Parts, timetable: Timetable) -> optax.GradientTransfor
     """Returns the chain of all parts, in the order of their places, with accumulation outermost."""
     placed = [pair for part in parts.values() for pair in part.chain]
     chain = optax.chain(*(link for _, link in sorted(placed, key=lambda pair: pair[0])))
-    if timetable.as_one_batch or all(size == 1 for _, size in timetable.windows):
-        return chain
-    return transforms.accumulate_gradients(chain, windows_schedule(timetable.windows))
+    every = _every(timetable)
+    return transforms.accumulate_gradients(chain, every) if every else chain
+
+
+def _every(timetable: Timetable) -> optax.Schedule | None:
+    """Returns the micro steps of each update, where they are accumulated."""
+    return windows_schedule(timetable.windows) if timetable.accumulates else None
 
 
 def make_terms(structure: Structure, parts: Parts) -> tuple[list[LossTerm], list[LossTerm]]:
@@ -173,6 +177,7 @@ def assemble(
     return Program(
         model=model,
         optimizer=make_optimizer(parts, timetable),
+        every=_every(timetable),
         terms=terms,
         transforms=_transforms(parts, [name for name in parts if is_early[name]]),
         view=task.view,

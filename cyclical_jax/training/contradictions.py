@@ -36,6 +36,7 @@ def contradictions(
     for entry in catalogue.entries:
         if is_on(catalogue, checked, entry):
             yield from _batch_problems(entry, checked, num_devices)
+            yield from _group_problems(entry, checked, num_devices)
             yield from _own_problems(entry, checked)
             yield from _unmet_needs(catalogue, checked, entry)
     yield from _unread(catalogue, checked)
@@ -45,6 +46,13 @@ def uneven_batch(batch_size: int, num_devices: int, *, key: str = "batch_size") 
     """Yields a line if the devices cannot share a batch evenly."""
     if batch_size % num_devices:
         yield f"{key} must be a multiple of the {num_devices} devices, got {batch_size}."
+
+
+def uneven_groups(groups: Mapping[str, int], num_devices: int) -> Iterator[str]:
+    """Yields a line for each {key: devices of a group} with which some devices would be left."""
+    for key, size in groups.items():
+        if num_devices % size:
+            yield f"{key} must divide the number of devices, {num_devices}, got {size}."
 
 
 def is_on(catalogue: Catalogue, checked: Checked, entry: Technique) -> bool:
@@ -140,6 +148,14 @@ def _own_problems(entry: Technique, checked: Checked) -> list[str]:
 def _batch_problems(entry: Technique, checked: Checked, num_devices: int) -> Iterator[str]:
     for key in (entry.beside or {}).values():
         yield from uneven_batch(checked.get(key, 0), num_devices, key=key)
+
+
+def _group_problems(entry: Technique, checked: Checked, num_devices: int) -> Iterator[str]:
+    # 1 is also what a caller says who does not know, and an evaluation; `run.plan` asks again.
+    if num_devices > 1:
+        sizes = {key: checked.get(key) for key in entry.device_groups}
+        known = {key: size for key, size in sizes.items() if size is not None}
+        yield from uneven_groups(known, num_devices)
 
 
 def _unoffered(catalogue: Catalogue, checked: Checked, entry: Technique) -> list[str]:

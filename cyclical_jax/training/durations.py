@@ -36,13 +36,16 @@ class Duration(NamedTuple):
 
 
 class Timetable(NamedTuple):
-    """The times at which a run logs, validates and ends, in micro steps."""
+    """The times at which a run logs, validates and ends, in micro steps.
+
+    Each is the end of an update: the first at which an interval is reached.
+    """
 
     windows: Windows  # the micro steps of each update
     micro_steps_per_epoch: int
     log_every: int
     validate_every: int
-    as_one_batch: bool = False  # the micro steps of an update are one, which nothing can divide
+    as_one_batch: bool = False  # whether the micro steps of an update are computed as one
     own: tuple[tuple[str, int], ...] = ()  # (key, updates) of the techniques' own durations
 
     @property
@@ -57,8 +60,17 @@ class Timetable(NamedTuple):
 
     @property
     def longest_interval(self) -> int:
-        """The most micro steps between two rows of the log."""
-        return min(self.log_every, self.validate_every, self.micro_steps)
+        """At least the most micro steps between two rows of the log."""
+        return self.longest_call(min(self.log_every, self.validate_every))
+
+    @property
+    def accumulates(self) -> bool:
+        """Whether an update takes the gradients of several batches, one after the other."""
+        return not self.as_one_batch and self._largest > 1
+
+    @property
+    def _largest(self) -> int:
+        return max(size for _, size in self.windows)
 
     @property
     def lengths(self) -> "Timetable":
@@ -85,11 +97,16 @@ class Timetable(NamedTuple):
         return self.next_epoch(self._before(micro_step)) == micro_step
 
     def next_stop(self, micro_step: int) -> int:
-        """Returns where a call can end: there, or at the end of an update that is one batch."""
-        if not self.as_one_batch:
-            return micro_step
+        """Returns where a call can end: there, or at the end of the update that is under way.
+
+        A run that is stopped and goes on thus accumulates what a run without a stop does.
+        """
         start, size = self._window_of(micro_step)
         return start + size
+
+    def longest_call(self, micro_steps: int) -> int:
+        """Returns the most micro steps of a call that is to have `micro_steps`, to `next_stop`."""
+        return min(micro_steps + self._largest - 1, self.micro_steps)
 
     def parts(self, start: int, stop: int) -> Iterator[tuple[int, int]]:
         """Yields (batches in a row, micro steps of each) from `start` to `stop`."""
@@ -104,11 +121,11 @@ class Timetable(NamedTuple):
                 yield within // size, size
 
     def _before(self, micro_step: int) -> int:
-        """Returns where the batch that ends at `micro_step` began."""
-        return self._window_of(micro_step)[0] if self.as_one_batch else micro_step - 1
+        """Returns where the update that ends at `micro_step` began."""
+        return self._window_of(micro_step)[0]
 
     def _window_of(self, micro_step: int) -> tuple[int, int]:
-        """Returns start and size of the batch that ends at `micro_step` or around it."""
+        """Returns start and size of the update that ends at `micro_step` or around it."""
         end = 0
         for count, size in self.windows:
             first, end = end, end + count * size
@@ -118,7 +135,7 @@ class Timetable(NamedTuple):
 
     def num_rows(self, micro_step: int) -> int:
         """Returns how many rows are written up to `micro_step`, and at it."""
-        if self.as_one_batch:
+        if self._largest > 1:
             return self._count_rows(micro_step)
         log, validate = self.log_every, self.validate_every
         both = micro_step // math.lcm(log, validate)

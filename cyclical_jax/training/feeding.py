@@ -29,7 +29,10 @@ def sent_batches(
     """
     own = functools.partial(select_part, select, jax.process_index(), jax.process_count())
     if isinstance(split, Stream):
-        batches = split.batches(own, start=start, stop=stop, seed=seed, num_workers=num_workers)
+        # A CPU device may take a host's array for its own; elsewhere the transfer is a copy.
+        options: dict[str, Any] = {"copy": jax.default_backend() == "cpu"}
+        options |= {"seed": seed, "num_workers": num_workers}
+        batches = split.batches(own, start=start, stop=stop, **options)
         with contextlib.closing(batches):
             yield from prefetched(scatter, batches)
     else:

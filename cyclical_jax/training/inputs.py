@@ -36,6 +36,15 @@ def identities(recipe: Recipe) -> dict[str, str]:
     return found | {plugin_key(name): plugin_identity(digest) for name, digest in plugins}
 
 
+def of_devices(recipe: Recipe, num_devices: int) -> dict[str, str]:
+    """Returns {key: "2 of 8 devices"} of the keys that divide the devices into groups.
+
+    On another number of devices each has another share of a batch, and the run is another one.
+    """
+    groups = recipe.structure.device_groups
+    return {key: f"{size} of {num_devices} devices" for key, size in groups.items()}
+
+
 @contextlib.contextmanager
 def unchanged(recipe: Recipe) -> Iterator[dict[str, str]]:
     """Yields what `identities` returns, for a body that reads the earlier runs.

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
-import jax.numpy as jnp
+import numpy as np
 import optax
 
 from cyclical_jax import data
@@ -113,7 +113,7 @@ class _Loop:
         return self._state
 
     def _make_advance(self, sent):
-        numbers = place(jax.tree.map(jnp.float32, self._recipe.numbers))
+        numbers = place(jax.tree.map(np.float32, self._recipe.numbers))
         split = None if self._way == "streamed" else rest(self._dataset.train)
         given = place(dict(self._earlier.given))
         inputs = Inputs(None, numbers, given, split, None)

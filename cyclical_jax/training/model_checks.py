@@ -48,23 +48,30 @@ def as_line(error: Exception) -> str:
 
 
 def _misfits(model: Model, structure: Structure, spec: Spec) -> Iterator[str]:
-    key, example = jax.random.key(0), example_of(structure, spec)
-    made = _pair("init must return params", jax.eval_shape(lambda: model.init(key, example)))
+    key, example, found = jax.eval_shape(lambda: _start(model, structure, spec))
+    made = _pair("init must return params", found)
     words = [knob.rpartition(".")[2] for knob in model_knobs(structure, model)]
 
-    def apply(variables, inputs, knobs, **options):
-        return model.apply(*variables, inputs, **options, **knobs)
+    def train(variables, inputs, key, knobs):
+        return model.apply(*variables, inputs, train=True, key=key, **knobs)
 
-    train = functools.partial(apply, train=True, key=key)
-    judge = functools.partial(apply, train=False)
+    def judge(variables, inputs):
+        return model.apply(*variables, inputs, train=False)
+
     inputs = jax.tree.map(lambda x: jax.ShapeDtypeStruct((_BATCH, *x.shape[1:]), x.dtype), example)
-    knobs: Any = dict.fromkeys(words, jnp.float32(0))
+    knobs = dict.fromkeys(words, jax.ShapeDtypeStruct((), jnp.float32))
     what = "apply must return outputs"
-    outputs, model_state = _pair(what, jax.eval_shape(train, made, inputs, knobs))
-    judged, _ = _pair(what, jax.eval_shape(judge, made, inputs, {}))
+    outputs, model_state = _pair(what, jax.eval_shape(train, made, inputs, key, knobs))
+    judged, _ = _pair(what, jax.eval_shape(judge, made, inputs))
     yield from _wrong_outputs([outputs, judged], structure, spec)
     if (new := _shapes(model_state)) != (old := _shapes(made[1])):
         yield f"apply must return a model_state like that of init, {old}, got {new}."
+
+
+def _start(model: Model, structure: Structure, spec: Spec) -> tuple[Any, Any, Any]:
+    """Returns a random key, inputs of one example, and what the model's init makes of them."""
+    key, example = jax.random.key(0), example_of(structure, spec)
+    return key, example, model.init(key, example)
 
 
 def _pair(what: str, found: Any) -> tuple[Any, Any]:

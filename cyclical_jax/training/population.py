@@ -1,10 +1,12 @@
 """Many runs that differ in numbers and seeds alone, through one compiled program.
 
 Every device trains members of its own: one at a time, or a chunk of them at once by `vmap`, which
-pays where a small model leaves most of an accelerator idle. A member is the run that `loop.train`
-makes on one device: bit for bit without `vmap`, convolutions and accumulation, else to rounding.
+pays where a small model leaves most of an accelerator idle. A call may train several chunks, one
+after the other. A member is the run that `loop.train` makes on one device: bit for bit without
+`vmap`, convolutions and accumulation, else to rounding.
 """
 
+import concurrent.futures
 import dataclasses
 import functools
 import operator
@@ -34,8 +36,8 @@ from cyclical_jax.training.structure import AnyModel, Numbers, Recipe, Structure
 from cyclical_jax.training.technique import Spec, spec_of
 from cyclical_jax.training.totals import Totals
 from cyclical_jax.training.ways import (
-    MOST_MICRO_STEPS,
     Inputs,
+    capacity_of,
     fill,
     in_batches,
     make_program,
@@ -49,7 +51,7 @@ _MEASURED_SECONDS = 0.3
 class Members(NamedTuple):
     """Members after their last update, and what they reported on the way."""
 
-    states: TrainState  # leaves [devices, chunk, ...]
+    states: TrainState  # leaves [devices, members of a device, ...]
     rows: list[list[Row]]  # [members]; as `loop.train` reports them, without the times
     errors: list[str | None]  # [members]; of one that stopped being finite, and is worth nothing
 
@@ -70,6 +72,8 @@ class Population:
       dataset: The data of all members.
       earlier: As in `loop.train`.
       chunk: Members that a device trains at once, by `vmap`; 1 for one after the other.
+      in_turn: Chunks that a device trains one after the other within a call. Rows and outcomes
+        are the same; more of them pay where a member trains a few ms from a row to the next.
       model: A model of one's own for all members, as in `loop.train`.
 
     Raises:
@@ -83,13 +87,15 @@ class Population:
         *,
         earlier: Earlier | None = None,
         chunk: int = 1,
+        in_turn: int = 1,
         model: AnyModel | None = None,
     ):
         recipe, self._model = recipe.with_model(model), model
         earlier = earlier or Earlier()
         check_prepared(recipe, earlier)
         self.timetable = run.plan(recipe, dataset, num_devices=1)
-        self.size = chunk * jax.local_device_count()  # members that `train` takes at most
+        # Members that `train` takes at most.
+        self.size = in_turn * chunk * jax.local_device_count()
         self._recipe, self._structure, self._dataset = recipe, recipe.structure, dataset
         self._way, self._timer = _way(recipe, dataset), run.Timer()
         self._programs = compiled(
@@ -98,8 +104,10 @@ class Population:
             self.timetable.lengths,
             spec_of(dataset),
             chunk,
+            in_turn,
         )
         self._splits: dict[str, dict[str, Resident]] = {}
+        self._evaluations: dict[str, list[Selection]] = {}
         self._start, self._given = place(earlier.start), place(dict(earlier.given))
 
     def outcomes(
@@ -128,6 +136,7 @@ class Population:
                     f"there is no {split} split of {self._recipe.dataset} to judge by where "
                     f"train_on is {self._recipe.train_on!r}."
                 )
+        self._compile(splits)
         for start in range(0, len(recipes), self.size):
             group = recipes[start : start + self.size]
             numbers, seeds = [recipe.numbers for recipe in group], [r.seed for r in group]
@@ -157,11 +166,8 @@ class Population:
         if len(numbers) != len(seeds):
             raise ValueError(f"{len(numbers)} `numbers` need as many `seeds`, not {len(seeds)}.")
         stop = min(stop or self.timetable.micro_steps, self.timetable.micro_steps)
-        shared = scatter(
-            jax.tree.map(lambda *leaves: np.array(leaves, np.float32), *self._filled(numbers))
-        )
-        own_seeds = scatter(np.array(self._filled(seeds), np.uint32))
-        states, zeros = self._programs.initialise(shared, own_seeds, self._given, self._start)
+        shared, own_seeds = self._scattered(numbers, seeds)
+        states, zeros = self._initialise(shared, own_seeds, self._given, self._start)
         trained = Members(states, [[] for _ in seeds], [None for _ in seeds])
         totals, done = zeros, 0
         while done < stop and None in trained.errors:
@@ -176,8 +182,7 @@ class Population:
     def evaluate(self, states: TrainState, split: str) -> list[Scores]:
         """Returns the scores of each member on a split, as `evaluate` on one device does."""
         sums, throttle = [], Throttle()
-        select, count = evaluation_batches(num_examples(getattr(self._dataset, split)), 1)
-        for selection in rows(select(start=0, stop=count)):
+        for selection in self._evaluation(split):
             inputs = self._split(split), selection
             sums.append(self._programs.batch_sums(states.evaluated, inputs))
             throttle(sums[-1])
@@ -198,6 +203,63 @@ class Population:
             self.train(*members, stop=stop, watch=False)
             seconds = time.perf_counter() - start
         return seconds * self.timetable.micro_steps / stop / self.size
+
+    # ---- compilation
+
+    @functools.cached_property
+    def _lowered_start(self) -> jax.stages.Lowered:
+        some = self._scattered([self._recipe.numbers], [0])
+        return _lowered(self._programs.initialise, *some, self._given, self._start)
+
+    @functools.cached_property
+    def _initialise(self):
+        """The program of the first states, compiled for less than full speed."""
+        return self._lowered_start.compile(compiler_options=run.compiled_for_one_call())
+
+    def _compile(self, splits: Sequence[str]) -> None:
+        """Compiles all programs for `splits` together, so that XLA has work for every core.
+
+        Their first calls then find them compiled.
+        """
+        states, totals = self._lowered_start.out_info
+        with concurrent.futures.ThreadPoolExecutor() as pool:
+            started = pool.submit(lambda: self._initialise)
+            lowered = self._lowered(states, totals, splits)
+            for made in [started, *(pool.submit(each.compile) for each in lowered)]:
+                made.result()
+
+    def _lowered(self, states, totals, splits: Sequence[str]) -> Iterator[jax.stages.Lowered]:
+        """Yields all programs for `splits` but that of the first states, not yet compiled."""
+        numbers, _ = self._scattered([self._recipe.numbers], [0])
+        selections = [self._select(0, 0, 1)] * self.size
+        (size, *_), batches = zip(
+            *(next(in_batches(each, self.timetable, 0)) for each in selections), strict=True
+        )
+        if self._way == "resident":
+            batches, count = self._of_one_call(batches)
+        else:
+            batches, count = scatter(_stacked([rows(each)[0] for each in batches])), None
+        inputs = Inputs(totals, numbers, self._given, self._split("train"), batches, count)
+        yield _lowered(self._programs.advance(size), states, inputs)
+        judged = ["validation"] if num_examples(self._dataset.validation) else []
+        for split in dict.fromkeys([*judged, *splits]):
+            selection = self._evaluation(split)[0]
+            yield _lowered(
+                self._programs.batch_sums, states.evaluated, (self._split(split), selection)
+            )
+        yield _lowered(self._programs.norm, states.params)
+
+    # ---- calls
+
+    def _scattered(self, numbers: Sequence[Numbers], seeds: Sequence[int]):
+        """Returns numbers and seeds of the members on their devices."""
+        filled = self._filled(numbers)
+        return scatter(
+            (
+                jax.tree.map(lambda *leaves: np.array(leaves, np.float32), *filled),
+                np.array(self._filled(seeds), np.uint32),
+            )
+        )
 
     def _next_stop(self, done: int) -> int:
         most = done + self._timer.micro_steps_a_call
@@ -221,10 +283,14 @@ class Population:
         return run.select_of(self._structure, self._dataset, seed)(start=start, stop=stop)
 
     def _at_once(self, program, states, inputs, selections):
-        capacity = min(self.timetable.longest_interval, MOST_MICRO_STEPS)
-        count = np.int32(len(selections[0]["index"]))
+        batches, count = self._of_one_call(selections)
+        return program(states, inputs._replace(batches=batches, count=count))
+
+    def _of_one_call(self, selections):
+        """Returns the selections of all members on their devices, and how long each is."""
+        capacity = capacity_of(self.timetable)
         filled = _stacked([fill(selection, capacity) for selection in selections])
-        return program(states, inputs._replace(batches=scatter(filled), count=count))
+        return scatter(filled), np.int32(len(selections[0]["index"]))
 
     def _one_by_one(self, program, states, inputs, selections):
         throttle, totals = Throttle(), inputs.totals
@@ -258,7 +324,7 @@ class Population:
     def _finish(self, trained: Members, splits: Sequence[str]) -> Iterator[Outcome]:
         """Yields the members' outcomes, with their scores on `splits`."""
         of_splits = [self.evaluate(trained.states, split) for split in splits]
-        norms = self._members(_norms(trained.states.params))
+        norms = self._members(self._programs.norm(trained.states.params))
         for member, (reported, error) in enumerate(zip(trained.rows, trained.errors, strict=True)):
             its_scores = [of_split[member] for of_split in of_splits]
             error = error or _error_of_end(norms[member], its_scores, splits, reported)
@@ -270,6 +336,13 @@ class Population:
             self._splits[name] = rest(getattr(self._dataset, name))
         return self._splits[name]
 
+    def _evaluation(self, split: str) -> list[Selection]:
+        """Returns the batches of an evaluation, on the devices."""
+        if split not in self._evaluations:
+            select, count = evaluation_batches(num_examples(getattr(self._dataset, split)), 1)
+            self._evaluations[split] = place(list(rows(select(start=0, stop=count))))
+        return self._evaluations[split]
+
     def _members(self, tree: Any) -> list[Any]:
         """Returns each member's part of leaves [devices, chunk, ...], on the host."""
         flat = jax.tree.map(lambda x: x.reshape(self.size, *x.shape[2:]), jax.device_get(tree))
@@ -278,6 +351,10 @@ class Population:
     def _filled(self, members: Sequence[Any]) -> list[Any]:
         """Returns as many as all devices take; the last one is repeated."""
         return [*members, *[members[-1]] * (self.size - len(members))]
+
+
+def _lowered(program: Any, *args: Any) -> jax.stages.Lowered:
+    return program.lower(*args)
 
 
 def _told(progress: Callable[[float], None], before: int, size: int, share: float) -> None:
@@ -348,12 +425,13 @@ def _stacked(selections: Sequence[Selection]) -> Selection:
 
 
 class _Programs(NamedTuple):
-    """Programs on all devices; leaves of arguments are [devices, chunk, ...] or shared by all."""
+    """Programs on all devices; leaves are [devices, members of a device, ...] or shared by all."""
 
     initialise: Callable[..., tuple[TrainState, Totals]]  # (numbers, seeds, first variables)
     # micro steps of a batch -> a program of (states, (totals, given, split, ...))
     advance: Callable[[int], Callable[..., tuple[TrainState, Totals]]]
     batch_sums: Callable[..., Any]  # (variables, (split, selection))
+    norm: Callable[..., Any]  # (parameters)
 
 
 @functools.lru_cache(maxsize=64)
@@ -363,6 +441,7 @@ def compiled(
     timetable: Timetable,
     spec: Spec,
     chunk: int,
+    in_turn: int = 1,
     devices: tuple[jax.Device, ...] | None = None,
 ) -> _Programs:
     """Returns the programs of a population of `chunk` members a device."""
@@ -382,19 +461,40 @@ def compiled(
         axes = Inputs(totals=0, numbers=0, given=None, split=None, batches=0)
         return of_members(program, (0, axes), donate=True)
 
-    of_members = functools.partial(_of_members, chunk=chunk, devices=devices)
+    of_members = functools.partial(_of_members, chunk=chunk, in_turn=in_turn, devices=devices)
     return _Programs(
         of_members(initialise, (0, 0, None, None)),
         advance,
         of_members(batch_sums, (0, None)),
+        of_members(optax.tree.norm, (0,)),
     )
 
 
-def _of_members(function, in_axes, *, chunk: int, devices, donate: bool = False):
-    """`function` of one member's arguments, mapped over the devices and the chunk of each."""
-    of_chunk = _one_by_itself(function, in_axes) if chunk == 1 else jax.vmap(function, in_axes)
+def _of_members(function, in_axes, *, chunk: int, in_turn: int, devices, donate: bool = False):
+    """`function` of one member's arguments, mapped over the devices and the members of each."""
+    if in_turn > 1:
+        of_device = _one_after_the_other(function, in_axes, chunk)
+    else:
+        of_device = _one_by_itself(function, in_axes) if chunk == 1 else jax.vmap(function, in_axes)
     options = {"in_axes": in_axes, "out_axes": 0, "donate": donate}
-    return on_all_devices(of_chunk, devices=devices, **options)
+    return on_all_devices(of_device, devices=devices, **options)
+
+
+def _one_after_the_other(function, in_axes, chunk: int):
+    """Does what `vmap` does, a chunk after the other; chunks of one without `vmap`."""
+
+    def for_each(choose, *trees):
+        return jax.tree.map(choose, in_axes, *trees, is_leaf=lambda axis: axis is None)
+
+    def call(*args):
+        def one(own):
+            merged = for_each(lambda axis, own, all: all if axis is None else own, own, args)
+            return function(*merged)
+
+        own = for_each(lambda axis, tree: None if axis is None else tree, args)
+        return jax.lax.map(one, own, batch_size=None if chunk == 1 else chunk)
+
+    return call
 
 
 def _one_by_itself(function, in_axes):
@@ -408,8 +508,3 @@ def _one_by_itself(function, in_axes):
         return jax.tree.map(lambda leaf: leaf[None], function(*one))
 
     return call
-
-
-@jax.jit
-def _norms(params):
-    return jax.vmap(jax.vmap(optax.tree.norm))(params)

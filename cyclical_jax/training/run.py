@@ -6,14 +6,13 @@ from collections.abc import Iterator
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from cyclical_jax import data
 from cyclical_jax.data.batches import Select, Selection, shuffled, with_others
 from cyclical_jax.data.dataset import Dataset
 from cyclical_jax.training import assembly
-from cyclical_jax.training.contradictions import uneven_batch
+from cyclical_jax.training.contradictions import uneven_batch, uneven_groups
 from cyclical_jax.training.durations import Timetable
 from cyclical_jax.training.earlier import Earlier, check_dataset
 from cyclical_jax.training.evaluation import Scores
@@ -55,8 +54,9 @@ def plan(
 
     Raises:
       RecipeError: The dataset is not as `Dataset` says, the devices cannot share a batch evenly, a
-        cycle has too few updates, the task cannot learn the data, or the model does not take its
-        inputs or gives other outputs than the task needs; a line for each problem.
+        group of devices does not divide them, a cycle has too few updates, the task cannot learn
+        the data, or the model does not take its inputs or gives other outputs than the task needs;
+        a line for each problem.
     """
     check_dataset(recipe, dataset)
     recipe = recipe.with_model(model)
@@ -74,6 +74,7 @@ def _misfits(recipe: Recipe, dataset: Dataset, num_devices: int) -> Iterator[str
     """Yields a line for each thing in which a recipe does not fit the devices or the data."""
     structure = recipe.structure
     yield from uneven_batch(structure.batch_size, num_devices)
+    yield from uneven_groups(structure.device_groups, num_devices)
     if problems := model_problems(structure, spec_of(dataset)):
         yield from problems
     elif structure.as_one_batch and way_of(recipe, dataset) == "streamed":
@@ -125,8 +126,8 @@ def begin(
 ) -> Snapshot:
     """Returns where a run starts: nothing is done yet. The arguments are those of `loop.train`."""
     recipe = recipe.with_model(model)
-    timetable, numbers = plan(recipe, dataset), jax.tree.map(jnp.float32, recipe.numbers)
-    state = _compiled_start(
+    timetable, numbers = plan(recipe, dataset), jax.tree.map(np.float32, recipe.numbers)
+    state = _compiled_start()(
         recipe.structure,
         numbers,
         recipe.seed,
@@ -138,8 +139,20 @@ def begin(
     return Snapshot(state, nothing_yet(recipe.structure, state), 0.0)
 
 
-_STATIC = ("structure", "timetable", "spec")
-_compiled_start = jax.jit(assembly.assemble_state, static_argnames=_STATIC)
+@functools.cache
+def _compiled_start():
+    static = "structure", "timetable", "spec"
+    options = compiled_for_one_call()
+    return jax.jit(assembly.assemble_state, static_argnames=static, compiler_options=options)
+
+
+def compiled_for_one_call() -> dict[str, Any]:
+    """Returns the compiler options of a program that a run calls once.
+
+    On a CPU, LLVM's full effort takes three quarters of the time of compiling first parameters.
+    With less the program is slower, and its results are the same bit for bit.
+    """
+    return {"xla_backend_optimization_level": 1} if jax.default_backend() == "cpu" else {}
 
 
 def nothing_yet(structure: Structure, state: TrainState) -> Totals:

@@ -4,6 +4,7 @@ recall -> transforms in their order -> one forward pass -> weighted sum of the t
 -> optimizer -> memories
 """
 
+import functools
 import itertools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -15,6 +16,7 @@ import optax
 from cyclical_jax.models import Model
 from cyclical_jax.opt_state import find_values
 from cyclical_jax.schedules import as_schedule
+from cyclical_jax.training import accumulating
 from cyclical_jax.training.fields import RecipeError
 from cyclical_jax.training.state import TrainState
 from cyclical_jax.training.technique import (
@@ -60,6 +62,8 @@ class Program(NamedTuple):
       skip_nonfinite: Whether a batch whose loss, gradient or new parameters are not finite changes
         nothing but `micro_step` and `skipped`: its update does not count, for any schedule.
       micro_steps: How many micro steps a batch counts as.
+      every: Where `optimizer` is one of `accumulate_gradients`, the micro steps of each update. The
+        devices then average the gradient once an update, and `grad_norm` is that of the update.
       axis_name: Mapped axis over which gradients and metrics are averaged; None for one device.
     """
 
@@ -76,13 +80,24 @@ class Program(NamedTuple):
     memories: Mapping[str, Memory] = {}
     skip_nonfinite: bool = False
     micro_steps: int = 1
+    every: optax.Schedule | None = None
     axis_name: str | None = None
+
+    @property
+    def averages_once(self) -> bool:
+        """Whether the gradient of a micro step remains a device's own.
+
+        It does not where a norm of it is needed at once. Nor does it where batches are skipped:
+        updates are then longer than planned, and a run may be stopped within one.
+        """
+        return self.every is not None and not (self.reference or self.skip_nonfinite)
 
 
 def make_train_step(program: Program) -> TrainStep:
     """Returns the train step `(state, batch) -> (state, metrics)`, a pure function.
 
-    The metrics are scalars: loss, grad_norm, num_examples, the measures of the terms, and the value
+    The metrics are scalars: loss, grad_norm, num_examples (and examples_of_update, 0 within one,
+    where gradients are accumulated), the measures of the terms, and the value
     in force of each knob and of each of this library's transformations in the optimizer.
     """
     names = program.columns or columns(list(program.knobs))
@@ -93,13 +108,14 @@ def make_train_step(program: Program) -> TrainStep:
         *keys, model_key = _keys(state, number + 1, program.axis_name)
         batch = _changed(program, state, batch, keys)
         grads, model_state, metrics, outputs = _gradients(program, state, batch, values, model_key)
-        new = _updated(state, program.optimizer, grads, model_state)
+        metrics["num_examples"] = _num_examples(batch, program.axis_name)
+        opt_state, grads, metrics = _accumulated(program, state.opt_state, grads, metrics)
+        new = _updated(state._replace(opt_state=opt_state), program.optimizer, grads, model_state)
         new = new._replace(micro_step=state.micro_step + program.micro_steps)
         seen = Seen(state, new, batch, outputs, values, program.axis_name)
         new = new._replace(memory=_remembered(program.memories, seen))
         if program.skip_nonfinite:
             new = _unless_nonfinite(state, new, metrics)
-        metrics["num_examples"] = _num_examples(batch, program.axis_name)
         # The knobs win: within an accumulated update the optimizer still has those of the last one.
         # What a technique injects into Optax's transformations is a knob by another name.
         reported = {names[key]: value for key, value in values.items()}
@@ -144,9 +160,7 @@ def _gradients(program: Program, state, batch, values, key):
     named = (view for term in (*program.terms, *program.reference) for view in term.views)
     views = tuple(dict.fromkeys((MAIN, *named)))
 
-    def mean_over_devices(tree):
-        return jax.lax.pmean(tree, program.axis_name) if program.axis_name else tree
-
+    mean_over_devices = functools.partial(_mean_over_devices, program.axis_name)
     average = _averager(batch, mean_over_devices)
     forward = _forward(program, views, state, batch, values, key)
 
@@ -158,11 +172,14 @@ def _gradients(program: Program, state, batch, values, key):
     loss, slopes = jax.value_and_grad(loss_of)(outputs, program.terms)
     (grads,) = backward(slopes)
     metrics = {"loss": loss} | _measures(program.terms, outputs, batch, values, average)
-    metrics, grads = mean_over_devices((metrics, grads))
-    if program.reference:
-        (reference,) = backward(jax.grad(loss_of)(outputs, program.reference))
-        grads = _with_norm_of(grads, mean_over_devices(reference))
-    metrics |= {"grad_norm": optax.tree.norm(grads)}
+    if program.averages_once:
+        metrics = mean_over_devices(metrics | {"grad_norm": optax.tree.norm(grads)})
+    else:
+        metrics, grads = mean_over_devices((metrics, grads))
+        if program.reference:
+            (reference,) = backward(jax.grad(loss_of)(outputs, program.reference))
+            grads = _with_norm_of(grads, mean_over_devices(reference))
+        metrics |= {"grad_norm": optax.tree.norm(grads)}
     # Equal on all devices already if the model knows its axis; else they would part.
     model_state = _map_floats(lambda leaf: _sum_of_shares(leaf, program.axis_name), model_state)
     return grads, model_state, metrics, outputs
@@ -285,7 +302,28 @@ def _map_floats(function, tree):
     return jax.tree.map(on_leaf, tree)
 
 
+def _mean_over_devices(axis_name: str | None, tree):
+    return jax.lax.pmean(tree, axis_name) if axis_name else tree
+
+
 # ---- the new state
+
+
+def _accumulated(program: Program, opt_state, grads, metrics: Metrics):
+    """Returns optimizer state and gradients for the update, and metrics of whole updates."""
+    if program.every is None:
+        return opt_state, grads, metrics
+    axis_name = program.axis_name if program.averages_once else None
+    mean_over_devices = functools.partial(_mean_over_devices, axis_name)
+    found = accumulating.averaged(opt_state, grads, program.every, mean_over_devices)
+    joined, of_all, is_last, norm = found
+    if axis_name:
+        opt_state, grads = joined, of_all
+    # Within an update that of the micro step: it tells whether the gradient is finite.
+    grad_norm = jnp.where(is_last, norm, metrics["grad_norm"])
+    number = program.every(opt_state.gradient_step) * metrics["num_examples"]
+    counts = {"examples_of_update": jnp.where(is_last, number, 0)}
+    return opt_state, grads, metrics | counts | {"grad_norm": grad_norm}
 
 
 def _updated(state, optimizer, grads, model_state) -> TrainState:

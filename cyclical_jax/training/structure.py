@@ -30,7 +30,7 @@ from cyclical_jax.training.technique import Task, Technique, columns, shown
 _MOST_WINDOWS = 10**7
 # Names of the log that no knob may have.
 _TAKEN = (
-    *("step", "epoch", "loss", "grad_norm", "num_examples"),
+    *("step", "epoch", "loss", "grad_norm", "num_examples", "examples_of_update"),
     *("skipped", "images_per_second", "seconds"),
 )
 
@@ -194,9 +194,11 @@ def _problems_of_entry(entry: Technique) -> Iterator[str]:
     if entry.switch is not None and entry.switch not in entry.keys:
         yield f"has no key {entry.switch}, which is its switch"
     others = (*entry.model_knobs, *(entry.options or {}), *(entry.beside or {}).values())
-    for key in others:
+    for key in (*others, *entry.device_groups):
         if key not in entry.keys:
-            yield f"has no key {key}, which its model_knobs, options or beside name"
+            yield (
+                f"has no key {key}, which its model_knobs, options, beside or device_groups name"
+            )
     for key, field in entry.keys.items():
         if key.count(".") > 1 or key.split(".")[0] in engine.KEYS:
             yield f"has the key {key}, which must be a word, or a section of its own and a word"
@@ -229,22 +231,37 @@ class Structure:
         """Returns it with a model of one's own; None leaves it as it is.
 
         Raises:
-          RecipeError: It is no model, or a knob is on that it does not take; a line for each.
+          RecipeError: It is no model, a knob is on that it does not take, or the recipe asks for
+            groups of devices, which such a model makes by itself; a line for each.
         """
         if model is None:
             return self
         on, taken = dict(self.curves), _checked_model(model).knobs
         knobs = self.maker.model_knobs if self.maker else ()
-        unread = [key for key in knobs if key in on and key.rpartition(".")[2] not in taken]
-        if unread:
-            raise RecipeError(
-                "\n".join(
-                    f"{key} must be None where model= is given and its knobs do not name "
-                    f"{key.rpartition('.')[2]!r}, got {taken}."
-                    for key in unread
-                )
-            )
+        lines = [
+            f"{key} must be None where model= is given and its knobs do not name "
+            f"{key.rpartition('.')[2]!r}, got {taken}."
+            for key in knobs
+            if key in on and key.rpartition(".")[2] not in taken
+        ]
+        lines += [
+            f"{key} must be None where model= is given, got {size}."
+            for key, size in self.device_groups.items()
+            if self.maker and key in self.maker.keys
+        ]
+        if lines:
+            raise RecipeError("\n".join(lines))
         return replace(self, model=model)
+
+    @property
+    def device_groups(self) -> dict[str, int]:
+        """{key: number of devices} of the keys that divide the devices into groups."""
+        return {
+            key: size
+            for entry, own in self.entries
+            for key, size in own
+            if key in entry.device_groups and size is not None
+        }
 
     @property
     def maker(self) -> Technique | None:

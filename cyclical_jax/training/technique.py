@@ -179,6 +179,8 @@ class Technique:
       changes_inputs: Whether its transforms change the inputs, and so act before the task's.
       beside: {entry of the training split: key of a batch size}: examples of their own number,
         which are drawn in an order of their own.
+      device_groups: Its keys that are a number of devices, which must divide that of all; None is
+        all. A run with such a number is another run on other devices.
       problems: Yields a line for each contradiction between keys. It gets the values of all keys
         that are right by themselves.
       prepare: What it makes on the host before training.
@@ -200,6 +202,7 @@ class Technique:
     percent: tuple[str, ...] = ()
     changes_inputs: bool = False
     beside: Mapping[str, str] | None = None
+    device_groups: tuple[str, ...] = ()
     problems: Callable[[Own], Iterator[str]] = no_problems
     prepare: Callable[[Any], Prepared] | None = None  # takes an `earlier.Host`
     of_config: "Callable[[Own], Technique] | None" = None

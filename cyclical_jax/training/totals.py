@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from cyclical_jax.opt_state import find_values
 from cyclical_jax.training.state import TrainState
@@ -15,7 +16,9 @@ class Totals(NamedTuple):
     """The totals of all micro steps since the last row."""
 
     num_examples: jax.Array  # (), int32
-    means: dict[str, jax.Array]  # what is measured: over the examples of batches that are finite
+    # What is measured: over the examples of batches that are finite; grad_norm over the updates
+    # that are complete, each with the weight of its examples, and NaN before there is one.
+    means: dict[str, jax.Array]
     values: dict[str, jax.Array]  # of each knob, at the last micro step
     # At the first batch whose loss or gradient is not finite; its step is -1 as long as all are.
     nonfinite: dict[str, jax.Array]
@@ -29,13 +32,22 @@ def no_totals(state: TrainState, knobs: Iterable[str], measures: Iterable[str] =
       knobs: Names of the knobs in the log.
       measures: Names of what the loss terms measure.
     """
-    names = {*knobs, *find_values(state.opt_state, injected=False)}
+    # The names alone count: of arrays, `find_values` would make copies.
+    shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), state.opt_state)
+    names = {*knobs, *find_values(shapes, injected=False)}
     return Totals(
-        num_examples=jnp.int32(0),
-        means={name: jnp.float32(0) for name in (*MEASURED, *measures)},
-        values={name: jnp.float32(0) for name in names},
-        nonfinite={"step": jnp.int32(-1)} | {name: jnp.float32(0) for name in MEASURED},
+        num_examples=_array(np.int32(0)),
+        means={name: _array(np.float32(0)) for name in (*MEASURED, *measures)}
+        | {"grad_norm": _array(np.float32(np.nan))},
+        values={name: _array(np.float32(0)) for name in names},
+        nonfinite={"step": _array(np.int32(-1))}
+        | {name: _array(np.float32(0)) for name in MEASURED},
     )
+
+
+def _array(number: np.generic) -> jax.Array:
+    """Returns a number on the device; `jnp.float32` would compile a program for it."""
+    return jax.device_put(number)
 
 
 def is_empty(totals: Totals) -> bool:
@@ -54,12 +66,14 @@ def add(totals: Totals, metrics: Metrics, step: jax.Array) -> Totals:
     is_finite = jnp.isfinite(metrics["loss"]) & jnp.isfinite(metrics["grad_norm"])
     added = jnp.where(is_finite, metrics["num_examples"], 0)
     num_examples = totals.num_examples + added
-    part = added / jnp.maximum(num_examples, 1)
 
-    def new_mean(mean, value):
-        return mean + part * jnp.where(is_finite, value - mean, 0)
+    def new_mean(name, mean):
+        own = metrics.get("examples_of_update", added) if name == "grad_norm" else added
+        # Of an update that began before the row, all that the row has so far.
+        part = jnp.minimum(jnp.where(is_finite, own, 0) / jnp.maximum(num_examples, 1), 1)
+        moved = mean + part * jnp.where(is_finite, metrics[name] - mean, 0)
+        return jnp.where(part == 1, metrics[name], moved)
 
-    measured = {name: metrics[name] for name in totals.means}
     is_first = ~is_finite & (totals.nonfinite["step"] < 0)
     nonfinite = jax.tree.map(
         lambda old, new: jnp.where(is_first, new, old),
@@ -68,7 +82,7 @@ def add(totals: Totals, metrics: Metrics, step: jax.Array) -> Totals:
     )
     return Totals(
         num_examples,
-        jax.tree.map(new_mean, totals.means, measured),
+        {name: new_mean(name, mean) for name, mean in totals.means.items()},
         {name: metrics[name].astype(jnp.float32) for name in totals.values},
         nonfinite,
     )

@@ -19,7 +19,7 @@ from cyclical_jax.data.batches import Selection, rows
 from cyclical_jax.data.dataset import Dataset
 from cyclical_jax.data.feed import prefetched
 from cyclical_jax.data.streams import Stream
-from cyclical_jax.training import assembly
+from cyclical_jax.training import accumulating, assembly
 from cyclical_jax.training.devices import (
     AXIS,
     Throttle,
@@ -77,10 +77,13 @@ def way_of(recipe: Recipe, dataset: Dataset) -> str:
 def has_convolutions(structure: Structure, spec: Spec) -> bool:
     """Returns whether the model has a convolution, whoever wrote it."""
     model = assembly.assemble_model(structure, spec)
-    example = assembly.example_of(structure, spec)
-    variables = jax.eval_shape(lambda: model.init(jax.random.key(0), example))
-    traced = jax.make_jaxpr(lambda v, x: model.apply(*v, x, train=False))(variables, example)
-    return "conv_general_dilated" in str(traced)
+
+    def forward():
+        example = assembly.example_of(structure, spec)
+        variables = model.init(jax.random.key(0), example)
+        return model.apply(*variables, example, train=False)
+
+    return "conv_general_dilated" in str(jax.make_jaxpr(forward)())
 
 
 def make_advance(
@@ -100,11 +103,21 @@ def make_advance(
         program = compiled(way, structure, timetable.lengths, spec, micro_steps)
         if way == "resident":
             return _resident(program, timetable, inputs)
-        if way == "stepwise":
-            return _one_by_one(program, _send, inputs)
-        return _one_by_one(program, lambda selection: _next(sent, selection), inputs)
+        of_sent = functools.partial(_next, sent)
+        advance = _one_by_one(program, _send if way == "stepwise" else of_sent, inputs)
+        return _spread(advance) if is_spread(way, timetable, jax.device_count()) else advance
 
     return _in_parts(of_size, timetable) if timetable.as_one_batch else of_size(1)
+
+
+def _spread(advance: Advance) -> Advance:
+    """Returns a function whose calls between whole updates have states that are spread."""
+
+    def spread(state, totals, selection):
+        state, totals = advance(accumulating.spread(state), totals, selection)
+        return accumulating.joined(state), totals
+
+    return spread
 
 
 def _in_parts(of_size: Callable[[int], Advance], timetable: Timetable) -> Advance:
@@ -142,7 +155,14 @@ def compiled(
     number = jax.device_count() if devices is None else len(devices)
     axis_name = AXIS if number > 1 else None
     program = make_program(way, structure, timetable, spec, axis_name, micro_steps)
-    return on_all_devices(program, in_axes=(None, AXES), donate=True, devices=devices)
+    state = accumulating.AXES if is_spread(way, timetable, number) else None
+    axes = {"in_axes": (state, AXES), "out_axes": (state, None)}
+    return on_all_devices(program, **axes, donate=True, devices=devices)
+
+
+def is_spread(way: str, timetable: Timetable, num_devices: int) -> bool:
+    """Returns whether devices may differ between two calls of a program: within an update."""
+    return timetable.accumulates and way != "resident" and num_devices > 1
 
 
 def num_programs() -> int:
@@ -193,7 +213,7 @@ def make_program(
 
 
 def _resident(program, timetable: Timetable, inputs: Inputs) -> Advance:
-    capacity = min(timetable.longest_interval, MOST_MICRO_STEPS)
+    capacity = capacity_of(timetable)
 
     def advance(state, totals, selection):
         count = len(selection["index"])
@@ -203,6 +223,11 @@ def _resident(program, timetable: Timetable, inputs: Inputs) -> Advance:
         return program(state, own)
 
     return advance
+
+
+def capacity_of(timetable: Timetable) -> int:
+    """Returns the most micro steps of a call."""
+    return min(timetable.longest_interval, timetable.longest_call(MOST_MICRO_STEPS))
 
 
 def fill(selection: Selection, capacity: int) -> Selection:

@@ -16,7 +16,7 @@ import sklearn.datasets
 import tensorflow_datasets as tfds
 from tensorflow_datasets.image_classification import cifar
 
-from cyclical_jax.data import prepare, sources, subsets, tfds_named
+from cyclical_jax.data import digits, prepare, sources, subsets, tfds_named
 from cyclical_jax.data.batches import in_order
 from cyclical_jax.data.dataset import (
     Dataset,
@@ -151,13 +151,13 @@ def test_the_number_of_classes_is_that_of_tfds(name, tmp_path):
 
 class TestDigits:
     def test_shapes(self):
-        digits = sources.load("digits")
+        dataset = sources.load("digits")
         sizes = {"train": 1197, "validation": 200, "test": 400}
         for split, size in sizes.items():
-            arrays = getattr(digits, split)
+            arrays = getattr(dataset, split)
             assert arrays["image"].shape == (size, 8, 8, 1) and arrays["image"].dtype == np.uint8
             assert arrays["label"].shape == (size,) and arrays["label"].dtype == np.int32
-        assert digits.num_classes == 10
+        assert dataset.num_classes == 10
 
     def test_every_example_is_in_one_split_and_scaled_to_the_full_range(self):
         raw = sklearn.datasets.load_digits()
@@ -173,6 +173,13 @@ class TestDigits:
         )
         assert scale[0] == 0 and scale[16] == 255
         assert found == expected
+
+    def test_they_are_the_same_where_only_scikit_learn_knows_its_file(self, monkeypatch):
+        expected = sources.load("digits")
+        monkeypatch.setattr(digits, "_FILE", "elsewhere.csv.gz")
+        for theirs, ours in zip(sources.load("digits")[:3], expected[:3], strict=True):
+            for name, array in ours.items():
+                np.testing.assert_array_equal(theirs[name], array, strict=True)
 
     def test_the_order_is_the_same_for_ever(self):
         labels = np.concatenate([split["label"] for split in sources.load("digits")[:3]])
@@ -625,10 +632,12 @@ class TestNames:
             sources.load("imagenet2012")
 
     @pytest.mark.parametrize(
-        "name, module", [("digits", "sklearn.datasets"), ("cifar10", "tensorflow_datasets")]
+        "name, module", [("digits", "sklearn"), ("cifar10", "tensorflow_datasets")]
     )
     def test_a_missing_package_is_named(self, name, module, monkeypatch):
-        monkeypatch.setitem(sys.modules, module, None)
+        for loaded in [module, *sys.modules]:
+            if loaded.partition(".")[0] == module:
+                monkeypatch.setitem(sys.modules, loaded, None)
         with pytest.raises(ImportError, match=rf"{module}.*pip install 'cyclical-jax\[train\]'"):
             sources.load(name)
 

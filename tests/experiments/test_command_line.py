@@ -57,6 +57,23 @@ def at(config: ConfigDict, key: str):
     return value.to_dict() if isinstance(value, ConfigDict) else value
 
 
+# ---- the GPUs of one of several processes
+
+
+@pytest.mark.parametrize("tasks, expected", [("1", []), ("1(x16)", []), ("8", None), ("1,2", None)])
+def test_the_only_process_of_a_machine_takes_all_gpus(tasks, expected):
+    """Here SLURM's; tests/test_machines.py shows what JAX makes of an empty list."""
+    slurm = {"SLURM_STEP_TASKS_PER_NODE": tasks, "SLURM_LOCALID": "0"}
+    assert command_line.devices_of(slurm) == expected
+    assert command_line.devices_of(slurm | {"JAX_LOCAL_DEVICE_IDS": "0,1"}) is None
+
+
+@pytest.mark.parametrize("size, expected", [("1", []), ("8", None), (None, None)])
+def test_so_does_open_mpis(size, expected):
+    environment = {} if size is None else {"OMPI_COMM_WORLD_LOCAL_SIZE": size}
+    assert command_line.devices_of(environment) == expected
+
+
 # ---- changes of a config
 
 

@@ -275,7 +275,7 @@ def test_batch_norm_averages_over_the_mapped_axis(name):
 
 
 def test_the_options_of_each_model():
-    shared = ("hidden_sizes", "batch_norm", "dropout", "dtype")
+    shared = ("hidden_sizes", "batch_norm", "batch_norm_group", "dropout", "dtype")
     assert {name: MODEL_OPTIONS[name] for name in SMALL} == {
         "mlp": shared,
         "patch_dense": (*shared, "patch_size", "stride", "channels"),

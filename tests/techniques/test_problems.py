@@ -119,6 +119,18 @@ CASES = {
         ({"model.hidden_sizes": (3, "a")}, "model.hidden_sizes must be a number, got 'a'."),
         ({"model.batch_norm": "yes"}, "model.batch_norm must be True or False, got 'yes'."),
         ({"model.batch_norm": 1}, "model.batch_norm must be True or False, got 1."),
+        (
+            {"model.batch_norm": True, "model.batch_norm_group": 0},
+            "model.batch_norm_group must be a whole number from 1 to 2147483647, got 0.",
+        ),
+        (
+            {"model.batch_norm": True, "model.batch_norm_group": 3},
+            "model.batch_norm_group must divide the number of devices, 2, got 3.",
+        ),
+        (
+            {"model.batch_norm_group": 1},
+            "model.batch_norm_group is read where model.batch_norm is True; leave it at None.",
+        ),
         ({"model.dropout": 1.1}, "model.dropout must be at least 0 and at most 1, got 1.1."),
         (
             {"model.dtype": "float16"},

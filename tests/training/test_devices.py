@@ -104,10 +104,12 @@ def test_few_calls_are_in_flight(monkeypatch, backend, waits):
     assert latest == waits
 
 
-def test_shares_are_contiguous_and_complete():
-    array = np.arange(24).reshape(3, 8)
-    shares = split_over_devices(array, axis=1)
-    np.testing.assert_array_equal(shares, [array[:, :4], array[:, 4:]])
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_shares_are_contiguous_complete_and_no_copy(axis):
+    array = np.arange(4 * 6 * 16).reshape(4, 6, 16)[..., 8:]  # as a process's part of a batch is
+    shares = split_over_devices(array, axis)
+    np.testing.assert_array_equal(shares, np.split(array, 2, axis))
+    assert np.shares_memory(shares, array)
 
 
 @pytest.mark.parametrize("axis, half", [(0, np.s_[2:]), (1, np.s_[:, 3:])])
@@ -119,6 +121,8 @@ def test_each_share_lies_on_its_device(axis, half):
     np.testing.assert_array_equal(shares[1], array[half])
 
 
-def test_what_cannot_be_shared_evenly_is_refused():
-    with pytest.raises(ValueError, match="equal division"):
-        scatter(np.zeros((5, 2)))
+@pytest.mark.parametrize("axis, length", [(0, 5), (1, 7), (-1, 7)])
+def test_what_cannot_be_shared_evenly_is_refused(axis, length):
+    message = rf"^2 devices cannot share {length} entries evenly\.$"
+    with pytest.raises(ValueError, match=message):
+        scatter({"x": np.zeros((5, 7))}, axis=axis)

@@ -65,21 +65,18 @@ def test_a_duration_in_micro_steps(text, micro_steps):
 
 
 TIMETABLES = [
-    (accumulate, Timetable(uniform_windows(length, accumulate), 7, log_every, validate_every))
-    for length, accumulate in [(1, 1), (20, 1), (21, 3), (20, 3), (7, 100)]
+    Timetable(uniform_windows(length, 1), 7, log_every, validate_every)
+    for length in [1, 20]
     for log_every, validate_every in [(1, 1), (4, 6), (6, 4), (5, 50), (50, 5), (100, 100)]
 ]
 
 
-@pytest.mark.parametrize("accumulate, timetable", TIMETABLES, ids=str)
-def test_a_timetable_is_what_a_walk_over_all_micro_steps_finds(accumulate, timetable):
+@pytest.mark.parametrize("timetable", TIMETABLES, ids=str)
+def test_a_timetable_is_what_a_walk_over_all_micro_steps_finds(timetable):
     _, per_epoch, log_every, validate_every, *_ = timetable
     length = timetable.micro_steps
-    rows, validations, updates, window = [], [], 0, 0
+    rows, validations = [], []
     for done in range(1, length + 1):
-        window += 1
-        if window == accumulate or done == length:
-            updates, window = updates + 1, 0
         if done % validate_every == 0 or done == length:
             validations.append(done)
         if done % log_every == 0 or done in validations:
@@ -97,15 +94,16 @@ def test_a_timetable_is_what_a_walk_over_all_micro_steps_finds(accumulate, timet
     assert [row for row in rows if timetable.validates_at(row)] == validations
     for done in range(length):
         assert timetable.next_row(done) == min(row for row in rows if row > done)
-    assert timetable.total_steps == updates
+    assert timetable.total_steps == length
     gaps = [row - before for before, row in zip([0, *rows], rows, strict=False)]
     assert timetable.longest_interval == max(gaps)
 
 
 @pytest.mark.parametrize("intervals", [(1, 1), (4, 6), (6, 4), (3, 50), (50, 7), (100, 100)])
 @pytest.mark.parametrize("windows", [((3, 4), (5, 1), (2, 8), (1, 3)), ((40, 1),), ((2, 16),)])
-def test_where_an_update_is_one_batch_all_ends_are_ends_of_updates(windows, intervals):
-    timetable = Timetable(windows, 7, *intervals, as_one_batch=True)
+@pytest.mark.parametrize("as_one_batch", [True, False])
+def test_all_ends_are_ends_of_updates(as_one_batch, windows, intervals):
+    timetable = Timetable(windows, 7, *intervals, as_one_batch=as_one_batch)
     sizes = [size for count, size in windows for _ in range(count)]
     ends, length = list(itertools.accumulate(sizes)), sum(sizes)
     spans = list(zip([0, *ends], ends, strict=False))
@@ -125,7 +123,17 @@ def test_where_an_update_is_one_batch_all_ends_are_ends_of_updates(windows, inte
         assert timetable.num_rows(start) == sum(row <= start for row in rows)
     for micro_step in range(1, length + 1):
         assert timetable.next_stop(micro_step) == min(end for end in ends if end >= micro_step)
+    gaps = [row - before for before, row in zip([0, *rows], rows, strict=False)]
+    assert max(gaps) <= timetable.longest_interval < min(intervals) + max(sizes)
+    for start, most in itertools.product([0, *ends[:-1]], [1, 5, 30]):
+        stop = timetable.next_stop(min(start + most, length))
+        assert stop - start <= timetable.longest_call(most) <= length
+    assert timetable.accumulates == (max(sizes) > 1 and not as_one_batch)
+    assert timetable.total_steps == len(sizes)
     for start, stop in itertools.combinations([0, *ends], 2):
+        if not as_one_batch:
+            assert list(timetable.parts(start, stop)) == [(stop - start, 1)]
+            continue
         parts = [size for count, size in timetable.parts(start, stop) for _ in range(count)]
         assert parts == [end - first for first, end in spans if start <= first and end <= stop]
 

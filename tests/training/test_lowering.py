@@ -101,3 +101,17 @@ def test_the_log_and_the_clip_share_one_norm_of_the_gradient():
     program = ahead.lowered(recipe, dataset, "streamed", tuple(jax.devices())).compile()
     products = re.findall(r"f32\[64,6\]\S* multiply\(([^,]*), ([^,)]*)\)", program.as_text())
     assert [one == other for one, other in products].count(True) == 1
+
+
+# ---- means over devices
+
+
+def test_statistics_are_divided_before_they_are_summed():
+    """No kernel of the step reads their sums, so that each division of one would be a kernel."""
+    changes = dict(model__hidden_sizes=(6,), model__batch_norm=True, batch_size=12)
+    dataset = data.Dataset(images(60), images(12), images(12), CLASSES)
+    run = (recipe_of(None, **changes), dataset, "streamed", tuple(jax.devices()))
+    text = ahead.lowered(*run).as_text()
+    names = re.findall(r'(%\d+) = "stablehlo.all_reduce"(?:.*\n){4} *}\) : \(tensor<6xf32>', text)
+    divided = [name for name in names if f"stablehlo.divide {name}, " in text]
+    assert (len(names), len(divided)) == (5, 3)  # two statistics; the gradients of three vectors

@@ -237,7 +237,8 @@ def test_rows_are_where_the_recipe_says_and_have_no_times():
 
 def test_a_split_in_several_batches_has_the_scores_of_one_device(monkeypatch):
     monkeypatch.setattr(evaluation, "_BATCH_SIZE", 8)
-    outcome = outcomes("padded", of=slice(1, 2))[0]
+    one = members("padded")[1]
+    (outcome,) = Population(one, dataset()).outcomes([one], SPLITS)
     assert outcome == single(members("padded")[1], dataset()).outcome
     assert outcome.scores["validation"]["num_examples"] == 21
 
@@ -256,6 +257,36 @@ def test_calls_of_few_micro_steps_are_the_same_run(monkeypatch):
     monkeypatch.setattr(Timer, "add", lambda self, *_: setattr(self, "micro_steps_a_call", 3))
     some = members("padded")
     assert list(Population(some[0], dataset()).outcomes(some, SPLITS)) == outcomes("padded")
+
+
+@pytest.mark.parametrize(
+    "case, in_turn", [("padded", 2), pytest.param("parted", 2, marks=pytest.mark.slow)]
+)
+def test_members_that_are_trained_in_turn_are_the_same(case, in_turn):
+    """Two devices: four at once, of whom one is there to fill up."""
+    population = Population(members(case)[0], dataset(), in_turn=in_turn)
+    assert population.size == 2 * in_turn
+    assert list(population.outcomes(members(case), SPLITS)) == outcomes(case)
+
+
+@pytest.mark.slow
+def test_chunks_that_are_trained_in_turn_are_the_same_to_rounding():
+    population = Population(members("padded")[0], dataset(), chunk=2, in_turn=2)
+    together = list(population.outcomes(members("padded"), SPLITS))
+    for outcome, expected in zip(together, outcomes("padded"), strict=True):
+        assert_close(outcome, expected, rel=3e-5)
+
+
+def test_all_programs_are_compiled_before_the_first_member(monkeypatch, count_compilations):
+    """Four: first states, steps, scores of the splits, which are of one size, norms at the end."""
+    forget_programs(monkeypatch)
+    population = Population(members("padded")[0], dataset())
+    with count_compilations() as compiled:
+        population._compile(SPLITS)
+    assert len(compiled) == 4
+    with count_compilations() as compiled:
+        list(population.outcomes(members("padded"), SPLITS))
+    assert compiled == []
 
 
 # ---- members among each other
