@@ -30,6 +30,7 @@ from benchmarks.one_program import LOCAL, problem_of
 from experiments.environment import revision
 
 ROOT = Path(__file__).parents[1]
+_DIED = "the compiler died of"
 
 
 def main():
@@ -118,21 +119,21 @@ def outcome(code: int, out: str, err: str) -> dict[str, Any]:
     if code == 0:
         return json.loads(out.splitlines()[-1])
     if code < 0:
-        return {"error": f"the compiler died of {signal.Signals(-code).name}"}
+        return {"error": f"{_DIED} {signal.Signals(-code).name}"}
     lines = err.strip().splitlines()
     return {"error": lines[-1] if lines else f"ended with {code}"}
 
 
 def _found(results: Path, topology: str, recipe: str) -> dict[str, Any] | None:
-    """Returns the last row of that program; lines that a stop cut off are none."""
+    """Returns the last row of that program; None where there is none, or an error can be mended."""
     found = None
     for line in results.read_text().splitlines() if results.exists() else ():
         try:
             row = json.loads(line)
-        except json.JSONDecodeError:
+        except json.JSONDecodeError:  # a stop cut it off
             continue
         if (row["topology"], row["recipe"]) == (topology, recipe):
-            found = row
+            found = row if row.get("error", _DIED).startswith(_DIED) else None
     return found
 
 

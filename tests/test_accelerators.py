@@ -59,11 +59,14 @@ def test_a_mistake_is_a_line_before_anything_is_compiled(arguments, says, monkey
 
 def test_what_is_in_the_results_is_not_compiled_again(monkeypatch, capsys, tmp_path):
     results = tmp_path / "results.jsonl"
-    lines = [json.dumps(row) for row in (ROW, DEAD)]
+    missing = {"topology": "v5e:2x2", "recipe": "mlp", "error": "RuntimeError: no libtpu"}
+    lines = [json.dumps(row) for row in (ROW, DEAD, missing)]
     results.write_text("\n".join([*lines, '{"topology": "v5e:2x2", "rec']) + "\n")
     compiled = []
     monkeypatch.setattr(
-        accelerators, "_compiled", lambda _, *names: compiled.append(names) or {"error": "dies"}
+        accelerators,
+        "_compiled",
+        lambda _, *names: compiled.append(names) or {"error": DEAD["error"]},
     )
     given = ["--topologies", "v5e:2x2", "v6e:2x2", "--recipes", "resnet50", "mlp"]
     first = run_main(monkeypatch, capsys, *given, "--results", results)
