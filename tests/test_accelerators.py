@@ -2,6 +2,8 @@
 
 import importlib.util
 import json
+import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -74,6 +76,16 @@ def test_what_is_in_the_results_is_not_compiled_again(monkeypatch, capsys, tmp_p
     assert compiled == [("v5e:2x2", "mlp"), ("v6e:2x2", "mlp")]
     assert "| resnet50 | v6e:2x2 | the compiler died of SIGSEGV |" in first
     assert first.startswith("Estimated by the compiler; nothing here ran on a device.\n")
+
+
+def test_the_commands_of_the_docs_are_understood(monkeypatch):
+    text = (ROOT / "docs" / "accelerators.md").read_text().replace("\\\n", " ")
+    commands = re.findall(r"^ *python -m benchmarks\.accelerators (.*)$", text, re.MULTILINE)
+    assert len(commands) > 2
+    monkeypatch.setattr(Path, "is_file", lambda path: True)  # the reader's own
+    for command in commands:
+        monkeypatch.setattr(sys, "argv", ["accelerators", *shlex.split(command)])
+        assert accelerators._options().recipes
 
 
 @pytest.mark.parametrize(
