@@ -2,6 +2,7 @@
 
 import ast
 import errno
+import gc
 import hashlib
 import json
 import os
@@ -28,7 +29,7 @@ from cyclical_jax.training.files import WorkdirError, plain
 from cyclical_jax.training.keeper import StoppedError
 from cyclical_jax.training.run import NonFiniteError
 from cyclical_jax.training.workdirs import config_differences
-from experiments import compiled_programs, config_files, ending, plugins, waiting
+from experiments import IS_COMMAND, compiled_programs, config_files, ending, plugins, waiting
 
 EXPECTED_ERRORS = (
     RecipeError,
@@ -66,6 +67,8 @@ def run(main: Callable[[], None], *, device_a_core: bool = False) -> None:
     nothing.
     """
     logging.set_verbosity(logging.WARNING)
+    if IS_COMMAND:  # what is imported lives to the end: to look for garbage in it takes 0.4 s
+        gc.freeze()
     if device_a_core:
         jax.config.update("jax_num_cpu_devices", num_cores())
     sys.argv[1:] = _as_set(sys.argv[1:])

@@ -17,18 +17,22 @@ def prefetched(
 ) -> Iterator[Batch]:
     """Yields `make_batch(item)` for each item, in order; a thread makes up to `depth` ahead.
 
-    An error in `make_batch` is raised where its batch would have come. Closing the iterator waits
-    for the batch that is being made.
+    The thread takes the items too: what is ready need not wait for an item that is late. An error
+    in `make_batch` or of an item is raised where its batch would have come. Closing the iterator
+    waits for the batch that is being made.
     """
     _checks.whole_number("depth", depth, minimum=1, maximum=2**31 - 1)
     items = iter(items)
+
+    def make_next() -> list[Batch]:
+        return [make_batch(item) for item in islice(items, 1)]  # [] at the end
+
     with ThreadPoolExecutor(1, thread_name_prefix="feed") as executor:
-        ahead = deque(executor.submit(make_batch, item) for item in islice(items, depth))
+        ahead = deque(executor.submit(make_next) for _ in range(depth))
         try:
-            while ahead:
-                batch = ahead.popleft().result()
-                ahead.extend(executor.submit(make_batch, item) for item in islice(items, 1))
-                yield batch
+            while made := ahead.popleft().result():
+                ahead.append(executor.submit(make_next))
+                yield from made
         finally:
             for future in ahead:
                 future.cancel()

@@ -100,7 +100,8 @@ def own_part(selection: Selection) -> Selection:
 def scatter(tree: Any, *, axis: int = 0) -> Any:
     """Splits `axis` of every leaf into one slice for each local device, and sends it there.
 
-    [..., n, ...] becomes [devices, ..., n / devices, ...].
+    [..., n, ...] becomes [devices, ..., n / devices, ...]. Do not change the arrays of `tree` in
+    place afterwards: a CPU's device keeps the host's memory where it is aligned to 64 bytes.
     """
     mesh = Mesh(np.array(jax.local_devices()), (AXIS,))
     return jax.device_put(
@@ -112,7 +113,7 @@ def scatter(tree: Any, *, axis: int = 0) -> Any:
 def split_over_devices(array: np.ndarray, axis: int) -> np.ndarray:
     """Returns [devices, ..., n / devices, ...] of [..., n, ...]: a slice for each device.
 
-    The result is a view. On the way to the devices each slice is then copied once.
+    The result is a view: `jax.device_put` then copies each slice once, to its device.
     """
     count, shape = jax.local_device_count(), array.shape
     if shape[axis] % count:

@@ -17,7 +17,7 @@ class Totals(NamedTuple):
 
     num_examples: jax.Array  # (), int32
     # What is measured: over the examples of batches that are finite; grad_norm over the updates
-    # that are complete, each with the weight of its examples, and NaN before there is one.
+    # that are complete, each with the weight of its examples, and infinite before there is one.
     means: dict[str, jax.Array]
     values: dict[str, jax.Array]  # of each knob, at the last micro step
     # At the first batch whose loss or gradient is not finite; its step is -1 as long as all are.
@@ -37,12 +37,14 @@ def no_totals(state: TrainState, knobs: Iterable[str], measures: Iterable[str] =
     names = {*knobs, *find_values(shapes, injected=False)}
     return Totals(
         num_examples=_array(np.int32(0)),
-        means={name: _array(np.float32(0)) for name in (*MEASURED, *measures)}
-        | {"grad_norm": _array(np.float32(np.nan))},
-        values={name: _array(np.float32(0)) for name in names},
-        nonfinite={"step": _array(np.int32(-1))}
-        | {name: _array(np.float32(0)) for name in MEASURED},
+        means=_zeros((*MEASURED, *measures)) | {"grad_norm": _array(np.float32(np.inf))},
+        values=_zeros(names),
+        nonfinite={"step": _array(np.int32(-1))} | _zeros(MEASURED),
     )
+
+
+def _zeros(names: Iterable[str]) -> dict[str, jax.Array]:
+    return {name: _array(np.float32(0)) for name in names}
 
 
 def _array(number: np.generic) -> jax.Array:
@@ -71,7 +73,7 @@ def add(totals: Totals, metrics: Metrics, step: jax.Array) -> Totals:
         own = metrics.get("examples_of_update", added) if name == "grad_norm" else added
         # Of an update that began before the row, all that the row has so far.
         part = jnp.minimum(jnp.where(is_finite, own, 0) / jnp.maximum(num_examples, 1), 1)
-        moved = mean + part * jnp.where(is_finite, metrics[name] - mean, 0)
+        moved = mean + part * jnp.where(part > 0, metrics[name] - mean, 0)
         return jnp.where(part == 1, metrics[name], moved)
 
     is_first = ~is_finite & (totals.nonfinite["step"] < 0)

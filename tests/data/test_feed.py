@@ -72,6 +72,32 @@ def test_an_error_is_raised_where_its_batch_would_have_come(bad):
     assert not feed_threads()
 
 
+def test_what_is_ready_does_not_wait_for_an_item_that_is_late():
+    go_on = threading.Event()
+
+    def items():
+        yield from (0, 1)
+        assert go_on.wait(5)
+        yield 2
+
+    batches = prefetched(str, items(), depth=2)
+    assert [next(batches), next(batches)] == ["0", "1"]
+    go_on.set()
+    assert list(batches) == ["2"]
+
+
+def test_an_error_of_an_item_is_raised_where_its_batch_would_have_come():
+    def items():
+        yield from range(3)
+        raise OSError("the fourth")
+
+    batches, seen = prefetched(str, items(), depth=2), []
+    with pytest.raises(OSError, match="the fourth"):
+        seen.extend(itertools.islice(batches, 3))
+        next(batches)
+    assert seen == ["0", "1", "2"]
+
+
 def test_closing_early_waits_for_the_batch_under_way_and_makes_no_other():
     started, made, go_on = threading.Event(), [], threading.Event()
 

@@ -241,10 +241,12 @@ SHORT = [*CONFIG[:-1], "--config.duration=4 epochs"]
 
 
 @pytest.mark.slow
-def test_two_processes_train_as_one_with_their_devices(start, tmp_path):
+@pytest.mark.parametrize("loop", ["resident", "streamed"])
+def test_two_processes_train_as_one_with_their_devices(start, tmp_path, loop):
     """Donation is on, as always; gloo sums in another order than one process does."""
-    finish(start(tmp_path / "one", config=SHORT, devices=4))
-    first, second = start_two(start, tmp_path / "two", config=SHORT)
+    config = [*SHORT, f"--config.loop={loop}"]
+    finish(start(tmp_path / "one", config=config, devices=4))
+    first, second = start_two(start, tmp_path / "two", config=config)
     out, _ = finish(first)
     assert "test accuracy" in out
     assert "test accuracy" not in finish(second)[0]
@@ -261,7 +263,7 @@ def test_two_processes_train_as_one_with_their_devices(start, tmp_path):
     # Stopped between training and the end of the test, they only test, both.
     result = stored(tmp_path / "two" / "result.json")
     (tmp_path / "two" / "result.json").unlink()
-    for process in start_two(start, tmp_path / "two", config=SHORT):
+    for process in start_two(start, tmp_path / "two", config=config):
         finish(process)
     again = stored(tmp_path / "two" / "result.json")
     assert without_times(again) == without_times(result)

@@ -277,18 +277,6 @@ def test_chunks_that_are_trained_in_turn_are_the_same_to_rounding():
         assert_close(outcome, expected, rel=3e-5)
 
 
-def test_all_programs_are_compiled_before_the_first_member(monkeypatch, count_compilations):
-    """Four: first states, steps, scores of the splits, which are of one size, norms at the end."""
-    forget_programs(monkeypatch)
-    population = Population(members("padded")[0], dataset())
-    with count_compilations() as compiled:
-        population._compile(SPLITS)
-    assert len(compiled) == 4
-    with count_compilations() as compiled:
-        list(population.outcomes(members("padded"), SPLITS))
-    assert compiled == []
-
-
 # ---- members among each other
 
 
@@ -462,13 +450,17 @@ def test_nothing_compiles_for_other_numbers_seeds_or_groups(case, chunk, count_c
     assert again == outcomes(case, chunk)[:2] and len(some) == 7
 
 
-def test_each_program_is_compiled_once(monkeypatch, count_compilations):
-    outcomes("padded")  # copies, and the norms of these shapes, are compiled whatever ran before
+def test_each_program_is_compiled_once_before_the_first_member(monkeypatch, count_compilations):
+    """Four: first states, steps, scores of the splits, which are of one size, norms at the end."""
+    outcomes("padded")  # copies are compiled whatever ran before
     forget_programs(monkeypatch)
     fresh = Population(members("padded")[0], dataset())
     with count_compilations() as compilations:
+        fresh._compile(SPLITS)
+    assert len(compilations) == 4
+    with count_compilations() as compilations:
         list(fresh.outcomes(members("padded"), SPLITS))
-    assert len(compilations) == 3
+    assert compilations == []
 
 
 # ---- what is no member

@@ -95,8 +95,19 @@ LAST = {"temperature": 1.1, "max_norm": 1.5, "every": 2.0}
 def test_without_a_finite_batch_nothing_was_seen():
     totals = totals_of([(NAN, 0.5, NAN, 8, 1.0, 1.0)])
     assert totals.num_examples == 0
-    means = {name: float(mean) for name, mean in totals.means.items()}
-    assert means == pytest.approx(dict(loss=0, grad_norm=NAN, accuracy=0), nan_ok=True)
+    assert totals.means == dict(loss=0, grad_norm=INF, accuracy=0)
+
+
+def test_a_gradient_counts_where_its_update_is_complete():
+    """With the weight of its update's examples, of which a row may have a part."""
+    totals, micro_steps = zeros(), [(3, 0), (5, 8), (7, 0), (1, 12), (9, 0)]
+    for grad_norm, of_update in micro_steps:
+        row = dict.fromkeys(["loss", "accuracy", *LAST], jnp.float32(1))
+        row |= dict(grad_norm=jnp.float32(grad_norm), num_examples=jnp.int32(4))
+        totals = add(totals, row | {"examples_of_update": jnp.int32(of_update)}, jnp.int32(0))
+        if of_update == 0 and totals.num_examples == 4:
+            assert totals.means["grad_norm"] == INF
+    assert totals.means["grad_norm"] == pytest.approx((4 * 5 + 12 * 1) / 16)
     assert not is_empty(totals)  # there was a micro step
 
 
