@@ -10,6 +10,7 @@ VENV := .venv$(if $(filter-out python3,$(PYTHON)),-$(notdir $(PYTHON)))
 RUN := $(VENV)/bin/python
 INSTALLED := $(VENV)/installed
 PEERS := $(VENV)/peers
+LIBTPU := $(VENV)/libtpu
 
 # Of pip's output: a word for each package, so that nobody waits before a silent terminal.
 NAMES := /^Collecting/ { printf "%s ", $$2 } /^Installing/ { print "and installing" } { fflush() }
@@ -35,7 +36,7 @@ lint: $(INSTALLED)
 fast-tests: $(INSTALLED)
 	$(RUN) -m pytest -m "not slow" $(WORKERS)
 
-test-slow: $(INSTALLED) $(PEERS)
+test-slow: $(INSTALLED) $(PEERS) $(LIBTPU)
 	JAX_DISABLE_MOST_OPTIMIZATIONS=0 $(RUN) -m pytest -m slow $(WORKERS)
 
 TABLES := techniques weight_decay temperature clipping focal_loss combined factor
@@ -104,6 +105,16 @@ $(PEERS): $(INSTALLED)
 	$(VENV)/bin/pip install --quiet torch==2.13.0 safetensors pyyaml
 	$(VENV)/bin/pip install --quiet equinox==0.13.8 dm-haiku==0.0.17 keras==3.15.1  # for examples/
 	$(VENV)/bin/pip install --quiet --no-deps torchvision==0.28.0 timm==1.0.31
+	touch $@
+
+# The compiler for TPUs, as the installed JAX asks for it. It lies beside the other packages, not
+# among them: JAX would look for a TPU at each start.
+OF_JAX := from importlib.metadata import requires; \
+  print(*(line.split(";")[0] for line in requires("jax") if line.startswith("libtpu")))
+
+$(LIBTPU): $(INSTALLED)
+	rm -rf $@
+	$(VENV)/bin/pip install --quiet --no-deps --target $@ "$$($(RUN) -c '$(OF_JAX)')"
 	touch $@
 
 clean:

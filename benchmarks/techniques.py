@@ -11,11 +11,13 @@ tests/training/test_techniques.py checks.
 """
 
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
+from ml_collections import ConfigDict
 
 from benchmarks import interleaved, runs
 from configs import fashion_mnist
@@ -27,7 +29,7 @@ from cyclical_jax.training.files import CHECKPOINTS
 from cyclical_jax.training.recipe import cyclical, put
 
 STEPS, BATCH = 20, 128
-EARLIER_RUN = "the earlier run"  # `_config` puts the workdir of one in its place
+EARLIER_RUN = "the earlier run"  # `config_of` puts the workdir of one in its place
 _HALF = cyclical(easy=0.5, hard=1.0)
 TECHNIQUES = {
     "weight decay": {"optimizer.weight_decay": cyclical(1e-4, 1e-3)},
@@ -58,7 +60,7 @@ TECHNIQUES = {
 
 def main():
     print(f"jax {jax.__version__}, {jax.devices()[0].device_kind}, batch {BATCH} of 28 x 28")
-    dataset = _dataset()
+    dataset = random_dataset()
     for model, way in {"mlp": "resident", "cnn": "stepwise"}.items():
         seconds = interleaved.time_interleaved(
             epochs(model, way, dataset), rounds=7, round_seconds=0.1
@@ -70,24 +72,25 @@ def main():
 
 
 def epochs(model: str, way: str, dataset: Dataset) -> dict[str, Callable[[], None]]:
-    """Returns the epoch of the plain run and of each technique, on a dataset as of `_dataset`."""
+    """Returns the epoch of the plain run and of each technique, on a `random_dataset`."""
     with tempfile.TemporaryDirectory() as workdir:
-        _save_start(_config(model, {}), dataset, workdir)
+        save_start(config_of(model, {}), dataset, workdir)
         changes = {"plain": {}, **TECHNIQUES}
         return {
-            name: runs.epoch(_config(model, own, workdir), dataset, way)
+            name: runs.epoch(config_of(model, own, workdir), dataset, way)
             for name, own in changes.items()
         }
 
 
-def _save_start(config, dataset, workdir):
+def save_start(config: ConfigDict, dataset: Dataset, workdir: str) -> None:
     """Saves a run before its first update, from which another can start."""
     with Checkpoints(Path(workdir) / CHECKPOINTS) as checkpoints:
         checkpoints.save(run.begin(parse(config), dataset))
         checkpoints.wait()
 
 
-def _config(model, changes, earlier_run=None):
+def config_of(model: str, changes: Mapping[str, Any], earlier_run: str | None = None) -> ConfigDict:
+    """Returns the config of a technique's changes; `earlier_run` is the workdir of one."""
     config = fashion_mnist.get_config()
     config.batch_size = BATCH
     config.model.name = model
@@ -96,7 +99,7 @@ def _config(model, changes, earlier_run=None):
     return config
 
 
-def _dataset():
+def random_dataset() -> Dataset:
     """Returns a random dataset with all entries that techniques add to examples."""
     dataset, rng = runs.random_dataset(BATCH * STEPS, side=28), np.random.default_rng(1)
     number = len(dataset.train["label"])

@@ -1,4 +1,5 @@
 import ast
+import importlib.metadata
 import importlib.util
 import inspect
 import os
@@ -240,6 +241,18 @@ def test_the_floor_that_is_tested_is_the_one_that_is_declared():
     assert tested.split() == floor
     train = [line.split(">=")[0] for line in PROJECT["optional-dependencies"]["train"]]
     assert {"jax", "optax"} <= set(train)
+
+
+def test_the_compilers_for_accelerators_are_those_that_jax_names():
+    """Its own extras bring the libtpu and the CUDA plugin of its version, and no CUDA."""
+    (declared,) = PROJECT["optional-dependencies"]["accelerators"]
+    (jax,) = (line for line in PROJECT["optional-dependencies"]["train"] if line.startswith("jax>"))
+    extras = re.fullmatch(r"jax\[([\w,-]+)\](>=.*); sys_platform == 'linux'", declared)
+    assert f"jax{extras[2]}" == jax
+    named = importlib.metadata.requires("jax")
+    for extra, starts in (("tpu", "libtpu=="), ("cuda12-local", "jax-cuda12-plugin<=")):
+        assert extra in extras[1].split(",")
+        assert any(line.startswith(starts) and f'"{extra}"' in line for line in named)
 
 
 def public_functions():
