@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from cyclical_jax.data.dataset import Dataset, num_examples
-from cyclical_jax.training import accumulating, population, ways
+from cyclical_jax.training import accumulating, members, ways
 from cyclical_jax.training.assembly import assemble_state
 from cyclical_jax.training.earlier import Earlier
 from cyclical_jax.training.feeding import take_examples
@@ -41,7 +41,7 @@ def lowered(
     if chunk is None:
         program = ways.compiled(*static, devices=devices)
     else:
-        program = population.compiled(*static, chunk, devices=devices).advance(1)
+        program = members.compiled(*static, chunk, devices=devices).advance(1)
     options: dict[str, Any] = {"num_devices": len(devices), "chunk": chunk, "earlier": earlier}
     state, inputs = arguments(recipe, dataset, way, **options)
     inputs = inputs._replace(split=shapes_on(devices, inputs.split))
