@@ -1,58 +1,82 @@
-"""What a short run does before its first step and after its last, where most of its seconds go."""
+"""What a command says where it cannot start, in environments that lack what it needs."""
 
-import os
+import ast
 import subprocess
 import sys
 
-import jax
 import pytest
 
-from tests.commands import ROOT
+from tests import commands
+from tests.experiments.test_paths import SCRIPTS
 
-RUN = """
-import runpy
-import sys
-
-from cyclical_jax._compilations import compilations
-
-with compilations() as compiled:
-    try:
-        runpy.run_module("experiments.train", run_name="__main__", alter_sys=True)
-    except SystemExit as end:
-        assert not end.code, end.code
-with open("found.txt", "w") as file:
-    print(len(compiled), *sys.modules, file=file)
-"""
-UNUSED = {"cv2", "grain", "matplotlib", "pandas", "scipy.stats", "sklearn"}
-UNUSED |= {"tensorboard", "tensorflow", "tensorflow_datasets", "torch"}
-# First state, steps, scores of two splits, norm of the parameters; and copies, of seven shapes.
-PROGRAMS = 5 + 7
+PACKAGE = commands.ROOT / "experiments"
+FIRST = PACKAGE / "__init__.py"
 
 
 @pytest.fixture(scope="module")
-def found(tmp_path_factory):
-    """The number of programs that a run on digits compiled, and the names of all modules."""
-    folder = tmp_path_factory.mktemp("start")
-    config = [f"--config={ROOT}/configs/digits.py", "--config.duration=2 steps"]
-    command = [sys.executable, "-c", RUN, *config, "--workdir=out"]
-    environment = {**os.environ, "JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT)}
-    environment.pop("XLA_FLAGS", None)
-    cache = jax.config.jax_compilation_cache_dir
-    environment |= (
-        {"JAX_COMPILATION_CACHE_DIR": cache} if cache else {"XDG_CACHE_HOME": str(folder)}
+def bare(tmp_path_factory):
+    """A Python with nothing installed."""
+    folder = tmp_path_factory.mktemp("bare")
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", folder], check=True)
+    return folder
+
+
+def run(python, module, **environment):
+    command = [python, "-m", f"experiments.{module}", "--help"]
+    names = {"PATH": "/usr/bin", "PYTHONDONTWRITEBYTECODE": "1", **environment}
+    return subprocess.run(command, cwd=commands.ROOT, env=names, capture_output=True, text=True)
+
+
+def install(bare, name, version):
+    """Puts what `importlib.metadata` reads of a package there."""
+    (site,) = bare.glob("lib/python*/site-packages")
+    folder = site / f"{name}-{version}.dist-info"
+    folder.mkdir()
+    (folder / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n")
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_without_the_extra_a_command_says_how_to_get_it(bare, script):
+    done = run(bare / "bin" / "python", script)
+    assert (done.returncode, done.stdout) == (1, "")
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("not installed: jax, optax, absl-py, ") and "flax" in line
+    assert line.endswith(f". Mend it by: {bare}/bin/python -m pip install '.[train]'")
+
+
+def test_what_is_too_old_is_named_with_the_version_that_is_needed(bare):
+    install(bare, "jax", "0.4.38")
+    install(bare, "optax", "0.2.8")
+    (line,) = run(bare / "bin" / "python", "train").stderr.splitlines()
+    assert line.startswith("jax is 0.4.38, and must be 0.10 or newer; not installed: absl-py, ")
+
+
+@pytest.mark.parametrize("version", [(3, 10, 4), (3, 6, 0), (2, 7)])
+def test_an_old_python_is_named_before_anything_else(version):
+    program = (
+        f"import sys; sys.version_info = {version}; sys.argv = ['-m']; import experiments.train"
     )
-    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    number, *modules = (folder / "found.txt").read_text().split()
-    return int(number), set(modules)
+    done = subprocess.run(
+        [sys.executable, "-S", "-c", program], cwd=commands.ROOT, capture_output=True, text=True
+    )
+    assert done.returncode == 1 and done.stdout == ""
+    assert done.stderr == (
+        f"cyclical_jax needs Python 3.11 or newer, and this is Python {version[0]}.{version[1]}: "
+        "name another, as in make demo PYTHON=python3.12\n"
+    )
 
 
-def test_a_run_imports_nothing_that_it_does_not_use(found):
-    _, modules = found
-    assert {"experiments.command_line", "orbax.checkpoint"} <= modules
-    assert modules & UNUSED == set()
+def test_an_old_python_can_read_what_says_so():
+    ast.parse(FIRST.read_text(), feature_version=(3, 6))
 
 
-def test_a_run_compiles_no_program_of_one_operation_but_copies(found):
-    number, _ = found
-    assert 5 < number <= PROGRAMS
+def test_make_asks_the_same_file():
+    assert subprocess.run([sys.executable, FIRST], capture_output=True, text=True).stderr == ""
+    makefile = (commands.ROOT / "Makefile").read_text()
+    assert "$(PYTHON) experiments/__init__.py" in makefile
+
+
+def test_whoever_imports_the_package_is_not_ended():
+    program = "import sys; sys.version_info = (3, 10); import experiments"
+    done = subprocess.run([sys.executable, "-S", "-c", program], cwd=commands.ROOT, text=True)
+    assert done.returncode == 0
