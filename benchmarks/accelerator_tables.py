@@ -1,6 +1,6 @@
 """Tables, in Markdown, of what `benchmarks.one_program` prints."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from benchmarks import techniques
@@ -37,7 +37,7 @@ PAIRS = (
 
 
 def programs(rows: Sequence[Row]) -> str:
-    """Returns a line for each program: what one device does and needs."""
+    """Returns a line for each program: what one device does and needs in a step."""
     columns = {
         "program": lambda row: row["recipe"],
         "devices": lambda row: row["topology"],
@@ -46,12 +46,21 @@ def programs(rows: Sequence[Row]) -> str:
         "peak memory": _memory,
         "ms, by cycles": lambda row: _number(_by_cycles(row), 1e-3),
         "ms, optimal": lambda row: _number(row["optimal_seconds"], 1e-3),
-        "collectives": _collectives,
-        "copies of 1 MB and more": _copies,
-        "in bf16": lambda row: f"{row['bf16_convolutions']} of {row['convolutions']}",
         "code": lambda row: (row.get("code") or "")[:7],
     }
     return _table(columns, rows)
+
+
+def contents(rows: Sequence[Row]) -> str:
+    """Returns a line for each program that was compiled: what it is made of."""
+    columns = {
+        "program": lambda row: row["recipe"],
+        "devices": lambda row: row["topology"],
+        "collectives": _collectives,
+        "copies of 1 MB and more": _copies,
+        "in bf16": lambda row: f"{row['bf16_convolutions']} of {row['convolutions']}",
+    }
+    return _table(columns, [row for row in rows if "error" not in row])
 
 
 def ratios(rows: Sequence[Row]) -> str:
@@ -71,12 +80,13 @@ def ratios(rows: Sequence[Row]) -> str:
         "peak memory": lambda pair: _ratio(pair, lambda row: row["peak_bytes"]),
         "cycles": lambda pair: _ratio(pair, lambda row: row["cycles"]),
         "optimal": lambda pair: _ratio(pair, lambda row: row["optimal_seconds"]),
-        "measured": lambda pair: _ratio(pair, lambda row: row.get("seconds")),
     }
+    if any("seconds" in row for pair in pairs for row in pair["rows"]):
+        columns["measured"] = lambda pair: _ratio(pair, lambda row: row.get("seconds"))
     return _table(columns, pairs)
 
 
-def measurements(rows: Iterable[Row]) -> str:
+def measurements(rows: Sequence[Row]) -> str:
     """Returns a line for each program that ran: real times beside the estimates."""
     columns = {
         "program": lambda row: row["recipe"],
@@ -93,7 +103,10 @@ def measurements(rows: Iterable[Row]) -> str:
     return _table(columns, [row for row in rows if "seconds" in row])
 
 
-def _table(columns: Mapping[str, Callable[[Row], str]], rows: Iterable[Row]) -> str:
+def _table(columns: Mapping[str, Callable[[Row], str]], rows: Sequence[Row]) -> str:
+    """Returns a table; without rows, nothing."""
+    if not rows:
+        return ""
     lines = [list(columns), ["---"] * len(columns)]
     for row in rows:
         if "error" in row:

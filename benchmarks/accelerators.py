@@ -46,13 +46,14 @@ def main():
                 _add(options.results, row)
                 print(f"{topology}, {recipe}: {row.get('error', 'compiled')}", file=sys.stderr)
             rows.append(row)
-    print("Estimated by the compiler; nothing here ran on a device.\n")
-    print(accelerator_tables.programs(rows))
-    if options.measure:
-        print("\nMeasured on the devices of this machine.\n")
-        print(accelerator_tables.measurements(rows))
-    print("\nRatios of estimates, and of measured times where there are any.\n")
-    print(accelerator_tables.ratios(rows))
+    tables = {
+        "Estimated by the compiler; nothing here ran on a device.": accelerator_tables.programs,
+        "What is in the programs.": accelerator_tables.contents,
+        "Measured on the devices of this machine.": accelerator_tables.measurements,
+        "Ratios of estimates, and of measured times.": accelerator_tables.ratios,
+    }
+    made = {heading: table(rows) for heading, table in tables.items()}
+    print("\n\n".join(f"{heading}\n\n{table}" for heading, table in made.items() if table))
 
 
 def _options() -> argparse.Namespace:
