@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from cyclical_jax.data import Dataset
+from cyclical_jax.data.dataset import Dataset, num_examples
 from cyclical_jax.training.assembly import assemble_state
 from cyclical_jax.training.devices import AXIS
 from cyclical_jax.training.earlier import Earlier
@@ -40,7 +40,7 @@ def arguments(
     """
     state, totals, numbers = _start(recipe, dataset, earlier)
     like_state, like = shapes
-    limits = {"index": num_train(dataset), "label": dataset.num_classes}
+    limits = {"index": num_examples(dataset.train), "label": dataset.num_classes}
     is_population = _ndim(like_state) > _ndim(state)
 
     def of_members(tree, shapes):
@@ -55,10 +55,6 @@ def arguments(
         batches=put(random_like(like.batches, limits), devices, mapped=True),
         count=None if like.count is None else np.int32(steps),
     )
-
-
-def num_train(dataset: Dataset) -> int:
-    return dataset.train["label"].shape[0]
 
 
 def random_like(tree: Any, limits: Mapping[str, int]) -> Any:
@@ -91,7 +87,7 @@ def put(tree: Any, devices: Devices, *, mapped: bool) -> Any:
 def _start(recipe: Recipe, dataset: Dataset, earlier: Earlier) -> tuple[Any, Any, Any]:
     """Returns the state, totals and numbers of a run before its first update."""
     numbers = jax.tree.map(jnp.float32, recipe.numbers)
-    static = {"timetable": recipe.timetable(num_train(dataset)).lengths, "spec": spec_of(dataset)}
+    static = {"timetable": recipe.timetable(num_examples(dataset.train)).lengths, "spec": spec_of(dataset)}
 
     def assembled(numbers, start, given):
         return assemble_state(recipe.structure, numbers, 0, start=start, given=given, **static)
