@@ -87,7 +87,8 @@ def put(tree: Any, devices: Devices, *, mapped: bool) -> Any:
 def _start(recipe: Recipe, dataset: Dataset, earlier: Earlier) -> tuple[Any, Any, Any]:
     """Returns the state, totals and numbers of a run before its first update."""
     numbers = jax.tree.map(jnp.float32, recipe.numbers)
-    static = {"timetable": recipe.timetable(num_examples(dataset.train)).lengths, "spec": spec_of(dataset)}
+    timetable = recipe.timetable(num_examples(dataset.train)).lengths
+    static: dict[str, Any] = {"timetable": timetable, "spec": spec_of(dataset)}
 
     def assembled(numbers, start, given):
         return assemble_state(recipe.structure, numbers, 0, start=start, given=given, **static)
