@@ -1,10 +1,10 @@
 """The form in which a split rests on devices: an example is a row, and its bytes lie side by side.
 
 A program that takes a batch then copies the rows of the batch, and nothing else. Left to itself, a
-TPU lays images [n, h, w, c] the other way, the same pixel of all examples side by
-side, and pads c to 128: a program first copies all images into an order in which it can take
-some, at each call, or reads all of them for each batch. On a CPU or a GPU rows are what images are
-anyway: nothing is moved, and no bytes are added.
+TPU lays images [n, h, w, c] the other way, the same pixel of all examples side by side, and pads c
+to 128: a program first copies all images into an order in which it can take some, at each call, or
+reads all of them for each batch. On a CPU or a GPU rows are what images are anyway: nothing is
+moved, and no bytes are added.
 """
 
 import dataclasses
