@@ -31,7 +31,7 @@ from cyclical_jax.training.inputs import identities, unchanged
 from cyclical_jax.training.population import Outcome, Population, best_chunk
 from cyclical_jax.training.recipe import load_source, source
 from cyclical_jax.training.structure import Recipe
-from cyclical_jax.training.turns import members_in_turn
+from cyclical_jax.training.turns import chunks_in_turn
 from experiments.environment import library_versions
 from experiments.score import Score
 from experiments.waiting import Waiting
@@ -228,7 +228,7 @@ class Lab:
     def _population_of(self, recipe, dataset, earlier, num_members: int) -> Population:
         options = {"num_members": num_members, "earlier": earlier}
         chunk = self._chunk or best_chunk(recipe, dataset, **options)
-        turns = members_in_turn(recipe, dataset, num_members=-(-num_members // chunk))
+        turns = chunks_in_turn(recipe, dataset, num_members=num_members, chunk=chunk)
         return Population(recipe, dataset, earlier=earlier, chunk=chunk, in_turn=turns)
 
 
