@@ -46,7 +46,7 @@ import jax
 jax.config.update("jax_num_cpu_devices", {len(os.sched_getaffinity(0))})
 {_RECIPES}
 recipes = [recipe(index) for index in range({CONFIGURATIONS})]
-in_turn = turns.members_in_turn(recipes[0], dataset, num_members=len(recipes))
+in_turn = turns.chunks_in_turn(recipes[0], dataset, num_members=len(recipes))
 members = population.Population(recipes[0], dataset, in_turn=in_turn)
 assert all(o.scores["test"]["accuracy"] > 0.9 for o in members.outcomes(recipes, ["test"]))
 """

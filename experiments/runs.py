@@ -24,14 +24,14 @@ import cyclical_jax
 from cyclical_jax import _files, data
 from cyclical_jax._files import NUMBER, DamagedError, Pattern
 from cyclical_jax.training import files
-from cyclical_jax.training.earlier import prepare
+from cyclical_jax.training.earlier import Earlier, prepare
 from cyclical_jax.training.fields import RecipeError
 from cyclical_jax.training.files import WorkdirError
 from cyclical_jax.training.inputs import identities, unchanged
 from cyclical_jax.training.population import Outcome, Population, best_chunk
 from cyclical_jax.training.recipe import load_source, source
 from cyclical_jax.training.structure import Recipe
-from cyclical_jax.training.turns import members_in_turn
+from cyclical_jax.training.turns import chunks_in_turn
 from experiments.environment import library_versions
 from experiments.score import Score
 from experiments.waiting import Waiting
@@ -157,7 +157,8 @@ class Lab:
 
     def __init__(self, store: Store, chunk: int | None = None):
         self._store, self._chunk = store, chunk
-        self._populations: dict[tuple[str, str], Population] = {}
+        self._prepared: dict[tuple[str, str], tuple[data.Dataset, Earlier]] = {}
+        self._populations: dict[tuple[str, str, int], Population] = {}
 
     def complete(self, recipes: Sequence[Recipe], splits: Sequence[str]) -> Iterator[Outcome]:
         """Trains what is missing; a run that has ended is scored on `splits`.
@@ -213,17 +214,22 @@ class Lab:
         return {key: recipe for key, recipe in pairs if key not in self._store}
 
     def _population(self, family: str, members: Mapping[str, Recipe]) -> Population:
-        first = next(iter(members.values()))
+        first, number = next(iter(members.values())), len(members)
         with unchanged(first) as inputs:
             place = family, str(inputs)
-            if place not in self._populations:
-                dataset, earlier = prepare(first, load(first))
-                options = {"num_members": len(members), "earlier": earlier}
-                chunk = self._chunk or best_chunk(first, dataset, **options)
-                turns = members_in_turn(first, dataset, num_members=-(-len(members) // chunk))
-                population = Population(first, dataset, earlier=earlier, chunk=chunk, in_turn=turns)
-                self._populations[place] = population
-        return self._populations[place]
+            if place not in self._prepared:
+                self._prepared[place] = prepare(first, load(first))
+            # One for more members would train as many, however few there are.
+            if (*place, number) not in self._populations:
+                population = self._population_of(first, *self._prepared[place], number)
+                self._populations[*place, number] = population
+        return self._populations[*place, number]
+
+    def _population_of(self, recipe, dataset, earlier, num_members: int) -> Population:
+        options = {"num_members": num_members, "earlier": earlier}
+        chunk = self._chunk or best_chunk(recipe, dataset, **options)
+        turns = chunks_in_turn(recipe, dataset, num_members=num_members, chunk=chunk)
+        return Population(recipe, dataset, earlier=earlier, chunk=chunk, in_turn=turns)
 
 
 def families(recipes: Mapping[str, Recipe]) -> dict[str, dict[str, Recipe]]:

@@ -65,6 +65,17 @@ def split_problems(name: str, split: Any, num_classes: int) -> Iterator[str]:
         yield f"{name}[{key!r}] must be an array, got {_kind(split[key])}."
     if not missing and not others:
         yield from _examples(name, split["image"], split["label"], num_classes)
+        yield from _no_numbers(name, {k: of for k, of in split.items() if k not in ARRAYS})
+
+
+def _no_numbers(name: str, further: dict[str, Any]) -> Iterator[str]:
+    """Yields a line for each further entry that a device cannot hold, or that has no examples."""
+    for key, array in further.items():
+        if not array.ndim or array.dtype.kind in "SUOMm":  # texts, objects and times
+            yield (
+                f"{name}[{key!r}] must be numbers [examples, ...], got {array.dtype} of shape "
+                f"{list(array.shape)}."
+            )
 
 
 def _examples(name: str, image: Any, label: Any, num_classes: int) -> Iterator[str]:

@@ -69,6 +69,7 @@ class Population:
       chunk: Members that a device trains at once, by `vmap`; 1 for one after the other.
       in_turn: Chunks that a device trains one after the other within a call. Rows and outcomes
         are the same; more of them pay where a member trains a few ms from a row to the next.
+        The states of all are in memory, and twice within a call.
       model: A model of one's own for all members, as in `loop.train`.
 
     Raises:

@@ -1,4 +1,4 @@
-"""How many members of a population a device should train one after the other within a call."""
+"""How many chunks of a population a device should train one after the other within a call."""
 
 import functools
 import math
@@ -16,18 +16,18 @@ _GROUP_SECONDS = 10.0  # of training, in which a table that is killed loses what
 _FLOPS_A_SECOND = 1e10  # of a core, with float32; only the order of magnitude counts
 
 
-def members_in_turn(recipe: Recipe, dataset: Dataset, *, num_members: int) -> int:
-    """Returns `in_turn` of a `Population` of `num_members`.
+def chunks_in_turn(recipe: Recipe, dataset: Dataset, *, num_members: int, chunk: int = 1) -> int:
+    """Returns `in_turn` of a `Population` with that chunk, for `num_members`.
 
     A call takes the host some milliseconds, which is longer than a small model trains from a row
     to the next; so one call should serve many members. All of them end together, so by an estimate
-    that takes ten seconds at most. The members are spread evenly over calls. It is 1 where they
+    that takes ten seconds at most. The chunks are spread evenly over calls. It is 1 where they
     would gain nothing: off the CPU, and where a call is one micro step.
     """
     if jax.default_backend() != "cpu" or way_of(recipe, dataset) != "resident":
         return 1
-    seconds = _estimated_seconds(recipe, dataset)
-    a_device = math.ceil(num_members / jax.local_device_count())
+    seconds = chunk * _estimated_seconds(recipe, dataset)
+    a_device = math.ceil(num_members / (chunk * jax.local_device_count()))
     most = max(1, min(a_device, int(_GROUP_SECONDS / seconds)))
     return math.ceil(a_device / math.ceil(a_device / most))
 

@@ -67,6 +67,15 @@ def test_what_can_be_learned_passes(name):
 
 
 WRONG = {
+    "train['further'] must be numbers [examples, ...], got |S3 of shape [40].": with_train(
+        further=np.array([b"cat"] * 40)
+    ),
+    "train['further'] must be numbers [examples, ...], got object of shape [40].": with_train(
+        further=np.array([None] * 40)
+    ),
+    "train['further'] must be numbers [examples, ...], got float64 of shape [].": with_train(
+        further=np.array(1.0)
+    ),
     "train['image'] has 20 examples, train['label'] 40: they must be as many.": with_train(
         image=IMAGE[:20]
     ),

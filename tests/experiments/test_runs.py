@@ -20,7 +20,7 @@ from cyclical_jax.catalogue import parse, with_plugins
 from cyclical_jax.training import files, inputs
 from cyclical_jax.training.fields import RecipeError
 from cyclical_jax.training.files import WorkdirError
-from cyclical_jax.training.population import Outcome
+from cyclical_jax.training.population import Outcome, Population
 from cyclical_jax.training.recipe import cyclical
 from experiments import records, runs
 from experiments.arms import Arm, base_config, recipe_of
@@ -68,6 +68,23 @@ def test_runs_are_trained_once_and_come_in_order(open_lab, tmp_path, count_compi
         assert list(again.complete(recipes, VALIDATION)) == outcomes
     assert not compilations and len(lines_of(tmp_path)) == 3
     assert not again.has(recipes, ("test",))  # what was not read is not there
+
+
+def test_few_runs_are_no_members_of_a_population_for_many(open_lab, monkeypatch, fast_compilation):
+    """A table tunes with many runs of a structure, and then makes few."""
+    sizes, train = [], Population.train
+    prepared, prepare = [], runs.prepare
+
+    def trained(self, numbers, seeds, **options):
+        sizes.append((self.size, len(seeds)))
+        return train(self, numbers, seeds, **options)
+
+    monkeypatch.setattr(Population, "train", trained)
+    monkeypatch.setattr(runs, "prepare", lambda *of: prepared.append(of) or prepare(*of))
+    lab = open_lab()
+    for number, splits in ((6, VALIDATION), (2, ("test",)), (8, VALIDATION)):
+        lab.complete([recipe(seed) for seed in range(number)], splits)
+    assert sizes == [(6, 6), (2, 2), (2, 2)] and len(prepared) == 1
 
 
 def test_what_was_cut_off_is_trained_again(open_lab, tmp_path):

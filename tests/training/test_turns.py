@@ -6,17 +6,18 @@ import jax
 import pytest
 
 from cyclical_jax.training import turns
-from cyclical_jax.training.turns import members_in_turn
+from cyclical_jax.training.turns import chunks_in_turn
 from tests.training.test_population import BATCH, dataset, recipe
 
 
 @pytest.fixture
 def in_turn(monkeypatch):
-    """`members_in_turn`, where a member takes so many seconds by the estimate."""
+    """`chunks_in_turn`, where a member takes so many seconds by the estimate."""
 
-    def in_turn(seconds, num_members, **changes):
+    def in_turn(seconds, num_members, chunk=1, **changes):
         monkeypatch.setattr(turns, "_estimated_seconds", lambda recipe, dataset: seconds)
-        return members_in_turn(recipe(**changes), dataset(), num_members=num_members)
+        numbers = dict(num_members=num_members, chunk=chunk)
+        return chunks_in_turn(recipe(**changes), dataset(), **numbers)
 
     return in_turn
 
@@ -37,6 +38,11 @@ def in_turn(monkeypatch):
 )
 def test_a_group_lasts_ten_seconds_at_most_and_is_full(in_turn, seconds, num_members, expected):
     assert in_turn(seconds, num_members) == expected
+
+
+def test_the_members_of_a_chunk_take_the_time_of_each(in_turn):
+    assert in_turn(0.2, 32, chunk=4) == 4
+    assert in_turn(1.0, 32, chunk=4) == 2  # 8 members of each device in ten seconds
 
 
 def test_where_nothing_is_gained_it_is_one(in_turn, monkeypatch):
