@@ -227,7 +227,7 @@ class Population:
     def _lowered(self, states, totals, splits: Sequence[str]) -> Iterator[jax.stages.Lowered]:
         """Yields all programs for `splits` but that of the first states, not yet compiled."""
         numbers, _ = self._scattered([self._recipe.numbers], [0])
-        selections = [self._select(0, 0, 1)] * self.size
+        selections = [self._select(0, 0, self._next_stop(0))] * self.size
         (size, *_), batches = zip(
             *(next(in_batches(each, self.timetable, 0)) for each in selections), strict=True
         )

@@ -39,9 +39,9 @@ def test_a_run_leaves_its_metrics_config_and_result(tmp_path):
     assert list(cache.rglob("*.program"))
 
     rows = rows_of(workdir)
-    assert [row["epoch"] for row in rows] == [1, 2]
-    # 18 batches make 3 updates and 3 batches of the fourth; 36 make 8, the last of a single batch.
-    assert [row["step"] for row in rows] == [3, 8]
+    # An epoch has 18 batches, and its row comes at the end of the fourth update, of 5 batches each.
+    assert [row["epoch"] for row in rows] == [pytest.approx(20 / 18), 2]
+    assert [row["step"] for row in rows] == [4, 8]  # the last is of a single batch
     measured = {"loss", "accuracy", "grad_norm", "val_loss", "val_accuracy", "images_per_second"}
     knobs = {"weight_decay", "max_norm", "temperature", "hardness", "learning_rate", "momentum"}
     assert measured | knobs | {"step", "epoch", "seconds"} <= rows[0].keys()
@@ -58,7 +58,7 @@ def test_a_run_leaves_its_metrics_config_and_result(tmp_path):
     peak, first, second, test, validation, seconds, files = process.stdout.splitlines()
     assert peak == "peak (hard) at update 4 of 8, epoch 1.1 of 2"
     scores = r"loss \d\.\d{4}  accuracy [\d.]+%  val_loss \d\.\d{4}  val_accuracy [\d.]+%"
-    assert re.match(rf"epoch +1/2  step +3  {scores}", first)
+    assert re.match(rf"epoch 1\.111/2  step +4  {scores}", first)
     assert re.match(r"epoch +2/2  step +8  ", second)
     accuracy, loss = result["test_accuracy"], result["test_loss"]
     line = f"test accuracy {accuracy:.2%}, loss {loss:.4f}, on 400 examples after 8 updates"

@@ -290,11 +290,11 @@ def test_a_resnet_takes_images_of_any_size(name, height, width, channels):
 
 
 @pytest.mark.parametrize("name", [*RESNETS, "tresnet_m"])
-def test_a_published_network_is_convolutional_and_has_two_options(name):
-    assert name in CONVOLUTIONAL and MODEL_OPTIONS[name] == ("dtype", "stochastic_depth")
-    with pytest.raises(
-        ValueError, match=f"option of {name}` must be one of 'dtype', 'stochastic_depth', got"
-    ):
+def test_a_published_network_is_convolutional_and_has_three_options(name):
+    options = ("dtype", "stochastic_depth", "batch_norm_group")
+    assert name in CONVOLUTIONAL and MODEL_OPTIONS[name] == options
+    listed = ", ".join(map(repr, options))
+    with pytest.raises(ValueError, match=f"option of {name}` must be one of {listed}, got"):
         make_model(name, num_classes=2, axis_name=None, hidden_sizes=(3,))
 
 
