@@ -4,6 +4,7 @@ import errno
 import json
 import logging
 import os
+import re
 import subprocess
 import sys
 import threading
@@ -53,7 +54,10 @@ def test_any_call_of_the_system_may_fail_in_a_save(tmp_path):
     done = subprocess.run(
         script, cwd=commands.ROOT, env=environment, capture_output=True, text=True, timeout=240
     )
-    assert (done.returncode, done.stderr) == (0, "")
+    # A removal that fails halfway leaves a part, and whoever looks for the best is told of it.
+    part = rf"WARNING:.*{tmp_path}/unlinkat\d+/\d+ is damaged \(.* is missing\); it may be the best"
+    others = [line for line in done.stderr.splitlines() if not re.fullmatch(part, line)]
+    assert (done.returncode, others) == (0, [])
     outcomes = [json.loads(line) for line in done.stdout.splitlines()]
     assert {call for call, *_ in outcomes} == {"mkdir", "rename", "fsync", "write", "unlinkat"}
     for call, number, told, newest, left in outcomes:
