@@ -1,4 +1,4 @@
-"""What a host does for a batch of 1,024 images of 224 x 224 for 8 devices, stage by stage.
+"""Times what a host does for a batch of 1,024 images of 224 x 224 for 8 devices, by stages.
 
     python -m benchmarks.device_feed
 
@@ -56,7 +56,7 @@ def images_per_second(stages: Mapping[str, Callable[[], int]]) -> dict[str, floa
 
 
 def worker_stages(batch: np.ndarray) -> dict[str, Callable[[], int]]:
-    """What each of `num_workers` processes does."""
+    """Returns what each of `num_workers` processes does."""
     jpegs, some = [jpeg(number) for number in range(128)], batch[:128]
 
     def decode():
@@ -80,7 +80,7 @@ def worker_stages(batch: np.ndarray) -> dict[str, Callable[[], int]]:
 
 
 def host_stages(batch: np.ndarray) -> dict[str, Callable[[], int]]:
-    """What the process does that feeds the devices."""
+    """Returns what the process does that feeds the devices."""
     received = shared(batch)
     order = np.random.default_rng(1).permutation(BATCH)
 

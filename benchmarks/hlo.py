@@ -148,9 +148,10 @@ def _names(operands: str) -> tuple[str, ...]:
 
 def _result(operation: Operation) -> str:
     """Returns the shape of what `copy-start` copies to, else of the result."""
-    shape = operation.shape.removeprefix("(") if operation.kind == "copy-start" else operation.shape
-    match = re.match(r"\w+\[[0-9,]*\](?:\{[^}]*\})?", shape)
-    return match[0] if match and operation.kind == "copy-start" else shape
+    if operation.kind != "copy-start":
+        return operation.shape
+    match = re.match(r"\(?(\w+\[[0-9,]*\](?:\{[^}]*\})?)", operation.shape)
+    return match[1] if match else operation.shape
 
 
 def _is_move(program: Computations, kernel: Operation) -> bool:

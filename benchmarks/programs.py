@@ -101,12 +101,13 @@ def _of_config(
     number = len(devices) if chunk is None else 1  # devices that share a batch
     config.batch_size = BATCH * number
     few = (10, *shape[1:])
-    splits = (_split(shape), _split(few), _split(few))
+    splits = (split_of(shape), split_of(few), split_of(few))
     dataset = Dataset(*splits, num_classes=NUM_CLASSES[shape])
     return _program(parse(config, num_devices=number), dataset, way, devices, chunk=chunk)
 
 
-def _split(shape: tuple[int, ...]) -> dict[str, jax.ShapeDtypeStruct]:
+def split_of(shape: tuple[int, ...]) -> dict[str, jax.ShapeDtypeStruct]:
+    """Returns the shapes of a split of images [n, height, width, channels]."""
     label = jax.ShapeDtypeStruct(shape[:1], np.int32)
     return {"image": jax.ShapeDtypeStruct(shape, np.uint8), "label": label}
 

@@ -9,11 +9,10 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from cyclical_jax.data.dataset import Dataset, num_examples
-from cyclical_jax.training.assembly import assemble_state
 from cyclical_jax.training.devices import AXIS
 from cyclical_jax.training.earlier import Earlier
 from cyclical_jax.training.resident import rest
-from cyclical_jax.training.run import compiled_for_one_call, nothing_yet
+from cyclical_jax.training.run import first_state, nothing_yet
 from cyclical_jax.training.structure import Recipe
 from cyclical_jax.training.technique import spec_of
 from cyclical_jax.training.ways import Inputs
@@ -86,15 +85,9 @@ def put(tree: Any, devices: Devices, *, mapped: bool) -> Any:
 
 def _start(recipe: Recipe, dataset: Dataset, earlier: Earlier) -> tuple[Any, Any, Any]:
     """Returns the state, totals and numbers of a run before its first update."""
+    timetable = recipe.timetable(num_examples(dataset.train))
+    state = first_state(recipe, timetable, spec_of(dataset), earlier)
     numbers = jax.tree.map(jnp.float32, recipe.numbers)
-    timetable = recipe.timetable(num_examples(dataset.train)).lengths
-    static: dict[str, Any] = {"timetable": timetable, "spec": spec_of(dataset)}
-
-    def assembled(numbers, start, given):
-        return assemble_state(recipe.structure, numbers, 0, start=start, given=given, **static)
-
-    program = jax.jit(assembled, compiler_options=compiled_for_one_call())
-    state = program(numbers, earlier.start, dict(earlier.given))
     return state, nothing_yet(recipe.structure, state), numbers
 
 

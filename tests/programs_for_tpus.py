@@ -6,9 +6,8 @@ It runs as a process of its own, because libtpu may end the one that it is in.
 import json
 
 import jax
-import numpy as np
 
-from benchmarks import one_program
+from benchmarks import one_program, programs
 from configs import fashion_mnist
 from cyclical_jax.catalogue import parse
 from cyclical_jax.data import Dataset
@@ -25,7 +24,9 @@ CASES = (  # way, topology, members of a population on a device
 
 
 def main():
-    dataset = Dataset(_split(8192), _split(10), _split(10), num_classes=10)
+    # A TPU would rather have images of three channels in another layout.
+    splits = (programs.split_of((number, 32, 32, 3)) for number in (8192, 10, 10))
+    dataset = Dataset(*splits, num_classes=10)
     for way, topology, chunk in CASES:
         devices = one_program.devices_of(topology)
         sharing = len(devices) if chunk is None else 1  # devices that share a batch, and a state
@@ -41,12 +42,6 @@ def _recipe(num_devices: int):
     config = fashion_mnist.get_config("all")
     config.model.hidden_sizes, config.batch_size = WIDTHS, 8 * num_devices
     return parse(config, num_devices=num_devices)
-
-
-def _split(number: int):
-    """Returns shapes. A TPU would rather have images of three channels in another layout."""
-    image = jax.ShapeDtypeStruct((number, 32, 32, 3), np.uint8)
-    return {"image": image, "label": jax.ShapeDtypeStruct((number,), np.int32)}
 
 
 def _num_bytes(tree) -> int:

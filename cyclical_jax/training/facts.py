@@ -39,7 +39,7 @@ class Facts(NamedTuple):
 
     @property
     def spec(self) -> Spec:
-        """What `technique.spec_of` returns for the dataset itself."""
+        """Returns what `technique.spec_of` does for the dataset itself."""
         limits = LIMITS if self.has_bytes else None
         return Spec(self.num_examples["train"], self.num_classes, self.shape, limits)
 

@@ -21,7 +21,7 @@ from cyclical_jax.training.model_checks import model_problems
 from cyclical_jax.training.snapshots import Snapshot
 from cyclical_jax.training.state import TrainState
 from cyclical_jax.training.structure import AnyModel, Numbers, Recipe, Structure
-from cyclical_jax.training.technique import spec_of
+from cyclical_jax.training.technique import Spec, spec_of
 from cyclical_jax.training.totals import Totals, is_empty, no_totals
 from cyclical_jax.training.ways import MOST_MICRO_STEPS, way_of
 
@@ -126,17 +126,21 @@ def begin(
 ) -> Snapshot:
     """Returns where a run starts: nothing is done yet. The arguments are those of `loop.train`."""
     recipe = recipe.with_model(model)
-    timetable, numbers = plan(recipe, dataset), jax.tree.map(np.float32, recipe.numbers)
-    state = _compiled_start()(
+    state = first_state(recipe, plan(recipe, dataset), spec_of(dataset), earlier)
+    return Snapshot(state, nothing_yet(recipe.structure, state), 0.0)
+
+
+def first_state(recipe: Recipe, timetable: Timetable, spec: Spec, earlier: Earlier) -> TrainState:
+    """Returns the state before the first update, of a recipe that is known to fit."""
+    return _compiled_start()(
         recipe.structure,
-        numbers,
+        jax.tree.map(np.float32, recipe.numbers),
         recipe.seed,
         timetable=timetable.lengths,
-        spec=spec_of(dataset),
+        spec=spec,
         given=dict(earlier.given),
         start=earlier.start,
     )
-    return Snapshot(state, nothing_yet(recipe.structure, state), 0.0)
 
 
 @functools.cache
