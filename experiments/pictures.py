@@ -2,10 +2,10 @@
 
 python -m experiments.pictures
 
-Each is drawn for a light and for a dark page: docs/pictures/cycle-light.svg and cycle-dark.svg.
+Each is drawn for a light and for a dark page, as docs/pictures/cycle-light.svg and cycle-dark.svg.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -81,7 +81,81 @@ def _make_bare(axes: Axes) -> None:
     axes.spines[:].set_visible(False)
 
 
-PICTURES: dict[str, Callable[[Theme], Figure]] = {"cycle": cycle}
+# ---- docs/idea.md
+
+
+def factors(theme: Theme) -> Figure:
+    """Returns the hardness for several factors."""
+    return _panels({f"factor {factor}": _hardness(factor=factor) for factor in (1, 2, 4, 8)}, theme)
+
+
+def shapes(theme: Theme) -> Figure:
+    """Returns the hardness in every shape."""
+    return _panels({shape: _hardness(shape=shape) for shape in cj.schedules.SHAPES}, theme)
+
+
+def cycles(theme: Theme) -> Figure:
+    """Returns the hardness of one and of several cycles."""
+    panels = {f"num_cycles {number}": _hardness(num_cycles=number) for number in (1, 2, 3)}
+    return _panels(panels, theme)
+
+
+def scales(theme: Theme) -> Figure:
+    """Returns a knob from 1e-5 to 1e-3 on both scales of `between`."""
+    hardness = cj.hardness_schedule(len(_UPDATES), factor=4)
+    panels = {
+        f'scale="{scale}"': cj.between(1e-5, 1e-3, hardness, scale=scale)(_UPDATES)
+        for scale in cj.schedules.SCALES
+    }
+    figure = _panels(panels, theme)
+    for axes in figure.axes:
+        axes.set_yticks([1e-5, 1e-3], ["1e-5", "1e-3"])
+    return figure
+
+
+_UPDATES = np.arange(97)  # 2, 3, 4 and 8 divide the last: peaks are exact
+
+
+def _hardness(**options) -> np.ndarray:
+    return cj.hardness_schedule(len(_UPDATES), **options)(_UPDATES)
+
+
+def _panels(values: Mapping[str, np.ndarray], theme: Theme) -> Figure:
+    """Returns small axes side by side, each with its name above it."""
+    figure = Figure(figsize=(drawing.WIDTH, 2.0), layout="constrained")
+    figure.get_layout_engine().set(wspace=0.08)
+    row = figure.subplots(1, len(values), sharey=True)
+    for axes, (name, of_panel) in zip(row, values.items(), strict=True):
+        axes.fill_between(_UPDATES, of_panel, of_panel.min(), color=theme.lines[0], alpha=0.14)
+        axes.plot(_UPDATES, of_panel, color=theme.lines[0], linewidth=2.5, clip_on=False)
+        axes.set(xticks=[], yticks=[0, 1], xlim=_UPDATES[[0, -1]], title=name)
+        axes.set_ylim(of_panel.min(), of_panel.max())
+        axes.spines[:].set_visible(False)
+    return figure
+
+
+def focal(theme: Theme) -> Figure:
+    """Returns the weight of the label in the cyclical focal loss, at three hardnesses."""
+    figure = Figure(figsize=(drawing.WIDTH, 4.0), layout="constrained")
+    axes = figure.subplots()
+    p = np.linspace(0.01, 0.99, 50)
+    logits, labels = np.log(np.stack([p, 1 - p], -1)), np.zeros(len(p), int)
+    for at, (hardness, name) in enumerate({0.0: "easy", 0.5: "half", 1.0: "hard"}.items()):
+        losses = cj.cyclical_focal_loss(logits, labels, hardness, label_smoothing=0.0)
+        weights = losses / cj.softmax_cross_entropy(logits, labels)
+        color, dash = theme.lines[at], drawing.DASHES[at]
+        axes.plot(p, weights, color=color, linestyle=dash, linewidth=2.5)
+        end = f"{name} (h = {hardness:g})"
+        drawing.label_end(axes, end, p[-1], weights[-1], theme.ink, va="bottom")
+    axes.set(xlim=(0, 1), ylim=(0, 8), xlabel="probability p of the label")
+    axes.set(xticks=[0.25, 0.5, 0.75, 1], yticks=[0, 1, 4, 8])
+    axes.xaxis.set_major_formatter("{x:g}")
+    axes.set_title("weight of the example in the loss")
+    return figure
+
+
+DRAWN = (cycle, factors, shapes, cycles, scales, focal)
+PICTURES: dict[str, Callable[[Theme], Figure]] = {draw.__name__: draw for draw in DRAWN}
 
 
 def draw(name: str, theme: str, path: Path) -> None:
