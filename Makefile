@@ -46,11 +46,12 @@ tables: $(INSTALLED) ## make seven tables of the papers' questions on digits, in
 	  $(RUN) -m experiments.table --table=$$table --datasets=digits --workdir=runs/tables || exit; \
 	done
 
+# Twine checks a description in Markdown only where its renderer is installed.
 package: ## build the wheel and the sdist in dist/, and check their description
 	rm -rf dist
 	test -e $(VENV)-package/bin/twine || $(PYTHON) -m venv $(VENV)-package
-	$(VENV)-package/bin/pip install --quiet build twine
-	$(VENV)-package/bin/python -m build --outdir dist > $(VENV)-package/build.log \
+	$(VENV)-package/bin/pip install --quiet build twine 'readme_renderer[md]'
+	$(VENV)-package/bin/python -m build --outdir dist > $(VENV)-package/build.log 2>&1 \
 	  || { cat $(VENV)-package/build.log; exit 1; }
 	$(VENV)-package/bin/twine check --strict dist/*
 
