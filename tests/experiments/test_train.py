@@ -1,4 +1,4 @@
-"""The commands of the README, as a user types them."""
+"""Runs, their mistakes and the demo, as a user starts them."""
 
 import json
 import re
