@@ -1,0 +1,179 @@
+"""Draws the pictures of the idea for README.md and docs, from the schedules and losses themselves.
+
+python -m experiments.pictures
+
+Each is drawn for a light and for a dark page, as docs/pictures/cycle-light.svg and cycle-dark.svg.
+"""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+import cyclical_jax as cj
+from cyclical_jax.training.files import whole
+from experiments import drawing
+from experiments.drawing import Theme
+
+FOLDER = Path(__file__).parents[1] / "docs" / "pictures"
+THEMES = {"light": drawing.LIGHT, "dark": drawing.DARK}
+_LARGE = 15.0  # points: still legible where a phone shows the picture 360 pixels wide
+_LEFT, _WIDE = 0.31, 0.66  # where the clock begins in the picture of the cycle, and its width
+
+Schedule = Callable[[np.ndarray], np.ndarray]
+
+
+def cycle(theme: Theme) -> Figure:
+    """Returns one cycle easy -> hard -> easy, and under it four knobs that move on its clock."""
+    clock = np.arange(41)
+    hardness = cj.hardness_schedule(len(clock))
+    knobs = {
+        "weight decay": ("1e-5 → 8e-5 → 1e-5", cj.between(1e-5, 8e-5, hardness)),
+        "clipping threshold": ("0.5 → 2 → 0.5", cj.between(0.5, 2, hardness)),
+        "temperature": ("0.5 → 2 → 0.5, log", cj.between(0.5, 2, hardness, scale="log")),
+        "focal part of loss": ("0 → 1 → 0", hardness),
+    }
+    figure = Figure(figsize=(drawing.WIDTH, 5.0))
+    behind = figure.add_axes((_LEFT, 0.02, _WIDE, 0.9), xlim=clock[[0, -1]], ylim=(0, 1))
+    top = figure.add_axes((_LEFT, 0.58, _WIDE, 0.34))
+    _draw_row(top, clock, hardness(clock), ("hardness", "0 → 1 → 0"), theme.ink, theme)
+    _name_parts(top, clock, theme)
+    for row, (name, (words, schedule)) in enumerate(knobs.items()):
+        axes = figure.add_axes((_LEFT, 0.385 - 0.12 * row, _WIDE, 0.085))
+        _draw_row(axes, clock, schedule(clock), (name, words), theme.lines[row], theme)
+    _draw_clock(behind, clock, theme)
+    return figure
+
+
+def _draw_clock(axes: Axes, clock: np.ndarray, theme: Theme) -> None:
+    """Draws the first update, the peak and the last update, which all rows share."""
+    _make_bare(axes)
+    for x, height in ((clock[0], 0.56), (clock[-1] / 2, 1), (clock[-1], 0.56)):
+        dotted = {"linestyle": (0, (1, 3)), "linewidth": 1, "clip_on": False}
+        axes.axvline(x, ymax=height, color=theme.muted, **dotted)
+
+
+def _name_parts(axes: Axes, clock: np.ndarray, theme: Theme) -> None:
+    last, bold = clock[-1], {"weight": "bold"}
+    near = {"textcoords": "offset points"}
+    below = near | {"va": "top"}
+    axes.annotate("hard", (last / 2, 1), xytext=(0, 8), ha="center", **near, **bold)
+    axes.annotate("easy", (0, 0), xytext=(6, -6), **below, **bold)
+    axes.annotate("easy", (last, 0), xytext=(-6, -6), ha="right", **below, **bold)
+    where = {"xytext": (-10, -6), "ha": "right", "color": theme.muted}
+    axes.annotate("training →", (last / 2, 0), **where, **below)
+
+
+def _draw_row(axes, clock, values, words: tuple[str, str], color: str, theme: Theme) -> None:
+    axes.fill_between(clock, values, values.min(), color=color, alpha=0.14, linewidth=0)
+    axes.plot(clock, values, color=color, linewidth=2.5, clip_on=False)
+    axes.set(xlim=clock[[0, -1]], ylim=(values.min(), values.max()))
+    _make_bare(axes)
+    at = {"xycoords": ("figure fraction", "axes fraction"), "textcoords": "offset points"}
+    axes.annotate(words[0], (0.01, 0.5), xytext=(0, 2), va="bottom", **at)
+    axes.annotate(words[1], (0.01, 0.5), xytext=(0, -2), va="top", color=theme.muted, size=13, **at)
+
+
+def _make_bare(axes: Axes) -> None:
+    axes.set(xticks=[], yticks=[])
+    axes.spines[:].set_visible(False)
+
+
+# ---- docs/idea.md
+
+
+def factors(theme: Theme) -> Figure:
+    """Returns the hardness for several factors."""
+    return _panels({f"factor {factor}": _hardness(factor=factor) for factor in (1, 2, 4, 8)}, theme)
+
+
+def shapes(theme: Theme) -> Figure:
+    """Returns the hardness in every shape."""
+    return _panels({shape: _hardness(shape=shape) for shape in cj.schedules.SHAPES}, theme)
+
+
+def cycles(theme: Theme) -> Figure:
+    """Returns the hardness of one and of several cycles."""
+    panels = {f"num_cycles {number}": _hardness(num_cycles=number) for number in (1, 2, 3)}
+    return _panels(panels, theme)
+
+
+def scales(theme: Theme) -> Figure:
+    """Returns a knob from 1e-5 to 1e-3 on both scales of `between`."""
+    hardness = cj.hardness_schedule(len(_UPDATES), factor=4)
+    panels = {
+        f'scale="{scale}"': cj.between(1e-5, 1e-3, hardness, scale=scale)(_UPDATES)
+        for scale in cj.schedules.SCALES
+    }
+    figure = _panels(panels, theme)
+    for axes in figure.axes:
+        axes.set_yticks([1e-5, 1e-3], ["1e-5", "1e-3"])
+    return figure
+
+
+_UPDATES = np.arange(97)  # 2, 3, 4 and 8 divide the last: peaks are exact
+
+
+def _hardness(**options) -> np.ndarray:
+    return cj.hardness_schedule(len(_UPDATES), **options)(_UPDATES)
+
+
+def _panels(values: Mapping[str, np.ndarray], theme: Theme) -> Figure:
+    """Returns small axes side by side, each with its name above it."""
+    figure = Figure(figsize=(drawing.WIDTH, 2.0), layout="constrained")
+    figure.get_layout_engine().set(wspace=0.08)
+    row = figure.subplots(1, len(values), sharey=True)
+    for axes, (name, of_panel) in zip(row, values.items(), strict=True):
+        axes.fill_between(_UPDATES, of_panel, of_panel.min(), color=theme.lines[0], alpha=0.14)
+        axes.plot(_UPDATES, of_panel, color=theme.lines[0], linewidth=2.5, clip_on=False)
+        axes.set(xticks=[], yticks=[0, 1], xlim=_UPDATES[[0, -1]], title=name)
+        axes.set_ylim(of_panel.min(), of_panel.max())
+        axes.spines[:].set_visible(False)
+    return figure
+
+
+def focal(theme: Theme) -> Figure:
+    """Returns the weight of the label in the cyclical focal loss, at three hardnesses."""
+    figure = Figure(figsize=(drawing.WIDTH, 4.0), layout="constrained")
+    axes = figure.subplots()
+    p = np.linspace(0.01, 0.99, 50)
+    logits, labels = np.log(np.stack([p, 1 - p], -1)), np.zeros(len(p), int)
+    for at, (hardness, name) in enumerate({0.0: "easy", 0.5: "half", 1.0: "hard"}.items()):
+        losses = cj.cyclical_focal_loss(logits, labels, hardness, label_smoothing=0.0)
+        weights = losses / cj.softmax_cross_entropy(logits, labels)
+        color, dash = theme.lines[at], drawing.DASHES[at]
+        axes.plot(p, weights, color=color, linestyle=dash, linewidth=2.5)
+        end = f"{name} (h = {hardness:g})"
+        drawing.label_end(axes, end, p[-1], weights[-1], theme.ink, va="bottom")
+    axes.set(xlim=(0, 1), ylim=(0, 8), xlabel="probability p of the label")
+    axes.set(xticks=[0.25, 0.5, 0.75, 1], yticks=[0, 1, 4, 8])
+    axes.xaxis.set_major_formatter("{x:g}")
+    axes.set_title("weight of the example in the loss")
+    return figure
+
+
+DRAWN = (cycle, factors, shapes, cycles, scales, focal)
+PICTURES: dict[str, Callable[[Theme], Figure]] = {draw.__name__: draw for draw in DRAWN}
+
+
+def draw(name: str, theme: str, path: Path) -> None:
+    """Draws a picture of `PICTURES` in a theme of `THEMES` as an SVG."""
+    with drawing.style(THEMES[theme], size=_LARGE) as colours:
+        figure = PICTURES[name](colours)
+        drawing.save(figure, path, format="svg", transparent=True)
+
+
+def main():
+    FOLDER.mkdir(exist_ok=True)
+    for name in PICTURES:
+        for theme in THEMES:
+            path = FOLDER / f"{name}-{theme}.svg"
+            with whole(path) as temporary:
+                draw(name, theme, temporary)
+            print(path.relative_to(FOLDER.parents[1]))
+
+
+if __name__ == "__main__":
+    main()
