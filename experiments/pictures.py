@@ -28,7 +28,7 @@ _LEFT, _WIDE = 0.31, 0.66  # where the clock begins in the picture of the cycle,
 def cycle(theme: Theme) -> Figure:
     """Returns one cycle easy -> hard -> easy, and under it four knobs that move on its clock."""
     clock = np.arange(41)
-    hardness = cj.hardness_schedule(len(clock))
+    hardness = cj.hardness_schedule(len(clock), factor=4)  # as in README.md
     knobs = {
         "weight decay": ("1e-5 → 8e-5 → 1e-5", cj.between(1e-5, 8e-5, hardness)),
         "clipping threshold": ("0.5 → 2 → 0.5", cj.between(0.5, 2, hardness)),
@@ -54,7 +54,7 @@ def _at(schedule: Callable, counts: np.ndarray) -> np.ndarray:
 def _draw_clock(axes: Axes, clock: np.ndarray, theme: Theme) -> None:
     """Draws the first update, the peak and the last update, which all rows share."""
     _make_bare(axes)
-    for x, height in ((clock[0], 0.56), (clock[-1] / 2, 1), (clock[-1], 0.56)):
+    for x, height in ((clock[0], 0.56), (clock[-1] / 4, 1), (clock[-1], 0.56)):
         dotted = {"linestyle": (0, (1, 3)), "linewidth": 1, "clip_on": False}
         axes.axvline(x, ymax=height, color=theme.muted, **dotted)
 
@@ -63,10 +63,10 @@ def _name_parts(axes: Axes, clock: np.ndarray, theme: Theme) -> None:
     last, bold = clock[-1], {"weight": "bold"}
     near = {"textcoords": "offset points"}
     below = near | {"va": "top"}
-    axes.annotate("hard", (last / 2, 1), xytext=(0, 8), ha="center", **near, **bold)
+    axes.annotate("hard", (last / 4, 1), xytext=(0, 8), ha="center", **near, **bold)
     axes.annotate("easy", (0, 0), xytext=(6, -6), **below, **bold)
     axes.annotate("easy", (last, 0), xytext=(-6, -6), ha="right", **below, **bold)
-    where = {"xytext": (-10, -6), "ha": "right", "color": theme.muted}
+    where = {"xytext": (0, -6), "ha": "center", "color": theme.muted}
     axes.annotate("training →", (last / 2, 0), **where, **below)
 
 

@@ -15,7 +15,7 @@ from matplotlib.ticker import MaxNLocator
 
 from cyclical_jax.training.fields import RecipeError
 from experiments import drawing
-from experiments.score import ACCURACY, Score, fractions_of_record, in_order, number, words
+from experiments.score import Score, fractions_of_record, in_order, number, words
 from experiments.statistics import Scores, paired_differences, summary
 
 Record = Mapping[str, Any]
@@ -81,51 +81,61 @@ def _further(dataset: Mapping[str, Any]) -> list[str]:
     return [name for name in in_order(judged, there) if name != judged]
 
 
-def front_table(records: Sequence[Record]) -> str:
-    """Returns test scores in a row an arm and a column a dataset of a table, for a front page.
+def front_table(dataset: Mapping[str, Any], names: Sequence[str] | None = None) -> str:
+    """Returns the test scores of a dataset as a table that is no wider than a page of text.
 
-    A cell is "mean ± std (difference to the control [95 % interval], p)", see `legend`. A column
-    is named by its dataset, by its table too where there are several records, and by its score
-    where that is not the accuracy in percent.
-    """
-    datasets = {
-        f"{record['table']}: {name}" if len(records) > 1 else name: dataset
-        for record in records
-        for name, dataset in record["datasets"].items()
-    }
-    # A dictionary is a set that keeps its order.
-    rows = {
-        (name, arm["control"]): None
-        for dataset in datasets.values()
-        for name, arm in dataset["arms"].items()
-    }
-    head = ["arm", *(_front_head(name, dataset) for name, dataset in datasets.items())]
-    cells = [[_front_cell(dataset, *row) for dataset in datasets.values()] for row in rows]
-    return _table(head, [[_against(*row), *own] for row, own in zip(rows, cells, strict=True)])
+    An arm is a row. Where all arms have one control, the head of a column names it; where they have
+    several, each row names its own.
 
-
-def _front_head(name, dataset):
-    score, start = Score.of_record(dataset), f"{name}, n = {_num_seeds(dataset['arms'])}"
-    return start if score == ACCURACY else f"{start}: {score.title}"
-
-
-def rewrite(text: str, name: str, table: str) -> str:
-    """Returns `text` with `table` in place of what stands between its markers for `name`.
-
-    The markers are `<!-- name -->` and `<!-- /name -->`, and stay.
+    Args:
+      dataset: The record of a dataset in a table.
+      names: The arms to show, in this order; None shows all.
 
     Raises:
-      ValueError: A marker is missing, there twice, or the second comes first.
+      ValueError: The record has no arm of such a name.
     """
-    start, end = f"<!-- {name} -->", f"<!-- /{name} -->"
-    for marker in (start, end):
-        if text.count(marker) != 1:
-            raise ValueError(f"{marker} must be in the document once, not {text.count(marker)} x.")
-    before, after = text.split(start)[0], text.split(end)[1]
-    if end in before:
-        raise ValueError(f"{start} must come before {end}.")
-    # Markdown would take a comment that touches a table for a row of it.
-    return f"{before}{start}\n\n{table.strip()}\n\n{end}{after}"
+    arms, names = dataset["arms"], list(dataset["arms"]) if names is None else names
+    for name in names:
+        if name not in arms:
+            raise ValueError(f"{name!r} is no arm of this record; it has {', '.join(arms)}.")
+    controls = {arms[name]["control"] for name in names} - {None}
+    judged = f"test {Score.of_record(dataset).title}"
+    if len(controls) == 1:
+        to = f" to `{controls.pop()}`"
+        labels = [f"`{name}`" for name in names]
+    else:
+        to = ""
+        labels = [_against(name, arms[name]["control"]) for name in names]
+    head = ["arm", judged, f"difference{to} [95 %]", "p"]
+    cells = [_front_cells(dataset, arms[name]) for name in names]
+    return _table(head, [[label, *own] for label, own in zip(labels, cells, strict=True)])
+
+
+def sizes(name: str, dataset: Mapping[str, Any]) -> str:
+    """Returns a line with the images of a dataset, the seeds of its arms, and their tuning."""
+    splits = ("training", "validation", "test")
+    numbers = [dataset[f"num_{split}"] for split in ("train", "validation", "test")]
+    images = ", ".join(f"{size:,} {split}" for size, split in zip(numbers, splits, strict=True))
+    tunings = [arm["tuning"] for arm in dataset["arms"].values()]
+    told = dict.fromkeys(_tuning(tuning) for tuning in tunings)
+    return f"**{name}**: {images} images; {_num_seeds(dataset['arms'])} seeds; {' or '.join(told)}."
+
+
+def _tuning(tuning):
+    if tuning is None:
+        return "nothing tuned"
+    trials, seeds = len(tuning["trials"]), len(tuning["seeds"])
+    return f"{trials} trials of {seeds} seed{'s' * (seeds > 1)}"
+
+
+def _front_cells(dataset, arm):
+    score = Score.of_record(dataset)
+    values, comparison = arm["test"][score.name], arm["comparison"]
+    failed = _failed(values)
+    told = _spread(values, score.percent) + (f", {failed} failed" if failed else "")
+    if not comparison:
+        return [told, "", ""]
+    return [told, _difference(score, arm), _p(comparison["p_holm"])]
 
 
 def _section(name, dataset):
@@ -152,19 +162,6 @@ def row(dataset: Mapping[str, Any], name: str) -> list[str]:
         _p(comparison["p_holm"]) if comparison else "",
         *(_spread(test.get(other, ()), other in percent) for other in _further(dataset)),
     ]
-
-
-def _front_cell(dataset, name, control):
-    arm, score = dataset["arms"].get(name), Score.of_record(dataset)
-    if arm is None or arm["control"] != control:
-        return ""
-    cell, values, comparison = "", arm["test"][score.name], arm["comparison"]
-    if comparison:
-        p = _p(comparison["p_holm"])
-        sign = "" if p.startswith("<") or p == NOTHING else "= "
-        cell = f" ({_difference(score, arm)}, p {sign}{p})"
-    failed = _failed(values)
-    return _spread(values, score.percent) + (f", {failed} failed" if failed else "") + cell
 
 
 def _against(name, control):
