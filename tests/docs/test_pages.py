@@ -3,14 +3,12 @@
 import pytest
 
 from tests.docs import runs
-from tests.docs.pages import PAGES, blocks_of, name_of, problem_of
+from tests.docs.pages import TEXTS, blocks_of, name_of, problem_of
 
 pytestmark = pytest.mark.usefixtures("fast_compilation")
 RUN = ("bash", "python")
 
 
-# Tables of numbers, which a command makes.
-TEXTS = [page for page in PAGES if "docs/results/" not in name_of(page)]
 BLOCKS = {page: blocks_of(page) for page in TEXTS}
 
 
