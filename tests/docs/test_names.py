@@ -12,10 +12,10 @@ from cyclical_jax.data.sources import KINDS
 from tests import commands
 from tests.docs.pages import ROOT, TEXTS, blocks_of, name_of, tokens_of
 
-# Options of programs that are not ours: SLURM, gcloud, docker, XLA.
+# Options of programs that are not ours: SLURM, gcloud, docker, TensorBoard.
 OF_OTHERS = {
     *("nodes", "ntasks-per-node", "gpus-per-node", "gpus-per-task", "signal", "requeue"),
-    *("worker", "command", "zone", "shm-size"),
+    *("worker", "command", "zone", "shm-size", "logdir"),
 }
 
 # A folder of Flax's repository.
