@@ -7,6 +7,7 @@ RUN := $(VENV)/bin/python
 INSTALLED := $(VENV)/installed
 PEERS := $(VENV)/peers
 LIBTPU := $(VENV)/libtpu
+DOCS := .venv-docs/installed
 
 # Turns pip's output into one word for each package, so that the terminal is never silent for long.
 NAMES := /^Collecting/ { printf "%s ", $$2 } /^Installing/ { print "and installing" } { fflush() }
@@ -17,7 +18,7 @@ SHELL := bash
 WORKERS := --numprocesses=auto --maxprocesses=4 --max-worker-restart=0
 
 .PHONY: help demo test lint fast-tests test-slow tables package bare bare-oldest bare-newest floor \
-  benchmarks clean
+  benchmarks docs clean
 .DEFAULT_GOAL := help
 
 help: ## list these targets
@@ -36,7 +37,7 @@ lint: $(INSTALLED) ## check style (ruff) and types (mypy)
 fast-tests: $(INSTALLED) ## run the fast tests
 	$(RUN) -m pytest -m "not slow" $(WORKERS)
 
-test-slow: $(INSTALLED) $(PEERS) $(LIBTPU) ## run the slow tests
+test-slow: $(INSTALLED) $(PEERS) $(LIBTPU) $(DOCS) ## run the slow tests
 	JAX_DISABLE_MOST_OPTIMIZATIONS=0 $(RUN) -m pytest -m slow $(WORKERS)
 
 TABLES := techniques weight_decay temperature clipping focal_loss combined factor
@@ -105,6 +106,19 @@ benchmarks: $(INSTALLED) $(PEERS) ## measure the ratios that docs/speed.md quote
 	$(RUN) -m benchmarks.augment
 	$(RUN) -m benchmarks.techniques
 	$(RUN) -m benchmarks.accuracy
+
+docs: $(DOCS) ## build the documentation site in site/; a warning is an error
+	NO_MKDOCS_2_WARNING=1 .venv-docs/bin/mkdocs build --strict
+	@echo "open site/index.html"
+
+# The tools of the site alone: they read the package, and do not import it.
+DOCS_EXTRA := import tomllib; \
+  print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"]["docs"], sep="\n")
+
+$(DOCS): pyproject.toml
+	$(PYTHON) -m venv .venv-docs
+	.venv-docs/bin/pip install --quiet -r <($(PYTHON) -c '$(DOCS_EXTRA)')
+	touch $@
 
 $(INSTALLED): requirements.txt pyproject.toml
 	@$(PYTHON) experiments/__init__.py

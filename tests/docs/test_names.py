@@ -7,6 +7,8 @@ import re
 import pytest
 
 from cyclical_jax.catalogue import with_plugins
+from cyclical_jax.data import DATASETS
+from cyclical_jax.data.sources import KINDS
 from tests import commands
 from tests.docs.pages import ROOT, TEXTS, blocks_of, name_of, tokens_of
 
@@ -125,3 +127,8 @@ def expanded(path):
     """Returns the paths that bash makes of braces."""
     before, braces, after = re.fullmatch(r"([^{]*)(?:\{(.*)\})?([^}]*)", path).groups()
     return [f"{before}{part}{after}" for part in (braces or "").split(",")]
+
+
+def test_every_dataset_and_every_kind_of_data_is_named():
+    codes = codes_of(ROOT / "docs" / "data.md")
+    assert codes >= {f"{word}:{place}" for word, (place, _) in KINDS.items()} | set(DATASETS)
