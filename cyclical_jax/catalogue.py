@@ -26,7 +26,7 @@ from cyclical_jax.techniques import (
     running_curriculum,
     semisupervised,
 )
-from cyclical_jax.training import recipe
+from cyclical_jax.training import listing, recipe
 from cyclical_jax.training.fields import RecipeError
 from cyclical_jax.training.own_files import content_of, executed
 from cyclical_jax.training.structure import Catalogue, Recipe
@@ -134,8 +134,8 @@ def parse(config: ConfigDict, *, num_devices: int = 1, catalogue: Catalogue = CA
 
 
 def describe(config: ConfigDict, catalogue: Catalogue = CATALOGUE) -> str:
-    """Returns every key of a config with its value, default, type and meaning, as text."""
-    return recipe.describe(catalogue, config)
+    """Returns every key of a config, as text: value, meaning, what is allowed and the default."""
+    return listing.listed(catalogue, config.to_dict())
 
 
 # ---- what somebody else adds

@@ -8,6 +8,8 @@ Each is drawn for a light and for a dark page, as docs/pictures/cycle-light.svg 
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -22,13 +24,11 @@ THEMES = {"light": drawing.LIGHT, "dark": drawing.DARK}
 _LARGE = 15.0  # points: still legible where a phone shows the picture 360 pixels wide
 _LEFT, _WIDE = 0.31, 0.66  # where the clock begins in the picture of the cycle, and its width
 
-Schedule = Callable[[np.ndarray], np.ndarray]
-
 
 def cycle(theme: Theme) -> Figure:
     """Returns one cycle easy -> hard -> easy, and under it four knobs that move on its clock."""
     clock = np.arange(41)
-    hardness = cj.hardness_schedule(len(clock))
+    hardness = cj.hardness_schedule(len(clock), factor=4)  # as in README.md
     knobs = {
         "weight decay": ("1e-5 → 8e-5 → 1e-5", cj.between(1e-5, 8e-5, hardness)),
         "clipping threshold": ("0.5 → 2 → 0.5", cj.between(0.5, 2, hardness)),
@@ -38,19 +38,23 @@ def cycle(theme: Theme) -> Figure:
     figure = Figure(figsize=(drawing.WIDTH, 5.0))
     behind = figure.add_axes((_LEFT, 0.02, _WIDE, 0.9), xlim=clock[[0, -1]], ylim=(0, 1))
     top = figure.add_axes((_LEFT, 0.58, _WIDE, 0.34))
-    _draw_row(top, clock, hardness(clock), ("hardness", "0 → 1 → 0"), theme.ink, theme)
+    _draw_row(top, clock, _at(hardness, clock), ("hardness", "0 → 1 → 0"), theme.ink, theme)
     _name_parts(top, clock, theme)
     for row, (name, (words, schedule)) in enumerate(knobs.items()):
         axes = figure.add_axes((_LEFT, 0.385 - 0.12 * row, _WIDE, 0.085))
-        _draw_row(axes, clock, schedule(clock), (name, words), theme.lines[row], theme)
+        _draw_row(axes, clock, _at(schedule, clock), (name, words), theme.lines[row], theme)
     _draw_clock(behind, clock, theme)
     return figure
+
+
+def _at(schedule: Callable, counts: np.ndarray) -> np.ndarray:
+    return np.asarray(jax.jit(schedule)(counts))
 
 
 def _draw_clock(axes: Axes, clock: np.ndarray, theme: Theme) -> None:
     """Draws the first update, the peak and the last update, which all rows share."""
     _make_bare(axes)
-    for x, height in ((clock[0], 0.56), (clock[-1] / 2, 1), (clock[-1], 0.56)):
+    for x, height in ((clock[0], 0.56), (clock[-1] / 4, 1), (clock[-1], 0.56)):
         dotted = {"linestyle": (0, (1, 3)), "linewidth": 1, "clip_on": False}
         axes.axvline(x, ymax=height, color=theme.muted, **dotted)
 
@@ -59,10 +63,10 @@ def _name_parts(axes: Axes, clock: np.ndarray, theme: Theme) -> None:
     last, bold = clock[-1], {"weight": "bold"}
     near = {"textcoords": "offset points"}
     below = near | {"va": "top"}
-    axes.annotate("hard", (last / 2, 1), xytext=(0, 8), ha="center", **near, **bold)
+    axes.annotate("hard", (last / 4, 1), xytext=(0, 8), ha="center", **near, **bold)
     axes.annotate("easy", (0, 0), xytext=(6, -6), **below, **bold)
     axes.annotate("easy", (last, 0), xytext=(-6, -6), ha="right", **below, **bold)
-    where = {"xytext": (-10, -6), "ha": "right", "color": theme.muted}
+    where = {"xytext": (0, -6), "ha": "center", "color": theme.muted}
     axes.annotate("training →", (last / 2, 0), **where, **below)
 
 
@@ -104,7 +108,7 @@ def scales(theme: Theme) -> Figure:
     """Returns a knob from 1e-5 to 1e-3 on both scales of `between`."""
     hardness = cj.hardness_schedule(len(_UPDATES), factor=4)
     panels = {
-        f'scale="{scale}"': cj.between(1e-5, 1e-3, hardness, scale=scale)(_UPDATES)
+        f'scale="{scale}"': _at(cj.between(1e-5, 1e-3, hardness, scale=scale), _UPDATES)
         for scale in cj.schedules.SCALES
     }
     figure = _panels(panels, theme)
@@ -117,7 +121,7 @@ _UPDATES = np.arange(97)  # 2, 3, 4 and 8 divide the last: peaks are exact
 
 
 def _hardness(**options) -> np.ndarray:
-    return cj.hardness_schedule(len(_UPDATES), **options)(_UPDATES)
+    return _at(cj.hardness_schedule(len(_UPDATES), **options), _UPDATES)
 
 
 def _panels(values: Mapping[str, np.ndarray], theme: Theme) -> Figure:
@@ -139,10 +143,8 @@ def focal(theme: Theme) -> Figure:
     figure = Figure(figsize=(drawing.WIDTH, 4.0), layout="constrained")
     axes = figure.subplots()
     p = np.linspace(0.01, 0.99, 50)
-    logits, labels = np.log(np.stack([p, 1 - p], -1)), np.zeros(len(p), int)
     for at, (hardness, name) in enumerate({0.0: "easy", 0.5: "half", 1.0: "hard"}.items()):
-        losses = cj.cyclical_focal_loss(logits, labels, hardness, label_smoothing=0.0)
-        weights = losses / cj.softmax_cross_entropy(logits, labels)
+        weights = _focal_weights(p, hardness)
         color, dash = theme.lines[at], drawing.DASHES[at]
         axes.plot(p, weights, color=color, linestyle=dash, linewidth=2.5)
         end = f"{name} (h = {hardness:g})"
@@ -152,6 +154,13 @@ def focal(theme: Theme) -> Figure:
     axes.xaxis.set_major_formatter("{x:g}")
     axes.set_title("weight of the example in the loss")
     return figure
+
+
+@jax.jit
+def _focal_weights(p: np.ndarray, hardness: float) -> jax.Array:
+    logits, labels = jnp.log(jnp.stack([p, 1 - p], -1)), jnp.zeros(len(p), int)
+    loss = cj.cyclical_focal_loss(logits, labels, hardness, label_smoothing=0.0)
+    return loss / cj.softmax_cross_entropy(logits, labels)
 
 
 DRAWN = (cycle, factors, shapes, cycles, scales, focal)

@@ -4,14 +4,17 @@ All functions take records of `statistics.with_comparisons`; they read the compa
 compute none of their own. The score of a table is the one that its record is judged by.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from cyclical_jax.training.fields import RecipeError
+from experiments import drawing
 from experiments.score import Score, fractions_of_record, in_order, number, words
 from experiments.statistics import Scores, paired_differences, summary
 
@@ -32,7 +35,9 @@ _LIKELIHOOD = """\
 Loss: negative log likelihood of the test images, at temperature 1 whatever the arm was trained \
 at."""
 _CALIBRATION = "calibration_error"  # only probabilities of classes have one
-_WIDTH, _ROW_HEIGHT = 3.0, 0.5  # inches of an axes and of an arm
+_ROW_HEIGHT = 0.4  # inches of an arm
+_ACROSS = 3  # datasets beside each other: more would not be legible
+_KEY = "dot: a seed; diamond: mean; line: 95 % interval"
 
 
 # ---- Markdown
@@ -238,25 +243,33 @@ def picture(record: Record, path: Path) -> None:
     rows = list(dict.fromkeys(row for dataset in datasets.values() for row in _compared(dataset)))
     if not rows:
         raise RecipeError(f"{record['table']} has no arm with a control: there is nothing to draw.")
-    size = (1.8 + _WIDTH * len(datasets), 1.4 + _ROW_HEIGHT * len(rows))
-    figure = Figure(figsize=size, layout="constrained")
-    axes = figure.subplots(1, len(datasets), sharey=True, squeeze=False)[0]
-    for one, (name, dataset) in zip(axes, datasets.items(), strict=True):
-        _draw_differences(one, dataset, rows)
-        one.set_title(f"{name}\nn = {_num_seeds(dataset['arms'])}", fontsize="medium")
-    labels = [f"{name}\nminus {control}" for name, control in rows]
-    axes[0].set_yticks(range(len(rows)), labels, fontsize="small")
-    axes[0].set_ylim(len(rows) - 0.5, -0.5)
+    with drawing.style() as theme:
+        drawing.save(_drawn(datasets, rows, theme), path)
+
+
+def _drawn(datasets, rows, theme):
+    across = min(_ACROSS, len(datasets))
+    down = math.ceil(len(datasets) / across)
+    figure = Figure(figsize=(drawing.WIDTH, 0.8 + down * _height(rows)), layout="constrained")
+    figure.get_layout_engine().set(wspace=0.04, hspace=0.06)
+    grid = figure.subplots(down, across, sharey=True, squeeze=False).flat
     captions = [_caption(dataset) for dataset in datasets.values()]
-    dots = "(a dot a seed; mean and 95 % interval)"
-    if len(set(captions)) == 1:
-        figure.supxlabel(f"{captions[0]}\n{dots}", fontsize="medium")
-    else:
-        figure.supxlabel(dots, fontsize="medium")
-        for one, caption in zip(axes, captions, strict=True):
-            one.set_xlabel(caption, fontsize="medium")
-    # The name and version of what drew it would change the bytes.
-    figure.savefig(path, format="png", dpi=150, metadata={"Software": None})
+    for axes, (name, dataset), caption in zip(grid, datasets.items(), captions, strict=False):
+        _draw_differences(axes, dataset, rows, theme)
+        axes.set_title(f"{name}\nn = {_num_seeds(dataset['arms'])}", fontsize=drawing.SMALL)
+        axes.set_xlabel(caption if len(set(captions)) > 1 else "", fontsize=drawing.SMALL)
+    for axes in grid[len(datasets) :]:
+        axes.set_axis_off()
+    labels = [f"{name}\nminus {control}" for name, control in rows]
+    grid[0].set_yticks(range(len(rows)), labels, color=theme.ink)
+    grid[0].set_ylim(len(rows) - 0.5, -0.5)
+    same = captions[:1] if len(set(captions)) == 1 else []
+    figure.supxlabel("\n".join([*same, _KEY]), fontsize=drawing.SIZE)
+    return figure
+
+
+def _height(rows):
+    return 0.7 + _ROW_HEIGHT * len(rows)  # inches of an axes and its title
 
 
 def _compared(dataset):
@@ -270,25 +283,29 @@ def _caption(dataset):
     return f"test {score.words}, difference{unit}" + score.hint
 
 
-def _draw_differences(axes, dataset, rows):
-    axes.axvline(0, color="black", linewidth=0.8)
-    axes.grid(axis="x", alpha=0.3)
+def _draw_differences(axes, dataset, rows, theme):
+    axes.axvline(0, color=theme.ink, linewidth=0.8)
+    axes.grid(axis="y", visible=False)
+    axes.spines["left"].set_visible(False)
+    axes.xaxis.set_major_locator(MaxNLocator(4))
+    axes.xaxis.set_major_formatter("{x:g}")
     arms = dataset["arms"]
     for row, (name, control) in enumerate(rows):
         if name in arms and arms[name]["control"] == control:
-            _draw_arm(axes, row, dataset, name)
+            _draw_arm(axes, row, dataset, name, theme)
 
 
-def _draw_arm(axes, row, dataset, name):
+def _draw_arm(axes, row, dataset, name, theme):
     arm, unit = dataset["arms"][name], 100 if Score.of_record(dataset).percent else 1
     comparison = arm["comparison"]
     points = unit * np.array(paired_differences(dataset, name))
-    below = np.full(len(points), row + 0.2)
-    axes.plot(points, below, "o", color="C0", alpha=0.5, markersize=5, markeredgewidth=0)
+    below = np.full(len(points), row + 0.22)
+    dots = {"markersize": 5, "markeredgewidth": 0, "alpha": 0.5}
+    axes.plot(points, below, "o", color=theme.lines[0], **dots)
     if comparison["difference"] is not None:
-        axes.plot(unit * comparison["difference"], row, "D", color="black", markersize=5)
+        axes.plot(unit * comparison["difference"], row, "D", color=theme.ink, markersize=4.5)
     if comparison["interval"]:
-        axes.plot(unit * np.array(comparison["interval"]), [row, row], color="black")
+        axes.plot(unit * np.array(comparison["interval"]), [row, row], color=theme.ink)
     if comparison["n"] < len(arm["seeds"]):
         place = {"transform": axes.get_yaxis_transform(), "va": "center", "fontsize": "small"}
         axes.text(1.02, row, f"n = {comparison['n']}", **place)

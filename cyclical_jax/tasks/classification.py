@@ -83,19 +83,22 @@ LOSSES: dict[str, Loss] = {
 }
 _KNOBS: dict[str, Field] = {
     "loss.temperature": knob(
-        1.0, "divides the logits in the labels' loss; everything else uses 1", above=0
+        1.0, "divisor of the logits in the labels' loss; everything else uses 1", above=0
     ),
     "loss.label_smoothing": knob(
         0.0, "share of each label that is spread evenly over all classes", minimum=0, maximum=1
     ),
-    "loss.gamma": knob(2.0, "exponent of the focal loss", minimum=0),
+    "loss.gamma": knob(2.0, "exponent of the focal loss, -(1 - p)^gamma log p", minimum=0),
     "loss.hardness": knob(
-        {"easy": 0.0, "hard": 1.0}, "mixes the confident and the focal loss", minimum=0, maximum=1
+        {"easy": 0.0, "hard": 1.0},
+        "weight of the focal loss; the confident loss gets the rest of 1",
+        minimum=0,
+        maximum=1,
     ),
     "loss.gamma_hc": knob(
-        3.0, "exponent of the confident loss, which is monotone up to 3.591", minimum=0
+        3.0, "exponent of the confident loss; above 3.591 this loss is not monotone", minimum=0
     ),
-    "loss.gamma_pos": knob(2.0, "focal exponent of the label", minimum=0),
+    "loss.gamma_pos": knob(2.0, "focal exponent of the label's class", minimum=0),
     "loss.gamma_neg": knob(2.0, "focal exponent of the other classes", minimum=0),
 }
 
@@ -238,11 +241,12 @@ def task(further: Mapping[str, Loss] | None = None) -> Task:
         judged_by=(ACCURACY, "max"),
         misfits=misfits,
         outputs=class_outputs,
+        about="Learns one class for each image.",
     )
 
 
 def _loss_name(names: tuple[str, ...]) -> Field:
-    field = one_of(names[0], names, "the loss; see cyclical_jax/losses.py")
+    field = one_of(names[0], names, "loss; see cyclical_jax/losses.py")
 
     def check(key, value):
         if isinstance(value, str) and value in _MULTILABEL:

@@ -42,14 +42,17 @@ _COMMON = ("gamma_pos", "gamma_neg", "margin")
 _OPTIONS = {"cyclical": ("hardness", "gamma_hc", *_COMMON), "asymmetric": _COMMON}
 
 KEYS: dict[str, Field] = {
-    LOSS: one_of("cyclical", tuple(_LOSSES), "the loss; see cyclical_jax/losses.py"),
+    LOSS: one_of("cyclical", tuple(_LOSSES), "loss; see cyclical_jax/losses.py"),
     "multilabel.hardness": knob(
-        {"easy": 0.0, "hard": 1.0}, "mixes the confident and the focal loss", minimum=0, maximum=1
+        {"easy": 0.0, "hard": 1.0},
+        "weight of the focal loss; the confident loss gets the rest of 1",
+        minimum=0,
+        maximum=1,
     ),
     "multilabel.gamma_hc": knob(
-        3.0, "exponent of the confident loss, which is monotone up to 3.591", minimum=0
+        3.0, "exponent of the confident loss; above 3.591 this loss is not monotone", minimum=0
     ),
-    "multilabel.gamma_pos": knob(1.0, "focal exponent of the labels", minimum=0),
+    "multilabel.gamma_pos": knob(1.0, "focal exponent of the classes that are labels", minimum=0),
     "multilabel.gamma_neg": knob(4.0, "focal exponent of the other classes", minimum=0),
     "multilabel.margin": knob(
         0.05,
@@ -108,4 +111,5 @@ TASK = Task(
     judged_by=(ACCURACY, "max"),
     misfits=misfits,
     outputs=class_outputs,
+    about="Learns several classes for each image.",
 )

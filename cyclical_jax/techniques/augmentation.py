@@ -16,11 +16,11 @@ from cyclical_jax.training.technique import (
 
 OPERATIONS, STRENGTH = "augment.operations", "augment.strength"
 KEYS = {
-    OPERATIONS: names(augment.NAMES, "operations on each image, in this order"),
+    OPERATIONS: names(augment.NAMES, "random changes of each image, in this order"),
     STRENGTH: or_none(
         knob(
             None,
-            "strength of all operations, from none to full; see cyclical_jax/augment.py",
+            "strength of all operations, from 0, none, to 1, full; see cyclical_jax/augment.py",
             minimum=0,
             maximum=1,
         )
@@ -47,5 +47,6 @@ TECHNIQUE = Technique(
     switch=STRENGTH,
     needs=frozenset({IMAGES, SPATIAL}),
     changes_inputs=True,
+    about="Changes the training images at random, for example by crops and mixtures.",
     problems=problems,
 )

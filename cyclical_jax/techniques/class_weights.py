@@ -26,7 +26,7 @@ KEYS = {
         _check,
         "'balanced', or tuple of numbers, at least 0, or None",
         "weights of the losses, one per class, not normalised: 2 for every class doubles the "
-        "gradient; 'balanced' is n / (classes n_class)",
+        "gradient; 'balanced' is examples / (classes * examples of the class)",
     )
 }
 
@@ -78,4 +78,5 @@ TECHNIQUE = Technique(
     needs=frozenset({LABELS, IN_MEMORY}),
     problems=problems,
     prepare=prepare,
+    about="Weighs the loss of each class, for classes of different sizes.",
 )

@@ -25,7 +25,7 @@ KEYS = {
     RUN: earlier_run("workdir of the run whose losses rank the examples from easy to difficult"),
     PREFERENCE: knob(
         {"easy": 4.0, "hard": 0.0},
-        "preference c for easy examples: one of rank r, from 0 to 1, weighs "
+        "preference c for easy examples: an example of rank r, from 0 (easiest) to 1, weighs "
         "c exp(-c r) / (1 - exp(-c))",
         minimum=-100,
         maximum=100,
@@ -58,4 +58,6 @@ TECHNIQUE = Technique(
     switch=RUN,
     needs=frozenset({LABELS, CLASS_LOGITS, IN_MEMORY}),
     prepare=prepare,
+    about="Gives easy examples more weight at first; the losses of an earlier run say which are "
+    "easy.",
 )

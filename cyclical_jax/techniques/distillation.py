@@ -18,7 +18,7 @@ WEIGHT, TEMPERATURE = "distillation.teacher_weight", "distillation.teacher_tempe
 LOGITS = "teacher"  # entry of a batch
 
 KEYS = {
-    RUN: earlier_run("workdir of the run that gives the soft labels"),
+    RUN: earlier_run("workdir of the teacher: the run whose predictions are the soft labels"),
     WEIGHT: knob(
         {"easy": 1.0, "hard": 0.0},
         "weight of the teacher's loss; the labels' loss gets the rest of 1",
@@ -26,7 +26,7 @@ KEYS = {
         maximum=1,
     ),
     TEMPERATURE: knob(
-        2.0, "divides the logits of teacher and student in the teacher's loss", above=0
+        2.0, "divisor of the logits of teacher and student in the teacher's loss", above=0
     ),
 }
 
@@ -54,5 +54,11 @@ def part(site: Site) -> Part:
 
 
 TECHNIQUE = Technique(
-    "distillation", KEYS, part, switch=RUN, needs=frozenset({CLASS_LOGITS}), prepare=prepare
+    "distillation",
+    KEYS,
+    part,
+    switch=RUN,
+    needs=frozenset({CLASS_LOGITS}),
+    prepare=prepare,
+    about="Learns from the soft labels of a teacher, which is an earlier run.",
 )

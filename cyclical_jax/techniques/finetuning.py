@@ -14,8 +14,8 @@ from cyclical_jax.training.technique import Part, Place, Prepared, Site, Techniq
 
 RUN, NEW_HEAD, SHARE = "finetuning.start", "finetuning.new_head", "finetuning.share"
 KEYS = {
-    RUN: earlier_run("workdir of the run from whose parameters training starts"),
-    NEW_HEAD: flag(False, "draws the parameters of the last layer anew"),
+    RUN: earlier_run("workdir of the run whose parameters training starts from"),
+    NEW_HEAD: flag(False, "new random parameters for the last layer"),
     SHARE: or_none(
         knob(
             None,
@@ -80,4 +80,11 @@ def layers(model: Model, example) -> tuple[tuple[str, ...], ...]:
     return tuple(reversed(found))
 
 
-TECHNIQUE = Technique("finetuning", KEYS, part, switch=RUN, prepare=prepare)
+TECHNIQUE = Technique(
+    "finetuning",
+    KEYS,
+    part,
+    switch=RUN,
+    prepare=prepare,
+    about="Starts training from the parameters of an earlier run.",
+)

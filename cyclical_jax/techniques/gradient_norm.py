@@ -22,9 +22,9 @@ KEYS = {
         one_of(
             None,
             ("cross_entropy",),
-            "loss whose gradient gives the gradient its norm, at temperature 1 and with the same "
-            "label smoothing; None keeps the gradient's own norm, which a cycle of the loss "
-            "changes as a cycle of the learning rate would",
+            "loss that sets the norm of the gradient: each gradient is scaled to the norm that "
+            "this loss would give (temperature 1, the same label smoothing); None leaves the norm "
+            "alone",
         )
     )
 }
@@ -39,5 +39,10 @@ def part(site: Site) -> Part:
 
 
 TECHNIQUE = Technique(
-    "gradient_norm", KEYS, part, switch=NORM, needs=frozenset({LABELS, CLASS_LOGITS})
+    "gradient_norm",
+    KEYS,
+    part,
+    switch=NORM,
+    needs=frozenset({LABELS, CLASS_LOGITS}),
+    about="Keeps a loss that cycles from changing the gradient's norm; it is a control.",
 )

@@ -17,7 +17,7 @@ NUM_RESTARTS = "optimizer.num_restarts"
 WARMUP = "optimizer.warmup"
 
 KEYS = {
-    RATE: knob(0.1, "factor of the update; a schedule and a warm-up may multiply it", above=0),
+    RATE: knob(0.1, "learning rate; the schedule and the warm-up multiply it", above=0),
     SCHEDULE: or_none(
         one_of(
             "cosine",
@@ -34,7 +34,9 @@ KEYS = {
             maximum=20,
         )
     ),
-    WARMUP: or_none(duration(None, "time in which the learning rate grows from 0")),
+    WARMUP: or_none(
+        duration(None, "length of the warm-up, in which the learning rate grows from 0")
+    ),
 }
 _ONE_CYCLE = {"pct_start": 0.3, "div_factor": 25.0, "final_div_factor": 1e4}  # Optax's defaults
 
@@ -108,4 +110,11 @@ _FACTORS: dict[str | None, Callable[[Own, int], optax.Schedule]] = {
     "warm_restarts": _warm_restarts,
 }
 
-TECHNIQUE = Technique("learning_rate", KEYS, part, schedules=schedules, problems=problems)
+TECHNIQUE = Technique(
+    "learning_rate",
+    KEYS,
+    part,
+    schedules=schedules,
+    problems=problems,
+    about="Sets the learning rate, its schedule and its warm-up.",
+)

@@ -12,7 +12,7 @@ KEYS = {
     DECAY: or_none(
         knob(
             None,
-            "decay of a moving average of the parameters, which is then evaluated",
+            "decay, per update, of the moving average",
             minimum=0,
             maximum=1,
         )
@@ -33,4 +33,10 @@ def part(site: Site) -> Part:
     return Part(memory=Memory(init, update, is_judged=True))
 
 
-TECHNIQUE = Technique("moving_average", KEYS, part, switch=DECAY)
+TECHNIQUE = Technique(
+    "moving_average",
+    KEYS,
+    part,
+    switch=DECAY,
+    about="Evaluates a moving average of the parameters in their place.",
+)

@@ -16,6 +16,7 @@ from cyclical_jax.training.attributes import MAY_CYCLE, field_of
 from cyclical_jax.training.fields import (
     Field,
     RecipeError,
+    any_of,
     flag,
     knob,
     one_of,
@@ -32,23 +33,23 @@ KNOBS = ("model.dropout", "model.stochastic_depth")
 _OPTIONS: dict[str, Field] = {
     "model.hidden_sizes": sizes((64,), "widths of the hidden dense layers"),
     "model.patch_size": whole(8, "side of a patch, in pixels", minimum=1),
-    "model.stride": whole(4, "pixels from one patch to the next", minimum=1),
-    "model.channels": whole(32, "outputs of the layer that all patches share", minimum=1),
-    "model.widths": sizes((32, 64), "channels of the convolutions"),
+    "model.stride": whole(4, "distance from one patch to the next, in pixels", minimum=1),
+    "model.channels": whole(32, "number of outputs of the layer that all patches share", minimum=1),
+    "model.widths": sizes((32, 64), "numbers of channels of the convolutions"),
     "model.batch_norm": flag(
-        False, "normalises each hidden layer over the whole batch, on all devices"
+        False, "normalisation of each hidden layer over the whole batch, on all devices"
     ),
     _GROUP: or_none(
         whole(
             None,
-            "devices that share BatchNorm's statistics; all do by default, 1 is each by itself",
+            "number of devices that share BatchNorm's statistics; None is all, 1 is each by itself",
             minimum=1,
         )
     ),
     "model.dropout": or_none(
         knob(
             None,
-            "share of the inputs of a dense layer that are set to 0; pixels never are",
+            "share of a dense layer's inputs that are set to 0; pixels are never dropped",
             minimum=0,
             maximum=1,
         )
@@ -56,14 +57,16 @@ _OPTIONS: dict[str, Field] = {
     "model.stochastic_depth": or_none(
         knob(
             None,
-            "rate at which an image skips the last residual block; the rate grows linearly with "
-            "the depth of the block",
+            "probability that an image skips the last residual block; for earlier blocks it is "
+            "lower, in proportion to their depth",
             minimum=0,
             maximum=1,
         )
     ),
     "model.dtype": one_of(
-        "float32", ("float32", "bfloat16"), "dtype of the computation; parameters stay in float32"
+        "float32",
+        ("float32", "bfloat16"),
+        "number type of the computation; parameters stay in float32",
     ),
 }
 
@@ -288,20 +291,21 @@ def _technique(
         problems=all_problems,
         of_config=of_config,
         files=(own.file,) if own else (),
+        about="Builds the network; dropout and stochastic depth may cycle.",
     )
 
 
 def _name_key(names: tuple[str, ...], own: OwnNetwork | None) -> Field:
     default = own.name if own else names[0]
-    field = one_of(default, names, "the network; see cyclical_jax/models")
-    words = " or ".join(name for name in names if own is None or name != own.name)
+    field = one_of(default, names, "network; see cyclical_jax/models")
+    words = any_of(*(name for name in names if own is None or name != own.name), _PLACE)
 
     def check(key, value):
         if isinstance(value, str) and value not in names and ("/" in value or ".py" in value):
             raise ValueError(f"{key} must be {_PLACE}, or one of our networks, got {value!r}.")
         return field.check(key, value)
 
-    return field._replace(check=check, type=f"{words} or {_PLACE}")
+    return field._replace(check=check, type=words)
 
 
 TECHNIQUE = technique()

@@ -15,27 +15,38 @@ NAME, NESTEROV = "optimizer.name", "optimizer.nesterov"
 OPTIONS = {"sgd": ("momentum", "nesterov"), "adamw": ("b1", "b2", "eps")}
 
 KEYS = {
-    NAME: one_of("sgd", tuple(OPTIONS), "the optimizer"),
+    NAME: one_of("sgd", tuple(OPTIONS), "optimizer: SGD with momentum, or AdamW"),
     "optimizer.weight_decay": or_none(
         knob(
             1e-3,
-            "decay of the parameters, times the learning rate, except biases and normalisations",
+            "weight decay, times the learning rate; biases and normalisations do not decay",
             minimum=0,
         )
     ),
-    "optimizer.max_norm": or_none(knob(None, "clips the norm of the whole gradient", minimum=0)),
-    "optimizer.max_delta": or_none(knob(None, "clips each entry of the gradient", minimum=0)),
-    "optimizer.clipping": or_none(
-        knob(None, "clips a unit's gradient relative to its parameters", minimum=0)
+    "optimizer.max_norm": or_none(
+        knob(None, "largest norm of the whole gradient, which is scaled down to it", minimum=0)
     ),
-    "optimizer.momentum": knob(0.9, "momentum of sgd", minimum=0, maximum=1),
+    "optimizer.max_delta": or_none(
+        knob(None, "largest size of an entry of the gradient, which is cut to it", minimum=0)
+    ),
+    "optimizer.clipping": or_none(
+        knob(
+            None,
+            "largest norm of a unit's gradient, as a multiple of the norm of its parameters "
+            "(adaptive clipping)",
+            minimum=0,
+        )
+    ),
+    "optimizer.momentum": knob(0.9, "momentum, for sgd", minimum=0, maximum=1),
     NESTEROV: flag(True, "Nesterov's momentum, for sgd"),
     # Adam corrects its averages for their start by the decay in force: a cycle would not cancel.
-    "optimizer.b1": constant(0.9, "decay of adamw's mean of the gradient", minimum=0, below=1),
-    "optimizer.b2": constant(
-        0.999, "decay of adamw's mean of the gradient's square", minimum=0, below=1
+    "optimizer.b1": constant(
+        0.9, "decay, per update, of adamw's mean of the gradient", minimum=0, below=1
     ),
-    "optimizer.eps": knob(1e-8, "keeps adamw from dividing by zero", above=0),
+    "optimizer.b2": constant(
+        0.999, "decay, per update, of adamw's mean of the squared gradient", minimum=0, below=1
+    ),
+    "optimizer.eps": knob(1e-8, "small number that keeps adamw from dividing by zero", above=0),
 }
 _CLIPS = {
     "optimizer.max_norm": transforms.clip_by_global_norm,
@@ -65,4 +76,10 @@ def _is_matrix(params):
     return jax.tree.map(lambda param: param.ndim > 1, params)
 
 
-TECHNIQUE = Technique("optimizer", KEYS, part, options={NAME: OPTIONS})
+TECHNIQUE = Technique(
+    "optimizer",
+    KEYS,
+    part,
+    options={NAME: OPTIONS},
+    about="Turns gradients into updates: clipping, weight decay, momentum.",
+)

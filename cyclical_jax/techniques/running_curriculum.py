@@ -27,15 +27,16 @@ KEYS = {
     PREFERENCE: or_none(
         knob(
             None,
-            "preference c for easy examples, say cyclical(4, 0): one of rank r, from 0 to 1, in "
-            "its batch weighs c exp(-c r) / (1 - exp(-c)), divided by the mean over the batch",
+            "preference c for easy examples, such as cyclical(4, 0): an example whose rank in its "
+            "batch is r, from 0 (easiest) to 1, weighs c exp(-c r) / (1 - exp(-c)), divided by the "
+            "mean of the batch",
             minimum=-100,
             maximum=100,
         )
     ),
     DECAY: knob(
         0.9,
-        "decay of the running average of each example's loss, per time that it is seen",
+        "decay of the running average of an example's loss, each time that it is seen",
         minimum=0,
         maximum=1,
     ),
@@ -85,4 +86,6 @@ TECHNIQUE = Technique(
     part,
     switch=PREFERENCE,
     needs=frozenset({LABELS, CLASS_LOGITS}),
+    about="Gives easy examples more weight at first; the running average of each loss says which "
+    "are easy.",
 )

@@ -27,7 +27,7 @@ KEYS = {
     WEIGHT: or_none(
         knob(
             None,
-            "weight of the loss of the unlabelled examples: those that subset leaves out",
+            "weight of the loss of the unlabelled examples, which are those that subset leaves out",
             minimum=0,
         )
     ),
@@ -108,4 +108,5 @@ TECHNIQUE = Technique(
     beside={data.UNLABELLED: BATCH_SIZE},
     problems=problems,
     prepare=prepare,
+    about="Learns from images without labels: confident predictions become labels (FixMatch).",
 )

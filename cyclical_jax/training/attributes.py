@@ -5,7 +5,7 @@ import typing
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, Union
 
-from cyclical_jax.training.fields import Field, flag, knob, number, or_none, text, whole
+from cyclical_jax.training.fields import Field, any_of, flag, knob, number, or_none, text, whole
 
 _INT32 = 2**31
 
@@ -77,7 +77,7 @@ def _one_of(allowed: tuple[Any, ...]) -> Field:
             raise ValueError(f"{key} must be one of {listed}, got {value!r}.")
         return value
 
-    return Field(allowed[0], check, " or ".join(map(str, allowed)), "")
+    return Field(allowed[0], check, any_of(*map(str, allowed)), "")
 
 
 def _union(members: tuple[Any, ...]) -> Field | None:
@@ -104,12 +104,17 @@ def _tuple(members: tuple[Any, ...], *, is_any_length: bool) -> Field | None:
     known = [field for field in fields if field is not None]
     if len(known) < len(fields):
         return None
-    words = known[0].type if is_any_length else ", ".join(field.type for field in known)
+    listed = f"({', '.join(field.type for field in known)})"
+    words = f"tuple of {_plural(known[0].type)}" if is_any_length else f"tuple {listed}"
 
     def check(key, value):
         of = known * len(value) if is_any_length and isinstance(value, tuple | list) else known
         if not isinstance(value, tuple | list) or len(value) != len(of):
-            raise ValueError(f"{key} must be a tuple of {words}, got {value!r}.")
+            raise ValueError(f"{key} must be a {words}, got {value!r}.")
         return tuple(field.check(key, one) for field, one in zip(of, value, strict=True))
 
-    return Field((), check, f"tuple of {words}", "")
+    return Field((), check, words, "")
+
+
+def _plural(words: str) -> str:
+    return f"{words}s" if words in ("number", "whole number", "string") else words

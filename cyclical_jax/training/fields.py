@@ -68,7 +68,13 @@ def one_of(default: str | None, allowed: tuple[str, ...], meaning: str) -> Field
         _checks.one_of(key, value, allowed)
         return value
 
-    return Field(default, check, " or ".join(allowed), meaning)
+    return Field(default, check, any_of(*allowed), meaning)
+
+
+def any_of(*words: str) -> str:
+    """Returns words as a sentence lists them: "a, b or c"."""
+    *first, last = words
+    return f"{', '.join(first)} or {last}" if first else last
 
 
 def whole(default: int | None, meaning: str, *, minimum: int, maximum: int = 2**31 - 1) -> Field:
@@ -149,7 +155,7 @@ def names(allowed: tuple[str, ...], meaning: str, *, default: tuple[str, ...] = 
         raise_all(line for name in value for line in problem(_checks.one_of, key, name, allowed))
         return tuple(value)
 
-    return Field(default, check, f"tuple of {', '.join(allowed)}", meaning)
+    return Field(default, check, f"tuple of any of {', '.join(allowed)}", meaning)
 
 
 def duration(default: str | None, meaning: str) -> Field:
@@ -161,7 +167,9 @@ def duration(default: str | None, meaning: str) -> Field:
         except ValueError as error:
             raise ValueError(f"{key} {error}.") from error
 
-    return Field(default, check, "number and steps, epochs or examples", meaning)
+    return Field(
+        default, check, "number of steps, epochs or examples, such as '40 epochs'", meaning
+    )
 
 
 def knob(default: Any, meaning: str, **limits: Unpack[Limits]) -> Field:
@@ -278,4 +286,6 @@ def _check_scalar(key: str, value: Any) -> None:
 
 
 def _number_in_words(**limits: Unpack[Limits]) -> str:
-    return f"number {' and '.join(_checks.limits_in_words(**limits))}".strip()
+    if limits.keys() == {"minimum", "maximum"}:
+        return f"number from {limits['minimum']:g} to {limits['maximum']:g}"
+    return ", ".join(filter(None, ["number", " and ".join(_checks.limits_in_words(**limits))]))

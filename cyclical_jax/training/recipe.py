@@ -14,7 +14,7 @@ from ml_collections import ConfigDict
 from cyclical_jax import data
 from cyclical_jax.training.contradictions import contradictions, is_on, is_read
 from cyclical_jax.training.durations import Duration
-from cyclical_jax.training.fields import Cycle, Field, RecipeError, shown
+from cyclical_jax.training.fields import Cycle, Field, RecipeError
 from cyclical_jax.training.keys import TASK
 from cyclical_jax.training.structure import (
     Accumulation,
@@ -144,23 +144,6 @@ def parse(
     if problems:
         raise RecipeError("\n".join(problems))
     return _assemble(catalogue, checked)
-
-
-def describe(catalogue: Catalogue, config: ConfigDict) -> str:
-    """Returns every key of a config with its value, default, type and meaning, as text.
-
-    A blank line precedes each section.
-    """
-    catalogue = catalogue.of(config.to_dict())
-    values = catalogue.flat(config.to_dict())
-    lines, section = [], ""
-    for key, field in catalogue.keys.items():
-        section, before = key.rpartition(".")[0], section
-        lines += [""] if section != before else []
-        is_default = field.check(key, values[key]) == field.check(key, field.default)
-        default = "" if is_default else f"; default {shown(field.default)}"
-        lines.append(f"{key} = {shown(values[key])}  [{field.type}{default}]\n    {field.meaning}")
-    return "\n".join(lines)
 
 
 def load_dataset(recipe: Recipe) -> data.Dataset:

@@ -137,7 +137,7 @@ class Catalogue:
     def keys(self) -> dict[str, Field]:
         """Every key of a config."""
         tasks = tuple(task.name for task in self.tasks)
-        task = one_of(tasks[0], tasks, "what is learned; see cyclical_jax/tasks")
+        task = one_of(tasks[0], tasks, "kind of problem to learn; see cyclical_jax/tasks")
         keys = {**engine.KEYS, engine.TASK: task}
         return keys | {key: field for entry in self.entries for key, field in entry.keys.items()}
 

@@ -244,6 +244,7 @@ class Technique:
       of_config: ({key: value} of a config) -> itself, or a technique with further keys, of a file
         that a value names. The same content gives the same technique.
       files: (name, digest of the content) of each such file.
+      about: What it does, in one sentence, for the list of all keys.
     """
 
     name: str
@@ -264,6 +265,7 @@ class Technique:
     prepare: Callable[[Any], Prepared] | None = None  # takes an `earlier.Host`
     of_config: "Callable[[Own], Technique] | None" = None
     files: tuple[tuple[str, str], ...] = ()
+    about: str = ""
 
     def __repr__(self) -> str:
         return self.name

@@ -17,6 +17,8 @@ from markdown_it import MarkdownIt
 ROOT = Path(__file__).parents[2]
 FRONT = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")]
 PAGES = FRONT + sorted((ROOT / "docs").rglob("*.md"))
+# Without the tables of numbers that a command makes.
+TEXTS = [page for page in PAGES if ROOT / "docs" / "results" not in page.parents]
 LANGUAGES = ("bash", "python", "text", "plain")
 NOTES = ("not run", "slow", "shortened")
 _COMMENT = re.compile(r"<!-- *([a-z ]+?)(?:: *(.*?))? *-->", re.DOTALL)

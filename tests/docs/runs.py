@@ -15,7 +15,7 @@ import tensorflow_datasets as tfds
 from tests.docs import shell
 from tests.docs.pages import ROOT, Block, blocks_of, name_of
 
-_NUMBER = re.compile(r"(?<![\w.])[-+]?\d[\d,]*(?:\.\d+)?(?:e[-+]?\d+)?|\d[\d,]*(?:\.\d+)?")
+_NUMBER = re.compile(r"(?<![\w.])[-+]?\d+(,\d{3})*(\.\d+)?(e[-+]?\d+)?|(?<![A-Za-z_])\d+(\.\d+)?")
 _FILE = re.compile(r"# ([\w/]+\.py)\n")
 
 
@@ -25,26 +25,27 @@ def run(page: Path, folder: Path, *, is_slow: bool) -> None:
     Raises:
       AssertionError: A block fails, or prints something else than the page says.
     """
-    names, printed = {"__name__": "__main__"}, None
+    __tracebackhide__ = True
+    names, printed = {"__name__": "__main__"}, ""
     with _alone_in(folder):
         for block in blocks_of(page):
-            if block.language == "plain":
-                continue
             if block.language == "text":
                 check(page, block, printed)
             elif "not run" in block.notes or ("slow" in block.notes and not is_slow):
                 printed = None
-            else:
+            elif block.language != "plain":
                 printed = _run_block(page, block, folder, names)
 
 
 def _run_block(page: Path, block: Block, folder: Path, names: dict) -> str:
+    __tracebackhide__ = True
     try:
-        if block.language == "bash":
-            return shell.run(block.text, folder, block.notes.get("shortened", ""))
-        return _of_python(page, block, folder, names)
-    except (Exception, SystemExit) as error:
-        raise AssertionError(f"{name_of(page)}:{block.line}: {error}") from error
+        if block.language == "python":
+            return _of_python(page, block, folder, names)
+        shortened, makes = block.notes.get("shortened", ""), "slow" in block.notes
+        return shell.run(block.text, folder, shortened=shortened, makes=makes)
+    except AssertionError as error:
+        raise AssertionError(f"{name_of(page)}:{block.line}: {error}") from None
 
 
 def _of_python(page: Path, block: Block, folder: Path, names: dict) -> str:
@@ -69,6 +70,7 @@ def _write(name: str, text: str, folder: Path) -> None:
 
 def check(page: Path, block: Block, printed: str | None) -> None:
     """Compares a block of text with what the block before it printed, if that was run."""
+    __tracebackhide__ = True
     if printed is None:
         return
     expected, found = _plain(block.text), _plain(printed)
@@ -96,7 +98,7 @@ def _alone_in(folder: Path) -> Iterator[None]:
     before = set(sys.modules)
     with contextlib.ExitStack() as stack:
         stack.enter_context(contextlib.chdir(folder))
-        stack.enter_context(mock.patch.object(sys, "path", [str(folder), *sys.path]))
+        stack.enter_context(mock.patch.object(sys, "path", [*sys.path, str(folder)]))
         stack.enter_context(mock.patch.dict(os.environ, {"HOME": str(folder / "home")}))
         stack.enter_context(mock.patch.object(tfds.core.constants, "DATA_DIR", data))
         yield

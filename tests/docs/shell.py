@@ -15,8 +15,6 @@ from tests.docs.pages import ROOT
 MAKEFILE = (ROOT / "Makefile").read_text()
 CI = (ROOT / ".ci" / "run").read_text()
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-# What `make` is really asked for, in the page's folder; all else is run by .ci/run.
-RUN_BY_MAKE = ("help", "demo")
 
 
 def commands_of(text: str) -> list[str]:
@@ -39,29 +37,32 @@ def _is_whole(text: str) -> bool:
     return seen.returncode == 0 and not seen.stderr
 
 
-def run(text: str, folder: Path, shortened: str = "") -> str:
-    """Runs the block in a folder and returns what it prints.
+def run(text: str, folder: Path, *, shortened: str = "", makes: bool = False) -> str:
+    """Runs the block in a folder and returns what it prints; `makes` allows `make demo`.
 
     Raises:
       AssertionError: A command does not end with 0, or is of no known kind.
     """
+    __tracebackhide__ = True
     each = [_with(command, shortened) for command in commands_of(text)]
-    is_one = any(re.match(r"\s*(cd|export|set|\w+=\S*\s*$)", command) for command in each)
-    printed = ""
-    for command in ["".join(c for c in each if not _proved(c))] if is_one else each:
-        if not is_one and _proved(command):
-            continue
-        printed += _of_ours(command, folder) if _is_ours(command) else _of_bash(command, folder)
-    return printed
+    each = [command for command in each if not _is_proved(command, makes)]
+    if any(map(_CHANGES_THE_SHELL.match, each)):
+        each = ["".join(each)]
+    return "".join(
+        _of_ours(command, folder) if _is_ours(command) else _of_bash(command, folder)
+        for command in each
+    )
+
+
+_CHANGES_THE_SHELL = re.compile(r"\s*(?:(?:cd|export|set)\b|\w+=\S*\s*$)")
 
 
 def _with(command: str, shortened: str) -> str:
     """Options `--config.*` go to what has a config, others to every program."""
-    is_program = re.search(r"\bpython -m ", command)
     of_config = shortened.startswith(("--config", "'--config"))
-    if not shortened or not is_program or (of_config and "--config=" not in command):
+    if "python -m " not in command or (of_config and "--config=" not in command):
         return command
-    words = command.rstrip("\n").split(" #")[0].rstrip()
+    words = command.partition(" #")[0].rstrip()
     return f"{words} {shortened}\n"
 
 
@@ -70,19 +71,21 @@ def _is_ours(command: str) -> bool:
     lexer = shlex.shlex(command, posix=True, punctuation_chars=True)
     lexer.whitespace_split = True
     words = list(lexer)
-    bare = re.sub(r"'[^']*'|\"[^\"$]*\"", "", command)
-    is_plain = not re.search(r"[$`*~|&;<>]", bare)
-    return is_plain and words[:2] == ["python", "-m"] and words[2].startswith("experiments.")
+    is_plain = not any(set(word) <= set("|&;<>()") or "$" in word for word in words)
+    is_program = " ".join(words[:3]).startswith("python -m experiments.")
+    return is_plain and is_program
 
 
 def _of_ours(command: str, folder: Path) -> str:
-    script, *arguments = shlex.split(command, comments=True)[2:]
+    __tracebackhide__ = True
+    script, *arguments = shlex.split(command.replace("\\\n", ""), comments=True)[2:]
     script = script.removeprefix("experiments.")
     ended = commands.in_this_process(script, *arguments, cwd=folder, together=True)
     return _printed(command, ended.returncode, ended.stdout)
 
 
 def _of_bash(command: str, folder: Path) -> str:
+    __tracebackhide__ = True
     done = subprocess.run(
         ["bash", "-euo", "pipefail", "-c", command],
         cwd=folder,
@@ -90,11 +93,13 @@ def _of_bash(command: str, folder: Path) -> str:
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
+        timeout=600,
     )
     return _printed(command, done.returncode, commands.without_waits(done.stdout))
 
 
 def _printed(command: str, code: int, printed: str) -> str:
+    __tracebackhide__ = True
     assert code == 0, f"`{command.strip()}` ended with {code}:\n{printed}"
     return printed
 
@@ -113,32 +118,58 @@ def environment(folder: Path) -> dict[str, str]:
 # ---- what is not run here
 
 
-def _proved(command: str) -> bool:
+def _is_proved(command: str, makes: bool) -> bool:
     """Checks a command that changes the machine; False where it is to be run."""
     words = shlex.split(command, comments=True)
-    words = words[1:] if words[0] == "sudo" else words
+    if words in [["make"], ["make", "help"]] or (words == ["make", "demo"] and makes):
+        return False
     proof = PROOFS.get(words[0])
-    if proof is None:
-        return False
-    return proof(words[1:]) is not False
+    if proof is not None:
+        proof(words[1:])
+    return proof is not None
 
 
-def _make(words: list[str]):
-    targets = [word for word in words if "=" not in word]
-    if targets and set(targets) <= set(RUN_BY_MAKE) and targets == words:
-        return False
-    for target in targets:
-        assert re.search(rf"^{target}:", MAKEFILE, re.M), f"the Makefile has no target {target}"
-        assert re.search(rf"\bmake {target}\b", CI), f".ci/run does not run `make {target}`"
+def _make(words: list[str]) -> None:
+    for target in (word for word in words if "=" not in word):
+        assert target in _reached_by_ci() | set(UNREACHED), f".ci/run does not make {target}"
+        _dry_run(target)
 
 
-def _pip(words: list[str]):
+# Targets that .ci/run leaves out, and why.
+UNREACHED = {
+    "tables": "takes some minutes; tests/experiments has smaller ones",
+    "benchmarks": "needs a machine that nobody else uses",
+    "clean": "would remove the environment that runs this",
+}
+
+
+def _reached_by_ci() -> set[str]:
+    """The targets that .ci/run makes, and those that they need."""
+    needs = {
+        target: after.partition("##")[0].split()
+        for target, after in re.findall(r"^([a-z-]+):(.*)", MAKEFILE, re.M)
+    }
+    reached, found = set(), set(re.findall(r"\bmake ([a-z-]+)", CI))
+    while found:
+        reached |= found
+        found = {need for target in found for need in needs.get(target, ())} - reached
+    return reached
+
+
+def _dry_run(target: str) -> None:
+    """The programs that make would start are there."""
+    done = subprocess.run(["make", "-n", target], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    for module in re.findall(r"python -m ((?:experiments|benchmarks)\S+)", done.stdout):
+        assert (ROOT / module.replace(".", "/")).with_suffix(".py").exists(), module
+
+
+def _pip(words: list[str]) -> None:
     assert words[0] == "install", words
     for word in words[1:]:
-        name, extras = re.fullmatch(r"([\w.-]+)(?:\[([\w,-]+)\])?", word).groups()
-        if word.startswith("-"):
-            assert word in ("-e", "-r", "--upgrade", "-U"), word
+        if word in ("-e", "-r", "-U", "--upgrade"):
             continue
+        name, extras = re.fullmatch(r"([\w.-]+)(?:\[([\w,-]+)\])?", word).groups()
         known = _extras_of(name)
         assert known is not None, f"no file of this project installs {name}"
         missing = set(filter(None, (extras or "").split(","))) - known
@@ -160,17 +191,17 @@ def _extras_of(name: str) -> set[str] | None:
         return set()
 
 
-def _apt_get(words: list[str]):
+def _apt_get(words: list[str]) -> None:
     for word in words[1:]:
         assert word.startswith("-") or re.search(rf"install .*\b{word}\b", CI), word
 
 
-def _source(words: list[str]):
+def _source(words: list[str]) -> None:
     (script,) = words
     assert script == ".venv/bin/activate" and "VENV := .venv" in MAKEFILE
 
 
-def _git(words: list[str]):
+def _git(words: list[str]) -> None:
     assert words[0] == "clone" and words[1] in PROJECT["urls"].values(), words
 
 

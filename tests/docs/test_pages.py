@@ -1,16 +1,15 @@
 """Every command and every snippet of the pages runs, as it is there, and prints what it says."""
 
+import numpy as np
 import pytest
 
 from tests.docs import runs
-from tests.docs.pages import PAGES, blocks_of, name_of, problem_of
+from tests.docs.pages import TEXTS, blocks_of, name_of, problem_of
 
 pytestmark = pytest.mark.usefixtures("fast_compilation")
 RUN = ("bash", "python")
 
 
-# Tables of numbers, which a command makes.
-TEXTS = [page for page in PAGES if "docs/results/" not in name_of(page)]
 BLOCKS = {page: blocks_of(page) for page in TEXTS}
 
 
@@ -27,13 +26,41 @@ def test_every_block_is_of_a_known_kind(page):
 
 @pages_with(lambda block: block.language in RUN and "slow" not in block.notes)
 def test_a_page_runs(page, tmp_path):
+    PREPARED.get(name_of(page), lambda folder: None)(tmp_path)
     runs.run(page, tmp_path, is_slow=False)
 
 
 @pytest.mark.slow
 @pages_with(lambda block: "slow" in block.notes)
 def test_a_page_runs_with_what_is_slow(page, tmp_path):
+    PREPARED.get(name_of(page), lambda folder: None)(tmp_path)
     runs.run(page, tmp_path, is_slow=True)
+
+
+NET = """
+from flax import linen as nn
+
+
+class Net(nn.Module):
+    num_classes: int
+    width: int = 8
+
+    @nn.compact
+    def __call__(self, images, *, train):
+        hidden = nn.relu(nn.Dense(self.width)(images.reshape(len(images), -1)))
+        return nn.Dense(self.num_classes)(hidden)
+"""
+
+
+def own_data_and_model(folder):
+    labels = np.arange(400) % 4
+    images = np.random.default_rng(0).integers(0, 100, (400, 6, 6)) + 30 * labels[:, None, None]
+    np.savez(folder / "mine.npz", image=images.astype(np.uint8), label=labels)
+    (folder / "mine.py").write_text(NET)
+
+
+# What the reader of a page brings: {page: a function that puts it into a folder}.
+PREPARED = {"README.md": own_data_and_model}
 
 
 # What no machine of ours can run: {page: the reasons, in their order}.

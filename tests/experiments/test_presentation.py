@@ -221,7 +221,10 @@ def points_of(axes, row):
 def test_the_picture_shows_every_difference_in_points(record, figures, tmp_path):
     picture(record, tmp_path / "test.png")
     digits, fashion = figures[0].axes
-    assert [axes.get_title() for axes in figures[0].axes] == ["digits\nn = 3", "fashion\nn = 3"]
+    assert [axes.get_title("left") for axes in figures[0].axes] == [
+        "digits\nn = 3",
+        "fashion\nn = 3",
+    ]
     labels = [label.get_text() for label in digits.get_yticklabels()]
     assert labels == [
         "cyclical\nminus constant",
@@ -283,7 +286,8 @@ def test_everything_fits_into_the_picture(num_arms, num_datasets, figures, tmp_p
     canvas = FigureCanvasAgg(figure)
     canvas.draw()
     texts = [*figure.axes[0].get_yticklabels(), figure._supxlabel]
-    texts += [axes.title for axes in figure.axes]
+    texts += [axes._left_title for axes in figure.axes if axes.axison]
+    assert all(text.get_text() for text in texts)
     boxes = [text.get_window_extent(canvas.get_renderer()) for text in texts]
     page = figure.bbox
     for box in boxes:
@@ -391,7 +395,7 @@ def test_a_picture_has_each_score_in_its_unit(record, both, figures, tmp_path):
     assert mean == pytest.approx([-0.00012]) and interval == pytest.approx([-0.5, 0.25])
     below, own = figures[0]._supxlabel.get_text(), [axes.get_xlabel() for axes in (digits, *others)]
     caption = "test loss, difference (lower is better)"
-    dots_told = "(a dot a seed; mean and 95 % interval)"
+    dots_told = "dot: a seed; diamond: mean; line: 95 % interval"
     if both:
         assert own == [caption, "test accuracy, difference in points"] and below == dots_told
     else:
@@ -401,5 +405,5 @@ def test_a_picture_has_each_score_in_its_unit(record, both, figures, tmp_path):
 def test_the_caption_of_accuracies_is_of_points(record, figures, tmp_path):
     picture(record, tmp_path / "test.png")
     assert figures[0]._supxlabel.get_text() == (
-        "test accuracy, difference in points\n(a dot a seed; mean and 95 % interval)"
+        "test accuracy, difference in points\ndot: a seed; diamond: mean; line: 95 % interval"
     )
