@@ -42,7 +42,7 @@ def test_the_sdist_has_all_that_a_clone_has():
     """Whoever packages it can run the tests and build the docs."""
     git = ["git", "ls-files"]
     listed = subprocess.run(git, cwd=ROOT, capture_output=True, text=True)
-    if listed.returncode:
+    if listed.returncode or not listed.stdout:
         pytest.skip("this is not a clone")
     tracked = {line.split("/")[0] for line in listed.stdout.splitlines()}
     included = PYPROJECT["tool"]["hatch"]["build"]["targets"]["sdist"]["only-include"]
