@@ -77,8 +77,9 @@ def differences(records):
 
 
 def wrong_differences(text, found):
-    """Yields each difference of a text that no table has."""
-    for match in DIFFERENCE.finditer(" ".join(text.split())):
+    """Yields each difference of a text that no table has; what a command prints is its own."""
+    prose = re.sub(r"^```.*?^```", "", text, flags=re.DOTALL | re.MULTILINE)
+    for match in DIFFERENCE.finditer(" ".join(prose.split())):
         *numbers, sign, p = match.groups()
         its = found.get(tuple(numbers), set())
         if not its or (p and not any(_is_told(value, sign, p) for value in its)):
