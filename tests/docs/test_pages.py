@@ -65,6 +65,11 @@ PREPARED = {"README.md": own_data_and_model}
 
 # What no machine of ours can run: {page: the reasons, in their order}.
 NOT_RUN = {
+    "docs/accelerators.md": [
+        "it compiles for minutes, with libtpu",
+        "it needs XLA's description of the chip",
+        "it needs accelerators",
+    ],
     "docs/data.md": ["it downloads a dataset from the network"],
     "docs/machines.md": [
         *3 * ["tests/test_machines.py runs it"],
