@@ -15,7 +15,7 @@ RESULTS = ROOT / "docs" / "results"
 
 
 def pages() -> dict[Path, str]:
-    """Each page as it should be; a test compares them with what is there."""
+    """Returns the text that each page should have; a test compares it with the page."""
     found = records()
     written = {ROOT / "README.md": {"techniques": front_table([found["techniques"]])}}
     tables = {name: front_table([record]) for name, record in found.items()}
@@ -26,7 +26,7 @@ def pages() -> dict[Path, str]:
 
 
 def records() -> dict[str, Record]:
-    """The tables of docs/results, by their names."""
+    """Returns the tables of docs/results, by their names."""
     return {path.stem: read(path) for path in sorted(RESULTS.glob("*.json"))}
 
 

@@ -8,6 +8,7 @@ from typing import NoReturn
 
 import jax
 
+from cyclical_jax._words import counted
 from cyclical_jax.training.checkpoints import CheckpointError, Checkpoints
 from cyclical_jax.training.devices import largest_of_all
 from cyclical_jax.training.durations import Timetable
@@ -127,7 +128,8 @@ class Keeper:
         self._before_save()
         checkpoints.save(snapshot, worth)
         checkpoints.wait()
-        raise StoppedError(f"stopped after {int(snapshot.state.step)} updates, which are saved")
+        updates = counted(int(snapshot.state.step), "update")
+        raise StoppedError(f"stopped after {updates}, and saved")
 
     def _is_due(self) -> bool:
         return self._checkpoints is not None and self._since >= self._every
