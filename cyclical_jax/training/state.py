@@ -13,7 +13,7 @@ JUDGED = "judged"  # the memory that is evaluated in place of the parameters
 
 
 class Variables(NamedTuple):
-    """The arrays with which a model is applied."""
+    """The arrays of a model: its parameters and its own state."""
 
     params: optax.Params
     model_state: Any  # what the model keeps beside parameters, such as BatchNorm's statistics
@@ -38,7 +38,7 @@ class TrainState(NamedTuple):
 
     @property
     def evaluated(self) -> Variables:
-        """The variables that a trained model is judged by."""
+        """The variables by which a trained model is judged."""
         return self.memory.get(JUDGED, self.variables)
 
 

@@ -276,7 +276,7 @@ def test_another_dataset_than_that_of_the_run_is_one_line(run, monkeypatch):
 
 
 def test_a_folder_of_datasets_of_no_use_is_allowed_only_where_an_earlier_run_has_it(run, tmp_path):
-    line = "data_dir must be None for 'digits', which is no dataset of TFDS, got '/there'."
+    line = "data_dir must be None for 'digits', which is not a dataset of TFDS, got '/there'."
     with pytest.raises(RecipeError) as error:
         recipe_of(dataset="digits", data_dir="/there")
     assert str(error.value) == line

@@ -195,7 +195,7 @@ def test_a_workdir_that_cannot_be_used(tmp_path, open_lab):
 
 def test_a_damaged_file_is_left_alone(tmp_path):
     (tmp_path / runs.RUNS).write_text("{}}\n")
-    with pytest.raises(WorkdirError, match="line 1, is damaged.*Delete the line"):
+    with pytest.raises(WorkdirError, match="line 1, is damaged.*delete the line"):
         runs.Store(tmp_path)
 
 

@@ -260,7 +260,7 @@ def test_a_table_without_a_control_is_refused_before_it_is_trained(tmp_path):
     (tmp_path / "alone.py").write_text(TABLE.replace('control="none"', "control=None"))
     code, out, err = here(tmp_path, "table", "--table=alone.py", "--workdir=out")
     assert (code, out) == (2, "")
-    assert err == "--table alone.py has no arm with a control: there is nothing to compare.\n"
+    assert err == "--table alone.py has no arm with a control, so there is nothing to compare.\n"
     assert not (tmp_path / "out").exists()
 
 

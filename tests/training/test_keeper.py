@@ -163,4 +163,4 @@ def test_of_several_processes_none_waits_for_one_that_has_ended(monkeypatch):
 
 def test_a_best_that_cannot_be_saved_does_not_hide_the_error(caplog):
     leave(Keeper(Recorder(error=CheckpointError("full"))), FloatingPointError("loss is nan"))
-    assert caplog.messages == ["the best checkpoint so far is not saved: full"]
+    assert caplog.messages == ["the best checkpoint so far could not be saved: full"]
