@@ -1,9 +1,5 @@
-# Two commands do all the set-up:
-#   make demo    digits, plain and with each cyclical technique: a table and a picture
-#   make test    lint, types and the fast tests
-#   make tables  the paper's tables on digits, from nothing, in some minutes; the same again
-#                gives the same files
-# Another Python: make test PYTHON=python3.12
+# `make` alone lists the targets: the lines here that have a "##". Each target first installs what it
+# needs in .venv. Another Python: make test PYTHON=python3.12 (it gets an environment of its own).
 
 PYTHON ?= python3
 VENV := .venv$(if $(filter-out python3,$(PYTHON)),-$(notdir $(PYTHON)))
@@ -11,62 +7,82 @@ RUN := $(VENV)/bin/python
 INSTALLED := $(VENV)/installed
 PEERS := $(VENV)/peers
 LIBTPU := $(VENV)/libtpu
+DOCS := .venv-docs/installed
 
-# Of pip's output: a word for each package, so that nobody waits before a silent terminal.
+# Turns pip's output into one word for each package, so that the terminal is never silent for long.
 NAMES := /^Collecting/ { printf "%s ", $$2 } /^Installing/ { print "and installing" } { fflush() }
 SHELL := bash
 .SHELLFLAGS := -o pipefail -c
 
-# A worker that crashes ends the tests: xdist would wait for ever for the files of a worker that it
-# has replaced.
+# A worker that crashes ends the tests. With a new worker in its place, xdist would wait for ever.
 WORKERS := --numprocesses=auto --maxprocesses=4 --max-worker-restart=0
 
-.PHONY: demo test lint fast-tests test-slow tables benchmarks package bare floor clean
+.PHONY: help demo test lint fast-tests test-slow tables package bare bare-oldest bare-newest floor \
+  benchmarks docs clean
+.DEFAULT_GOAL := help
 
-demo: $(INSTALLED)
+help: ## list these targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+demo: $(INSTALLED) ## train on digits, plain and with each cyclical technique: a table and a picture
 	$(RUN) -m experiments.demo --workdir=runs/demo
 
-test: lint fast-tests
+test: lint fast-tests ## check style and types, and run the fast tests
 
-lint: $(INSTALLED)
+lint: $(INSTALLED) ## check style (ruff) and types (mypy)
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
 
-fast-tests: $(INSTALLED)
+fast-tests: $(INSTALLED) ## run the fast tests
 	$(RUN) -m pytest -m "not slow" $(WORKERS)
 
-test-slow: $(INSTALLED) $(PEERS) $(LIBTPU)
+test-slow: $(INSTALLED) $(PEERS) $(LIBTPU) $(DOCS) ## run the slow tests
 	JAX_DISABLE_MOST_OPTIMIZATIONS=0 $(RUN) -m pytest -m slow $(WORKERS)
 
 TABLES := techniques weight_decay temperature clipping focal_loss combined factor
 
-tables: $(INSTALLED)
+tables: $(INSTALLED) ## make seven tables of the papers' questions on digits, in runs/tables
 	for table in $(TABLES); do \
 	  $(RUN) -m experiments.table --table=$$table --datasets=digits --workdir=runs/tables || exit; \
 	done
 
-# What would be published, and that its description can be shown.
-package:
+# Twine checks a description in Markdown only where its renderer is installed.
+package: ## build the wheel and the sdist in dist/, and check their description
 	rm -rf dist
 	test -e $(VENV)-package/bin/twine || $(PYTHON) -m venv $(VENV)-package
-	$(VENV)-package/bin/pip install --quiet build twine
-	$(VENV)-package/bin/python -m build --outdir dist > $(VENV)-package/build.log \
+	$(VENV)-package/bin/pip install --quiet build twine 'readme_renderer[md]'
+	$(VENV)-package/bin/python -m build --outdir dist > $(VENV)-package/build.log 2>&1 \
 	  || { cat $(VENV)-package/build.log; exit 1; }
 	$(VENV)-package/bin/twine check --strict dist/*
 
-# jax, optax and the wheel alone, as in somebody else's project.
-bare: package
-	$(PYTHON) -m venv --clear $(VENV)-bare
-	$(VENV)-bare/bin/pip install --quiet dist/*.whl
-	cd $(VENV)-bare && bin/python -W error ../tests/bare_environment.py
-
-# The core with the oldest jax and optax that it takes: pyproject.toml's, which a test compares.
+# The oldest supported versions and the newest. A test compares them with pyproject.toml.
+OLDEST ?= python3.11
+NEWEST ?= python3.13
 FLOOR := jax==0.4.38 optax==0.2.5
+
+bare: bare-oldest bare-newest ## run README's first example with jax, optax and the package alone
+
+bare-oldest: package ## the same with the oldest supported Python, jax and optax only
+	$(call run_bare,$(OLDEST),$(VENV)-bare-oldest,$(FLOOR))
+
+bare-newest: package ## the same with the newest supported Python, jax and optax only
+	$(call run_bare,$(NEWEST),$(VENV)-bare-newest)
+
+# Makes an environment as in somebody else's project. Arguments: Python, folder, versions to install.
+define run_bare
+$(1) -m venv --clear $(2)
+$(2)/bin/pip install --quiet dist/*.whl $(3)
+$(2)/bin/python -W error tests/bare_environment.py
+$(2)/bin/pip install --quiet --force-reinstall --no-deps dist/*.tar.gz
+$(2)/bin/python -W error tests/bare_environment.py
+endef
+
+# The tests of what needs jax and optax alone.
 CORE := $(foreach name,schedules transforms losses augment curriculum distillation \
   semisupervised finetuning averaging accumulation,$(wildcard tests/test_$(name)*.py))
 
-floor: $(VENV)-floor/installed
+floor: $(VENV)-floor/installed ## run the core's tests with the oldest supported jax and optax
 	$(VENV)-floor/bin/python -m pytest $(WORKERS) $(CORE)
 
 $(VENV)-floor/installed: Makefile pyproject.toml
@@ -74,7 +90,7 @@ $(VENV)-floor/installed: Makefile pyproject.toml
 	$(VENV)-floor/bin/pip install --quiet $(FLOOR) pytest pytest-xdist scipy --editable .
 	touch $@
 
-benchmarks: $(INSTALLED) $(PEERS)
+benchmarks: $(INSTALLED) $(PEERS) ## measure the ratios that docs/speed.md quotes
 	$(RUN) -m benchmarks.losses
 	$(RUN) -m benchmarks.optimizer
 	$(RUN) -m benchmarks.import_time
@@ -91,6 +107,19 @@ benchmarks: $(INSTALLED) $(PEERS)
 	$(RUN) -m benchmarks.techniques
 	$(RUN) -m benchmarks.accuracy
 
+docs: $(DOCS) ## build the documentation site in site/; a warning is an error
+	NO_MKDOCS_2_WARNING=1 .venv-docs/bin/mkdocs build --strict
+	@echo "open site/index.html"
+
+# The tools of the site alone: they read the package, and do not import it.
+DOCS_EXTRA := import tomllib; \
+  print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"]["docs"], sep="\n")
+
+$(DOCS): pyproject.toml
+	$(PYTHON) -m venv .venv-docs
+	.venv-docs/bin/pip install --quiet -r <($(PYTHON) -c '$(DOCS_EXTRA)')
+	touch $@
+
 $(INSTALLED): requirements.txt pyproject.toml
 	@$(PYTHON) experiments/__init__.py
 	$(PYTHON) -m venv $(VENV)
@@ -99,16 +128,16 @@ $(INSTALLED): requirements.txt pyproject.toml
 	  -r requirements.txt --editable ".[test]" | awk '$(NAMES)'
 	touch $@
 
-# What we are compared with. Its torch need not have torchvision's compiled operations, so that it
-# may be a CPU's; what timm needs of torchvision's dependencies is named.
+# The libraries that tests and benchmarks compare ours with. Torch may be a CPU's: torchvision and timm
+# are installed without their dependencies, and what timm needs of them is named here.
 $(PEERS): $(INSTALLED)
 	$(VENV)/bin/pip install --quiet torch==2.13.0 safetensors pyyaml
 	$(VENV)/bin/pip install --quiet equinox==0.13.8 dm-haiku==0.0.17 keras==3.15.1  # for examples/
 	$(VENV)/bin/pip install --quiet --no-deps torchvision==0.28.0 timm==1.0.31
 	touch $@
 
-# The compiler for TPUs, as the installed JAX asks for it. It lies beside the other packages, not
-# among them: JAX would look for a TPU at each start.
+# The compiler for TPUs, in the version that the installed JAX asks for. It lies beside the other
+# packages, not among them, since JAX would then look for a TPU at each start.
 OF_JAX := from importlib.metadata import requires; \
   print(*(line.split(";")[0] for line in requires("jax") if line.startswith("libtpu")))
 
@@ -117,5 +146,5 @@ $(LIBTPU): $(INSTALLED)
 	$(VENV)/bin/pip install --quiet --no-deps --target $@ "$$($(RUN) -c '$(OF_JAX)')"
 	touch $@
 
-clean:
-	rm -rf .venv .venv-* dist
+clean: ## delete the environments (.venv*), dist/ and site/, and nothing else
+	rm -rf .venv .venv-* dist site

@@ -50,13 +50,21 @@ _OTHER_SEED = 7
 
 
 class Case(NamedTuple):
-    """An entry of a catalogue, and how it is turned on."""
+    """An entry of a catalogue, and how it is turned on.
 
-    name: str  # of the technique or task
-    changes: Mapping[str, Any]  # {key: value} of the config
+    Attributes:
+      name: Name of the technique or task.
+      changes: {key: value} of the config that turn it on.
+      catalogue: The catalogue that has it.
+      is_random: Whether it draws numbers, which differ from device to device.
+      common: Further changes, which hold where it is off, too.
+    """
+
+    name: str
+    changes: Mapping[str, Any]
     catalogue: Catalogue = CATALOGUE
-    is_random: bool = False  # it draws numbers, which differ from device to device
-    common: Mapping[str, Any] = {}  # further changes, that also hold where it is off
+    is_random: bool = False
+    common: Mapping[str, Any] = {}
 
     @property
     def entry(self):

@@ -1,4 +1,4 @@
-"""Equinox: the pieces with a model that is a tree of arrays and functions.
+"""Equinox: clipping, weight decay and the focal loss cycle while an Equinox model is trained.
 
 python examples/equinox_mlp.py
 """

@@ -1,4 +1,4 @@
-"""Flax NNX: the pieces in an `nnx.Optimizer`, and the count of updates that it keeps.
+"""Flax NNX: an `nnx.Optimizer` takes the pieces that cycle, and its count of updates drives them.
 
 python examples/flax_nnx.py
 """

@@ -1,4 +1,4 @@
-"""Haiku: a cyclical batch size. One update takes 8 batches at the easy ends, 2 at the peak.
+"""Haiku: the batch size cycles. An update takes 8 batches at the easy ends and 2 at the peak.
 
 python examples/haiku_batches.py
 """

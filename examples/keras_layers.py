@@ -1,8 +1,8 @@
-"""Keras on JAX: layers of Keras, trained by Optax, with the pieces in between.
+"""Keras on JAX: Optax trains layers of Keras, and its chain holds the pieces that cycle.
 
     python examples/keras_layers.py
 
-Keras' own optimizers take a schedule for the learning rate alone; a loop takes any of Optax.
+Keras' own optimizers take a schedule for the learning rate alone. A loop takes any chain of Optax.
 """
 
 import os

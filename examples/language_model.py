@@ -1,9 +1,9 @@
-"""A language model's loss: [batch, time, vocabulary] logits, ignored tokens, weights of tokens.
+"""Language model: the loss ignores some tokens of a sequence and weighs the others.
 
     python examples/language_model.py
 
-It learns the bytes of a documentation. The first eight labels of a sequence are -1, which is
-ignored, and spaces weigh half.
+The model learns the bytes of a text, with logits [batch, time, vocabulary]. The first eight labels
+of a sequence are -1, which the loss ignores; a space counts half.
 """
 
 import jax

@@ -1,4 +1,4 @@
-"""Plain JAX: clipping, weight decay and the focal loss cycle in a training loop of one's own.
+"""Plain JAX: clipping, weight decay and the focal loss cycle in a training loop of your own.
 
 python examples/plain_jax.py
 """

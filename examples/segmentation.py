@@ -1,8 +1,8 @@
-"""Segmentation: [batch, classes, height, width] logits, and pixels without a label.
+"""Segmentation: each pixel has a class, and the loss leaves out the pixels without a label.
 
     python examples/segmentation.py
 
-Discs are told from noise. Pixels of their edges have the label 255: the mean leaves them out.
+The model learns to tell discs from noise. The edge of a disc has the label 255, which means none.
 """
 
 import jax

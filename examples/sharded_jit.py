@@ -1,8 +1,8 @@
-"""`jit` with NamedSharding: parameters on all devices, each batch spread over them.
+"""Several devices: `jit` keeps the parameters on all of them and spreads each batch over them.
 
     python examples/sharded_jit.py
 
-The rows are those of one device, to rounding.
+The log is that of one device, up to rounding.
 """
 
 import jax

@@ -12,7 +12,7 @@ from sklearn.datasets import load_sample_image
 from cyclical_jax._files import whole
 from cyclical_jax.augment import NAMES, augment
 from cyclical_jax.training.files import WorkdirError
-from experiments import command_line, paths
+from experiments import command_line, drawing, paths
 
 _OUTPUT = paths.define("output", "docs/augmentations.jpg", "JPEG or PNG file of the picture.")
 
@@ -32,7 +32,7 @@ def photographs() -> np.ndarray:
 
 def picture() -> Figure:
     """Returns a figure with a row for each operation and a column for each strength."""
-    figure = Figure(figsize=(1.3 * len(STRENGTHS), 1.25 * len(NAMES)), layout="constrained")
+    figure = Figure(figsize=(1.2 * len(STRENGTHS) + 1, 1.25 * len(NAMES)), layout="constrained")
     grid = figure.subplots(len(NAMES), len(STRENGTHS))
     batch = {"image": photographs(), "label": np.array([0, 1])}
     for name, row in zip(NAMES, grid, strict=True):
@@ -40,9 +40,10 @@ def picture() -> Figure:
         for strength, axes in zip(STRENGTHS, row, strict=True):
             axes.imshow(transform(batch, jax.random.key(_SEED), strength)["image"][0])
             axes.set(xticks=[], yticks=[])
-        row[0].set_ylabel(name)
+            axes.spines[:].set_visible(False)
+        row[0].set_ylabel(name, rotation=0, ha="right", va="center")
     for strength, axes in zip(STRENGTHS, grid[0], strict=True):
-        axes.set_title(f"{strength:g}")
+        axes.set_title(f"{strength:g}", loc="center")
     return figure
 
 
@@ -50,8 +51,9 @@ def main():
     path = _OUTPUT.value
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with whole(path) as temporary:
-            picture().savefig(temporary, format=path.suffix.removeprefix(".") or "png", dpi=80)
+        with drawing.style(), whole(path) as temporary:
+            suffix = path.suffix.removeprefix(".")
+            drawing.save(picture(), temporary, format=suffix or "png", dpi=100)
     except OSError as error:
         raise WorkdirError(f"--output {path} cannot be written: {error.strerror}.") from error
     except ValueError as error:  # no format has the suffix

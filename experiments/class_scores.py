@@ -11,9 +11,11 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 
 from cyclical_jax.training.evaluation import Look
+from experiments import drawing
 
 MOST_SHOWN = 20  # classes whose confusion matrix is legible as text
 _NUM_LIKELIEST = 5
@@ -168,21 +170,25 @@ def draw(matrix: np.ndarray, class_names: Sequence[str], title: str, path: Path)
     """Draws the confusion matrix, as shares of each label's examples, into a PNG file."""
     number, few = len(matrix), len(matrix) <= MOST_SHOWN
     side = min(3 + _INCHES * number, 12)
-    figure = Figure(figsize=(side + 1, side), layout="constrained")
-    axes = figure.subplots()
     shares = matrix / np.maximum(1, matrix.sum(1, keepdims=True))
-    image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1, interpolation="nearest")
-    figure.colorbar(image, ax=axes, label="share of the label's examples")
-    axes.set(xlabel="predicted", ylabel="label", title=title)
-    if few:
-        names = [_name(row, class_names) for row in range(number)]
-        axes.set_xticks(range(number), names, rotation=90)
-        axes.set_yticks(range(number), names)
-        for (row, column), count in np.ndenumerate(matrix):
-            color = "white" if shares[row, column] > 0.5 else "black"
-            if count:
-                axes.text(column, row, count, ha="center", va="center", color=color, fontsize=8)
-    figure.savefig(path, format="png", dpi=150)
+    with drawing.style() as theme:
+        figure = Figure(figsize=(side + 1, side), layout="constrained")
+        axes = figure.subplots()
+        axes.grid(visible=False)
+        blues = LinearSegmentedColormap.from_list("share", [theme.ground, theme.lines[0]])
+        image = axes.imshow(shares, cmap=blues, vmin=0, vmax=1, interpolation="nearest")
+        figure.colorbar(image, ax=axes, label="share of the label's examples")
+        axes.set(xlabel="predicted", ylabel="label", title=title)
+        if few:
+            names = [_name(row, class_names) for row in range(number)]
+            axes.set_xticks(range(number), names, rotation=90)
+            axes.set_yticks(range(number), names)
+            for (row, column), count in np.ndenumerate(matrix):
+                color = theme.ground if shares[row, column] > 0.5 else theme.ink
+                if count:
+                    small = {"ha": "center", "va": "center", "fontsize": drawing.SMALL}
+                    axes.text(column, row, count, color=color, **small)
+        drawing.save(figure, path)
 
 
 def write_csv(predictions: Predictions, class_names: Sequence[str], path: Path) -> None:

@@ -12,12 +12,15 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from cyclical_jax.training.fields import RecipeError
+from experiments import drawing
 from experiments.score import Score
 from experiments.statistics import Scores, is_finite
 
 SCALES = ("linear", "log")
 LOSS = Score("loss", "min", False)
 _LOG_ABOVE = 10.0  # losses that differ by more than this factor are drawn on a log axis
+
+_KEY = "dot: a run; line: mean; band: standard deviation; cross: a run stopped being finite"
 
 
 class Suggestion(NamedTuple):
@@ -115,22 +118,24 @@ def picture(
       scores: {what `panels` returns: [values][seeds]}; an accuracy is a fraction.
       interval, knob, scale, path: The interval, the knob's name and scale, and the file.
     """
-    figure = Figure(figsize=(7, 6), layout="constrained")
-    rows = figure.subplots(len(scores), sharex=True, squeeze=False)[:, 0]
-    upper, lower = rows[0], rows[-1]
-    upper.set_xscale(scale)
-    for axes, (score, runs) in zip(rows, scores.items(), strict=True):
-        if score.name == LOSS.name and _is_wide(runs):
-            axes.set_yscale("log")
-        _draw_scores(axes, values, _in_percent(runs) if score.percent else runs)
-        # The edge shows an interval that is a single value.
-        axes.axvspan(*interval, facecolor=("C1", 0.25), edgecolor="C1", zorder=0)
-        axes.set_ylabel(f"validation {score.label}")
-        axes.grid(alpha=0.3)
-    lower.set_xlabel(knob)
-    low, high = interval
-    upper.set_title(f"within a standard error of the best: {low:.3g} to {high:.3g}")
-    figure.savefig(path, format="png", dpi=150, metadata={"Software": None})
+    with drawing.style() as theme:
+        figure = Figure(figsize=(drawing.WIDTH, 1 + 2.5 * len(scores)), layout="constrained")
+        rows = figure.subplots(len(scores), sharex=True, squeeze=False)[:, 0]
+        rows[0].set_xscale(scale)
+        for axes, (score, runs) in zip(rows, scores.items(), strict=True):
+            if score.name == LOSS.name and _is_wide(runs):
+                axes.set_yscale("log")
+            _draw_scores(axes, values, _in_percent(runs) if score.percent else runs, theme)
+            # The edge shows an interval that is a single value.
+            shade = theme.lines[1]
+            axes.axvspan(*interval, facecolor=(shade, 0.15), edgecolor=shade, zorder=0)
+            axes.set_title(f"validation {score.label}")
+        rows[-1].set_xlabel(knob)
+        figure.supxlabel(_KEY, fontsize=drawing.SIZE)
+        low, high = interval
+        words = f"within a standard error of the best: {low:.3g} to {high:.3g}"
+        figure.suptitle(words, color=theme.lines[1], fontsize=drawing.SIZE)
+        drawing.save(figure, path)
 
 
 def _in_percent(runs):
@@ -142,16 +147,17 @@ def _is_wide(losses):
     return bool(finite) and 0 < min(finite) < max(finite) / _LOG_ABOVE
 
 
-def _draw_scores(axes, values, scores):
+def _draw_scores(axes, values, scores, theme):
     """Draws mean and spread, with a gap where a value has a run that is not finite."""
     scores = np.array(scores, float)  # [values, seeds], NaN for None
     scores[~np.isfinite(scores)] = np.nan
     means, stds = scores.mean(1), scores.std(1, ddof=1)
-    axes.fill_between(values, means - stds, means + stds, color="C0", alpha=0.2, linewidth=0)
-    axes.plot(values, means, color="C0")
-    axes.plot(values, scores, "o", color="C0", markersize=4, alpha=0.6, markeredgewidth=0)
+    axes.fill_between(
+        values, means - stds, means + stds, color=theme.lines[0], alpha=0.2, linewidth=0
+    )
+    axes.plot(values, means, color=theme.lines[0])
+    axes.plot(values, scores, "o", color=theme.lines[0], markersize=4, alpha=0.6, markeredgewidth=0)
     failed = np.array(values)[np.isnan(scores).any(1)]
     if len(failed):
-        top = {"transform": axes.get_xaxis_transform(), "label": "a run stopped being finite"}
-        axes.plot(failed, np.full(len(failed), 0.95), "x", color="C3", **top)
-        axes.legend()
+        top = {"transform": axes.get_xaxis_transform(), "color": theme.ink}
+        axes.plot(failed, np.full(len(failed), 0.95), "x", **top)

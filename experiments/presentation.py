@@ -4,15 +4,18 @@ All functions take records of `statistics.with_comparisons`; they read the compa
 compute none of their own. The score of a table is the one that its record is judged by.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from cyclical_jax.training.fields import RecipeError
-from experiments.score import ACCURACY, Score, fractions_of_record, in_order, number, words
+from experiments import drawing
+from experiments.score import Score, fractions_of_record, in_order, number, words
 from experiments.statistics import Scores, paired_differences, summary
 
 Record = Mapping[str, Any]
@@ -32,7 +35,9 @@ _LIKELIHOOD = """\
 Loss: negative log likelihood of the test images, at temperature 1 whatever the arm was trained \
 at."""
 _CALIBRATION = "calibration_error"  # only probabilities of classes have one
-_WIDTH, _ROW_HEIGHT = 3.0, 0.5  # inches of an axes and of an arm
+_ROW_HEIGHT = 0.4  # inches of an arm
+_ACROSS = 3  # datasets beside each other: more would not be legible
+_KEY = "dot: a seed; diamond: mean; line: 95 % interval"
 
 
 # ---- Markdown
@@ -76,51 +81,63 @@ def _further(dataset: Mapping[str, Any]) -> list[str]:
     return [name for name in in_order(judged, there) if name != judged]
 
 
-def front_table(records: Sequence[Record]) -> str:
-    """Returns test scores in a row an arm and a column a dataset of a table, for a front page.
+def front_table(dataset: Mapping[str, Any], names: Sequence[str] | None = None) -> str:
+    """Returns the test scores of a dataset as a table that fits the width of a telephone.
 
-    A cell is "mean ± std (difference to the control [95 % interval], p)", see `legend`. A column
-    is named by its dataset, by its table too where there are several records, and by its score
-    where that is not the accuracy in percent.
-    """
-    datasets = {
-        f"{record['table']}: {name}" if len(records) > 1 else name: dataset
-        for record in records
-        for name, dataset in record["datasets"].items()
-    }
-    # A dictionary is a set that keeps its order.
-    rows = {
-        (name, arm["control"]): None
-        for dataset in datasets.values()
-        for name, arm in dataset["arms"].items()
-    }
-    head = ["arm", *(_front_head(name, dataset) for name, dataset in datasets.items())]
-    cells = [[_front_cell(dataset, *row) for dataset in datasets.values()] for row in rows]
-    return _table(head, [[_against(*row), *own] for row, own in zip(rows, cells, strict=True)])
+    An arm is a row. Where all arms have one control, the head of a column names it; where they have
+    several, each row names its own.
 
-
-def _front_head(name, dataset):
-    score, start = Score.of_record(dataset), f"{name}, n = {_num_seeds(dataset['arms'])}"
-    return start if score == ACCURACY else f"{start}: {score.title}"
-
-
-def rewrite(text: str, name: str, table: str) -> str:
-    """Returns `text` with `table` in place of what stands between its markers for `name`.
-
-    The markers are `<!-- name -->` and `<!-- /name -->`, and stay.
+    Args:
+      dataset: The record of a dataset in a table.
+      names: The arms to show, in this order; None shows all.
 
     Raises:
-      ValueError: A marker is missing, there twice, or the second comes first.
+      ValueError: The record has no arm of such a name.
     """
-    start, end = f"<!-- {name} -->", f"<!-- /{name} -->"
-    for marker in (start, end):
-        if text.count(marker) != 1:
-            raise ValueError(f"{marker} must be in the document once, not {text.count(marker)} x.")
-    before, after = text.split(start)[0], text.split(end)[1]
-    if end in before:
-        raise ValueError(f"{start} must come before {end}.")
-    # Markdown would take a comment that touches a table for a row of it.
-    return f"{before}{start}\n\n{table.strip()}\n\n{end}{after}"
+    arms, names = dataset["arms"], list(dataset["arms"]) if names is None else names
+    for name in names:
+        if name not in arms:
+            raise ValueError(f"{name!r} is no arm of this record; it has {', '.join(arms)}.")
+    controls = {arms[name]["control"] for name in names} - {None}
+    judged = f"test {Score.of_record(dataset).title}"
+    if len(controls) == 1:
+        to = f" to `{controls.pop()}`"
+        labels = [f"`{name}`" for name in names]
+    else:
+        to = ""
+        labels = [_against(name, arms[name]["control"]) for name in names]
+    head = ["arm", judged, f"difference{to} [95 %], p"]
+    cells = [_front_cells(dataset, arms[name]) for name in names]
+    return _table(head, [[label, *own] for label, own in zip(labels, cells, strict=True)])
+
+
+def sizes(name: str, dataset: Mapping[str, Any]) -> str:
+    """Returns a line with the images of a dataset, the seeds of its arms, and their tuning."""
+    splits = ("training", "validation", "test")
+    numbers = [dataset[f"num_{split}"] for split in ("train", "validation", "test")]
+    images = ", ".join(f"{size:,} {split}" for size, split in zip(numbers, splits, strict=True))
+    tunings = [arm["tuning"] for arm in dataset["arms"].values()]
+    told = dict.fromkeys(_tuning(tuning) for tuning in tunings)
+    return f"**{name}**: {images} images; {_num_seeds(dataset['arms'])} seeds; {' or '.join(told)}."
+
+
+def _tuning(tuning):
+    if tuning is None:
+        return "nothing tuned"
+    trials, seeds = len(tuning["trials"]), len(tuning["seeds"])
+    return f"{trials} trials of {seeds} seed{'s' * (seeds > 1)}"
+
+
+def _front_cells(dataset, arm):
+    score = Score.of_record(dataset)
+    values, comparison = arm["test"][score.name], arm["comparison"]
+    failed = _failed(values)
+    told = _spread(values, score.percent) + (f", {failed} failed" if failed else "")
+    if not comparison:
+        return [told, ""]
+    p = _p(comparison["p_holm"])
+    sign = "" if p.startswith("<") else "= "
+    return [told, _difference(score, arm) + ("" if p == NOTHING else f", p {sign}{p}")]
 
 
 def _section(name, dataset):
@@ -147,19 +164,6 @@ def row(dataset: Mapping[str, Any], name: str) -> list[str]:
         _p(comparison["p_holm"]) if comparison else "",
         *(_spread(test.get(other, ()), other in percent) for other in _further(dataset)),
     ]
-
-
-def _front_cell(dataset, name, control):
-    arm, score = dataset["arms"].get(name), Score.of_record(dataset)
-    if arm is None or arm["control"] != control:
-        return ""
-    cell, values, comparison = "", arm["test"][score.name], arm["comparison"]
-    if comparison:
-        p = _p(comparison["p_holm"])
-        sign = "" if p.startswith("<") or p == NOTHING else "= "
-        cell = f" ({_difference(score, arm)}, p {sign}{p})"
-    failed = _failed(values)
-    return _spread(values, score.percent) + (f", {failed} failed" if failed else "") + cell
 
 
 def _against(name, control):
@@ -241,25 +245,33 @@ def picture(record: Record, path: Path) -> None:
     rows = list(dict.fromkeys(row for dataset in datasets.values() for row in _compared(dataset)))
     if not rows:
         raise RecipeError(f"{record['table']} has no arm with a control: there is nothing to draw.")
-    size = (1.8 + _WIDTH * len(datasets), 1.4 + _ROW_HEIGHT * len(rows))
-    figure = Figure(figsize=size, layout="constrained")
-    axes = figure.subplots(1, len(datasets), sharey=True, squeeze=False)[0]
-    for one, (name, dataset) in zip(axes, datasets.items(), strict=True):
-        _draw_differences(one, dataset, rows)
-        one.set_title(f"{name}\nn = {_num_seeds(dataset['arms'])}", fontsize="medium")
-    labels = [f"{name}\nminus {control}" for name, control in rows]
-    axes[0].set_yticks(range(len(rows)), labels, fontsize="small")
-    axes[0].set_ylim(len(rows) - 0.5, -0.5)
+    with drawing.style() as theme:
+        drawing.save(_drawn(datasets, rows, theme), path)
+
+
+def _drawn(datasets, rows, theme):
+    across = min(_ACROSS, len(datasets))
+    down = math.ceil(len(datasets) / across)
+    figure = Figure(figsize=(drawing.WIDTH, 0.8 + down * _height(rows)), layout="constrained")
+    figure.get_layout_engine().set(wspace=0.04, hspace=0.06)
+    grid = figure.subplots(down, across, sharey=True, squeeze=False).flat
     captions = [_caption(dataset) for dataset in datasets.values()]
-    dots = "(a dot a seed; mean and 95 % interval)"
-    if len(set(captions)) == 1:
-        figure.supxlabel(f"{captions[0]}\n{dots}", fontsize="medium")
-    else:
-        figure.supxlabel(dots, fontsize="medium")
-        for one, caption in zip(axes, captions, strict=True):
-            one.set_xlabel(caption, fontsize="medium")
-    # The name and version of what drew it would change the bytes.
-    figure.savefig(path, format="png", dpi=150, metadata={"Software": None})
+    for axes, (name, dataset), caption in zip(grid, datasets.items(), captions, strict=False):
+        _draw_differences(axes, dataset, rows, theme)
+        axes.set_title(f"{name}\nn = {_num_seeds(dataset['arms'])}", fontsize=drawing.SMALL)
+        axes.set_xlabel(caption if len(set(captions)) > 1 else "", fontsize=drawing.SMALL)
+    for axes in grid[len(datasets) :]:
+        axes.set_axis_off()
+    labels = [f"{name}\nminus {control}" for name, control in rows]
+    grid[0].set_yticks(range(len(rows)), labels, color=theme.ink)
+    grid[0].set_ylim(len(rows) - 0.5, -0.5)
+    same = captions[:1] if len(set(captions)) == 1 else []
+    figure.supxlabel("\n".join([*same, _KEY]), fontsize=drawing.SIZE)
+    return figure
+
+
+def _height(rows):
+    return 0.7 + _ROW_HEIGHT * len(rows)  # inches of an axes and its title
 
 
 def _compared(dataset):
@@ -273,25 +285,29 @@ def _caption(dataset):
     return f"test {score.words}, difference{unit}" + score.hint
 
 
-def _draw_differences(axes, dataset, rows):
-    axes.axvline(0, color="black", linewidth=0.8)
-    axes.grid(axis="x", alpha=0.3)
+def _draw_differences(axes, dataset, rows, theme):
+    axes.axvline(0, color=theme.ink, linewidth=0.8)
+    axes.grid(axis="y", visible=False)
+    axes.spines["left"].set_visible(False)
+    axes.xaxis.set_major_locator(MaxNLocator(4))
+    axes.xaxis.set_major_formatter("{x:g}")
     arms = dataset["arms"]
     for row, (name, control) in enumerate(rows):
         if name in arms and arms[name]["control"] == control:
-            _draw_arm(axes, row, dataset, name)
+            _draw_arm(axes, row, dataset, name, theme)
 
 
-def _draw_arm(axes, row, dataset, name):
+def _draw_arm(axes, row, dataset, name, theme):
     arm, unit = dataset["arms"][name], 100 if Score.of_record(dataset).percent else 1
     comparison = arm["comparison"]
     points = unit * np.array(paired_differences(dataset, name))
-    below = np.full(len(points), row + 0.2)
-    axes.plot(points, below, "o", color="C0", alpha=0.5, markersize=5, markeredgewidth=0)
+    below = np.full(len(points), row + 0.22)
+    dots = {"markersize": 5, "markeredgewidth": 0, "alpha": 0.5}
+    axes.plot(points, below, "o", color=theme.lines[0], **dots)
     if comparison["difference"] is not None:
-        axes.plot(unit * comparison["difference"], row, "D", color="black", markersize=5)
+        axes.plot(unit * comparison["difference"], row, "D", color=theme.ink, markersize=4.5)
     if comparison["interval"]:
-        axes.plot(unit * np.array(comparison["interval"]), [row, row], color="black")
+        axes.plot(unit * np.array(comparison["interval"]), [row, row], color=theme.ink)
     if comparison["n"] < len(arm["seeds"]):
         place = {"transform": axes.get_yaxis_transform(), "va": "center", "fontsize": "small"}
         axes.text(1.02, row, f"n = {comparison['n']}", **place)

@@ -18,6 +18,7 @@ import numpy as np
 import plotext
 from absl import flags
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from ml_collections import ConfigDict
 
 from cyclical_jax import data
@@ -30,10 +31,12 @@ from cyclical_jax.training import assembly
 from cyclical_jax.training.durations import Timetable
 from cyclical_jax.training.files import WorkdirError
 from cyclical_jax.training.structure import Recipe
-from experiments import clocks, command_line, paths, plugins
+from experiments import clocks, command_line, drawing, paths, plugins
+from experiments.drawing import Theme
 from experiments.waiting import Waiting
 
 _MOST_POINTS = 20_000  # every update of most runs, and of the others evenly spaced ones
+_ACROSS = 2  # axes of the picture beside each other
 _PANEL_COLUMNS, _PANEL_LINES = 38, 8  # of a terminal
 
 
@@ -150,21 +153,23 @@ def _schedule(recipe: Recipe, key: str) -> str | None:
     return own.get(learning_rate.SCHEDULE) if key == learning_rate.RATE else None
 
 
-def picture(drawn: Preview) -> Figure:
+def picture(drawn: Preview, theme: Theme = drawing.LIGHT) -> Figure:
     """Returns a figure with small axes for each knob that changes, over updates and epochs."""
-    rows = max(1, math.ceil(len(drawn.changing) / 3))
-    figure = Figure(figsize=(12, 1 + 2 * rows), layout="constrained")
-    figure.suptitle(f"{drawn.title}; easy → hard")
-    label = ["optimizer update (above: epoch)", *_wrapped(drawn.constant, 150)]
-    figure.supxlabel("\n".join(label), fontsize="medium")
-    grid = figure.subplots(rows, 3, squeeze=False).flat
+    rows = max(1, math.ceil(len(drawn.changing) / _ACROSS))
+    figure = Figure(figsize=(drawing.WIDTH, 1 + 1.7 * rows), layout="constrained")
+    figure.suptitle(f"{drawn.title}; easy → hard", fontsize=drawing.SIZE)
+    label = ["optimizer update (above: epoch)", *_wrapped(drawn.constant, 95)]
+    figure.supxlabel("\n".join(label), fontsize=drawing.SIZE)
+    grid = figure.subplots(rows, _ACROSS, squeeze=False).flat
     for axes, line in zip(grid, drawn.changing, strict=False):
-        axes.plot(drawn.counts, line.values, color="black")
-        axes.set_title(line.title, fontsize="medium")
+        axes.plot(drawn.counts, line.values, color=theme.lines[0])
+        axes.set_title(line.title, loc="left")
         axes.set_yscale("log" if line.is_log else "linear")
-        axes.set_yticks(line.extremes, _numbers(line.extremes))
-    for axes in grid[: min(3, len(drawn.changing))]:
-        axes.secondary_xaxis("top", functions=_epochs(drawn.updates_per_epoch))
+        axes.set_yticks(line.extremes, _numbers(line))
+        axes.xaxis.set_major_locator(MaxNLocator(5))
+    for axes in grid[: min(_ACROSS, len(drawn.changing))]:
+        above = axes.secondary_xaxis("top", functions=_epochs(drawn.updates_per_epoch))
+        above.spines[:].set_visible(False)
     for axes in grid[len(drawn.changing) :]:
         axes.set_axis_off()
     return figure
@@ -206,11 +211,13 @@ def _draw(panel, counts: np.ndarray, line: Line) -> None:
     panel.draw(panel.signal(counts.tolist(), height_of(line.values).tolist()).lines())
     ends = [int(counts[0]), int(counts[-1])]
     panel.ruler("x").ticks(ends, [f"{count:,}" for count in ends])
-    panel.ruler("y").ticks(height_of(line.extremes).tolist(), _numbers(line.extremes))
+    panel.ruler("y").ticks(height_of(line.extremes).tolist(), _numbers(line))
 
 
-def _numbers(values: list[float]) -> list[str]:
-    return [f"{value:.3g}" for value in values]
+def _numbers(line: Line) -> list[str]:
+    """Returns the extremes of a line in words; what its axis does not tell from 0 is 0."""
+    least = 0 if line.is_log else 1e-4 * max(map(abs, line.extremes))
+    return [f"{value:.3g}" if abs(value) >= least else "0" for value in line.extremes]
 
 
 def main(config: ConfigDict, workdir: Path) -> None:
@@ -220,8 +227,8 @@ def main(config: ConfigDict, workdir: Path) -> None:
     path = workdir / "preview.png"
     try:
         workdir.mkdir(parents=True, exist_ok=True)
-        with whole(path) as temporary:
-            picture(drawn).savefig(temporary, format="png", dpi=120)
+        with drawing.style() as theme, whole(path) as temporary:
+            drawing.save(picture(drawn, theme), temporary)
     except OSError as error:
         raise WorkdirError(f"--workdir {workdir} cannot be written: {error.strerror}.") from error
     print(f"{text(drawn, width=shutil.get_terminal_size().columns)}\npicture: {path}")

@@ -1,54 +1,80 @@
-"""`make bare` runs this where only jax, optax and the built wheel are: the README's promise."""
+"""Runs README's first example from its text where only jax, optax and this package are installed.
 
-import importlib.util
+`make bare` calls it in such environments. It needs the standard library alone.
+"""
+
+import contextlib
+import importlib.metadata
+import io
 import pathlib
+import re
 import sysconfig
 
-import jax
-import jax.numpy as jnp
-import optax
-
-import cyclical_jax as cj
-
-NUM_STEPS = 100
+README = pathlib.Path(__file__).parents[1] / "README.md"
+EXAMPLE = re.compile(r"```python\n(.*?)```\n\n```text\n(.*?)```", re.DOTALL)
+OF_PYTHON = {"pip", "setuptools", "wheel"}  # what a new environment has
+NUMBER = r"\d+(\.\d+)?(e[+-]?\d+)?"
 
 
 def main():
-    for absent in ("flax", "ml_collections", "sklearn", "tensorflow_datasets"):
-        assert importlib.util.find_spec(absent) is None, f"{absent} is here: not a bare environment"
-    installed = pathlib.Path(sysconfig.get_path("purelib"))
-    assert installed in pathlib.Path(cj.__file__).parents, f"{cj.__file__} is not the wheel's"
-    accuracy, values = train()
-    assert accuracy > 0.9, accuracy
-    assert abs(values["max_norm"] - 0.5) < 1e-6, values
-    print(f"bare environment: accuracy {accuracy:.0%}, {values}")
+    names = {normal(found.name) for found in importlib.metadata.distributions()}
+    further = names - OF_PYTHON - needed("cyclical-jax")
+    assert not further, f"not a bare environment: {sorted(further)} are installed"
+    check_files()
+    program, expected = EXAMPLE.search(README.read_text()).groups()
+    printed = output_of(program)
+    assert without_numbers(printed) == without_numbers(expected), f"README's example says {printed}"
+    print(described(), printed, sep="\n", end="")
 
 
-def train():
-    cycle = dict(total_steps=NUM_STEPS, factor=4)
-    optimizer = optax.chain(
-        cj.clip_by_global_norm(cj.cyclical_schedule(0.5, 2.0, **cycle)),
-        cj.add_decayed_weights(cj.cyclical_schedule(1e-5, 8e-5, **cycle)),
-        optax.sgd(0.1, momentum=0.9),
-    )
-    hardness = cj.hardness_schedule(**cycle)
-    images = jax.random.normal(jax.random.key(0), (64, 8))
-    labels = jnp.argmax(images[:, :3], axis=-1)
+def needed(name):
+    """Returns the names of a distribution and of all that it requires, without extras."""
+    found, new = set(), {normal(name)}
+    while new:
+        found |= new
+        lines = [line for name in new for line in importlib.metadata.requires(name) or []]
+        plain = [re.match(r"[\w.-]+", line)[0] for line in lines if "extra ==" not in line]
+        new = {normal(name) for name in plain if is_installed(name)} - found
+    return found
 
-    @jax.jit
-    def train_step(params, opt_state, step):
-        def loss_of(params):
-            return cj.cyclical_focal_loss(images @ params, labels, hardness(step)).mean()
 
-        updates, opt_state = optimizer.update(jax.grad(loss_of)(params), opt_state, params)
-        return optax.apply_updates(params, updates), opt_state
+def is_installed(name):
+    try:
+        return bool(importlib.metadata.version(name))
+    except importlib.metadata.PackageNotFoundError:  # it is for another system or Python
+        return False
 
-    params = jnp.zeros((8, 3))
-    opt_state = optimizer.init(params)
-    for step in range(NUM_STEPS):
-        params, opt_state = train_step(params, opt_state, step)
-    accuracy = (jnp.argmax(images @ params, axis=-1) == labels).mean()
-    return accuracy, cj.current_values(opt_state)
+
+def normal(name):
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def check_files():
+    import cyclical_jax
+
+    installed = pathlib.Path(sysconfig.get_path("purelib")) / "cyclical_jax"
+    assert pathlib.Path(cyclical_jax.__file__).parent == installed, cyclical_jax.__file__
+    assert cyclical_jax.__version__ == importlib.metadata.version("cyclical-jax")
+    assert (installed / "py.typed").exists(), "type checkers would ignore the package's types"
+
+
+def output_of(program):
+    printed = io.StringIO()
+    with contextlib.redirect_stdout(printed):
+        exec(compile(program, README.name, "exec"), {"__name__": "__main__"})
+    return printed.getvalue()
+
+
+def without_numbers(text):
+    return re.sub(NUMBER, "0", text)
+
+
+def described():
+    """Returns the versions at work, and the file that the package was installed from."""
+    archive = importlib.metadata.distribution("cyclical-jax").read_text("direct_url.json")
+    file = re.search(r'[^/"]+\.(whl|tar\.gz)', archive)[0]
+    versions = [f"{name} {importlib.metadata.version(name)}" for name in ("jax", "optax", "numpy")]
+    return f"{file} on Python {sysconfig.get_python_version()}, {', '.join(versions)}:"
 
 
 if __name__ == "__main__":

@@ -39,12 +39,16 @@ class Ended(NamedTuple):
     stderr: str
 
 
-def in_this_process(script: str, *arguments: object, cwd: Path = ROOT, **environment: str) -> Ended:
+def in_this_process(
+    script: str, *arguments: object, cwd: Path = ROOT, together: bool = False, **environment: str
+) -> Ended:
     """`python -m experiments.<script> *arguments` in `cwd`, without a process of its own.
 
+    With `together` all that it prints is in `stdout`, in its order.
     Raises what the script raises, where a process would show a traceback.
     """
-    out, err, code = io.StringIO(), io.StringIO(), 0
+    out, code = io.StringIO(), 0
+    err = out if together else io.StringIO()
     with contextlib.ExitStack() as stack:
         stack.enter_context(contextlib.chdir(cwd))
         stack.enter_context(mock.patch.dict(os.environ, environment))
@@ -56,9 +60,12 @@ def in_this_process(script: str, *arguments: object, cwd: Path = ROOT, **environ
             runpy.run_path(str(ROOT / "experiments" / f"{script}.py"), run_name="__main__")
         except SystemExit as end:
             code = end.code
-    if code is None or isinstance(code, int):
-        return Ended(code or 0, out.getvalue(), without_waits(err.getvalue()))
-    return Ended(1, out.getvalue(), f"{without_waits(err.getvalue())}{code}\n")
+    if not isinstance(code, int | None):  # a message
+        err.write(f"{code}\n")
+        code = 1
+    if together:
+        return Ended(code or 0, without_waits(out.getvalue()), "")
+    return Ended(code or 0, out.getvalue(), without_waits(err.getvalue()))
 
 
 @contextlib.contextmanager
@@ -76,7 +83,7 @@ def start(script: str, *arguments: object, cwd: Path = ROOT, **environment: str 
     """The same as a process that has begun; its streams are text. None removes a variable."""
     command = [sys.executable, "-m", f"experiments.{script}", *map(str, arguments)]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    names = os.environ | _compiled() | environment
+    names = os.environ | compiled() | environment
     names = {name: value for name, value in names.items() if value is not None}
     return subprocess.Popen(command, cwd=cwd, env=names, **pipes)
 
@@ -94,7 +101,7 @@ def without_waits(err: str) -> str:
     return "".join(line for line in lines if not _WAITS.fullmatch(line))
 
 
-def _compiled() -> dict[str, str]:
+def compiled() -> dict[str, str]:
     """Where processes keep their programs: those of one worker follow one another."""
     if jax.config.jax_compilation_cache_dir is None:
         return {}

@@ -7,6 +7,7 @@ import ast
 import importlib.util
 import math
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -41,6 +42,13 @@ def test_a_script_is_short_and_says_how_it_is_run(path):
     text = path.read_text()
     assert len(text.splitlines()) < 60
     assert f"python examples/{path.name}" in ast.get_docstring(ast.parse(text)).splitlines()[2]
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "examples").rglob("*.py")), ids=lambda p: p.stem)
+def test_the_first_line_is_a_title_and_a_sentence(path):
+    """The gallery of the site has a page with that title."""
+    first = ast.get_docstring(ast.parse(path.read_text())).split("\n\n")[0]
+    assert re.fullmatch(r"[A-Z][\w ]{3,25}: \S[^\n]+\.", first), first
 
 
 @pytest.mark.slow

@@ -295,12 +295,3 @@ def test_further_modules_are_imported_at_their_first_use():
     environment = {**os.environ, "JAX_PLATFORMS": "cpu"}
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-
-
-def test_the_version_is_written_once():
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
-    assert project["project"]["dynamic"] == ["version"]
-    assert project["tool"]["hatch"]["version"]["path"] == "cyclical_jax/__init__.py"
-    cited = re.search(r"^version: (.*)$", (ROOT / "CITATION.cff").read_text(), re.MULTILINE)
-    assert re.fullmatch(r"\d+\.\d+\.\d+", cyclical_jax.__version__)
-    assert cited is None or cited[1] == cyclical_jax.__version__

@@ -2,7 +2,6 @@
 
 import os
 import pathlib
-import re
 import runpy
 import subprocess
 import sys
@@ -10,23 +9,11 @@ import sys
 import pytest
 
 import cyclical_jax
+from tests.docs.pages import blocks_of
 
 TESTS = pathlib.Path(__file__).parent
 ROOT = TESTS.parent
 CALLS = TESTS / "typed_calls.py"
-# What a snippet of the README may take from the code around it.
-AROUND = """
-import jax
-import jax.numpy as jnp
-import optax
-import cyclical_jax as cj
-
-optimizer = optax.sgd(0.1)
-params = {"kernel": jnp.ones((3, 2))}
-opt_state = optimizer.init(params)
-logits, labels, step, key = jnp.zeros((4, 10)), jnp.arange(4), jnp.int32(3), jax.random.key(0)
-images = jnp.zeros((4, 8, 8, 1))
-"""
 
 
 def strict_errors(files, folder, cache):
@@ -43,13 +30,13 @@ def strict_errors(files, folder, cache):
 
 
 @pytest.mark.slow
-def test_calls_and_snippets_pass_a_strict_type_checker(tmp_path, pytestconfig):
+def test_calls_and_the_readme_pass_a_strict_type_checker(tmp_path, pytestconfig):
     """pyright finds nothing in them either."""
-    texts = {"names": "import cyclical_jax as cj\n\n"}
-    texts["names"] += "".join(f"cj.{name}\n" for name in [*cyclical_jax.__all__, "__version__"])
-    snippets = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
-    texts |= {f"snippet_{number}": AROUND + text for number, text in enumerate(snippets)}
-    assert len(snippets) > 1
+    blocks = [b.text for b in blocks_of(ROOT / "README.md") if b.language == "python"]
+    assert "import cyclical_jax as cj\n" in blocks[0]
+    texts = {f"block_{number}": text for number, text in enumerate(blocks)}
+    names = [f"cj.{name}\n" for name in [*cyclical_jax.__all__, "__version__"]]
+    texts["names"] = "import cyclical_jax as cj\n\n" + "".join(names)
     files = [tmp_path / f"{name}.py" for name in texts]
     for file, text in zip(files, texts.values(), strict=True):
         file.write_text(text)

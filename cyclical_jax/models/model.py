@@ -20,10 +20,15 @@ _NOT_OPTIONS = {"num_classes", "axis_name", "parent", "name"}
 
 
 class Network(NamedTuple):
-    """A network and what can be chosen about it."""
+    """A network and what can be chosen about it.
 
-    module: Callable[..., nn.Module]  # takes the keywords num_classes, axis_name and the options
-    options: tuple[str, ...]  # names of its other keywords
+    Attributes:
+      module: Returns the network; takes the keywords `num_classes`, `axis_name` and the options.
+      options: Names of its other keywords.
+    """
+
+    module: Callable[..., nn.Module]
+    options: tuple[str, ...]
 
 
 def network_of(module_class: type[nn.Module]) -> Network:
@@ -56,15 +61,21 @@ class Model(NamedTuple):
 
     In training `apply` gets a key, and returns the new `model_state`; its structure, shapes and
     dtypes stay the same. In an evaluation it gets no key, and what it returns there is not kept.
+
+    Attributes:
+      init: (key, images [batch, height, width, channels]) -> params, model_state.
+      apply: (params, model_state, images, *, train, key, **knobs) -> logits [batch, classes],
+        model_state.
+      knobs: Names of the knobs that `apply` takes, where a run is given the model.
+      name: What a message calls it.
+      table: (inputs of one example) -> its layers, as text.
     """
 
-    # (key, images [batch, height, width, channels]) -> params, model_state
     init: Callable[[jax.Array, jax.Array], tuple[Any, Any]]
-    # (params, model_state, images, *, train, key, **knobs) -> logits [batch, classes], model_state
     apply: Callable[..., tuple[jax.Array, Any]]
-    knobs: tuple[str, ...] = ()  # where a run is given the model: its knobs that `apply` takes
-    name: str = "model"  # what a message calls it
-    table: Callable[[Any], str] | None = None  # (inputs of one example) -> its layers, as text
+    knobs: tuple[str, ...] = ()
+    name: str = "model"
+    table: Callable[[Any], str] | None = None
 
 
 def make_model(

@@ -44,7 +44,7 @@ class Loss(NamedTuple):
 
     Attributes:
       function: (logits [batch, classes], labels, **knobs) -> [batch].
-      keys: {"loss.<argument>": Field} of the arguments that no other loss has.
+      keys: `{"loss.<argument>": Field}` of the arguments that no other loss has.
     """
 
     function: Callable[..., jax.Array]

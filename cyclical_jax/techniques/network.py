@@ -87,7 +87,12 @@ def problems(checked: Own) -> Iterator[str]:
 
 
 class NetworkWithKeys(NamedTuple):
-    """A network, and {"model.<option>": Field} of the options that no other network has."""
+    """A network whose options need keys of their own.
+
+    Attributes:
+      network: The network.
+      keys: `{"model.<option>": Field}` of the options that no other network has.
+    """
 
     network: Network
     keys: Mapping[str, Field] = {}

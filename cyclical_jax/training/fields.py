@@ -22,13 +22,21 @@ class RecipeError(ValueError):
 
 
 class Field(NamedTuple):
-    """One key of a config."""
+    """One key of a config.
+
+    Attributes:
+      default: Its value unless another is set.
+      check: (key, value) -> the value as the recipe holds it; raises ValueError.
+      type: What a value may be, in words.
+      meaning: What it is for, in words.
+      is_run: Whether the value is the workdir of an earlier run.
+    """
 
     default: Any
     check: Check
-    type: str  # in words, for people
+    type: str
     meaning: str
-    is_run: bool = False  # the value is the workdir of an earlier run
+    is_run: bool = False
 
 
 class Limits(TypedDict, total=False):

@@ -52,10 +52,16 @@ class Members(NamedTuple):
 
 
 class Outcome(NamedTuple):
-    """The result of a member."""
+    """The result of a member.
+
+    Attributes:
+      rows: The rows of its log.
+      scores: {split: scores after the last update}; empty beside an error.
+      error: Why it stopped being finite; None where it did not.
+    """
 
     rows: list[Row]
-    scores: dict[str, Scores]  # split -> after the last update; {} beside an error
+    scores: dict[str, Scores]
     error: str | None
 
 

@@ -13,23 +13,38 @@ JUDGED = "judged"  # the memory that is evaluated in place of the parameters
 
 
 class Variables(NamedTuple):
-    """The arrays of a model: its parameters and its own state."""
+    """The arrays of a model.
+
+    Attributes:
+      params: The parameters.
+      model_state: The state that the model keeps beside parameters, such as BatchNorm's statistics.
+    """
 
     params: optax.Params
-    model_state: Any  # what the model keeps beside parameters, such as BatchNorm's statistics
+    model_state: Any
 
 
 class TrainState(NamedTuple):
-    """The state of a run. It is the same on all devices and has no axis for them."""
+    """The state of a run. It is the same on all devices and has no axis for them.
+
+    Attributes:
+      params, model_state: The variables of the model.
+      opt_state: The state of the optimizer.
+      memory: The tree of each technique that keeps one, under its name or `JUDGED`.
+      step: int32, the number of optimizer updates; schedules and logs count these.
+      micro_step: int32, the number of batches; randomness counts these.
+      skipped: int32, the number of batches that were not finite and left no trace.
+      key: A random key of the run; it never changes.
+    """
 
     params: optax.Params
     model_state: Any
     opt_state: optax.OptState
-    memory: Mapping[str, Any]  # of each technique that keeps one, under its name or `JUDGED`
-    step: jax.Array  # (), int32: optimizer updates; schedules and logs count these
-    micro_step: jax.Array  # (), int32: batches; randomness counts these
-    skipped: jax.Array  # (), int32: batches that were not finite and left no trace
-    key: jax.Array  # (), a random key of the run; never changes
+    memory: Mapping[str, Any]
+    step: jax.Array
+    micro_step: jax.Array
+    skipped: jax.Array
+    key: jax.Array
 
     @property
     def variables(self) -> Variables:

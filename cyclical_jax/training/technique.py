@@ -51,29 +51,50 @@ class Place(IntEnum):
 
 
 class BatchTransform(NamedTuple):
-    """A change of the batch before the forward pass."""
+    """A change of the batch before the forward pass.
 
-    transform: Callable[[Batch, jax.Array, jax.Array], Batch]  # (batch, key, strength)
+    Attributes:
+      transform: (batch, key, strength) -> batch.
+      strength: A number or a schedule.
+    """
+
+    transform: Callable[[Batch, jax.Array, jax.Array], Batch]
     strength: optax.ScalarOrSchedule = 1.0
 
 
 class LossTerm(NamedTuple):
-    """A summand of the loss: the mean of its losses over the examples."""
+    """A summand of the loss: the mean of its losses over the examples.
+
+    Attributes:
+      loss: (outputs of each view ..., batch, values) -> losses [batch].
+      weight: A number or a schedule.
+      views: Entries of the batch whose outputs the loss takes.
+      measures: (name, function like `loss`) of further means, for the log.
+      is_instead: Whether its weight is taken from the weight of the task's own term.
+    """
 
     loss: OfExamples
     weight: optax.ScalarOrSchedule = 1.0
-    views: tuple[str, ...] = (MAIN,)  # entries of the batch whose outputs the loss takes
-    measures: tuple[tuple[str, OfExamples], ...] = ()  # further means, for the log
-    is_instead: bool = False  # its weight is taken from the weight of the task's own term
+    views: tuple[str, ...] = (MAIN,)
+    measures: tuple[tuple[str, OfExamples], ...] = ()
+    is_instead: bool = False
 
 
 class Seen(NamedTuple):
-    """One micro step, as a memory sees it."""
+    """One micro step, as a memory sees it.
+
+    Attributes:
+      old, new: The states before and after it.
+      batch: The batch, after all transforms.
+      outputs: {view: outputs of the model}.
+      values: The value of each knob at this update.
+      axis_name: The mapped axis of the devices; None outside of one.
+    """
 
     old: TrainState
     new: TrainState
     batch: Batch
-    outputs: Mapping[str, Any]  # {view: outputs of the model}
+    outputs: Mapping[str, Any]
     values: Values
     axis_name: str | None
 
@@ -81,34 +102,54 @@ class Seen(NamedTuple):
 class Memory(NamedTuple):
     """A tree that is carried from step to step, in `state.memory[<name of the technique>]`.
 
-    It is saved, resumed and spread over devices and populations by the engine. A memory that
-    `is_judged` is a `Variables`, and is evaluated in place of the state's own.
+    It is saved, resumed and spread over devices and populations by the engine.
+
+    Attributes:
+      init: Variables at the start -> the tree.
+      update: (the tree, what a micro step has `Seen`) -> the tree.
+      recall: (the tree, batch) -> batch, before all transforms.
+      is_judged: Whether the tree is a `Variables` that is evaluated in place of the state's own.
     """
 
     init: Callable[[Variables], Any]
     update: Callable[[Any, Seen], Any]
-    recall: Callable[[Any, Batch], Batch] = lambda memory, batch: batch  # before all transforms
+    recall: Callable[[Any, Batch], Batch] = lambda memory, batch: batch
     is_judged: bool = False
 
 
 class Part(NamedTuple):
-    """All that a technique or a task adds to the compiled program, beside its model."""
+    """All that a technique or a task adds to the compiled program, beside its model.
+
+    Attributes:
+      transforms: Changes of the batch.
+      terms: Summands of the loss.
+      chain: Transformations of gradients, each with its place in the optimizer.
+      memory: A tree that is carried from step to step.
+      reference: The term that takes the place of the task's own in a second gradient, whose norm
+        the first one gets.
+    """
 
     transforms: tuple[BatchTransform, ...] = ()
     terms: tuple[LossTerm, ...] = ()
     chain: tuple[tuple[Place, optax.GradientTransformation], ...] = ()
     memory: Memory | None = None
-    # Takes the place of the task's own term in a second gradient, whose norm the first one gets.
     reference: LossTerm | None = None
 
 
 class Spec(NamedTuple):
-    """The part of a dataset that decides the compiled program."""
+    """The part of a dataset that decides the compiled program.
+
+    Attributes:
+      num_train: Number of training examples.
+      num_outputs: Number of classes.
+      shape: Shape of one example's inputs.
+      limits: The least and the greatest input; None for floats of any size.
+    """
 
     num_train: int
     num_outputs: int
-    shape: tuple[int, ...]  # of one example's inputs
-    limits: tuple[float, float] | None = LIMITS  # of the inputs; None: floats of any size
+    shape: tuple[int, ...]
+    limits: tuple[float, float] | None = LIMITS
 
 
 def spec_of(dataset: Dataset) -> Spec:
@@ -119,15 +160,25 @@ def spec_of(dataset: Dataset) -> Spec:
 
 
 class Site(NamedTuple):
-    """The place where a part is built: inside the compiled program, where numbers are traced."""
+    """The place where a part is built: inside the compiled program, where numbers are traced.
 
-    own: Own  # values that decide the program
+    Attributes:
+      own: {key: value} of the entry's keys that decide the program.
+      spec: The spec of the dataset.
+      axis_name: The mapped axis of the devices; None outside of one.
+      schedules: {key: schedule} of every knob that is on.
+      given: The arrays that the technique has `Prepared`.
+      model: The whole `Model`, without a mapped axis.
+      example: Inputs of one example, zeros.
+    """
+
+    own: Own
     spec: Spec
     axis_name: str | None = None
-    schedules: Schedules = {}  # of every knob that is on
-    given: Any = None  # as `Prepared.given`
-    model: Any = None  # the whole `Model`, without a mapped axis
-    example: Any = None  # inputs of one example, zeros
+    schedules: Schedules = {}
+    given: Any = None
+    model: Any = None
+    example: Any = None
 
     def limits_for(self, key: str, needing: Collection[str]) -> tuple[float, float] | None:
         """Returns the limits of the inputs.
@@ -145,11 +196,17 @@ class Site(NamedTuple):
 
 
 class Prepared(NamedTuple):
-    """The arrays that a technique prepares on the host, once."""
+    """The arrays that a technique prepares on the host, once.
 
-    examples: Mapping[str, Any] = {}  # entries of the training split
-    given: Any = None  # arrays that are arguments of the program
-    start: Variables | None = None  # first variables; those that are missing are drawn
+    Attributes:
+      examples: Further entries of the training split, [n, ...].
+      given: Arrays that are arguments of the program.
+      start: First variables; those that are missing are drawn.
+    """
+
+    examples: Mapping[str, Any] = {}
+    given: Any = None
+    start: Variables | None = None
 
 
 def no_problems(checked: Own) -> Iterator[str]:

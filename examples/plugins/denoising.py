@@ -1,6 +1,6 @@
-"""A task without labels: to find an image again under noise, whose size may cycle.
+"""A task without labels: a model finds images again under noise, whose size may cycle.
 
-It has a model of its own. A split is judged by the mean squared error at a fixed noise.
+The task has a model of its own. A split is judged by the mean squared error at a fixed noise.
 """
 
 import jax

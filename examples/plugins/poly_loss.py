@@ -1,6 +1,6 @@
-"""A loss of one's own: Poly-1, cross entropy + epsilon (1 - p of the label).
+"""A loss of your own: Poly-1 adds epsilon (1 - p of the label) to the cross entropy.
 
-Leng et al., arXiv 2204.12511. Its `epsilon` is a new key, and may cycle.
+Its `epsilon` is a new key, and may cycle. Source: Leng et al., arXiv 2204.12511.
 """
 
 import jax

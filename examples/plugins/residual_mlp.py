@@ -1,4 +1,4 @@
-"""A network of one's own: residual dense blocks of one width. Its option `depth` is a new key."""
+"""A network of your own: it adds dense blocks of one width. Their number is a new key, `depth`."""
 
 from flax import linen as nn
 

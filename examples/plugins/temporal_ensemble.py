@@ -1,8 +1,7 @@
-"""Predictions are drawn to the average of the network's earlier ones, with a weight that may cycle.
+"""Temporal ensemble: a loss draws predictions to the average of earlier ones; its weight may cycle.
 
-Temporal ensembling, Laine & Aila, arXiv 1610.02242, without its correction of the start: an
-example's average begins at 1 / classes. That the consistency is weak at the easy ends is a reading
-of ours.
+Source: Laine & Aila, arXiv 1610.02242. Their correction of the start is left out: an example's
+average begins at 1 / classes. That the consistency is weak at the easy ends is our reading.
 """
 
 import jax

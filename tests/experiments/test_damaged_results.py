@@ -101,13 +101,13 @@ def is_read(read, path, names, text):
 def shown(path):
     """Makes all that is made of a record."""
     page, record = report.page(path), records.read(path)
-    markdown, front = presentation.markdown(record), presentation.front_table([record])
+    markdown, datasets = presentation.markdown(record), record["datasets"].values()
     own = page[page.index("</script>\n</head>") :]
     assert (
         page.encode()
         and "<b>" not in own
         and record["table"] in markdown
-        and front.startswith("| arm |")
+        and all(presentation.front_table(dataset).startswith("| arm |") for dataset in datasets)
     )
 
 

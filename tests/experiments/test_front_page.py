@@ -1,5 +1,23 @@
+"""The tables of docs/ and the numbers around them are those of docs/results."""
+
+import re
+
+import pytest
+
 from experiments import front_page
 from experiments.presentation import markdown
+from experiments.score import Score
+
+# A difference with its interval, and its p where one follows: "+0.30 [+0.09, +0.51], p = 0.128".
+DIFFERENCE = re.compile(
+    r"([-+]\d+\.\d+) \[([-+]\d+\.\d+), ([-+]\d+\.\d+)\](?:, p ([=<]) (\d\.\d+))?"
+)
+PAGES = [*sorted(front_page.DOCS.glob("*.md")), front_page.ROOT / "README.md"]
+
+
+@pytest.fixture(scope="module")
+def records():
+    return front_page.records()
 
 
 def test_the_pages_show_the_results_that_are_committed():
@@ -7,13 +25,120 @@ def test_the_pages_show_the_results_that_are_committed():
     assert not stale, f"{stale}: run `python -m experiments.front_page`"
 
 
-def test_a_table_is_shown_as_when_it_was_made():
-    for name, record in front_page.records().items():
+def test_a_table_is_shown_as_when_it_was_made(records):
+    for name, record in records.items():
         assert markdown(record) == (front_page.RESULTS / f"{name}.md").read_text(), name
 
 
-def test_every_table_has_its_three_files():
-    names = {path.stem for path in front_page.RESULTS.glob("*.json")}
-    assert len(names) >= 7
+def test_every_table_has_its_three_files(records):
+    assert len(records) >= 7
     for suffix in ("md", "png"):
-        assert {path.stem for path in front_page.RESULTS.glob(f"*.{suffix}")} == names
+        assert {path.stem for path in front_page.RESULTS.glob(f"*.{suffix}")} == set(records)
+
+
+def test_every_arm_of_every_table_is_on_a_page(records):
+    shown, with_origin = set(), set()
+    for page in front_page.pages():
+        for kind, asked in front_page.blocks(page.read_text()):
+            if kind == "table":
+                table, dataset, arms = front_page.asked_arms(asked, records)
+                shown |= {(table, dataset, arm) for arm in arms}
+            else:
+                with_origin.add(asked)
+    there = {
+        (table, name, arm)
+        for table, record in records.items()
+        for name, dataset in record["datasets"].items()
+        for arm in dataset["arms"]
+    }
+    assert shown == there
+    assert with_origin == set(records)
+
+
+def test_a_table_is_no_wider_than_the_page():
+    for page, text in front_page.pages().items():
+        for line in text.splitlines():
+            assert len(line) <= 120, f"{page.name}: {line}"
+
+
+def differences(records):
+    """Returns {(difference, low, high): {p}} of all tables, as a page writes them."""
+    found = {}
+    for record in records.values():
+        for dataset in record["datasets"].values():
+            score = Score.of_record(dataset)
+            for arm in dataset["arms"].values():
+                if arm["comparison"] and arm["comparison"]["interval"]:
+                    comparison = arm["comparison"]
+                    numbers = comparison["difference"], *comparison["interval"]
+                    key = tuple(map(score.difference, numbers))
+                    found.setdefault(key, set()).add(comparison["p_holm"])
+    return found
+
+
+def wrong_differences(text, found):
+    """Yields each difference of a text that no table has."""
+    for match in DIFFERENCE.finditer(" ".join(text.split())):
+        *numbers, sign, p = match.groups()
+        its = found.get(tuple(numbers), set())
+        if not its or (p and not any(_is_told(value, sign, p) for value in its)):
+            yield match.group()
+
+
+def _is_told(value, sign, p):
+    return value < float(p) if sign == "<" else round(value, len(p) - 2) == float(p)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_a_difference_in_a_text_is_one_of_a_table(page, records):
+    assert list(wrong_differences(page.read_text(), differences(records))) == []
+
+
+def test_a_wrong_difference_is_found():
+    found = {("+0.30", "+0.09", "+0.51"): {0.1283}}
+    right = (
+        "gains +0.30 [+0.09,\n+0.51], p = 0.13; +0.30 [+0.09, +0.51]; +0.30 [+0.09, +0.51], p < 0.2"
+    )
+    assert not list(wrong_differences(right, found))
+    for wrong in ("+0.31 [+0.09, +0.51]", "-0.30 [+0.09, +0.51]", "+0.30 [+0.09, +0.51], p = 0.12"):
+        assert list(wrong_differences(wrong, found)) == [wrong]
+
+
+# ---- what stands between markers
+
+PAGE = "Old\n<!-- table: clipping digits: none; cyclical -->\nold | row\n<!-- /table -->\nAfter\n"
+
+
+def test_what_stands_between_the_markers_is_replaced(records):
+    new = front_page.filled(PAGE, records)
+    assert new == front_page.filled(new, records)
+    start, end = PAGE.split("old | row\n")
+    assert new.startswith(f"{start}\n| arm |") and new.endswith(f" |\n\n{end}")
+    assert new.count("\n| `") == 2 and "old" not in new and "**digits**" not in new
+    assert "**digits**: 1,197 training" in front_page.filled(
+        PAGE.replace(": none; cyclical", ""), records
+    )
+
+
+def test_the_origin_of_a_table_has_its_command_without_a_folder(records):
+    text = front_page.filled("<!-- origin: clipping -->\n<!-- /origin -->", records)
+    record = records["clipping"]
+    assert record["hardware"] in text and "--workdir" not in text
+    command = " ".join(text.split("`")[1].split())
+    assert command == record["command"].replace("--workdir=runs/tables ", "")
+
+
+@pytest.mark.parametrize(
+    "old, new, message",
+    [
+        ("clipping", "cliping", "'cliping' is not among clipping, "),
+        (" digits", " digit", "'digit' is not among digits, "),
+        ("none;", "non;", "'non' is no arm of this record; it has none, "),
+        ("<!-- /table -->\n", "", "each <!-- table"),
+        ("<!-- /table -->", "<!-- /origin -->", "each <!-- table"),
+        ("Old", "<!-- /table -->", "each <!-- table"),
+    ],
+)
+def test_a_marker_that_asks_for_nothing_there_is_refused(records, old, new, message):
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}"):
+        front_page.filled(PAGE.replace(old, new, 1), records)

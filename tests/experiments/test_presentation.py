@@ -11,7 +11,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 
 from cyclical_jax.training.fields import RecipeError
 from experiments import presentation
-from experiments.presentation import front_table, markdown, picture, rewrite
+from experiments.presentation import front_table, markdown, picture, sizes
 from experiments.statistics import with_comparisons
 
 
@@ -146,59 +146,51 @@ def test_p_has_three_digits(record, p, told):
 
 
 def test_the_front_table(record):
+    digits, fashion = record["datasets"].values()
     assert (
-        front_table([record])
+        front_table(digits)
         == """\
-| arm | digits, n = 3 | fashion, n = 3 |
+| arm | test accuracy, % | difference to `constant` [95 %], p |
 | --- | --- | --- |
-| `constant` | 98.00 ± 1.00 | 90.50 ± 0.71, 1 failed |
-| `cyclical` against `constant` | 98.50 ± 0.71, 1 failed (+0.00 [-1.23, +4.56], p = 0.031) \
-| 92.00 ± 0.00 (+1.50 [+1.00, +2.00], 2 pairs, p < 0.001) |
-| `tuned` against `cyclical` |  | –, 3 failed (–, p –) |
-| `same` against `cyclical` |  | 92.00 ± 0.00 (+0.00, p –) |"""
+| `constant` | 98.00 ± 1.00 |  |
+| `cyclical` | 98.50 ± 0.71, 1 failed | +0.00 [-1.23, +4.56], p = 0.031 |"""
+    )
+    assert (
+        front_table(fashion)
+        == """\
+| arm | test accuracy, % | difference [95 %], p |
+| --- | --- | --- |
+| `constant` | 90.50 ± 0.71, 1 failed |  |
+| `cyclical` against `constant` | 92.00 ± 0.00 | +1.50 [+1.00, +2.00], 2 pairs, p < 0.001 |
+| `tuned` against `cyclical` | –, 3 failed | – |
+| `same` against `cyclical` | 92.00 ± 0.00 | +0.00 |"""
     )
 
 
-def test_a_front_table_of_two_records_names_them(record):
-    other = copy.deepcopy(record) | {"table": "clipping"}
-    del other["datasets"]["fashion"]
-    other["datasets"]["digits"]["arms"]["cyclical"]["control"] = "plain"
-    ((head, *rows),) = rows_of(front_table([record, other]))
-    names = ["weight_decay: digits", "weight_decay: fashion", "clipping: digits"]
-    assert head == ["arm", *(f"{name}, n = 3" for name in names)]
-    cells = {row[0]: row[1:] for row in rows}
-    # The same arm against another control is another row.
-    assert cells["`cyclical` against `constant`"][2] == ""
-    assert cells["`cyclical` against `plain`"][:2] == ["", ""]
-    assert cells["`cyclical` against `plain`"][2].startswith("98.50 ± 0.71")
-    assert cells["`constant`"][2] == "98.00 ± 1.00"
+def test_a_front_table_has_the_arms_that_are_asked_for(record):
+    fashion = record["datasets"]["fashion"]
+    ((head, *rows),) = rows_of(front_table(fashion, ["same", "cyclical"]))
+    assert head[2] == "difference [95 %], p"
+    assert [row[0] for row in rows] == [
+        "`same` against `cyclical`",
+        "`cyclical` against `constant`",
+    ]
+    ((head, *rows),) = rows_of(front_table(fashion, ["same", "tuned"]))
+    assert head[2] == "difference to `cyclical` [95 %], p" and len(rows) == 2
+    with pytest.raises(ValueError, match="^'tune' is no arm of this record; it has constant, cyc"):
+        front_table(fashion, ["tune"])
 
 
-# ---- what stands between markers
-
-DOCUMENT = "Before\n<!-- digits -->\nold | table\n<!-- /digits -->\nAfter <!-- /other -->\n"
-
-
-def test_what_stands_between_the_markers_is_replaced():
-    expected = "Before\n<!-- digits -->\n\n| a\\1 |\n\n<!-- /digits -->\nAfter <!-- /other -->\n"
-    assert rewrite(DOCUMENT, "digits", "| a\\1 |\n") == expected
-    assert rewrite(expected, "digits", "| a\\1 |") == expected
-
-
-@pytest.mark.parametrize(
-    "document, name, message",
-    [
-        (DOCUMENT, "other", "<!-- other --> must be in the document once, not 0 x."),
-        (DOCUMENT, "digit", "<!-- digit --> must be in the document once, not 0 x."),
-        ("<!-- a -->", "a", "<!-- /a --> must be in the document once, not 0 x."),
-        (DOCUMENT * 2, "digits", "<!-- digits --> must be in the document once, not 2 x."),
-        ("<!-- /a --> <!-- a -->", "a", "<!-- a --> must come before <!-- /a -->."),
-    ],
-)
-def test_a_document_without_the_markers_is_refused(document, name, message):
-    with pytest.raises(ValueError) as caught:
-        rewrite(document, name, "table")
-    assert str(caught.value) == message
+def test_the_sizes_behind_a_table(record):
+    digits = record["datasets"]["digits"]
+    tuning = {"seeds": [7, 8], "trials": [{}] * 32, "chosen": 0}
+    for one, its in zip(digits["arms"].values(), (tuning, tuning | {"seeds": [7]}), strict=True):
+        one["tuning"] = its
+    told = "**digits**: 1,197 training, 200 validation, 400 test images; 3 seeds; "
+    assert sizes("digits", digits) == f"{told}32 trials of 2 seeds or 32 trials of 1 seed."
+    for one in digits["arms"].values():
+        one["tuning"] = None
+    assert sizes("digits", digits) == f"{told}nothing tuned."
 
 
 # ---- the picture
@@ -229,7 +221,10 @@ def points_of(axes, row):
 def test_the_picture_shows_every_difference_in_points(record, figures, tmp_path):
     picture(record, tmp_path / "test.png")
     digits, fashion = figures[0].axes
-    assert [axes.get_title() for axes in figures[0].axes] == ["digits\nn = 3", "fashion\nn = 3"]
+    assert [axes.get_title("left") for axes in figures[0].axes] == [
+        "digits\nn = 3",
+        "fashion\nn = 3",
+    ]
     labels = [label.get_text() for label in digits.get_yticklabels()]
     assert labels == [
         "cyclical\nminus constant",
@@ -291,7 +286,8 @@ def test_everything_fits_into_the_picture(num_arms, num_datasets, figures, tmp_p
     canvas = FigureCanvasAgg(figure)
     canvas.draw()
     texts = [*figure.axes[0].get_yticklabels(), figure._supxlabel]
-    texts += [axes.title for axes in figure.axes]
+    texts += [axes._left_title for axes in figure.axes if axes.axison]
+    assert all(text.get_text() for text in texts)
     boxes = [text.get_window_extent(canvas.get_renderer()) for text in texts]
     page = figure.bbox
     for box in boxes:
@@ -368,11 +364,13 @@ def test_a_legend_says_no_more_than_its_table_has(record):
 
 
 def test_a_front_table_names_a_score_that_is_no_accuracy(record):
-    head, _, constant, cyclical, *_ = front_table([judged_by_loss(record)]).splitlines()
-    assert head == "| arm | digits, n = 3: loss (lower is better) | fashion, n = 3 |"
-    assert constant == "| `constant` | 0.2000 ± 0.1000 | 90.50 ± 0.71, 1 failed |"
-    start = "| `cyclical` against `constant` | 0.1235 ± 0.0000, 1 failed"
-    assert cyclical.startswith(f"{start} (-0.0001 [-0.5000, +0.2500], p = 0.031) | 92.00 ± 0.00")
+    digits, fashion = judged_by_loss(record)["datasets"].values()
+    head, _, constant, cyclical = front_table(digits).splitlines()
+    assert head.startswith("| arm | test loss (lower is better) | difference to `constant` ")
+    assert constant == "| `constant` | 0.2000 ± 0.1000 |  |"
+    told = "0.1235 ± 0.0000, 1 failed | -0.0001 [-0.5000, +0.2500], p = 0.031 |"
+    assert cyclical == f"| `cyclical` | {told}"
+    assert front_table(fashion).startswith("| arm | test accuracy, % |")
 
 
 def test_an_arm_without_a_further_score_has_none_in_its_row(record):
@@ -397,7 +395,7 @@ def test_a_picture_has_each_score_in_its_unit(record, both, figures, tmp_path):
     assert mean == pytest.approx([-0.00012]) and interval == pytest.approx([-0.5, 0.25])
     below, own = figures[0]._supxlabel.get_text(), [axes.get_xlabel() for axes in (digits, *others)]
     caption = "test loss, difference (lower is better)"
-    dots_told = "(a dot a seed; mean and 95 % interval)"
+    dots_told = "dot: a seed; diamond: mean; line: 95 % interval"
     if both:
         assert own == [caption, "test accuracy, difference in points"] and below == dots_told
     else:
@@ -407,5 +405,5 @@ def test_a_picture_has_each_score_in_its_unit(record, both, figures, tmp_path):
 def test_the_caption_of_accuracies_is_of_points(record, figures, tmp_path):
     picture(record, tmp_path / "test.png")
     assert figures[0]._supxlabel.get_text() == (
-        "test accuracy, difference in points\n(a dot a seed; mean and 95 % interval)"
+        "test accuracy, difference in points\ndot: a seed; diamond: mean; line: 95 % interval"
     )

@@ -1,0 +1,79 @@
+"""The gallery: a page for each script of examples/, made of its docstring and its code.
+
+The first line of a docstring is "Title: a sentence." A line that begins with `python` is how the
+script is run. The command of a plugin is the one in docs/extending.md, where a test runs it.
+"""
+
+import ast
+import re
+from pathlib import Path
+
+from mkdocs.structure.files import File
+
+ROOT = Path(__file__).parents[2]
+GROUPS = {
+    "In your own training loop": sorted(ROOT.glob("examples/*.py")),
+    "Plugins for the trainer": sorted(ROOT.glob("examples/plugins/*.py")),
+}
+INTRODUCTION = """# Gallery
+
+Each script is complete and short; copy it and change it. The first ones are training loops of
+common libraries with some numbers cycling. The plugins add a loss, a network, a technique or a task
+to the trainer: [Extending](../extending.md) explains them.
+"""
+
+
+def on_config(config):
+    for tab in config.nav:
+        if "Gallery" in tab:
+            groups = [{group: [_uri(path) for path in paths]} for group, paths in GROUPS.items()]
+            tab["Gallery"] = ["gallery/index.md", *groups]
+    return config
+
+
+def on_files(files, config):
+    pages = {_uri(path): _page(path) for paths in GROUPS.values() for path in paths}
+    for uri, content in {**pages, "gallery/index.md": _index()}.items():
+        files.append(File.generated(config, uri, content=content))
+    return files
+
+
+def _uri(path):
+    return f"gallery/{path.stem}.md"
+
+
+def _index():
+    lines = [INTRODUCTION]
+    for group, paths in GROUPS.items():
+        lines += [f"## {group}", '<div class="grid cards" markdown>']
+        for path in paths:
+            title, sentence, _ = _parts(path)
+            lines.append(f"-   **[{title}]({path.stem}.md)**\n\n    {sentence}")
+        lines.append("</div>")
+    return "\n\n".join(lines)
+
+
+def _page(path):
+    title, sentence, more = _parts(path)
+    name = path.relative_to(ROOT).as_posix()
+    code = f'```python title="{name}" linenums="1"\n{path.read_text().rstrip()}\n```'
+    return "\n\n".join([f"# {title}", sentence, more, f"```bash\n{_command(name)}\n```", code])
+
+
+def _parts(path):
+    """Returns title, sentence and further paragraphs of a docstring."""
+    first, *paragraphs = ast.get_docstring(ast.parse(path.read_text())).split("\n\n")
+    title, sentence = first.split(": ", 1)
+    more = [text for text in paragraphs if not text.strip().startswith("python ")]
+    return title, sentence[0].upper() + sentence[1:], "\n\n".join(more)
+
+
+def _command(name):
+    """Returns how to run a script; for a plugin, the command of docs/extending.md."""
+    if not name.startswith("examples/plugins/"):
+        return f"python {name}"
+    text = (ROOT / "docs/extending.md").read_text()
+    command = re.search(
+        rf"^python (?:.*\\\n)*.*{re.escape(name)}(?:.*\\\n)*.*$", text, re.MULTILINE
+    )
+    return command[0] if command else f"python -m experiments.train --plugin={name} --print_config"

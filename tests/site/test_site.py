@@ -1,0 +1,30 @@
+"""The documentation site is built without a warning, and every page looks as it should."""
+
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+PYTHON = ROOT / ".venv-docs" / "bin" / "python"  # made by `make docs` and `make test-slow`
+
+
+def output_of(*command):
+    """Returns all that a program of the site's environment prints; it must end with 0."""
+    environment = {**os.environ, "NO_MKDOCS_2_WARNING": "1", "PYTHONWARNINGS": "default"}
+    environment = {k: v for k, v in environment.items() if k != "PYTHONPATH"}
+    done = subprocess.run(
+        [PYTHON, *command], cwd=ROOT, env=environment, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout + done.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not PYTHON.exists(), reason="the tools of `make docs` are not installed")
+@pytest.mark.skipif(shutil.which("chromium") is None, reason="chromium is not installed")
+def test_every_page_is_sound_wide_narrow_light_dark_and_without_a_network(tmp_path):
+    output_of("-m", "mkdocs", "build", "--strict", "--site-dir", tmp_path)
+    assert output_of("tests/site/browse.py", tmp_path) == ""
