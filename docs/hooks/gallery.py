@@ -56,7 +56,7 @@ def _index():
 def _page(path):
     title, sentence, more = _parts(path)
     name = path.relative_to(ROOT).as_posix()
-    code = f'```python title="{name}" linenums="1"\n{path.read_text().rstrip()}\n```'
+    code = f'```python title="{name}"\n{path.read_text().rstrip()}\n```'
     return "\n\n".join([f"# {title}", sentence, more, f"```bash\n{_command(name)}\n```", code])
 
 

@@ -14,13 +14,18 @@ from playwright.sync_api import Error, sync_playwright
 
 WIDTHS = (1280, 390)
 SCHEMES = {"light": "default", "dark": "slate"}
-LOOK = """() => ({
-  width: document.documentElement.scrollWidth,
-  scheme: document.body.dataset.mdColorScheme,
-  broken: [...document.images].filter(image => !image.naturalWidth).map(image => image.src),
-  links: [...document.links].map(link => link.href),
-  anchors: [...document.querySelectorAll('[id], a[name]')].map(of => of.id || of.name),
-})"""
+# `<name>` in Markdown is a tag of HTML that nobody meant: it and its brackets are not seen.
+LOOK = """() => {
+  const isNoTag = of => of instanceof HTMLUnknownElement || of.localName == 'option';
+  return {
+    width: document.documentElement.scrollWidth,
+    scheme: document.body.dataset.mdColorScheme,
+    broken: [...document.images].filter(image => !image.naturalWidth).map(image => image.src),
+    tags: [...document.querySelectorAll('article *')].filter(isNoTag).map(of => of.localName),
+    links: [...document.links].map(link => link.href),
+    anchors: [...document.querySelectorAll('[id], a[name]')].map(of => of.id || of.name),
+  };
+}"""
 
 
 def main(site, pictures=None):
@@ -74,7 +79,9 @@ def _look(tab, path, scheme, pictures):
         if pictures:
             name = f"{path.parent.name}-{path.stem}-{width}-{scheme}.png"
             tab.screenshot(path=Path(pictures) / name, full_page=True)
-    return found, [*faults, *(f"there is no image {image}" for image in found["broken"])]
+    faults += [f"there is no image {image}" for image in found["broken"]]
+    faults += [f"<{tag}> is a tag without a meaning" for tag in found["tags"]]
+    return found, faults
 
 
 def _dead_links(found):
