@@ -146,5 +146,5 @@ $(LIBTPU): $(INSTALLED)
 	$(VENV)/bin/pip install --quiet --no-deps --target $@ "$$($(RUN) -c '$(OF_JAX)')"
 	touch $@
 
-clean: ## delete the environments (.venv*), dist/ and nothing else
-	rm -rf .venv .venv-* dist
+clean: ## delete the environments (.venv*), dist/ and site/, and nothing else
+	rm -rf .venv .venv-* dist site

@@ -52,7 +52,8 @@ def main():
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with drawing.style(), whole(path) as temporary:
-            drawing.save(picture(), temporary, format=path.suffix.removeprefix(".") or "png")
+            suffix = path.suffix.removeprefix(".")
+            drawing.save(picture(), temporary, format=suffix or "png", dpi=100)
     except OSError as error:
         raise WorkdirError(f"--output {path} cannot be written: {error.strerror}.") from error
     except ValueError as error:  # no format has the suffix

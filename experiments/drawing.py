@@ -92,19 +92,21 @@ def label_end(axes: Axes, text: str, x: float, y: float, color: str, **options: 
     axes.annotate(text, (x, y), color=color, annotation_clip=False, **place | options)
 
 
-def save(figure: Figure, path: Path, *, format: str = "png", transparent: bool = False) -> None:
-    """Writes the figure; equal figures give equal bytes, whenever and by whatever version.
+def save(
+    figure: Figure, path: Path, *, format: str = "png", dpi: int = 200, transparent: bool = False
+) -> None:
+    """Writes the figure; equal figures give equal bytes, whenever they are written.
 
     Args:
       figure: What is drawn.
       path: The file, whose suffix does not matter.
-      format: "png", "svg" or "jpg".
+      format: Such as "png", "svg" or "jpg".
+      dpi: Pixels an inch; 100 as wide as the page shows them.
       transparent: Whether the page's own background is behind it.
     """
     of_writer = {"png": {"Software": None}, "svg": {"Date": None, "Creator": None}}
-    figure.savefig(
-        path, format=format, dpi=200, transparent=transparent, metadata=of_writer.get(format)
-    )
+    options = {"dpi": dpi, "transparent": transparent, "metadata": of_writer.get(format)}
+    figure.savefig(path, format=format, **options)
     if format == "svg":
         path.write_text(_lean(path.read_text("utf-8")), "utf-8")
 

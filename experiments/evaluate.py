@@ -6,7 +6,7 @@ The run may still be training; the script changes nothing of it. To choose a run
 the validation split; the test split is for what is chosen. Where an example has one class, it also
 prints the scores of each class and the confusion matrix; --confusion=FILE.png draws the matrix, and
 --predictions=FILE.csv lists every example. --export=FILE writes the model as a program that needs
-JAX alone: docs/use.md shows how to load it.
+JAX alone: docs/models.md shows how to load it.
 """
 
 import dataclasses

@@ -128,7 +128,8 @@ def picture(
             shade = theme.lines[1]
             axes.axvspan(*interval, facecolor=(shade, 0.15), edgecolor=shade, zorder=0)
             axes.set_title(f"validation {score.label}")
-        rows[-1].set_xlabel(f"{knob}\n{_KEY}")
+        rows[-1].set_xlabel(knob)
+        figure.supxlabel(_KEY, fontsize=drawing.SIZE)
         low, high = interval
         words = f"within a standard error of the best: {low:.3g} to {high:.3g}"
         figure.suptitle(words, color=theme.lines[1], fontsize=drawing.SIZE)

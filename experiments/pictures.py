@@ -1,12 +1,17 @@
-"""Draws the pictures of the idea for README.md and docs, from the schedules and losses themselves.
+"""Draws the pictures of README.md and docs: the idea, the tables and the range tests.
 
 python -m experiments.pictures
 
-Each is drawn for a light and for a dark page, as docs/pictures/cycle-light.svg and cycle-dark.svg.
+The pictures of the idea show the package's own schedules and losses. Each is drawn for a light and
+for a dark page, as docs/pictures/cycle-light.svg and cycle-dark.svg. The others are drawn from the
+JSON files beside them in docs/results.
 """
 
-from collections.abc import Callable, Mapping
+import functools
+import json
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -16,10 +21,11 @@ from matplotlib.figure import Figure
 
 import cyclical_jax as cj
 from cyclical_jax.training.files import whole
-from experiments import drawing
+from experiments import drawing, front_page, grids, presentation
 from experiments.drawing import Theme
+from experiments.score import ACCURACY
 
-FOLDER = Path(__file__).parents[1] / "docs" / "pictures"
+FOLDER = front_page.DOCS / "pictures"
 THEMES = {"light": drawing.LIGHT, "dark": drawing.DARK}
 _LARGE = 15.0  # points: still legible where a phone shows the picture 360 pixels wide
 _LEFT, _WIDE = 0.31, 0.66  # where the clock begins in the picture of the cycle, and its width
@@ -174,14 +180,34 @@ def draw(name: str, theme: str, path: Path) -> None:
         drawing.save(figure, path, format="svg", transparent=True)
 
 
-def main():
-    FOLDER.mkdir(exist_ok=True)
+# ---- docs/results.md
+
+
+def draw_range_test(record: Mapping[str, Any], path: Path) -> None:
+    """Draws a record of `experiments.range_test` that is judged by accuracy."""
+    scores = {grids.LOSS: record["val_loss"], ACCURACY: record["val_accuracy"]}
+    interval = tuple(record["suggestion"][end] for end in ("low", "high"))
+    grids.picture(record["values"], scores, interval, record["knob"], record["scale"], path)
+
+
+def files() -> Iterator[tuple[Path, Callable[[Path], None]]]:
+    """Yields each file, and the function that writes it to a path."""
     for name in PICTURES:
         for theme in THEMES:
-            path = FOLDER / f"{name}-{theme}.svg"
-            with whole(path) as temporary:
-                draw(name, theme, temporary)
-            print(path.relative_to(FOLDER.parents[1]))
+            yield FOLDER / f"{name}-{theme}.svg", functools.partial(draw, name, theme)
+    for name, record in front_page.records().items():
+        yield front_page.RESULTS / f"{name}.png", functools.partial(presentation.picture, record)
+    for path in sorted((front_page.RESULTS / "range_test").glob("*.json")):
+        record = json.loads(path.read_text())
+        yield path.with_suffix(".png"), functools.partial(draw_range_test, record)
+
+
+def main():
+    FOLDER.mkdir(exist_ok=True)
+    for path, write in files():
+        with whole(path) as temporary:
+            write(temporary)
+        print(path.relative_to(front_page.ROOT))
 
 
 if __name__ == "__main__":

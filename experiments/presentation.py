@@ -82,7 +82,7 @@ def _further(dataset: Mapping[str, Any]) -> list[str]:
 
 
 def front_table(dataset: Mapping[str, Any], names: Sequence[str] | None = None) -> str:
-    """Returns the test scores of a dataset as a table that is no wider than a page of text.
+    """Returns the test scores of a dataset as a table that fits the width of a telephone.
 
     An arm is a row. Where all arms have one control, the head of a column names it; where they have
     several, each row names its own.
@@ -106,7 +106,7 @@ def front_table(dataset: Mapping[str, Any], names: Sequence[str] | None = None) 
     else:
         to = ""
         labels = [_against(name, arms[name]["control"]) for name in names]
-    head = ["arm", judged, f"difference{to} [95 %]", "p"]
+    head = ["arm", judged, f"difference{to} [95 %], p"]
     cells = [_front_cells(dataset, arms[name]) for name in names]
     return _table(head, [[label, *own] for label, own in zip(labels, cells, strict=True)])
 
@@ -134,8 +134,10 @@ def _front_cells(dataset, arm):
     failed = _failed(values)
     told = _spread(values, score.percent) + (f", {failed} failed" if failed else "")
     if not comparison:
-        return [told, "", ""]
-    return [told, _difference(score, arm), _p(comparison["p_holm"])]
+        return [told, ""]
+    p = _p(comparison["p_holm"])
+    sign = "" if p.startswith("<") else "= "
+    return [told, _difference(score, arm) + ("" if p == NOTHING else f", p {sign}{p}")]
 
 
 def _section(name, dataset):

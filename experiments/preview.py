@@ -150,7 +150,7 @@ def _schedule(recipe: Recipe, key: str) -> str | None:
     return own.get(learning_rate.SCHEDULE) if key == learning_rate.RATE else None
 
 
-def picture(drawn: Preview, theme: Theme) -> Figure:
+def picture(drawn: Preview, theme: Theme = drawing.LIGHT) -> Figure:
     """Small axes, one a knob that changes, over updates; above the first row, epochs."""
     rows = max(1, math.ceil(len(drawn.changing) / _ACROSS))
     figure = Figure(figsize=(drawing.WIDTH, 1 + 1.7 * rows), layout="constrained")
@@ -160,7 +160,7 @@ def picture(drawn: Preview, theme: Theme) -> Figure:
     grid = figure.subplots(rows, _ACROSS, squeeze=False).flat
     for axes, line in zip(grid, drawn.changing, strict=False):
         axes.plot(drawn.counts, line.values, color=theme.lines[0])
-        axes.set_title(line.title)
+        axes.set_title(line.title, loc="left")
         axes.set_yscale("log" if line.is_log else "linear")
         axes.set_yticks(line.extremes, _numbers(line))
         axes.xaxis.set_major_locator(MaxNLocator(5))

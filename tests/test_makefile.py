@@ -49,7 +49,7 @@ def test_pages_name_targets_that_exist():
         for target in re.findall(r"(?:^|`)make ([a-z][a-z-]*)", page.read_text(), re.M)
     }
     assert len(named) > 5
-    assert named - PHONY - {"docs"} == set()  # TODO(site): `make docs`
+    assert named - PHONY == set()
 
 
 def test_the_bare_environments_are_the_oldest_and_the_newest_supported():

@@ -10,7 +10,7 @@ import pytest
 
 from tests.docs.pages import PAGES, ROOT, TEXTS, name_of, tokens_of
 
-MOST_CHARACTERS = 110  # of a table's row, as it is rendered
+MOST_CHARACTERS = 115  # of a table's row, as it is rendered
 MOST_LINES = 150  # of README
 LONGEST_LINE = 120
 

@@ -149,7 +149,10 @@ def figures(monkeypatch):
 def test_the_picture_shows_every_finite_run_and_the_interval(figures, tmp_path):
     draw(tmp_path / "test.png")
     upper, lower = figures[0].axes
-    assert (upper.get_ylabel(), lower.get_ylabel()) == ("validation loss", "validation accuracy, %")
+    assert (upper.get_title("left"), lower.get_title("left")) == (
+        "validation loss",
+        "validation accuracy, %",
+    )
     assert upper.get_xscale() == lower.get_xscale() == "log" == upper.get_yscale()
     assert lower.get_xlabel() == "max_norm"
     for axes, scores, unit in ((upper, LOSSES, 1), (lower, ACCURACIES, 100)):
@@ -172,7 +175,7 @@ def test_a_score_that_is_no_fraction_is_drawn_as_it_is(figures, tmp_path):
     scores = {grids.LOSS: ACCURACIES, surprise: LOSSES}
     grids.picture([0.1, 0.2, 0.4, 0.8], scores, (0.2, 0.4), "max_norm", "log", tmp_path / "a.png")
     upper, lower = figures[0].axes
-    assert lower.get_ylabel() == "validation mean surprise"
+    assert lower.get_title("left") == "validation mean surprise"
     # Losses alone get a log axis: any other score may be below 0.
     assert (upper.get_yscale(), lower.get_yscale()) == ("linear", "linear")
     means, *_ = [line.get_ydata() for line in lower.lines]
@@ -185,8 +188,8 @@ def test_a_task_that_is_judged_by_its_loss_has_one_panel(figures, tmp_path):
     scores = {judged: LOSSES}
     grids.picture([0.1, 0.2, 0.4, 0.8], scores, (0.2, 0.4), "max_norm", "log", tmp_path / "a.png")
     (axes,) = figures[0].axes
-    assert (axes.get_ylabel(), axes.get_xlabel()) == ("validation loss", "max_norm")
-    assert axes.get_yscale() == "log" and "0.2 to 0.4" in axes.get_title()
+    assert (axes.get_title("left"), axes.get_xlabel()) == ("validation loss", "max_norm")
+    assert axes.get_yscale() == "log" and "0.2 to 0.4" in figures[0].get_suptitle()
 
 
 def test_losses_of_one_size_are_on_a_linear_axis(figures, tmp_path):

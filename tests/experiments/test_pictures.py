@@ -4,8 +4,9 @@ import re
 
 import numpy as np
 import pytest
+from matplotlib import image
 
-from experiments import pictures
+from experiments import front_page, pictures
 
 NUMBER = re.compile(r"\d+(?:\.\d+)?")
 TO_DO = "run python -m experiments.pictures"
@@ -30,3 +31,15 @@ def same_but_for_rounding(drawn, committed):
 def test_every_file_of_the_folder_is_drawn():
     names = {f"{name}-{theme}.svg" for name in pictures.PICTURES for theme in pictures.THEMES}
     assert {path.name for path in pictures.FOLDER.iterdir()} == names
+
+
+@pytest.mark.slow
+def test_the_pictures_of_results_are_those_of_their_records(tmp_path):
+    paths = {path: write for path, write in pictures.files() if path.suffix == ".png"}
+    assert set(paths) == {*front_page.RESULTS.rglob("*.png")}
+    for path, write in paths.items():
+        write(tmp_path / "drawn.png")
+        drawn, committed = image.imread(tmp_path / "drawn.png"), image.imread(path)
+        assert drawn.shape == committed.shape, f"{path.name}: {TO_DO}"
+        # Another version of Matplotlib may draw the edges of letters otherwise.
+        assert np.abs(drawn - committed).mean() < 0.001, f"{path.name}: {TO_DO}"
