@@ -66,8 +66,9 @@ class Host:
     """Everything that a technique may use to prepare a run.
 
     Attributes:
-      recipe, dataset: Those of the run. The members of a population are prepared once, so that
-        the recipe has no numbers, and the seed 0.
+      recipe: That of the run. The members of a population are prepared once, so that it has no
+        numbers, and the seed 0.
+      dataset: That of the run.
       own: The values of all that is in use and decides the program, and the workdirs of earlier
         runs; no knobs.
       inputs_change: Whether the inputs of an example differ from one epoch to the next.

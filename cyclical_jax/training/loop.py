@@ -80,7 +80,8 @@ def train(
       RecipeError: As in `run.plan`, or `earlier.prepare` was not called.
       NonFiniteError: Loss or gradient is not finite, and the recipe does not skip it, or skips more
         than half of all batches; or validation loss or parameters are not.
-      StoppedError, CheckpointError: As in `Keeper.keep`.
+      StoppedError: As in `Keeper.keep`.
+      CheckpointError: As in `Keeper.keep`.
     """
     recipe = recipe.with_model(model)
     return _Loop(recipe, dataset, report, progress, earlier, keeper or Keeper(), num_workers).run(

@@ -152,7 +152,8 @@ def load_dataset(recipe: Recipe) -> data.Dataset:
     Raises:
       RecipeError: The subset's file does not fit the dataset, or data of the user's own cannot be
         learned from; a line for each problem.
-      DatasetNotFoundError, ImportError: As `data.load` raises them.
+      DatasetNotFoundError: As `data.load` raises it.
+      ImportError: As `data.load` raises it.
     """
     return load_source(recipe.dataset, **source(recipe))
 
