@@ -43,8 +43,7 @@ def main(site, pictures=None):
                 found[path], faults = _look(tab, path, scheme, pictures)
                 for fault in faults:
                     print(f"{path.relative_to(site)}, {scheme}: {fault}", flush=True)
-        for fault in (*_dead_links(found), *_search(tab, site / "index.html", "hardness")):
-            print(fault)
+        print(*_dead_links(found), *_search(tab, site / "index.html", "hardness"), sep="\n", end="")
         browser.close()
 
 
@@ -101,9 +100,9 @@ def _search(tab, path, word):
     """Yields a line unless the search, from the disk, finds a word that is on many pages."""
     tab.set_viewport_size({"width": max(WIDTHS), "height": 900})
     tab.goto(path.as_uri())
-    tab.locator("input.md-search__input").click()
-    tab.keyboard.type(word)
     try:
+        tab.locator("input.md-search__input").click(timeout=20_000)
+        tab.keyboard.type(word)
         tab.locator(".md-search-result__item").first.wait_for(timeout=20_000)
     except Error as error:
         yield f"the search does not find {word!r}: {error}"
