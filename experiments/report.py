@@ -1,13 +1,13 @@
-"""Writes one HTML file of a finished table, of a run or of several, which reads without a network.
+"""Writes one HTML page about a finished table, a run or several runs, for reading offline.
 
 python -m experiments.report --results=docs/results/weight_decay.json
 python -m experiments.report --results=runs/digits_all
 python -m experiments.report --results=runs/digits,runs/digits_all
 
-The file goes beside the results, unless --output says where: weight_decay.html, report.html in the
-workdir of a run, comparison.html beside several runs, whose curves are laid over each other.
-The page has curves to zoom into and to hover over, the scores of the test split, and their origin.
-A click on an arm in a legend hides it in all panels below.
+The page goes beside the results unless --output names another file: weight_decay.html for a table,
+report.html in the workdir of a run, comparison.html beside several runs, whose curves share one
+plot. The page has curves to zoom into and to hover over, the scores on the test split, and where
+they come from. A click on an arm in a legend hides it in all panels below.
 """
 
 import contextlib
@@ -180,7 +180,7 @@ def _named(workdirs: Sequence[Path]) -> dict[str, Path]:
     """Returns the workdirs by their last names, or by their whole ones where these are the same."""
     for path in workdirs:
         if path.is_file():
-            raise WorkdirError(f"--results: {path} is a file; only runs go together on one page.")
+            raise WorkdirError(f"--results: {path} is a file; only runs can share a page.")
     are_told_apart = len({path.name for path in workdirs}) == len(workdirs)
     return {path.name if are_told_apart else str(path): path for path in workdirs}
 
@@ -464,9 +464,9 @@ def main(results: Sequence[Path], output: Path | None) -> None:
 
 if __name__ == "__main__":
     results_flag = paths.define_several(
-        "results", None, "A table's JSON file, or workdirs with commas between them."
+        "results", None, "JSON file of a table, or workdirs of runs with commas between them."
     )
-    output_flag = paths.define("output", None, "The HTML file; None is one beside the results.")
+    output_flag = paths.define("output", None, "HTML file to write; by default beside the results.")
     flags.mark_flags_as_required(["results"])
 
     command_line.run(

@@ -376,7 +376,7 @@ def test_runs_of_one_name_are_told_apart_and_a_table_is_no_run(two, table):
     write_rows(same, ROWS)
     data = figures_of(report.page(two[0], same))[0][0]
     assert {html.unescape(trace["name"]) for trace in data} == {str(two[0]), str(same)}
-    with pytest.raises(WorkdirError, match="weights.json is a file; only runs go together on one"):
+    with pytest.raises(WorkdirError, match="weights.json is a file; only runs can share a page"):
         report.page(two[0], table)
 
 
