@@ -260,7 +260,7 @@ OTHER_SHAPES = [
     ("rows", {}, "'rows' is an object, no list"),
     ("rows", [ROW, {"epoch": 1}], "entry 1 of 'rows' has no 'step'"),
     ("rows", [ROW | {"loss": "low"}], "'loss' of entry 0 of 'rows' is \"low\", not a number"),
-    ("scores", [], "'scores' is a list, no object"),
+    ("scores", [], "'scores' is a list, not an object"),
     ("scores", {"test": {"accuracy": 1}}, "'test' of 'scores' has no 'loss'"),
     ("scores", {"test": {"loss": [1]}}, "'loss' of 'test' of 'scores' is a list, not a number"),
     ("error", False, "'error' is false, not text"),
