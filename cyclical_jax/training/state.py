@@ -13,11 +13,11 @@ JUDGED = "judged"  # the memory that is evaluated in place of the parameters
 
 
 class Variables(NamedTuple):
-    """The arrays with which a model is applied.
+    """The arrays of a model.
 
     Attributes:
       params: The parameters.
-      model_state: What the model keeps beside parameters, such as BatchNorm's statistics.
+      model_state: The state that the model keeps beside parameters, such as BatchNorm's statistics.
     """
 
     params: optax.Params
@@ -28,7 +28,8 @@ class TrainState(NamedTuple):
     """The state of a run. It is the same on all devices and has no axis for them.
 
     Attributes:
-      params, model_state: The variables of the model.
+      params: The parameters of the model.
+      model_state: What the model keeps beside them, such as BatchNorm's statistics.
       opt_state: The state of the optimizer.
       memory: The tree of each technique that keeps one, under its name or `JUDGED`.
       step: int32, the number of optimizer updates; schedules and logs count these.
@@ -53,7 +54,7 @@ class TrainState(NamedTuple):
 
     @property
     def evaluated(self) -> Variables:
-        """The variables that a trained model is judged by."""
+        """The variables by which a trained model is judged."""
         return self.memory.get(JUDGED, self.variables)
 
 
