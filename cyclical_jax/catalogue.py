@@ -125,7 +125,13 @@ def default_config(catalogue: Catalogue = CATALOGUE) -> ConfigDict:
 
 
 def parse(config: ConfigDict, *, num_devices: int = 1, catalogue: Catalogue = CATALOGUE) -> Recipe:
-    """Checks `config` and returns its recipe; see `cyclical_jax.training.recipe.parse`.
+    """Checks `config` and returns its recipe.
+
+    Args:
+      config: All keys of the catalogue, as `default_config` has them. The keys of a file that it
+        names may be missing: they are at their defaults.
+      num_devices: Number of devices that share a batch.
+      catalogue: The tasks and techniques that there are.
 
     Raises:
       RecipeError: The config cannot be run; a line for each problem, all at once.

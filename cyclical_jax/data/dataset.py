@@ -37,7 +37,9 @@ class Dataset(NamedTuple):
     arrays of length 0.
 
     Attributes:
-      train, validation, test: The splits.
+      train: The split that is trained on.
+      validation: The split that chooses between runs and checkpoints.
+      test: The split that is left for the end.
       num_classes: Number of classes.
       class_names: Their names, or nothing.
       normalisation: The statistics that turned raw numbers into the floats of all splits, or None.

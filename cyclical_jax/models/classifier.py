@@ -58,9 +58,7 @@ class Classifier(nn.Module):
 
 
 def dropped(module: nn.Module, x: jax.Array, rate: ArrayLike, shape: tuple[int, ...]) -> jax.Array:
-    """Returns `x` with a share `rate` of its entries set to 0; the others are scaled up.
-
-    The scale keeps the mean.
+    """Returns `x` with entries set to 0 with probability `rate`; the others keep the mean.
 
     There is one draw for each entry of `shape`, which broadcasts to that of `x`. Unlike in linen's
     dropout, the rate may be traced.

@@ -32,7 +32,8 @@ class TResNetM(nn.Module):
     Attributes:
       num_classes: Number of logits.
       stochastic_depth: As in `ResNet`.
-      axis_name, batch_norm_group: As in `ResNet`.
+      axis_name: As in `ResNet`.
+      batch_norm_group: As in `ResNet`.
       dtype: Dtype of the computation. Parameters, BatchNorm's statistics and logits are float32.
     """
 

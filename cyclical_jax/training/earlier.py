@@ -66,8 +66,9 @@ class Host:
     """Everything that a technique may use to prepare a run.
 
     Attributes:
-      recipe, dataset: The recipe and the data of the run. The members of a population are prepared
-        once, so the recipe has no numbers, and its seed is 0.
+      recipe: The recipe of the run. The members of a population are prepared once, so the recipe
+        has no numbers, and its seed is 0.
+      dataset: The data of the run.
       own: The values in use that decide the program, and the workdirs of earlier runs; no knobs.
       inputs_change: Whether the inputs of an example differ from one epoch to the next.
     """

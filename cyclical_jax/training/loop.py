@@ -80,7 +80,8 @@ def train(
       RecipeError: As in `run.plan`, or `earlier.prepare` was not called.
       NonFiniteError: Loss or gradient is not finite, and the recipe does not skip such batches or
         would skip more than half of all; or the validation loss or the parameters are not finite.
-      StoppedError, CheckpointError: As in `Keeper.keep`.
+      StoppedError: As in `Keeper.keep`.
+      CheckpointError: As in `Keeper.keep`.
     """
     recipe = recipe.with_model(model)
     return _Loop(recipe, dataset, report, progress, earlier, keeper or Keeper(), num_workers).run(

@@ -154,7 +154,8 @@ def load_dataset(recipe: Recipe) -> data.Dataset:
     Raises:
       RecipeError: The file of the subset does not fit the dataset, or the user's own data cannot be
         learned from; a line for each problem.
-      DatasetNotFoundError, ImportError: As `data.load` raises them.
+      DatasetNotFoundError: As `data.load` raises it.
+      ImportError: As `data.load` raises it.
     """
     return load_source(recipe.dataset, **source(recipe))
 

@@ -28,7 +28,8 @@ class TrainState(NamedTuple):
     """The state of a run. It is the same on all devices and has no axis for them.
 
     Attributes:
-      params, model_state: The variables of the model.
+      params: The parameters of the model.
+      model_state: What the model keeps beside them, such as BatchNorm's statistics.
       opt_state: The state of the optimizer.
       memory: The tree of each technique that keeps one, under its name or `JUDGED`.
       step: int32, the number of optimizer updates; schedules and logs count these.

@@ -84,7 +84,8 @@ class Seen(NamedTuple):
     """One micro step, as a memory sees it.
 
     Attributes:
-      old, new: The states before and after it.
+      old: The state before it.
+      new: The state after it.
       batch: The batch, after all transforms.
       outputs: {view: outputs of the model}.
       values: The value of each knob at this update.

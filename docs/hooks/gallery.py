@@ -17,9 +17,10 @@ GROUPS = {
 }
 INTRODUCTION = """# Gallery
 
-Each script is complete and short; copy it and change it. The first ones are training loops of
-common libraries with some numbers cycling. The plugins add a loss, a network, a technique or a task
-to the trainer: [Extending](../extending.md) explains them.
+Each script is complete and short: copy it and change it. The first ones are training loops of
+common libraries; they print the loss and the numbers that cycle at about five updates. The plugins
+add a loss, a network, a technique or a task to the trainer: [Extending](../extending.md) explains
+them.
 """
 
 
@@ -56,7 +57,7 @@ def _index():
 def _page(path):
     title, sentence, more = _parts(path)
     name = path.relative_to(ROOT).as_posix()
-    code = f'```python title="{name}" linenums="1"\n{path.read_text().rstrip()}\n```'
+    code = f'```python title="{name}"\n{path.read_text().rstrip()}\n```'
     return "\n\n".join([f"# {title}", sentence, more, f"```bash\n{_command(name)}\n```", code])
 
 

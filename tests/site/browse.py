@@ -14,13 +14,18 @@ from playwright.sync_api import Error, sync_playwright
 
 WIDTHS = (1280, 390)
 SCHEMES = {"light": "default", "dark": "slate"}
-LOOK = """() => ({
-  width: document.documentElement.scrollWidth,
-  scheme: document.body.dataset.mdColorScheme,
-  broken: [...document.images].filter(image => !image.naturalWidth).map(image => image.src),
-  links: [...document.links].map(link => link.href),
-  anchors: [...document.querySelectorAll('[id], a[name]')].map(of => of.id || of.name),
-})"""
+# `<name>` in Markdown is a tag of HTML that nobody meant: it and its brackets are not seen.
+LOOK = """() => {
+  const isNoTag = of => of instanceof HTMLUnknownElement || of.localName == 'option';
+  return {
+    width: document.documentElement.scrollWidth,
+    scheme: document.body.dataset.mdColorScheme,
+    broken: [...document.images].filter(image => !image.naturalWidth).map(image => image.src),
+    tags: [...document.querySelectorAll('article *')].filter(isNoTag).map(of => of.localName),
+    links: [...document.links].map(link => link.href),
+    anchors: [...document.querySelectorAll('[id], a[name]')].map(of => of.id || of.name),
+  };
+}"""
 
 
 def main(site, pictures=None):
@@ -38,8 +43,7 @@ def main(site, pictures=None):
                 found[path], faults = _look(tab, path, scheme, pictures)
                 for fault in faults:
                     print(f"{path.relative_to(site)}, {scheme}: {fault}", flush=True)
-        for fault in (*_dead_links(found), *_search(tab, site / "index.html", "hardness")):
-            print(fault)
+        print(*_dead_links(found), *_search(tab, site / "index.html", "hardness"), sep="\n", end="")
         browser.close()
 
 
@@ -74,7 +78,9 @@ def _look(tab, path, scheme, pictures):
         if pictures:
             name = f"{path.parent.name}-{path.stem}-{width}-{scheme}.png"
             tab.screenshot(path=Path(pictures) / name, full_page=True)
-    return found, [*faults, *(f"there is no image {image}" for image in found["broken"])]
+    faults += [f"there is no image {image}" for image in found["broken"]]
+    faults += [f"<{tag}> is a tag without a meaning" for tag in found["tags"]]
+    return found, faults
 
 
 def _dead_links(found):
@@ -94,9 +100,9 @@ def _search(tab, path, word):
     """Yields a line unless the search, from the disk, finds a word that is on many pages."""
     tab.set_viewport_size({"width": max(WIDTHS), "height": 900})
     tab.goto(path.as_uri())
-    tab.locator("input.md-search__input").click()
-    tab.keyboard.type(word)
     try:
+        tab.locator("input.md-search__input").click(timeout=20_000)
+        tab.keyboard.type(word)
         tab.locator(".md-search-result__item").first.wait_for(timeout=20_000)
     except Error as error:
         yield f"the search does not find {word!r}: {error}"
