@@ -1,15 +1,19 @@
-"""CIFAR-10, 32x32, 45,000 training and 5,000 validation images. Not yet measured.
+"""TResNet-M on CIFAR-10: 32x32 pixels, 45,000 training and 5,000 validation images.
 
 python -m experiments.prepare_data --dataset=cifar10
 python -m experiments.train --config=configs/cifar10.py --workdir=runs/cifar10
 
-The network and the numbers are those of the published commands of arXiv 2202.08978: batch, epochs,
-learning rate, weight decay, focal gammas, factor, and the ranges that cycle (of 2202.08835, whose
-Table 1 has cyclical weight decay on this dataset). There is neither their warm-up of 3 epochs nor
-their augmentation. It is for an accelerator: on a CPU take --config.model.name=resnet20_cifar.
+It is meant for an accelerator; nobody has measured its time and accuracy yet. On a CPU take
+--config.model.name=resnet20_cifar.
 
-After a colon, as in configs/cifar10.py:all, the variant: weight_decay, clipping, temperature and
-focal cycle one technique each, all cycles the four at once.
+The network and the numbers are those of the published commands of arXiv 2202.08978: batch size,
+epochs, learning rate, weight decay, focal gammas and factor. The ranges of the cycles are those of
+arXiv 2202.08835, whose Table 1 has cyclical weight decay on this dataset. The warm-up of 3 epochs
+and the augmentation of the published commands are left out.
+
+A variant may follow after a colon, as in configs/cifar10.py:all:
+  weight_decay, clipping, temperature, focal   one cyclical technique each
+  all                                          these four at once
 """
 
 from configs import default

@@ -1,10 +1,10 @@
-"""Every key at its default; the configs beside this one change what differs.
+"""Every key at its default: the other configs start from this one and change some keys.
 
 python -m experiments.train --config=configs/default.py --print_config
 
-lists the keys with their types and meanings: those of the engine are in
+lists all keys with their values and meanings. The keys of the engine are defined in
 `cyclical_jax/training/keys.py`, the others in the file of their task or technique. A value that may
-cycle is a number or `cyclical(easy, hard)`; None is off.
+cycle is a number or `cyclical(easy, hard)`; None means off.
 """
 
 from collections.abc import Mapping
@@ -23,10 +23,10 @@ CYCLICAL_FOCAL: dict[str, Any] = {"loss.name": "cyclical_focal", "loss.label_smo
 
 
 def variants(weight_decay: ConfigDict) -> dict[str, Mapping[str, Any]]:
-    """Returns {variant: its changes}: "plain", a variant for each of four techniques, and "all".
+    """Returns {variant: its changes}: "plain", one variant for each of four techniques, and "all".
 
     Args:
-      weight_decay: The cycle of the weight decay. The others are the same for all datasets.
+      weight_decay: The cycle of the weight decay. The other cycles are the same for all datasets.
     """
     four: dict[str, Mapping[str, Any]] = {
         "weight_decay": {"optimizer.weight_decay": weight_decay},
@@ -39,9 +39,11 @@ def variants(weight_decay: ConfigDict) -> dict[str, Mapping[str, Any]]:
 
 
 def vary(config: ConfigDict, variants: Mapping[str, Mapping[str, Any]], variant: str) -> ConfigDict:
-    """Makes the changes, {"section.key": value}, of a variant, and returns the config."""
+    """Makes the changes of a variant, {"section.key": value}, and returns the config."""
     if variant not in variants:
-        raise ValueError(f"{variant!r} is no variant of this config; it has {', '.join(variants)}.")
+        raise ValueError(
+            f"{variant!r} is not a variant of this config; it has {', '.join(variants)}."
+        )
     for key, value in variants[variant].items():
         put(config, key, value)
     return config

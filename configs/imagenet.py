@@ -1,18 +1,23 @@
-"""ImageNet, 224x224, 1,271,167 training and 10,000 validation images. Not yet measured.
+"""TResNet-M on ImageNet: 224x224 pixels, 1,271,167 training and 10,000 validation images.
 
 python -m experiments.prepare_data --dataset=imagenet2012 --raw_dir=DIR
 python -m experiments.train --config=configs/imagenet.py --workdir=runs/imagenet
 
-Of Table 1 of arXiv 2202.08835. Network, batch, epochs, learning rate, weight decay, moving average,
-focal gammas and factor are those of the published command of arXiv 2202.08978, four accelerators
-with 384 images each. There is neither its warm-up of 3 epochs nor its mixup, random erasing and
-RandAugment; crops and mirrors are there. Images are read by --num_workers processes. The official
-validation images are our test split.
+It is meant for several accelerators; nobody has measured its time and accuracy yet. Images are read
+by --num_workers processes. The official validation images are the test split here.
 
-After a colon, as in configs/imagenet.py:all, the variant: weight_decay, clipping, temperature and
-focal cycle one technique each, all cycles the four at once. long_tailed has 700 images of the
-first class and 7 of the last; those of ImageNet-LT are --config.subset=ImageNet_LT_train.txt, a
-line "n01440764/n01440764_10026.JPEG 0" an image.
+The dataset is one of Table 1 of arXiv 2202.08835. Network, batch size, epochs, learning rate,
+weight decay, moving average, focal gammas and factor are those of the published command of arXiv
+2202.08978, which uses four accelerators with 384 images each. Random crops and mirror images are
+there; the command's warm-up of 3 epochs, mixup, random erasing and RandAugment are left out.
+
+A variant may follow after a colon, as in configs/imagenet.py:all:
+  weight_decay, clipping, temperature, focal   one cyclical technique each
+  all                                          these four at once
+  long_tailed                                  a ResNet-10 on 700 images of the first class, 7 of
+                                               the last, and numbers between them for the others
+The subset of ImageNet-LT is --config.subset=ImageNet_LT_train.txt, a file with a line such as
+"n01440764/n01440764_10026.JPEG 0" for each image.
 """
 
 from configs import default

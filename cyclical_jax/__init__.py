@@ -83,8 +83,17 @@ if not TYPE_CHECKING:  # a type checker would take any name for one of its resul
         if name in _MODULES:
             return importlib.import_module(f"{__name__}.{name}")
         if name in _LAZY:
-            return getattr(importlib.import_module(f"{__name__}.{_LAZY[name]}"), name)
+            return getattr(_of_the_trainer(_LAZY[name], name), name)
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def _of_the_trainer(module: str, name: str) -> Any:
+    """Imports a module that needs the extra `train`, and says so where that is not installed."""
+    try:
+        return importlib.import_module(f"{__name__}.{module}")
+    except ModuleNotFoundError as error:
+        needs = f"{__name__}.{name} needs more than jax and optax; {error.name} is not installed."
+        raise ImportError(f"{needs} Install it with pip install '<clone>[train]'.") from error
 
 
 def __dir__() -> list[str]:

@@ -192,7 +192,7 @@ def damage_told(place: str) -> Iterator[None]:
 def misfit(content: Any, pattern: Pattern) -> str | None:
     """Returns what is wrong with parsed JSON, in words; None where it fits the pattern.
 
-    Such as "'mean' of 'loss' is 3, no list".
+    Such as "'mean' of 'loss' is 3, not a list".
     """
     if (found := _misfit(content, pattern)) is None:
         return None
@@ -210,7 +210,7 @@ def _misfit(content: Any, pattern: Pattern) -> list[str] | None:
         return _misfit_of_object(content, pattern)
     if isinstance(pattern, list):
         if not isinstance(content, list):
-            return [f"is {_shown(content)}, no list"]
+            return [f"is {_shown(content)}, not a list"]
         for number, one in enumerate(content):
             if found := _misfit(one, pattern[0]):
                 return [f"entry {number}", *found]
@@ -224,7 +224,7 @@ def _misfit(content: Any, pattern: Pattern) -> list[str] | None:
 
 def _misfit_of_object(content: Any, pattern: dict[Any, Pattern]) -> list[str] | None:
     if not isinstance(content, dict):
-        return [f"is {_shown(content)}, no object"]
+        return [f"is {_shown(content)}, not an object"]
     needed = (key for key in pattern if key is not ... and not isinstance(key, Maybe))
     if missing := [key for key in needed if key not in content]:
         return [f"has no {missing[0]!r}"]
@@ -292,7 +292,7 @@ def _canonical(plain: dict[str, Any]) -> bytes:
 def regular(path: Path) -> BinaryIO:
     """Opens a file to read it; raises NoFileError for a folder, and for what may have no end."""
     if not stat.S_ISREG(path.stat().st_mode):
-        raise NoFileError("it is no file")
+        raise NoFileError("it is not a file")
     return path.open("rb")
 
 
@@ -348,4 +348,4 @@ def _finite(text: str) -> float:
 
 
 def _refuse(text: str) -> Any:
-    raise ValueError(f"{text[:40]} is no number of JSON")
+    raise ValueError(f"{text[:40]} is not a number of JSON")

@@ -1,8 +1,9 @@
-"""How many batches each update of a run accumulates: a cyclical batch size.
+"""The numbers of batches that the updates of a run accumulate, for a cyclical batch size.
 
-The windows and the number of updates depend on each other: a schedule needs the number of updates,
-and that many updates need their sum of batches. They are solved together on the host, before
-anything is compiled, so that the hardness is 0 again at the last update and no gradient is lost.
+A window is the number of batches of an update. Windows and the number of updates depend on each
+other: the schedule of the windows needs the number of updates, and the windows of that many updates
+must add up to the batches of the run. Both are computed together on the host, before anything is
+compiled, so that the hardness is 0 again at the last update and no gradient is lost.
 """
 
 from __future__ import annotations
@@ -29,14 +30,14 @@ _MOST_LISTED = 10**7  # of a schedule, whose updates are listed one by one
 def updates_of(micro_steps: int, every: Number | Schedule | ScheduleOf) -> int:
     """Returns how many updates `accumulate_gradients` makes of a number of micro steps.
 
-    This is the `total_steps` of all schedules of such a run. Usually `every` itself has that
-    `total_steps`; then it is given as a function of it.
+    This is the `total_steps` of all schedules of such a run. Usually the schedule `every` needs it
+    too; then `every` is given as a function of `total_steps`.
 
     Args:
       micro_steps: Batches of the whole run, e.g. `num_epochs * batches_per_epoch`.
       every: Micro steps per update: a number; a function of `total_steps` that returns the
         schedule, e.g. `lambda total_steps: cyclical_schedule(4, 1, total_steps)`; or a schedule
-        that is fixed already. As in `accumulate_gradients` it is rounded and is at least 1.
+        that is already made. As in `accumulate_gradients` it is rounded and is at least 1.
 
     Returns:
       The number of updates T that are complete after `micro_steps`. For a function of
@@ -88,7 +89,7 @@ def _updates_of_cycle(micro_steps: int, schedule_of: Any) -> int:
 
 
 def uniform_windows(micro_steps: int, every: int) -> Windows:
-    """`every` micro steps an update, and what is left for the last one."""
+    """Returns windows of `every` micro steps each; the last one takes the rest."""
     _checks.whole_number("micro_steps", micro_steps, minimum=0, maximum=_MOST_COUNTED)
     _checks.whole_number("every", every, minimum=1, maximum=_MOST_COUNTED)
     updates, rest = divmod(micro_steps, every)
@@ -97,7 +98,7 @@ def uniform_windows(micro_steps: int, every: int) -> Windows:
 
 
 def windows_of_updates(schedule_of: ScheduleOf, total_steps: int) -> Windows:
-    """The windows of that many updates."""
+    """Returns the windows of that many updates."""
     _checks.whole_number("total_steps", total_steps, minimum=0, maximum=_MOST_COUNTED)
     return _run_lengths(_every(schedule_of, total_steps, total_steps))
 
@@ -105,13 +106,13 @@ def windows_of_updates(schedule_of: ScheduleOf, total_steps: int) -> Windows:
 def windows_of_micro_steps(
     schedule_of: ScheduleOf, micro_steps: int, *, least: int, minimum: int
 ) -> Windows:
-    """The windows of as many updates as take that many micro steps, where one fewer do not.
+    """Returns the windows of the fewest updates that take that many micro steps.
 
     Args:
-      schedule_of: The schedule of micro steps an update, for a number of updates.
-      micro_steps: Of the run.
-      least: Fewest updates that the schedule can turn within.
-      minimum: Micro steps an update, at the schedule's lower end.
+      schedule_of: Number of updates -> the schedule of micro steps per update.
+      micro_steps: Micro steps of the run.
+      least: Fewest updates within which the schedule can turn.
+      minimum: Micro steps per update at the schedule's lower end.
 
     Returns:
       Windows whose sum is `micro_steps`: the last ones are shortened to fit.
@@ -131,7 +132,7 @@ def windows_of_micro_steps(
 
 
 def powers_of_two(schedule_of: ScheduleOf) -> ScheduleOf:
-    """The same, rounded to the nearest power of two on the log scale."""
+    """Returns the same schedules, rounded to the nearest power of two on the log scale."""
 
     def rounded(total_steps):
         schedule = schedule_of(total_steps)
@@ -141,7 +142,10 @@ def powers_of_two(schedule_of: ScheduleOf) -> ScheduleOf:
 
 
 def windows_schedule(windows: Windows) -> ArraySchedule:
-    """Micro steps of the update `count`, int32; raises ValueError if there are no windows."""
+    """Returns the schedule count -> micro steps of that update, int32.
+
+    Raises ValueError if there are no windows.
+    """
     if not windows:
         raise ValueError("`windows` must have at least one entry, got ().")
     counts, sizes = (np.array(part, np.int32) for part in zip(*windows, strict=True))
@@ -160,7 +164,7 @@ def windows_schedule(windows: Windows) -> ArraySchedule:
 
 
 def _every(schedule_of, total_steps: int, size: int) -> np.ndarray:
-    """[total_steps]; computed for `size` counts, so that one shape serves a whole search."""
+    """Returns [total_steps] values, computed for `size` counts: one shape serves a whole search."""
     every = np.asarray(as_integer(schedule_of(total_steps))(np.arange(size)))
     if every.shape not in ((), (size,)):
         raise ValueError(f"`every` must have one value for each count, got shape {every.shape}.")
@@ -168,7 +172,7 @@ def _every(schedule_of, total_steps: int, size: int) -> np.ndarray:
 
 
 def _shortened(every: np.ndarray, micro_steps: int) -> np.ndarray:
-    """From the end, so far as each keeps a micro step."""
+    """Returns the windows with the last ones shortened; each keeps at least one micro step."""
     excess = every.sum() - micro_steps
     room = np.cumsum(every[::-1] - 1)[::-1]  # of each window and those after it
     after = np.append(room[1:], 0)

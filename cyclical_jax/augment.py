@@ -10,13 +10,13 @@ arithmetic is in float32. The axis of the batch may be sharded over devices.
 `limits` are the least and the greatest value of a pixel: (0, 255) for bytes, which are rounded to
 the nearest, and (-1, 1) for floats unless the caller says otherwise. Crop, flip, erase, mixup and
 cutmix make no new values and cut none; the others cut to the limits. Standardised images lie beyond
-(-1, 1): pass `limits=None`, with which nothing is cut, and what comes from outside of an image is
-0, their mean. Brightness, and so a mix, cannot do without limits: black is the lower one.
+(-1, 1): pass `limits=None`. Then nothing is cut, and pixels from outside of an image are 0, their
+mean. Brightness, and so a mix, cannot do without limits, because black is the lower one.
 
 `mixup` and `cutmix` mix labels too, so they take and return both.
 
 Source: the abstract of arXiv 2202.08835 names augmentation; that weak is easy and strong is hard is
-our reading. Pixels are moved by slices and gathers of a whole batch, whereas other JAX libraries
+our reading. Slices and gathers move the pixels of a whole batch at once; other JAX libraries
 augment one image at a time.
 """
 
@@ -116,7 +116,7 @@ def _mixed_batch(name, key, batch, labels, strength) -> Batch:
 
 
 def _identity_at_zero(operation: _AnyOperation) -> _AnyOperation:
-    """Gives `operation` floats, and returns the input's dtype, and the input at strength 0."""
+    """Returns `operation` for bytes too: it computes in floats; strength 0 is the identity."""
 
     @functools.wraps(operation)
     def call(key, images, strength, *, limits=_LIMITS, **options):
@@ -132,12 +132,12 @@ def _identity_at_zero(operation: _AnyOperation) -> _AnyOperation:
 
 
 def _float(number):
-    """Returns a number in float32, in which it is computed with, whatever it came in."""
+    """Returns a number in float32, the dtype of the computation."""
     return jnp.asarray(number, jnp.float32)
 
 
 def _outside(limits):
-    """Returns the value of what comes from outside of an image."""
+    """Returns the value of pixels from outside of an image."""
     return 0.0 if limits is None else sum(limits) / 2
 
 
@@ -162,7 +162,7 @@ def random_crop(
     limits: Limits | None = _LIMITS,
     most: float = 0.125,
 ) -> jax.Array:
-    """Moves the image by whole pixels, up to `s most` of a side both ways; by default 4 of 32.
+    """Returns images moved by whole pixels, up to `s most` of a side both ways; by default 4 of 32.
 
     The distance is uniform and rounded. Pixels from outside are the middle of `limits`, or 0. The
     size of the border depends on `most`, so it cannot be traced.
@@ -187,7 +187,7 @@ def random_crop(
 def random_flip(
     key: jax.Array, images: Array, strength: Number, *, limits: Limits | None = _LIMITS
 ) -> jax.Array:
-    """Exchanges left and right with probability s / 2."""
+    """Returns images mirrored left to right with probability s / 2."""
     del limits
     is_flipped = jax.random.bernoulli(key, 0.5 * strength, (len(images), 1, 1, 1))
     return jnp.where(is_flipped, images[:, :, ::-1], images)
@@ -204,11 +204,11 @@ def random_affine(
     translation: Number = 0.1,
     shear: Number = 0.3,
 ) -> jax.Array:
-    """Rotates, shears and moves the image about its middle at once, interpolating bilinearly.
+    """Returns images rotated, sheared and moved at once, interpolated bilinearly.
 
-    The angle is uniform within `s rotation` degrees, the shear of columns within `s shear`, the
-    translation within `s translation` of a side, both ways. Pixels from outside are the middle of
-    `limits`, or 0. Results are cut to `limits`.
+    They turn about their middle. The angle is uniform within `s rotation` degrees, the shear of
+    columns within `s shear`, the translation within `s translation` of a side, both ways. Pixels
+    from outside are the middle of `limits`, or 0. Results are cut to `limits`.
     """
     _checks.number("rotation", rotation, minimum=0, maximum=180)
     _checks.number("translation", translation, minimum=0, maximum=1)
@@ -224,7 +224,9 @@ def random_affine(
 
 
 def affine(images: Array, matrix: Array, shift: Array, *, fill: Number) -> jax.Array:
-    """Warps each image: the pixel at o becomes that at `matrix o + shift`, both from the middle.
+    """Returns warped images: the pixel at o is that of the input at `matrix o + shift`.
+
+    Both places are measured from the middle of the image.
 
     Args:
       images: [batch, height, width, channels] floats.
@@ -294,7 +296,9 @@ def random_brightness(
     limits: Limits | None = _LIMITS,
     most: Number = 0.4,
 ) -> jax.Array:
-    """Multiplies the distance from black, the lower limit, by 1 + u, u uniform within `s most`.
+    """Returns images whose distance from black, the lower limit, is multiplied by 1 + u.
+
+    u is uniform within `s most`.
 
     Raises:
       ValueError: `limits` is None, for floats.
@@ -313,7 +317,10 @@ def random_contrast(
     limits: Limits | None = _LIMITS,
     most: Number = 0.4,
 ) -> jax.Array:
-    """Multiplies differences from the image's mean grey by 1 + u, u uniform within `s most`."""
+    """Returns images whose differences from their mean grey are multiplied by 1 + u.
+
+    u is uniform within `s most`.
+    """
     return _blended(key, images, strength, limits, most, _grey(images).mean((1, 2), keepdims=True))
 
 
@@ -326,7 +333,10 @@ def random_saturation(
     limits: Limits | None = _LIMITS,
     most: Number = 0.4,
 ) -> jax.Array:
-    """Multiplies differences from each pixel's grey by 1 + u, u uniform within `s most`."""
+    """Returns images whose differences from each pixel's grey are multiplied by 1 + u.
+
+    u is uniform within `s most`.
+    """
     return _blended(key, images, strength, limits, most, _grey(images))
 
 
@@ -353,9 +363,10 @@ def random_erase(
     limits: Limits | None = _LIMITS,
     most: Number = 0.5,
 ) -> jax.Array:
-    """Sets a box somewhere to the middle of `limits`, or 0; its sides are `s most` of the image's.
+    """Returns images with a box set to the middle of `limits`, or 0 (Cutout, 1708.04552).
 
-    Its centre is a random pixel, so a part of it may lie outside (Cutout, 1708.04552).
+    Its sides are `s most` of the image's. Its centre is a random pixel, so a part of it may lie
+    outside.
     """
     _checks.number("most", most, minimum=0, maximum=1)
     sides = strength * _float(most) * _float(images.shape[1:3])
@@ -388,7 +399,7 @@ def random_mix(
     limits: Limits | None = _LIMITS,
     number: int = 2,
 ) -> jax.Array:
-    """Applies `number` operations to each example, drawn with replacement, all at strength s.
+    """Returns images after `number` operations each, drawn with replacement, all at strength s.
 
     Raises:
       ValueError: `limits` is None, for floats: brightness is one of the operations.
@@ -417,7 +428,9 @@ def mixup(
     alpha: Number = 0.2,
     mask: Array | None = None,
 ) -> tuple[jax.Array, Labels]:
-    """Mixes into each example a share s b of another; b = min(B, 1 - B), B ~ Beta(alpha, alpha).
+    """Returns examples that are mixed with a share s b of another one.
+
+    b = min(B, 1 - B) with B ~ Beta(alpha, alpha).
 
     Args:
       key: Random key; each example draws its own share.
@@ -453,10 +466,11 @@ def cutmix(
     alpha: Number = 1.0,
     mask: Array | None = None,
 ) -> tuple[jax.Array, Labels]:
-    """Pastes a rectangle of another example, of s b of the image's area; b as in `mixup`.
+    """Returns examples into which a rectangle of another one is pasted.
 
-    Its sides have the image's proportions and are rounded, and its centre is a pixel. The part that
-    lies outside is cut off; the label is mixed by the share of the pixels that were pasted.
+    Its area is s b of the image's, with b as in `mixup`. Its sides have the image's proportions and
+    are rounded, and its centre is a pixel. The part that lies outside is cut off; the label is
+    mixed by the share of the pixels that were pasted.
 
     Args:
       key, images, labels, strength, alpha, mask: As in `mixup`.

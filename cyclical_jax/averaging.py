@@ -1,4 +1,4 @@
-"""The moving average of a tree, such as the variables of a model, for evaluation."""
+"""A moving average of a tree, such as the variables of a model, for evaluation."""
 
 from __future__ import annotations
 
@@ -17,9 +17,10 @@ from cyclical_jax._types import Number
 def moving_average(
     average: Any, new: Any, decay: Number, *, step: Number, is_update: Number = True
 ) -> Any:
-    """Moves the average to `d average + (1 - d) new`, d = min(decay, (1 + step) / (10 + step)).
+    """Returns the moving average after a step: `d average + (1 - d) new`.
 
-    The bound on d lets the average forget the initial values soon: d is 0.1 at step 0, 0.5 at 8.
+    Here d is min(decay, (1 + step) / (10 + step)). The bound on d lets the average forget the
+    initial values soon: d is 0.1 at step 0, 0.5 at 8.
 
     Args:
       average: The tree of averages so far; at first a copy of the initial values.

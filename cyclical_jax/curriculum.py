@@ -1,4 +1,4 @@
-"""Curricula: weights of examples by their difficulty; the preference for easy ones may cycle."""
+"""Curricula: weights of examples by their difficulty. The preference for easy ones may cycle."""
 
 from __future__ import annotations
 

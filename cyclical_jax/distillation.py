@@ -18,9 +18,9 @@ from cyclical_jax.losses import Axis, softmax_cross_entropy
 def teacher_logits(
     apply: Callable[[Any, Any], Array], variables: Any, images: Any, *, batch_size: int = 1024
 ) -> np.ndarray:
-    """Returns the teacher's logits for a set of images, computed once for all epochs.
+    """Returns the teacher's logits for a set of images, to be computed once for all epochs.
 
-    They belong to images that do not change from epoch to epoch.
+    Use it if the images do not change from epoch to epoch.
 
     Args:
       apply: (variables, images) -> [batch, classes]; from any library.
@@ -54,7 +54,7 @@ def distillation_loss(
     axis: Axis = -1,
     where: Array | None = None,
 ) -> jax.Array:
-    """Returns T^2 KL(softmax(teacher / T) || softmax(logits / T)).
+    """Returns the loss T^2 KL(softmax(teacher / T) || softmax(logits / T)) per example.
 
     The square keeps the size of the gradient as the temperature T changes. No gradient reaches the
     teacher. With a weight w beside the loss of the labels:

@@ -26,13 +26,14 @@ class ScaleByLayerState(NamedTuple):
 
 
 def scale_by_layer(share: NumberOrSchedule, layers: Layers) -> optax.GradientTransformation:
-    """Multiplies the updates of layer i by clip(share L - (i - 1), 0, 1).
+    """Returns a transformation that trains a share of the layers, counted from the head.
 
-    The head is layer 0, and its factor is 1; L is the largest layer number. Share 0 trains only the
-    head, 1 all layers; between them the layers thaw one after the other from the head down. Put it
-    last in a chain, so that neither momentum nor decay moves a frozen layer. Earlier
-    transformations see all layers: a clip of the global norm counts the gradients of frozen ones.
-    BatchNorm's statistics are not parameters, so they change in frozen layers too.
+    The updates of layer i are multiplied by clip(share L - (i - 1), 0, 1). The head is layer 0, and
+    its factor is 1; L is the largest layer number. Share 0 trains only the head, 1 all layers;
+    between them the layers thaw one after the other from the head down. Put it last in a chain, so
+    that neither momentum nor decay moves a frozen layer. Earlier transformations see all layers: a
+    clip of the global norm counts the gradients of frozen ones. BatchNorm's statistics are not
+    parameters, so they change in frozen layers too.
 
     Args:
       share: In [0, 1]; a number or a schedule.
@@ -103,12 +104,12 @@ def layers_by_name(params: optax.Params, names: Sequence[str | int | Sequence[st
 
 
 def _is_tree_of_layers(layers: Layers) -> bool:
-    """Returns whether `layers` is a tree of whole numbers: then it is none to be called."""
+    """Returns whether `layers` is a tree of whole numbers, and not a function to call."""
     leaves = jax.tree.leaves(layers)
     kinds = int | np.integer | np.ndarray | jax.Array
     return bool(leaves) and all(isinstance(leaf, kinds) for leaf in leaves)
 
 
 def _name(key: Any) -> str | int:
-    """Returns what a key of a tree is written as: a name, or an index."""
+    """Returns a key of a tree as text: a name, or an index."""
     return getattr(key, "name", getattr(key, "key", getattr(key, "idx", key)))

@@ -70,7 +70,7 @@ def softmax_cross_entropy(
     label_smoothing: Number = 0.0,
     class_weights: Array | None = None,
 ) -> jax.Array:
-    """Cross entropy of the tempered softmax, -sum_j y'_j log p_j.
+    """Returns the cross entropy of the tempered softmax, -sum_j y'_j log p_j, per example.
 
     Args:
       logits: [..., classes] floats.
@@ -104,7 +104,7 @@ def focal_loss(
     where: Array | None = None,
     class_weights: Array | None = None,
 ) -> jax.Array:
-    """Focal loss, -(1 - p_t)^gamma log p_t without label smoothing.
+    """Returns the focal loss per example: -(1 - p_t)^gamma log p_t without label smoothing.
 
     Args:
       logits: [..., classes] floats.
@@ -142,7 +142,7 @@ def asymmetric_focal_loss(
     where: Array | None = None,
     class_weights: Array | None = None,
 ) -> jax.Array:
-    """Focal loss with a second gamma, for the classes that are not the label.
+    """Returns the focal loss per example, with a second gamma for classes that are not the label.
 
     Args:
       logits: [..., classes] floats.
@@ -188,8 +188,9 @@ def cyclical_focal_loss(
     where: Array | None = None,
     class_weights: Array | None = None,
 ) -> jax.Array:
-    """Confident examples count most at hardness 0, unconfident ones at hardness 1.
+    """Returns the cyclical focal loss per example.
 
+    Confident examples count most at hardness 0, and unconfident ones at hardness 1.
     The weight of the label is h (1 - p)^gamma_pos + (1 - h) (1 + p)^gamma_hc; the weight of another
     class is h p^gamma_neg + (1 - h). With all gammas 0 this is label-smoothed cross entropy at
     every hardness; at hardness 1 it is `asymmetric_focal_loss`.
@@ -247,7 +248,7 @@ def asymmetric_multilabel_loss(
     where: Array | None = None,
     class_weights: Array | None = None,
 ) -> jax.Array:
-    """Asymmetric loss of independent labels, summed over the classes.
+    """Returns the asymmetric loss of independent labels, summed over the classes.
 
     With p = sigmoid(logits) and p_m = max(p - margin, 0), it is the sum over classes of
 
@@ -295,7 +296,7 @@ def cyclical_multilabel_loss(
     where: Array | None = None,
     class_weights: Array | None = None,
 ) -> jax.Array:
-    """Cyclical focal loss of independent labels, summed over the classes.
+    """Returns the cyclical focal loss of independent labels, summed over the classes.
 
     With p = sigmoid(logits), p_m = max(p - margin, 0) and hardness h, it is the sum over classes of
 
@@ -342,7 +343,7 @@ def weighted_mean(
     where: Array | None = None,
     axis: Axis = None,
 ) -> jax.Array:
-    """Mean of the losses without the ignored ones, sum(weights * losses) / sum(weights).
+    """Returns the mean of the losses that are not ignored, sum(weights * losses) / sum(weights).
 
     The sums are over the losses whose label is not negative and for which `where` is true; the
     others are left out even if they are NaN. If nothing is left, or all weights are 0, the mean is

@@ -51,12 +51,13 @@ def current_values(opt_state: optax.OptState) -> dict[str, jax.Array]:
         `nnx.state` makes of it, a TrainState, or the plain dicts of a checkpoint. It may be traced.
 
     Returns:
-      E.g. `{"weight_decay": ..., "max_norm": ...}`. The arrays are copies: they stay when the state
-      is updated in place or donated. If a name occurs more than once, each name is the path in the
-      tree of states: `"1/max_norm"`. Before the first update, the values are those at count 0.
+      A dict such as `{"weight_decay": ..., "max_norm": ...}`. The arrays are copies: they stay when
+      the state is updated in place or donated. If a name occurs more than once, its path in the
+      tree of states takes its place: `"1/max_norm"`. Before the first update, the values are those
+      at count 0.
 
     Raises:
-      ValueError: There are none.
+      ValueError: The state holds none of these numbers.
     """
     values = find_values(opt_state)
     if not values:
@@ -183,7 +184,7 @@ def _copied(value: Any) -> Any:
 
 
 def _counts(tree: Any) -> Iterator[tuple[Path, Any]]:
-    """Yields the path and the leaf of all that may count, or tells how another one counts."""
+    """Yields the path and the leaf of each possible count, and of what explains another count."""
     for keys, leaf in jax.tree_util.tree_leaves_with_path(tree):
         path = tuple(map(name_of, keys))
         if path[-1:] == ("value",):  # of a variable of NNX
@@ -199,7 +200,7 @@ def _is_count(path: Path, leaves: Mapping[Path, Any]) -> bool:
 
 
 def _clock_of(path: Path, leaves: Mapping[Path, Any]) -> Path:
-    """Returns the innermost state above that need not pass on every update, () if none does."""
+    """Returns the innermost state above that may hold updates back, or () if there is none."""
     ends = (end for end in reversed(range(len(path))) if path[end] == "inner_state")
     return next((path[:end] for end in ends if _beside(path[:end], leaves) & _SKIPS), ())
 

@@ -1,4 +1,4 @@
-"""Hardness, which says where in the cycle training is, and the schedules made from it.
+"""The hardness schedule, which says where in the cycle training is, and schedules made from it.
 
 A schedule maps the count of optimizer updates to a value, as in Optax. Every value that cycles is
 `(1 - h) * easy + h * hard`, where the hardness h goes from 0 (easy) to 1 (hard) and back to 0:
@@ -81,8 +81,8 @@ def hardness_schedule(
         "exponential" (1 - exp(-4 h)) / (1 - exp(-4)); "rex" h / (10 - 9 h).
       num_cycles: How many times easy -> hard -> easy is repeated, from 1 to `total_steps - 1`.
 
-    `total_steps` and `factor` may be traced scalars, which are not checked. The gradient with
-    respect to `factor` is finite, at 1 too.
+    `total_steps` and `factor` may be traced scalars; traced numbers are not checked. The gradient
+    with respect to `factor` is finite, even at 1.
 
     Returns:
       A schedule: counts (any shape) -> float32 hardness of the same shape. Its error is at most
@@ -136,7 +136,7 @@ def between(
       scale: "linear" is `(1 - h) easy + h hard`; "log" is `easy^(1 - h) hard^h`, for values
         above 0 that differ by orders of magnitude.
 
-    `easy` and `hard` may be traced, which are not checked.
+    `easy` and `hard` may be traced; traced numbers are not checked.
 
     Returns:
       A schedule: counts -> float32 values; exactly `easy` at h = 0 and `hard` at h = 1.
@@ -241,7 +241,7 @@ def per_epoch(schedule_of_epochs: Schedule, steps_per_epoch: Number) -> ArraySch
 
     Args:
       schedule_of_epochs: epoch (from 0) -> value, e.g. `hardness_schedule(num_epochs)`.
-      steps_per_epoch: Updates per epoch, at least 1; may be traced, which is not checked.
+      steps_per_epoch: Updates per epoch, at least 1; may be traced, and is then not checked.
 
     Returns:
       The schedule `schedule_of_epochs(count // steps_per_epoch)`.
@@ -259,7 +259,7 @@ def per_epoch(schedule_of_epochs: Schedule, steps_per_epoch: Number) -> ArraySch
 
 
 def as_integer(schedule: NumberOrSchedule, *, minimum: int = 1) -> ArraySchedule:
-    """Rounds a schedule to int32 (halves to even), e.g. for `optax.MultiSteps`.
+    """Returns a schedule rounded to int32 (halves to even), e.g. for `optax.MultiSteps`.
 
     Args:
       schedule: A number in the range of int32, or a schedule.
@@ -294,7 +294,7 @@ def _check_not_infinite(name: str, end: Any) -> None:
     if _checks.is_plain(end) and end in (np.inf, -np.inf):
         raise ValueError(
             f"`{name}` must be finite, got {end}: every value between the ends would be infinite "
-            "too. Where a threshold shall clip nothing, write one above all norms, such as 1e3."
+            "too. For a threshold that clips nothing, write a number above all norms, such as 1e3."
         )
 
 

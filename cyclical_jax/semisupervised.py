@@ -45,7 +45,9 @@ def pseudo_label_loss(
     axis: Axis = -1,
     where: Array | None = None,
 ) -> jax.Array:
-    """Cross entropy of a strongly augmented view with the class predicted for a weak one.
+    """Returns the cross entropy of a strong view with the class that is predicted for a weak view.
+
+    The views are two augmentations of the same examples, a strong and a weak one.
 
     Args:
       strong_logits: [..., classes] floats.

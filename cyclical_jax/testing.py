@@ -1,10 +1,11 @@
-"""Trials that every technique and task goes through, ours and anybody's, on a small real run.
+"""Trials for techniques and tasks, ours and yours, on a small real run.
 
     catalogue = with_plugins(["mine.py"])
     check(Case("mine", {"mine.strength": cyclical(0, 1)}, catalogue))
 
-A run has ten updates of a small network on 60 digits. Each trial raises AssertionError, with what
-went wrong, if its sentence does not hold.
+A run has ten updates of a small network on 60 digits. The name of each trial is a sentence, such as
+`on_it_changes_the_run`. A trial raises AssertionError, and says what went wrong, if its sentence
+does not hold.
 """
 
 import contextlib
@@ -71,15 +72,15 @@ class Case(NamedTuple):
         by_name = {entry.name: entry for entry in self.catalogue.entries}
         if self.name not in by_name:
             raise AssertionError(
-                f"{self.name!r} is no entry; there are {', '.join(by_name)}. A loss is tried as "
-                "Case('classification', {'loss.name': ...}), a model as Case('network', "
+                f"{self.name!r} is not an entry; there are {', '.join(by_name)}. A loss is tried "
+                "as Case('classification', {'loss.name': ...}), a model as Case('network', "
                 "{'model.name': ...})."
             )
         return by_name[self.name]
 
 
 def check(case: Case) -> None:
-    """Puts an entry of a catalogue through all trials.
+    """Runs all trials on an entry of a catalogue.
 
     Raises:
       AssertionError: A trial failed; it names the trial.
@@ -236,7 +237,7 @@ def _recipe(case: Case, changes: Mapping[str, Any], catalogue: Catalogue) -> Rec
 
 
 def _small(catalogue: Catalogue, changes: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns the changes of a small run that the task reads: it may have a model of its own."""
+    """Returns the changes for a small run that the task reads; it may have its own model."""
     task = catalogue.task(changes.get(TASK, catalogue.tasks[0].name))
     chosen = {TASK: task.name}
     return {key: value for key, value in SMALL.items() if is_read(catalogue, chosen, key)}
@@ -293,7 +294,7 @@ def _on_host(state):
 
 
 def without_times(rows: list[run.Row]) -> list[run.Row]:
-    """Returns the rows of a log without what differs between two equal runs."""
+    """Returns the rows of a log without the columns that differ between two equal runs."""
     times = ("images_per_second", "seconds")
     return [{name: value for name, value in row.items() if name not in times} for row in rows]
 

@@ -34,7 +34,7 @@ _LARGEST_PART = 256  # bounds the memory of the activations
 def load_run(
     workdir: str | Path, checkpoint: str = "best", *, plugins: Sequence[str | Path] = ()
 ) -> LoadedRun:
-    """Returns what a run has learned; neither its dataset nor its end is needed.
+    """Returns the trained model of a run; needs neither its dataset nor the end of the run.
 
     Args:
       workdir: A workdir of `experiments.train`, on this machine.
@@ -53,7 +53,7 @@ def load_run(
 
 
 def read_run(key: str, workdir: Path, catalogue: Catalogue, *, checkpoint: str) -> LoadedRun:
-    """Returns what `load_run` does, by the tasks and techniques of a catalogue.
+    """Returns what `load_run` returns, with the tasks and techniques of a catalogue.
 
     Args:
       key: The name that the user knows the workdir by, for errors.
@@ -78,9 +78,9 @@ def read_run(key: str, workdir: Path, catalogue: Catalogue, *, checkpoint: str) 
 class LoadedRun:
     """The model that a run has trained.
 
-    Images are [n, height, width, channels], or features [n, features], as the dataset has them:
-    bytes where it has bytes, floats of the same scale where it has floats. What the run did to make
-    the model's inputs of them is done here too.
+    Images are [n, height, width, channels], or features [n, features], as in the dataset: bytes if
+    it has bytes, floats of the same scale if it has floats. They are turned into the model's inputs
+    as they were in the run.
 
     Attributes:
       trained: The model and its variables.
@@ -126,13 +126,13 @@ class LoadedRun:
         """Returns the probability of each class.
 
         Args:
-          images: [n, ...], NumPy's or JAX's. They are taken in parts: any number fits.
+          images: [n, ...], of NumPy or JAX. They are predicted in parts, so any number fits.
 
         Returns:
           float32 [n, classes]. Each row sums to 1, unless an image may have several classes.
 
         Raises:
-          ValueError: Shape or dtype are not the dataset's, or a number is not finite; a line.
+          ValueError: Shape or dtype differ from the dataset's, or a number is not finite; a line.
         """
         return self._in_parts(images, as_probabilities=True)
 
@@ -141,7 +141,7 @@ class LoadedRun:
         return self._in_parts(images, as_probabilities=False)
 
     def apply(self, params: Any, model_state: Any, images: Array) -> jax.Array:
-        """Returns the logits; a pure function, for `jax.jit`, `jax.grad` and the like.
+        """Returns the logits; it is a pure function, for `jax.jit`, `jax.grad` and the like.
 
         It computes in float32 where `predict` normalises in float64, and checks no values.
 
@@ -153,7 +153,7 @@ class LoadedRun:
           float32 [n, classes].
 
         Raises:
-          ValueError: Shape or dtype are not the dataset's.
+          ValueError: Shape or dtype differ from the dataset's.
         """
         self._check_classes()
         images = jnp.asarray(images)
@@ -244,7 +244,7 @@ def _serialised(exported: jax_export.Exported) -> bytes:
 
 
 def _checked(images: Array, facts: Facts) -> np.ndarray:
-    """Returns images on the host: as bytes, as float32, or as the numbers to be normalised."""
+    """Returns images on the host: as bytes, as float32, or as numbers that are yet to normalise."""
     if isinstance(images, jax.core.Tracer):
         raise ValueError("images must have values here; within jit and the like, use `apply`.")
     found = np.asarray(images)

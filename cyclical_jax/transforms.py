@@ -69,16 +69,16 @@ class AccumulateGradientsState(NamedTuple):
 def add_decayed_weights(
     weight_decay: NumberOrSchedule, mask: Any | Callable[[optax.Params], Any] | None = None
 ) -> optax.GradientTransformation:
-    """Adds `weight_decay * parameter` to each update.
+    """Returns a transformation that adds `weight_decay * parameter` to each update.
 
     If it stands before the learning rate in a chain, a step decays by the learning rate times the
     weight decay, so both cycles act on it.
 
     `optax.adamw(1e-3, weight_decay=schedule)` decays in the same way and is shorter. It is AdamW in
-    one piece: `optax.scale_by_adam()`, this, `optax.scale_by_learning_rate(1e-3)`. In pieces,
-    `current_values` finds the decay in force; bfloat16 updates stay bfloat16, with arithmetic in
-    float32; and a decay that is now a number, now a schedule has one tree of states. The count is
-    the same one: of the updates that reach the transformation.
+    one piece: `optax.scale_by_adam()`, this, `optax.scale_by_learning_rate(1e-3)`. The pieces have
+    three advantages: `current_values` finds the decay in force; bfloat16 updates stay bfloat16,
+    with arithmetic in float32; and a number and a schedule have the same tree of states. The count
+    is the same in both cases: the number of updates that reach the transformation.
 
     Args:
       weight_decay: At least 0; a number or a schedule.
@@ -103,7 +103,7 @@ def add_decayed_weights(
 
 
 def clip(max_delta: NumberOrSchedule) -> optax.GradientTransformation:
-    """Clips each entry of the updates to [-max_delta, max_delta].
+    """Returns a transformation that clips each entry of the updates to [-max_delta, max_delta].
 
     Args:
       max_delta: At least 0; a number or a schedule.
@@ -124,9 +124,10 @@ def clip(max_delta: NumberOrSchedule) -> optax.GradientTransformation:
 
 
 def clip_by_global_norm(max_norm: NumberOrSchedule) -> optax.GradientTransformation:
-    """Scales the updates u to `u * min(1, max_norm / norm)`; norm is the global norm of all leaves.
+    """Returns a transformation that limits the global norm of the updates to `max_norm`.
 
-    The norm is accumulated in float32. Updates that are all zero stay zero.
+    Updates u become `u * min(1, max_norm / norm)`, where norm is the global norm of all leaves. The
+    norm is accumulated in float32. Updates that are all zero stay zero.
 
     Args:
       max_norm: At least 0; a number or a schedule.
@@ -155,7 +156,9 @@ def clip_by_global_norm(max_norm: NumberOrSchedule) -> optax.GradientTransformat
 def adaptive_grad_clip(
     clipping: NumberOrSchedule, eps: Number = 1e-3, axis: int | tuple[int, ...] | None = None
 ) -> optax.GradientTransformation:
-    """Clips each unit of the updates to `clipping * max(norm of the unit's parameters, eps)`.
+    """Returns a transformation that clips the updates of each unit relative to its parameters.
+
+    The norm of a unit's updates becomes at most `clipping * max(norm of its parameters, eps)`.
 
     Args:
       clipping: At least 0; a number or a schedule.
@@ -197,7 +200,9 @@ def accumulate_gradients(
     should_skip_update_fn: Callable[..., Any] | None = None,
     accumulator_dtype: Any = None,
 ) -> optax.GradientTransformationExtraArgs:
-    """Averages the gradients of `every` micro steps for one update: a cyclical batch size.
+    """Returns an optimizer that makes one update of the mean gradient of `every` micro steps.
+
+    With a schedule for `every`, the batch size is cyclical.
 
     It is built on `optax.MultiSteps`, whose other arguments it takes. The schedules inside
     `optimizer` and the schedule `every` count optimizer updates; transformations outside of it
@@ -346,11 +351,13 @@ def _axes_of_units(shape, axis):
         if sum(size != 1 for size in shape) <= 1:
             return None
         if ndim > 5:
-            raise ValueError(f"`axis` must say what the units of a parameter of {shape} are.")
+            raise ValueError(f"`axis` must say what the units of a parameter of shape {shape} are.")
         return 0 if ndim < 4 else tuple(range(ndim - 1))
     axes = axis if isinstance(axis, tuple) else (axis,)
     if not all(-ndim <= one < ndim for one in axes):
-        raise ValueError(f"`axis` must be of each parameter, got {axis} for one of shape {shape}.")
+        raise ValueError(
+            f"`axis` must be one of the axes of each parameter, got {axis} for shape {shape}."
+        )
     return axes
 
 

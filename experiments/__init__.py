@@ -1,7 +1,8 @@
 """The commands: `python -m experiments.<name>`, run from a clone of this repository.
 
-Before a command imports anything, this file looks whether it can: what is missing or too old is a
-line with the command that mends it. An old Python has to read that, so the syntax is Python 3.6's.
+Before a command imports anything, this file checks that it can. If something is missing or too old,
+it prints one line with the command that installs it. An old Python must be able to read this file,
+so its syntax is that of Python 3.6.
 """
 
 import os
@@ -18,8 +19,8 @@ def check_python(version):
     """Ends the process unless the version of Python is one that the package supports."""
     if tuple(version[:2]) < _NEEDED:
         sys.exit(
-            f"cyclical_jax needs Python {_NEEDED[0]}.{_NEEDED[1]} or newer, and this is Python "
-            f"{version[0]}.{version[1]}: name another, as in make demo PYTHON=python3.12"
+            f"cyclical_jax needs Python {_NEEDED[0]}.{_NEEDED[1]} or newer, but this is Python "
+            f"{version[0]}.{version[1]}. Use another, as in make demo PYTHON=python3.12"
         )
 
 
@@ -35,10 +36,10 @@ def check_requirements(path):
             missing.append(name)
             continue
         if _parts(there) < _parts(oldest):
-            old.append(f"{name} is {there}, and must be {oldest} or newer")
+            old.append(f"{name} must be {oldest} or newer, but is {there}")
     told = old + ([f"not installed: {', '.join(missing)}"] if missing else [])
     if told:
-        sys.exit(f"{'; '.join(told)}. Mend it by: {_command()}")
+        sys.exit(f"{'; '.join(told)}. Install what is needed: {_command()}")
 
 
 def _requirements(path):

@@ -1,4 +1,4 @@
-"""Says what a table is made of: arms, the values searched for each, and how many runs they get."""
+"""The parts of a table: its arms, the values searched for each arm, and the numbers of runs."""
 
 import importlib
 import runpy
@@ -20,7 +20,7 @@ from experiments.score import Score
 
 Changes = Mapping[str, Any]  # {"section.key": value} of a config
 
-_CHANGES = "a dict of keys of a config and their values"
+_CHANGES = "a dict of config keys and their values"
 FIRST_TUNING_SEED = 1_000_000  # no run of a table has the seed of a trial
 
 
@@ -46,7 +46,7 @@ class Choice(NamedTuple):
 
 @dataclass(frozen=True)
 class Arm:
-    """A way to train: the changes of a dataset's config, and what is searched on validation."""
+    """A way to train: changes to a dataset's config, and the values to search on validation."""
 
     changes: Changes = field(default_factory=dict)
     search: Mapping[str, Range | Choice] = field(default_factory=dict)
@@ -80,9 +80,10 @@ class Budget:
 
 @dataclass(frozen=True)
 class Table:
-    """One question: arms, on datasets.
+    """One question, asked of several arms on several datasets.
 
-    A dataset is named by its config: "fashion_mnist_4k:cnn" is configs/fashion_mnist_4k.py:cnn.
+    The name of a dataset is that of its config: "fashion_mnist_4k:cnn" is the variant cnn of
+    configs/fashion_mnist_4k.py.
     """
 
     about: str
@@ -101,7 +102,9 @@ def load_table(name: str) -> Table:
     path = path_of("--table", name) if name.endswith(".py") else folder / f"{name}.py"
     if not path.is_file():
         there = ", ".join(sorted(file.stem for file in folder.glob("[a-z]*.py")))
-        raise RecipeError(f"--table {name!r} is not there; there are {there}, or give a .py file.")
+        raise RecipeError(
+            f"--table {name!r} does not exist; there are {there}, or give a .py file."
+        )
     table = _executed(path)
     _raise_all(_wrong_types(table, path))
     _raise_all(_problems(table, path))
@@ -116,7 +119,7 @@ def _executed(path: Path) -> Table:
         reason = " ".join(str(error).split())
         raise RecipeError(f"{path}: {type(error).__name__}: {reason}") from error
     if not isinstance(table, Table):
-        raise RecipeError(f"{path} must have a TABLE = Table(...) of experiments/arms.py.")
+        raise RecipeError(f"{path} must define TABLE = Table(...), a Table of experiments/arms.py.")
     return table
 
 
@@ -131,7 +134,7 @@ def with_budget(table: Table, **numbers: int | None) -> Table:
 
 
 def choose_datasets(table: Table, names: Sequence[str] | None, data_dir: str | None) -> list[str]:
-    """Returns `names`, or the table's datasets that are on this machine, and prints the others.
+    """Returns `names`, or else the table's datasets on this machine; prints those it leaves out.
 
     Raises:
       RecipeError: A name is none of the table's, or none of these is on this machine.
@@ -141,16 +144,14 @@ def choose_datasets(table: Table, names: Sequence[str] | None, data_dir: str | N
         _refuse_unused(table, list(table.budgets), data_dir)
         here = [name for name in table.budgets if _is_here(name, data_dir)]
         if not here:
-            raise RecipeError("None of the table's datasets is on this machine.")
+            raise RecipeError("None of the datasets of the table is on this machine.")
         return here
     for name in names:
         if name not in table.budgets:
-            raise RecipeError(
-                f"--datasets must be of the table's, {', '.join(table.budgets)}, got {name!r}."
-            )
+            raise RecipeError(f"--datasets must be among {', '.join(table.budgets)}, got {name!r}.")
         _find(name, data_dir)
     if not names:
-        raise RecipeError(f"--datasets names none; there are {', '.join(table.budgets)}.")
+        raise RecipeError(f"--datasets must name at least one of {', '.join(table.budgets)}.")
     _refuse_unused(table, names, data_dir)
     return list(dict.fromkeys(names))
 
@@ -172,7 +173,7 @@ def _is_here(name: str, data_dir: str | None) -> bool:
     try:
         _find(name, data_dir)
     except data.DatasetNotFoundError as error:
-        print(f"without {name}: {str(error).splitlines()[0]}")
+        print(f"leaving out {name}: {str(error).splitlines()[0]}")
         return False
     return True
 
@@ -180,13 +181,13 @@ def _is_here(name: str, data_dir: str | None) -> bool:
 def base_config(
     dataset: str, *, data_dir: str | None = None, common: Changes | None = None
 ) -> ConfigDict:
-    """Returns the config that a dataset of a table is named by, with the changes of all arms."""
+    """Returns the config of a dataset of a table, with the changes that all arms share."""
     name, _, variant = dataset.partition(":")
     try:
         module = importlib.import_module(f"configs.{name}")
         config = module.get_config(variant) if variant else module.get_config()
     except (AttributeError, ImportError, TypeError, ValueError) as error:
-        raise RecipeError(f"dataset {dataset!r} of a table must be a config: {error}.") from error
+        raise RecipeError(f"dataset {dataset!r} of a table must name a config: {error}.") from error
     config = changed(plugins.with_their_keys(config), common or {})
     if data_dir and data.uses_data_dir(config.dataset):
         config.data_dir = str(data_dir)
@@ -194,7 +195,7 @@ def base_config(
 
 
 def changed(config: ConfigDict, changes: Changes) -> ConfigDict:
-    """Returns a copy with the changes."""
+    """Returns a copy of the config with the changes made."""
     return plugins.change(config.copy_and_resolve_references(), changes)
 
 
@@ -205,10 +206,10 @@ def recipe_of(base: ConfigDict, arm: Arm, values: Changes, seed: int) -> Recipe:
 
 
 def check_arms(arms: Mapping[str, Arm], base: ConfigDict, num_trials: int) -> None:
-    """Checks that all arms can be run, differ, and are judged by one score.
+    """Checks that all arms can be run, that no two are the same, and that one score judges them.
 
     Raises:
-      RecipeError: They are not; a line for each problem.
+      RecipeError: Something is wrong with them; a line for each problem.
     """
     lines: dict[str, None] = {}
     seen: dict[str, str] = {}
@@ -234,16 +235,16 @@ def check_arms(arms: Mapping[str, Arm], base: ConfigDict, num_trials: int) -> No
 
 
 def _wrong_types(table: Table, path: Path) -> Iterator[str]:
-    """Yields a line for each part of a table that has another type than it must have."""
+    """Yields a line for each part of a table that has the wrong type."""
     parts = [
         ("about", table.about, isinstance(table.about, str), "text"),
         ("common", table.common, _is_dict_of(table.common, object), _CHANGES),
-        ("arms", table.arms, _is_dict_of(table.arms, Arm), "a dict of names and an Arm each"),
+        ("arms", table.arms, _is_dict_of(table.arms, Arm), "a dict of names and Arms"),
         (
             "budgets",
             table.budgets,
             _is_dict_of(table.budgets, Budget),
-            "a dict of configs and a Budget each",
+            "a dict of configs and Budgets",
         ),
     ]
     if all(fits for _, _, fits, _ in parts):
@@ -258,17 +259,17 @@ def _wrong_types(table: Table, path: Path) -> Iterator[str]:
 
 
 def _parts_of_arm(name: str, arm: Arm) -> Iterator[tuple[str, Any, bool, str]]:
-    """Yields (name, value, whether its type is right, the right one in words)."""
+    """Yields (name, value, whether its type is right, the right type in words)."""
     told, control = f"of arm {name}", arm.control
     yield f"changes {told}", arm.changes, _is_dict_of(arm.changes, object), _CHANGES
     searched = _is_dict_of(arm.search, object)
-    yield f"search {told}", arm.search, searched, "a dict of keys and a Range or Choice each"
+    yield f"search {told}", arm.search, searched, "a dict of keys and Ranges or Choices"
     yield f"control {told}", control, isinstance(control, str | None), "the name of an arm, or None"
     yield f"points {told}", arm.points, _is_count(arm.points), "a whole number"
     for key, values in arm.search.items() if searched else ():
         if isinstance(values, Range):
             fits = all(isinstance(end, int | float) for end in values)
-            yield f"the range of {key} {told}", tuple(values), fits, "of numbers"
+            yield f"the range of {key} {told}", tuple(values), fits, "two numbers"
         elif isinstance(values, Choice):
             fits = isinstance(values.values, list | tuple)
             yield f"the choice of {key} {told}", values.values, fits, "a tuple of values"
@@ -300,11 +301,11 @@ def _problems(table: Table, path: Path) -> Iterator[str]:
             yield f"arm {name} is its own control."
         for key, values in arm.search.items():
             if not isinstance(values, Range | Choice):
-                yield f"arm {name}: {key} must be searched in a Range or a Choice, got {values!r}."
+                yield f"arm {name}: {key} must be searched over a Range or Choice, got {values!r}."
             if isinstance(values, Range) and not 0 < values.low < values.high:
-                yield f"arm {name}: {key} must be searched from low to high, 0 < low < high."
+                yield f"arm {name}: {key} must be searched over a Range with 0 < low < high."
             if isinstance(values, Choice) and not values.values:
-                yield f"arm {name}: {key} has no value to choose."
+                yield f"arm {name}: {key} has no values to choose from."
     for dataset, budget in table.budgets.items():
         if min(budget.num_seeds, budget.num_trials, budget.seeds_a_trial) < 1:
             yield f"dataset {dataset} must have at least 1 seed and 1 trial, got {budget}."

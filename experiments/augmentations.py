@@ -14,7 +14,7 @@ from cyclical_jax.augment import NAMES, augment
 from cyclical_jax.training.files import WorkdirError
 from experiments import command_line, drawing, paths
 
-_OUTPUT = paths.define("output", "docs/augmentations.jpg", "Where the picture is written.")
+_OUTPUT = paths.define("output", "docs/augmentations.jpg", "JPEG or PNG file of the picture.")
 
 STRENGTHS = (0.0, 0.25, 0.5, 0.75, 1.0)
 _SIDE = 96
@@ -22,7 +22,7 @@ _SEED = 3  # the same draw at every strength
 
 
 def photographs() -> np.ndarray:
-    """uint8 [2, side, side, 3]: the one that is drawn, and the one that is mixed into it."""
+    """Returns uint8 [2, side, side, 3]: the photograph to draw, and one to mix into it."""
     squares = [
         PIL.Image.fromarray(load_sample_image(name)).crop(box).resize((_SIDE, _SIDE))
         for name, box in {"flower.jpg": (130, 0, 557, 427), "china.jpg": (100, 0, 527, 427)}.items()
@@ -31,7 +31,7 @@ def photographs() -> np.ndarray:
 
 
 def picture() -> Figure:
-    """A row an operation, a column a strength."""
+    """Returns a figure with a row for each operation and a column for each strength."""
     figure = Figure(figsize=(1.2 * len(STRENGTHS) + 1, 1.25 * len(NAMES)), layout="constrained")
     grid = figure.subplots(len(NAMES), len(STRENGTHS))
     batch = {"image": photographs(), "label": np.array([0, 1])}

@@ -1,6 +1,6 @@
-"""Predictions of one class an example: scores of each class, the confusion matrix, a file of all.
+"""Scores of each class, the confusion matrix and a file of predictions, for one class per example.
 
-They are read beside the scores of a task, in the same pass over the split.
+They are collected in the same pass over the split as the scores of the task.
 """
 
 import csv
@@ -30,9 +30,9 @@ class Predictions(NamedTuple):
 
     Attributes:
       index: [n], the position of each example in the split.
-      label: [n], its class; of probabilities, the likeliest.
-      likeliest: [n, 5 at most], the classes by falling probability.
-      probability: The same of their probabilities.
+      label: [n], its class; the likeliest one where labels are probabilities.
+      likeliest: [n, at most 5], the likeliest classes, by falling probability.
+      probability: [n, at most 5], their probabilities.
     """
 
     index: np.ndarray
@@ -42,7 +42,7 @@ class Predictions(NamedTuple):
 
     @property
     def predicted(self) -> np.ndarray:
-        """The likeliest class [n]."""
+        """[n], the likeliest class of each example."""
         return self.likeliest[:, 0]
 
 
@@ -87,9 +87,11 @@ def confusion_matrix(predictions: Predictions, num_classes: int) -> np.ndarray:
 
 
 def precision_and_recall(matrix: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Returns the share of right ones among those predicted [classes], and among those labelled.
+    """Returns two arrays [classes]: the precision and the recall of each class.
 
-    It is NaN for a class that nothing was predicted as, or that has no examples.
+    Precision is the share of right predictions among all predictions of the class; it is NaN where
+    there is none. Recall is the share of right predictions among the examples of the class; it is
+    NaN where there is none.
     """
     right = np.diag(matrix).astype(np.float64)
     with np.errstate(invalid="ignore"):
@@ -99,7 +101,7 @@ def precision_and_recall(matrix: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 def top_5_accuracy(predictions: Predictions, num_classes: int) -> float | None:
     """Returns the share of examples whose label is one of the five likeliest classes.
 
-    None for fewer than ten classes.
+    It is None for fewer than ten classes.
     """
     if num_classes < _LEAST_FOR_TOP:
         return None
@@ -110,14 +112,14 @@ def top_5_accuracy(predictions: Predictions, num_classes: int) -> float | None:
 
 
 def as_text(matrix: np.ndarray, class_names: Sequence[str]) -> str:
-    """Returns the scores of each class and the confusion matrix; of many classes, the worst."""
+    """Returns the scores of each class and the confusion matrix, or the worst of many classes."""
     if len(matrix) <= MOST_SHOWN:
-        head = "each row is a class; its last columns count what its examples were predicted as:"
+        head = "a row for each class; the numbered columns count the predictions for its examples:"
         return f"{head}\n{_table(matrix, class_names, range(len(matrix)), with_matrix=True)}"
     recall = precision_and_recall(matrix)[1]
     worst = [int(row) for row in np.argsort(recall)[:_NUM_WORST] if np.isfinite(recall[row])]
     table = _table(matrix, class_names, worst, with_matrix=False)
-    head = f"the {len(worst)} classes of the lowest recall:"
+    head = f"the {len(worst)} classes with the lowest recall:"
     return "\n".join([head, table, *_mistakes(matrix, class_names)])
 
 
@@ -190,9 +192,9 @@ def draw(matrix: np.ndarray, class_names: Sequence[str], title: str, path: Path)
 
 
 def write_csv(predictions: Predictions, class_names: Sequence[str], path: Path) -> None:
-    """Writes a row an example: index, label, the five likeliest classes with probabilities.
+    """Writes a row for each example: index, label, the five likeliest classes, probabilities.
 
-    Classes are numbers; where they have names, two columns at the end have label and prediction.
+    Classes are numbers. Where they have names, two more columns name the label and the prediction.
     """
     places = range(1, predictions.likeliest.shape[1] + 1)
     further = [name for k in places[1:] for name in (f"class_{k}", f"probability_{k}")]

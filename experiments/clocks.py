@@ -1,4 +1,4 @@
-"""Says where in a run its knobs are at their hard ends."""
+"""The places in a run at which its knobs reach their hard ends."""
 
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
@@ -21,7 +21,7 @@ class Clock(NamedTuple):
 
 
 def clocks(recipe: Recipe, timetable: Timetable) -> list[Clock]:
-    """Returns the clocks of a run; one without a cycle has none."""
+    """Returns the clocks of a run; a run without a cycle has none."""
     structure, of_factor = recipe.structure, dict[float, list[str]]()
     for key, (easy, hard, factor) in recipe.numbers.items():
         if easy != hard:

@@ -1,4 +1,4 @@
-"""How every script of this folder starts, and how it ends when something is wrong."""
+"""The start of every command of this folder, and its end when something is wrong."""
 
 import ast
 import errno
@@ -21,6 +21,7 @@ from absl import app, flags, logging
 from ml_collections import ConfigDict
 
 from cyclical_jax import data
+from cyclical_jax._words import counted
 from cyclical_jax.data import shared_memory
 from cyclical_jax.training.checkpoints import CheckpointError
 from cyclical_jax.training.devices import largest_of_all, text_of_first
@@ -48,23 +49,27 @@ _OF_THE_MACHINE = {
 _OF_OTHERS = re.compile(r"Gloo|NCCL|coordination service", re.IGNORECASE)
 
 _SET = flags.DEFINE_multi_string(
-    "set", [], "Changes of the config: --config.seed=1 is another way to say --set=seed=1."
+    "set", [], "Change of the config, as key=value; --config.seed=1 means the same as --set=seed=1."
 )
 _DISTRIBUTED = flags.DEFINE_bool(
-    "distributed", False, "One of several processes that train together; the cluster tells which."
+    "distributed", False, "Join several processes that train one model; the cluster numbers them."
 )
 _COORDINATOR = flags.DEFINE_string(
-    "coordinator", None, "HOST:PORT of process 0, where no cluster tells it; implies --distributed."
+    "coordinator", None, "HOST:PORT of process 0, where no cluster sets it; implies --distributed."
 )
-_NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "With --coordinator: how many.")
-_PROCESS_ID = flags.DEFINE_integer("process_id", None, "With --coordinator: which, from 0.")
+_NUM_PROCESSES = flags.DEFINE_integer(
+    "num_processes", None, "Number of processes, with --coordinator."
+)
+_PROCESS_ID = flags.DEFINE_integer(
+    "process_id", None, "Number of this process, from 0, with --coordinator."
+)
 
 
 def run(main: Callable[[], None], *, device_a_core: bool = False) -> None:
-    """Parses the flags and calls `main`; an error that a user can mend ends it with a line, code 2.
+    """Parses the flags and calls `main`.
 
-    With `device_a_core` each core of a CPU is a device: for populations, whose devices share
-    nothing.
+    An error that a user can mend ends the process with one line and exit code 2. With
+    `device_a_core` each core of a CPU is a device, for populations, whose devices share nothing.
     """
     logging.set_verbosity(logging.WARNING)
     if IS_COMMAND:  # what is imported lives to the end: to look for garbage in it takes 0.4 s
@@ -92,7 +97,8 @@ def run(main: Callable[[], None], *, device_a_core: bool = False) -> None:
             if isinstance(error, OSError) and error.filename and error.errno in _OF_THE_MACHINE:
                 _end(f"{error.filename} cannot be used: {error.strerror}.")
             if isinstance(error, jax.errors.JaxRuntimeError) and _OF_OTHERS.search(str(error)):
-                _end(f"another process has ended; the same commands go on ({_first_line(error)})")
+                line = _first_line(error)
+                _end(f"another process has ended; give the same commands again to go on ({line})")
             _leave_others(traceback.format_exc(), code=1)
             raise
 
@@ -103,7 +109,7 @@ def run(main: Callable[[], None], *, device_a_core: bool = False) -> None:
 def define_config() -> flags.FlagHolder:
     """Defines --config, for `config_of`."""
     return flags.DEFINE_string(
-        "config", None, "The config file, e.g. configs/digits.py; after a colon, its variant."
+        "config", None, "Config file, such as configs/digits.py; a colon and a variant may follow."
     )
 
 
@@ -116,7 +122,7 @@ def _be_quiet() -> None:
 
 
 def join_processes() -> None:
-    """Makes this process one of those that train together, if the flags say so; comes first."""
+    """Joins the processes that train together, if the flags say so; call it before all else."""
     place = (_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value)
     given = [value is not None for value in place]
     if any(given) and not all(given):
@@ -133,21 +139,22 @@ def join_processes() -> None:
         _check_port(coordinator, int(address[1]))
     # It would take SIGTERM for itself, and say so only by another way.
     jax.config.update("jax_enable_preemption_service", False)
-    print(f"waiting for {number or 'all'} processes, up to 5 minutes", file=sys.stderr, flush=True)
+    all_of_them = counted(number, "process", "processes") if number else "all processes"
+    print(f"waiting up to 5 minutes for {all_of_them}", file=sys.stderr, flush=True)
     try:
         jax.distributed.initialize(*place, local_device_ids=devices_of(os.environ))
     except (RuntimeError, ValueError) as error:
         _end(
-            f"--distributed: {_last_line(error)} Where no cluster tells it, --coordinator, "
-            "--num_processes and --process_id do."
+            f"--distributed: {_last_line(error)} If no cluster sets them, give --coordinator, "
+            "--num_processes and --process_id."
         )
 
 
 def devices_of(environment: Mapping[str, str]) -> list[int] | None:
-    """Returns what tells JAX to use all GPUs of a machine, where this is its only process.
+    """Returns the device numbers that make JAX use all GPUs of a machine with one process.
 
-    JAX gives a process of SLURM or Open MPI the one GPU whose number is the process's own on its
-    machine, also where there is no other. No number at all is every GPU.
+    JAX gives a process of SLURM or Open MPI the one GPU with the process's number on its machine,
+    even where the process is the only one. An empty list means every GPU.
     """
     tasks = environment.get("SLURM_STEP_TASKS_PER_NODE", "")  # such as "1(x4)", or "8,7"
     is_alone = re.fullmatch(r"1(\(x\d+\))?", tasks)
@@ -156,14 +163,16 @@ def devices_of(environment: Mapping[str, str]) -> list[int] | None:
 
 
 def _check_port(coordinator: str, port: int) -> None:
-    """Ends the process unless the first of several can wait for the others at its port."""
+    """Ends the process unless it can open the port at which it waits for the other processes."""
     both = socket.has_dualstack_ipv6()  # as JAX does: every address of the machine
     family = socket.AF_INET6 if both else socket.AF_INET
     try:
         socket.create_server(("", port), family=family, dualstack_ipv6=both).close()
     except OSError as error:
         reason = os.strerror(error.errno or 0)
-        _end(f"--coordinator {coordinator}: port {port}: {reason}. Give all processes another one.")
+        _end(
+            f"--coordinator {coordinator}: port {port}: {reason}. Give all processes another port."
+        )
 
 
 def check_alike(config: ConfigDict, **options: Any) -> None:
@@ -172,18 +181,16 @@ def check_alike(config: ConfigDict, **options: Any) -> None:
     lines = config_differences(json.loads(text_of_first(json.dumps(own))), own, {})
     (differs,) = largest_of_all([bool(lines)])
     if differs:
-        listed = "; ".join(lines) or "another than this one has others"
-        raise RecipeError(
-            f"the processes have different configs or flags, of the first (there) and this one "
-            f"(here): {listed}."
-        )
+        these = f"the first (there) and this one (here) differ: {'; '.join(lines)}"
+        which = these if lines else "another one differs from the first"
+        raise RecipeError(f"all processes must have the same config and flags; {which}.")
 
 
 class Stopping:
-    """Whether this process was asked to end, by SIGTERM, SIGUSR1 or Ctrl-C; a context.
+    """A context that tells whether SIGTERM, SIGUSR1 or Ctrl-C has asked this process to end.
 
-    Until it is asked for the first time they do what they do by themselves, and so does a second
-    signal: there is nothing to save yet, or somebody is in a hurry.
+    Before it is called for the first time, a signal ends the process as usual, because there is
+    nothing to save yet. A second signal does so too, because somebody is in a hurry.
     """
 
     def __init__(self):
@@ -196,7 +203,10 @@ class Stopping:
     def __exit__(self, error_type, error, traceback) -> None:
         self._restore()
         if isinstance(error, StoppedError):  # also where another process was asked
-            _end(f"{error}; the same command goes on", code=128 + (self.signal or signal.SIGTERM))
+            _end(
+                f"{error}; give the same command again to go on",
+                code=128 + (self.signal or signal.SIGTERM),
+            )
 
     def __call__(self) -> bool:
         if not self._previous and self.signal is None:
@@ -214,14 +224,14 @@ class Stopping:
 
 
 def num_cores() -> int:
-    """Those that this process may use."""
+    """Returns the number of cores that this process may use."""
     if hasattr(os, "sched_getaffinity"):  # Linux
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
 
 
 def use_compilation_cache() -> None:
-    """Keeps compiled programs in the user's cache directory, unless JAX was told of another."""
+    """Keeps compiled programs in the user's cache folder, unless JAX was given another one."""
     is_told = jax.config.jax_compilation_cache_dir is not None
     if is_told or not jax.config.jax_enable_compilation_cache:
         return
@@ -230,7 +240,7 @@ def use_compilation_cache() -> None:
 
 
 def _kind_of_cpu() -> str:
-    """Programs for one kind may end the process on another, and a home may be shared by both."""
+    """Returns a word for the kind of CPU: a program for one may crash on another one."""
     cpuinfo = Path("/proc/cpuinfo")
     lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
     features = next((line for line in lines if line.startswith(("flags", "Features"))), "")
@@ -238,10 +248,10 @@ def _kind_of_cpu() -> str:
 
 
 def config_of(flag: flags.FlagHolder) -> ConfigDict:
-    """The value of a config flag, with the changes that the command line makes of it.
+    """Returns the config of a flag, with the changes from the command line.
 
-    A changed value is a Python literal, `cyclical(easy, hard)` as in a config file, or else a
-    string; whether it is right is for `parse` to say.
+    The value of a change is a Python literal, `cyclical(easy, hard)` as in a config file, or else a
+    string; `parse` checks it.
     """
     config = plugins.with_their_keys(config_files.load(flag.value, plugins.catalogue()))
     changes = (change.partition("=") for change in _SET.value)
@@ -250,10 +260,12 @@ def config_of(flag: flags.FlagHolder) -> ConfigDict:
 
 
 def _as_set(arguments: list[str]) -> list[str]:
-    """`--config.key=value`, or with a space for the "=", as `--set=key=value`.
+    """Returns the arguments with `--set=key=value` for each `--config.key=value`.
 
-    ml_collections would parse the first form itself, and end at the first value of a wrong type,
-    refuse None, and show a traceback for a key that is not there.
+    A space may take the place of the "=".
+
+    ml_collections would parse `--config.key` itself: it stops at the first value of a wrong type,
+    refuses None, and shows a traceback for a key that does not exist.
     """
     waiting, changed = list(arguments), []
     while waiting:
@@ -326,7 +338,7 @@ def _end(message: str, *, code: int = 2) -> NoReturn:
 
 
 def _leave_others(message: str, code: int) -> None:
-    """Ends this process at once, if it is one of several: they wait for it in vain otherwise."""
+    """Ends this process at once if it is one of several: otherwise the others wait in vain."""
     if jax.distributed.is_initialized():
         print(message, file=sys.stderr, flush=True)
         sys.stdout.flush()

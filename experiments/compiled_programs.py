@@ -31,7 +31,7 @@ _DIGEST_BYTES = hashlib.sha256().digest_size
 
 
 def keep_in(folder: Path) -> None:
-    """Makes JAX keep its compiled programs in `folder`, or prints one line why they are not kept.
+    """Makes JAX keep its compiled programs in `folder`, or prints one line that says why not.
 
     A limit of 0 bytes turns the cache off, as it does JAX's.
     """
@@ -40,8 +40,8 @@ def keep_in(folder: Path) -> None:
         return
     if problem := _problem_with(folder):
         _tell(
-            f"{problem}. XDG_CACHE_HOME names another place, and "
-            "JAX_ENABLE_COMPILATION_CACHE=false goes without."
+            f"{problem}. Set XDG_CACHE_HOME to another folder, or "
+            "JAX_ENABLE_COMPILATION_CACHE=false to go without."
         )
         return
     jax.config.update("jax_compilation_cache_dir", str(folder))
@@ -58,7 +58,7 @@ class CompiledPrograms(CacheInterface):
     deleted. When files take up too much, the least recently used ones are deleted.
 
     Args:
-      folder: Where they are.
+      folder: The folder.
       max_bytes: The limit of all files in `folder.parent`, which holds other folders of programs
         beside this one: those of other CPUs and of earlier versions.
     """
@@ -130,7 +130,7 @@ class CompiledPrograms(CacheInterface):
 
 
 def _replace_jaxs_cache(folder: Path, max_bytes: int) -> None:
-    """JAX makes its cache, at the first compilation, by calling the name that is replaced."""
+    """Replaces the name that JAX calls to make its cache, at the first compilation."""
     jaxs_own = getattr(compilation_cache, "LRUCache", None)
     if jaxs_own is None or inspect.isabstract(CompiledPrograms):  # another JAX may ask for more
         return
@@ -144,7 +144,7 @@ def _replace_jaxs_cache(folder: Path, max_bytes: int) -> None:
 
 
 def _problem_with(folder: Path) -> str | None:
-    """Says why programs cannot be kept in `folder`; makes it if it is not there."""
+    """Makes `folder` if it is missing, and returns why programs cannot be kept there, if so."""
     if str(folder).startswith("~"):  # nobody knows what it stands for
         return f"{folder} cannot be made: this user has no home directory"
     try:
@@ -177,7 +177,7 @@ def _read_private(path: Path, max_bytes: int) -> bytes:
         status = os.fstat(descriptor)
         is_plain = stat.S_ISREG(status.st_mode) and status.st_size <= max_bytes
         if not (is_plain and _is_private(status)):
-            raise PermissionError(f"{path} is no program of this user")
+            raise PermissionError(f"{path} is not a program of this user")
         with open(descriptor, "rb", closefd=False) as file:
             return file.read()
     finally:
@@ -205,7 +205,7 @@ def _remove(path: Path) -> None:
 
 
 def _digest(key: str, program: bytes) -> bytes:
-    """Includes the key, so that a file under the name of another program does not fit."""
+    """Returns the SHA-256 of key and program: a file with the name of another does not match."""
     digest = hashlib.sha256(key.encode())
     digest.update(program)
     return digest.digest()

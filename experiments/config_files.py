@@ -31,7 +31,7 @@ def load(place: str, catalogue: Catalogue) -> ConfigDict:
     """Returns the config of a file; keys that it does not set have their defaults.
 
     Args:
-      place: The path of the file; after a colon, the argument of its `get_config`.
+      place: The path of the file; a colon and the argument of its `get_config` may follow.
       catalogue: The tasks and techniques that there are.
 
     Raises:
@@ -97,7 +97,7 @@ def _flat(returned: Mapping[Any, Any], sections: tuple[str, ...]) -> Iterator[tu
 
 def _no_function(path: str, module: ModuleType) -> str:
     hints = [how.format(path=path) for name, how in _OTHERS.items() if hasattr(module, name)]
-    hint = f"; it is a file for {hints[0]}" if hints else ", which returns a config"
+    hint = f"; it is a file for {hints[0]}" if hints else " that returns a config"
     return f"--config {path} has no function get_config(){hint}."
 
 
@@ -105,7 +105,7 @@ def _not_there(path: Path) -> str:
     configs = sorted(str(file) for file in path.parent.glob("*.py"))
     nearest = difflib.get_close_matches(str(path), configs) or configs
     hint = f"; there are {', '.join(nearest)}" if nearest else ""
-    return f"--config {path} is not there{hint}."
+    return f"--config {path} does not exist{hint}."
 
 
 def _place_of(error: Exception) -> str:

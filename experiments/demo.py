@@ -120,14 +120,14 @@ def _draw_knob(axes, variant, knob, color):
 
 
 def _draw_validation(axes, results, variant, color, theme):
-    for name, of_line in (("plain", theme.muted), (variant, color)):
+    for name, look in (("plain", {"linestyle": "dashed", "color": theme.muted}), (variant, {})):
         rows = results[name].rows
         accuracy = 100 * np.array([[row["val_accuracy"] for row in of_seed] for of_seed in rows])
         steps = [row["step"] for row in rows[0]]
-        axes.plot(steps, accuracy.mean(0), color=of_line, zorder=3 if name == variant else 2)
+        axes.plot(steps, accuracy.mean(0), **{"color": color, "linewidth": 1.5} | look)
     at = {"transform": axes.transAxes, "ha": "right"}
-    axes.text(0.98, 0.16, variant, color=theme.ink, weight="bold", **at)
-    axes.text(0.98, 0.04, "plain", color=theme.muted, **at)
+    axes.text(0.98, 0.16, variant, weight="bold", **at)
+    axes.text(0.98, 0.04, "plain (dashed)", color=theme.muted, **at)
     axes.set(xlabel="update", xlim=(0, steps[-1]), ylim=(88, 100))
     axes.tick_params(labelleft=variant == next(iter(KNOBS)))
 

@@ -5,8 +5,8 @@
         ...
         drawing.save(figure, path)
 
-The colours differ in lightness too, and colour-blind eyes tell them apart; where several lines
-share an axes, `LINES` gives each its own dashes, so that a print in black and white can be read.
+There are few colours, and colour-blind eyes tell them apart. Lines that share an axes also have
+dashes of their own, so that a print in black and white can be read.
 """
 
 import re
@@ -31,12 +31,21 @@ class Theme(NamedTuple):
 
 
 LIGHT = Theme(
-    "#ffffff", "#1f2328", "#59636e", "#d9dfe5", ("#0B4F8A", "#C2500A", "#21967A", "#C277AF")
+    ground="#ffffff",
+    ink="#1f2328",
+    muted="#59636e",
+    grid="#d9dfe5",
+    lines=("#0B4F8A", "#C2500A", "#21967A", "#C277AF", "#1f2328"),
 )
 DARK = Theme(
-    "#0d1117", "#e6edf3", "#9da7b1", "#343b43", ("#4C9FE0", "#FFC078", "#38D9A9", "#D98CC4")
+    ground="#0d1117",
+    ink="#e6edf3",
+    muted="#9da7b1",
+    grid="#343b43",
+    lines=("#4C9FE0", "#FFC078", "#38D9A9", "#D98CC4", "#e6edf3"),
 )
-DASHES = ("solid", "dashed", "dotted", "dashdot")
+THEMES = {"light": LIGHT, "dark": DARK}
+DASHES = ("solid", "dashed", "dotted", "dashdot", (0, (6, 2)))
 
 WIDTH = 8.0  # inches of a picture, which a page shows 800 pixels wide
 SIZE = 10.0  # points of text
@@ -84,6 +93,22 @@ def _settings(theme: Theme, size: float) -> dict[str, Any]:
         "legend.frameon": False,
         "svg.fonttype": "none",
     }
+
+
+def template(theme: Theme) -> dict[str, Any]:
+    """Returns the style as a template of Plotly."""
+    axis = {"gridcolor": theme.grid, "linecolor": theme.grid, "showgrid": True, "zeroline": False}
+    axis |= {"showline": True, "ticks": "", "tickfont": {"color": theme.muted, "size": 12}}
+    layout = {
+        "paper_bgcolor": theme.ground,
+        "plot_bgcolor": theme.ground,
+        "font": {"family": _FONTS, "size": 14, "color": theme.ink},
+        "xaxis": axis,
+        "yaxis": axis,
+        "hoverlabel": {"bgcolor": theme.ground, "bordercolor": theme.grid},
+        "modebar": {"color": theme.muted, "activecolor": theme.ink, "bgcolor": "rgba(0,0,0,0)"},
+    }
+    return {"layout": layout}
 
 
 def label_end(axes: Axes, text: str, x: float, y: float, color: str, **options: Any) -> None:

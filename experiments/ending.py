@@ -1,4 +1,4 @@
-"""The end of a command after an error: within seconds, whatever its threads wait for."""
+"""Ends a command within seconds after an error, whatever its threads wait for."""
 
 import contextlib
 import os
@@ -16,12 +16,12 @@ PATIENCE = 5.0  # seconds for threads to end, and for what is registered with `a
 
 @contextlib.contextmanager
 def ending_in_time() -> Iterator[None]:
-    """Ends the process with its exit code `PATIENCE` after an error leaves the body, at the latest.
+    """Ends the process with its exit code, at most `PATIENCE` after an error leaves the body.
 
-    At its end Python waits for every thread, and a library's may wait for what has failed. Only a
-    process that runs a command and nothing else is ended: whoever calls a script from a program of
-    their own, a test or a notebook, goes on with it. Several processes end together, each when
-    JAX has heard of the others.
+    At its end Python waits for every thread, and a thread of a library may wait for what has
+    failed. Only a process that runs a command and nothing else is ended: a program, a test or a
+    notebook that calls a script goes on. Several processes end together, each once JAX has heard of
+    the others.
     """
     try:
         yield

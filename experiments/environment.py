@@ -22,13 +22,13 @@ def library_versions() -> dict[str, str]:
 
 
 def hardware() -> str:
-    """Such as "2 x cpu, AMD EPYC 9B14"."""
+    """Returns the devices and the processor, such as "2 x cpu, AMD EPYC 9B14"."""
     devices = jax.devices()
     return f"{len(devices)} x {devices[0].device_kind}, {_processor()}"
 
 
 def revision() -> str | None:
-    """The commit of this code, with "+" where files differ from it; None outside of git."""
+    """Returns the commit of this code, with "+" where files differ; None outside of git."""
     git = [
         "git",
         "-C",
@@ -45,14 +45,14 @@ def revision() -> str | None:
 
 
 def record_start(workdir: Path, step: int) -> list[str]:
-    """Adds to `environment.json` where a run, or the rest of one, is started.
+    """Adds to `environment.json` the versions and the hardware on which a run starts or goes on.
 
     Args:
-      workdir: Where the file is.
-      step: Updates done before.
+      workdir: The folder of the file.
+      step: Number of updates done before.
 
     Returns:
-      What differs from the start before this one, in words; on it results depend to rounding.
+      What differs from the start before this one, in words. It changes results by rounding.
     """
     path = workdir / ENVIRONMENT
     starts, here = _starts(path), _here()
@@ -61,14 +61,14 @@ def record_start(workdir: Path, step: int) -> list[str]:
 
 
 def _starts(path: Path) -> list[dict[str, Any]]:
-    """Returns those before. A damaged file is set aside: it is a record, and no run needs it."""
+    """Returns the earlier starts. A damaged file is renamed: it is a record that no run needs."""
     try:
         return files.read(path) if files.is_there(path) else []
     except WorkdirError as error:
         aside = path.with_name(f"damaged-{path.name}")
         with files.writing(path):
             path.replace(aside)
-        _logger.warning("%s It is now %s.", error, aside.name)
+        _logger.warning("%s It was renamed to %s.", error, aside.name)
         return []
 
 

@@ -1,12 +1,12 @@
-"""Scores a run's checkpoint, the newest or the best on validation, and each class by itself.
+"""Scores a checkpoint of a run, the newest or the best on validation, and each class.
 
 python -m experiments.evaluate --workdir=runs/digits_all --checkpoint=best --split=test
 
-The run may still be training; the script changes nothing of it. To choose a run or a config, read
-the validation split; the test split is for what is chosen. Where an example has one class, it also
-prints the scores of each class and the confusion matrix; --confusion=FILE.png draws the matrix, and
---predictions=FILE.csv lists every example. --export=FILE writes the model as a program that needs
-JAX alone: docs/models.md shows how to load it.
+The run may still be training; this command changes nothing in it. Choose a run or a config by the
+validation split, and read the test split only for what you have chosen. If each example has one
+class, the command also prints the scores of each class and the confusion matrix;
+--confusion=FILE.png draws the matrix, and --predictions=FILE.csv lists every example. --export=FILE
+writes the model as a program that needs only JAX; docs/models.md shows how to load it.
 """
 
 import dataclasses
@@ -16,6 +16,7 @@ from pathlib import Path
 from absl import flags
 
 from cyclical_jax import data
+from cyclical_jax._words import counted
 from cyclical_jax.data import Stream
 from cyclical_jax.data.dataset import SPLITS, Split
 from cyclical_jax.tasks.classification import ACCURACY
@@ -58,11 +59,11 @@ def split_of(
     here = facts_of(recipe.dataset, loaded)
     if (here.num_classes, here.shape) != (facts.num_classes, facts.shape):
         raise RecipeError(
-            f"--workdir: the run has {facts.num_classes} classes of images {list(facts.shape)}, "
-            f"its dataset {here.num_classes} of {list(here.shape)}."
+            f"--workdir: the run was trained on images {list(facts.shape)} of {facts.num_classes} "
+            f"classes, but its dataset has images {list(here.shape)} of {here.num_classes} classes."
         )
     if not facts.is_seen_like(here):
-        raise RecipeError("--workdir: the run's dataset is normalised otherwise than it was then.")
+        raise RecipeError("--workdir: the run's dataset is not normalised as it was in training.")
     examples = getattr(loaded, split)
     if not data.num_examples(examples):
         raise RecipeError(f"--split: the run was trained on {recipe.train_on}; {split} is empty.")
@@ -88,15 +89,15 @@ def scores_of(
 
 
 def told(recipe: Recipe, scores: evaluation.Scores, top_5: float | None = None) -> str:
-    """Returns the scores in a line, the one that the task judges by first.
+    """Returns the scores in one line; the score that the task judges by comes first.
 
-    `top_5` stands after the accuracy, where the task has that score.
+    `top_5` comes after the accuracy, if the task has that score.
     """
     names = in_order(Score.of_recipe(recipe).name, scores)
     parts = [f"{words(name)} {recipe.structure.shown(name, scores[name])}" for name in names]
     if top_5 is not None and ACCURACY in names:
         parts.insert(names.index(ACCURACY) + 1, f"top-5 accuracy {top_5:.2%}")
-    return f"{', '.join(parts)}, on {scores['num_examples']:,} examples"
+    return f"{', '.join(parts)}, on {counted(scores['num_examples'], 'example')}"
 
 
 def main(
@@ -109,10 +110,10 @@ def main(
     data_dir: str | None = None,
     num_workers: int = 0,
 ) -> None:
-    """Prints the scores, and writes files.
+    """Prints the scores, and writes the files that are asked for.
 
     Args:
-      workdir: The workdir of the run, which is read alone.
+      workdir: The workdir of the run, which is only read.
       checkpoint: "best" or "newest".
       split: "train", "validation" or "test".
       files: {"confusion", "predictions" or "export": where it is written}.
@@ -135,7 +136,7 @@ def main(
     number = run.facts.num_classes
     top_5 = reader and class_scores.top_5_accuracy(reader.predictions(), number)
     print(
-        f"{checkpoint} of the checkpoints that {workdir} has kept, after {run.step:,} updates: "
+        f"{checkpoint} checkpoint kept in {workdir}, after {counted(run.step, 'update')}: "
         f"{split} {told(run.recipe, scores, top_5)}"
     )
     if reader:
@@ -167,15 +168,15 @@ def _tell_classes(
 
 
 def _has_classes(run: LoadedRun) -> bool:
-    """Returns whether an example has one class."""
+    """Returns whether each example has one class."""
     return CLASS_LOGITS in run.recipe.task.offers
 
 
 def _check_task(run: LoadedRun, files: dict[str, Path]) -> None:
-    """Raises RecipeError if a file is asked for that the task has nothing for."""
+    """Raises RecipeError if a file is asked for that the task cannot fill."""
     if not _has_classes(run) and (names := sorted(files.keys() & _SUFFIXES)):
-        lacks = f"which the task {run.recipe.task} has not"
-        raise RecipeError(f"--{names[0]} needs one class an example, {lacks}.")
+        task = run.recipe.task
+        raise RecipeError(f"--{names[0]} needs one class per example, but the task is {task}.")
 
 
 # ---- files
@@ -201,29 +202,25 @@ def _why_not(path: Path) -> str:
 if __name__ == "__main__":
     chosen = {
         "checkpoint": flags.DEFINE_enum(
-            "checkpoint", "newest", CHECKPOINTS, "Which checkpoint is read."
+            "checkpoint", "newest", CHECKPOINTS, "Checkpoint to score."
         ),
-        "split": flags.DEFINE_enum(
-            "split", "validation", SPLITS, "The split that it is judged on."
-        ),
+        "split": flags.DEFINE_enum("split", "validation", SPLITS, "Split to score it on."),
         "dataset": flags.DEFINE_string(
-            "dataset", None, "The run's own data, if it has moved, such as npz:moved/mine.npz."
+            "dataset", None, "Data of the run, if it has moved, such as npz:moved/mine.npz."
         ),
-        "data_dir": paths.define(
-            "data_dir", None, "Where TFDS's datasets are, if they have moved."
-        ),
+        "data_dir": paths.define("data_dir", None, "Folder of TFDS's datasets, if it has moved."),
         "num_workers": flags.DEFINE_integer(
             "num_workers",
             command_line.num_cores(),
-            "Processes that read images which do not fit in memory.",
+            "Number of processes that read images, if these do not fit in memory.",
             lower_bound=0,
         ),
     }
-    workdir_flag = paths.define("workdir", None, "The workdir of experiments.train.")
+    workdir_flag = paths.define("workdir", None, "Folder of a run of experiments.train.")
     written = {
-        "confusion": "A .png file for the confusion matrix.",
-        "predictions": "A .csv file for the five likeliest classes of each example.",
-        "export": "A file for the model as a program of jax.export, for cpu, cuda and tpu.",
+        "confusion": "PNG file to draw the confusion matrix in.",
+        "predictions": "CSV file to write the five likeliest classes of each example to.",
+        "export": "File to write the model to, as a program of jax.export for cpu, cuda and tpu.",
     }
     file_flags = {name: paths.define(name, None, help) for name, help in written.items()}
     flags.mark_flags_as_required(["workdir"])

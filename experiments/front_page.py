@@ -29,14 +29,14 @@ _MARKER = re.compile(r"<!-- /?(?:table|origin)\b")
 
 
 def pages() -> dict[Path, str]:
-    """Each page with a table, as it should be; a test compares them with what is there."""
+    """Returns the text that each page with a table should have; a test compares it to the page."""
     found = records()
     texts = {page: page.read_text() for page in sorted(DOCS.glob("*.md"))}
     return {page: filled(text, found) for page, text in texts.items() if _MARKER.search(text)}
 
 
 def records() -> dict[str, Record]:
-    """The tables of docs/results, by their names."""
+    """Returns the tables of docs/results, by their names."""
     return {path.stem: read(path) for path in sorted(RESULTS.glob("*.json"))}
 
 

@@ -1,6 +1,6 @@
-"""Makes the grid of a range test, and the interval that its losses suggest.
+"""The grid of a range test, and the interval that its losses suggest.
 
-This is Smith's learning-rate range test for any knob, on a grid, with several seeds a value.
+This is Smith's learning-rate range test for any knob, on a grid, with several seeds per value.
 """
 
 import math
@@ -24,12 +24,12 @@ _KEY = "dot: a run; line: mean; band: standard deviation; cross: a run stopped b
 
 
 class Suggestion(NamedTuple):
-    """An interval of values that do as well as the best, as far as the seeds can tell."""
+    """The interval of values that do as well as the best one, as far as the seeds can tell."""
 
     low: float
     high: float
     best: float  # the value of the lowest mean loss
-    best_is_at_end: bool  # of the grid: a better one may lie beyond it
+    best_is_at_end: bool  # whether it is an end of the grid: a better one may lie beyond
 
 
 def grid(low: float, high: float, num: int, scale: str) -> list[float]:
@@ -41,19 +41,19 @@ def grid(low: float, high: float, num: int, scale: str) -> list[float]:
       RecipeError: There is no such grid.
     """
     if scale not in SCALES:
-        raise RecipeError(f"scale must be one of {', '.join(SCALES)}, not {scale!r}.")
+        raise RecipeError(f"scale must be one of {', '.join(SCALES)}, got {scale!r}.")
     if num < 2:
-        raise RecipeError(f"num must be at least 2, both ends of the grid, not {num}.")
+        raise RecipeError(f"num must be at least 2, for both ends of the grid, got {num}.")
     if not (math.isfinite(low) and math.isfinite(high) and low < high):
-        raise RecipeError(f"low must be below high, both finite, not low={low}, high={high}.")
+        raise RecipeError(f"low must be below high, and both finite, got low={low}, high={high}.")
     if scale == "log" and low <= 0:
-        raise RecipeError(f"low must be above 0 on a log scale, not {low}.")
+        raise RecipeError(f"low must be above 0 on a log scale, got {low}.")
     spaced = np.geomspace if scale == "log" else np.linspace
     return spaced(low, high, num).tolist()
 
 
 def suggest(values: Sequence[float], losses: Sequence[Scores]) -> Suggestion:
-    """Returns the values around the best whose mean loss is within a standard error of its own.
+    """Returns the values around the best whose mean loss is within a standard error of the best.
 
     The best value has the lowest mean; its standard error is std / sqrt(n) over its n seeds,
     with ddof = 1. The interval goes from the best to both sides until a value does worse, or has a
@@ -69,10 +69,12 @@ def suggest(values: Sequence[float], losses: Sequence[Scores]) -> Suggestion:
     """
     num_seeds = min(map(len, losses))
     if num_seeds < 2:
-        raise RecipeError(f"A standard error needs at least 2 seeds a value, not {num_seeds}.")
+        raise RecipeError(f"A standard error needs at least 2 seeds per value, got {num_seeds}.")
     means = np.array([_mean_if_all_finite(scores) for scores in losses])
     if not np.isfinite(means).any():
-        raise RecipeError("No value had all its runs finite: try others, or a smaller step size.")
+        raise RecipeError(
+            "At every value a run stopped being finite: try other values or a lower learning rate."
+        )
     best = int(means.argmin())
     limit = means[best] + np.std(losses[best], ddof=1) / math.sqrt(len(losses[best]))
     low, high = _run_around(best, means <= limit)
@@ -106,10 +108,10 @@ def picture(
     scale: str,
     path: Path,
 ) -> None:
-    """Draws scores on validation against the knob's value as a PNG, with `interval` shaded.
+    """Draws validation scores against the knob's value as a PNG, with `interval` shaded.
 
-    A run is a dot, and a line has the mean and ± one standard deviation over the seeds; where a run
-    stopped being finite there is a cross and no mean.
+    Each run is a dot. A line shows the mean, and a band ± one standard deviation over the seeds. A
+    cross marks a value at which a run stopped being finite; it has no mean.
 
     Args:
       values: As of `grid`.

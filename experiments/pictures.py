@@ -26,7 +26,6 @@ from experiments.drawing import Theme
 from experiments.score import ACCURACY
 
 FOLDER = front_page.DOCS / "pictures"
-THEMES = {"light": drawing.LIGHT, "dark": drawing.DARK}
 _LARGE = 15.0  # points: still legible where a phone shows the picture 360 pixels wide
 _LEFT, _WIDE = 0.31, 0.66  # where the clock begins in the picture of the cycle, and its width
 
@@ -174,8 +173,8 @@ PICTURES: dict[str, Callable[[Theme], Figure]] = {draw.__name__: draw for draw i
 
 
 def draw(name: str, theme: str, path: Path) -> None:
-    """Draws a picture of `PICTURES` in a theme of `THEMES` as an SVG."""
-    with drawing.style(THEMES[theme], size=_LARGE) as colours:
+    """Draws a picture of `PICTURES` in a theme of `drawing.THEMES` as an SVG."""
+    with drawing.style(drawing.THEMES[theme], size=_LARGE) as colours:
         figure = PICTURES[name](colours)
         drawing.save(figure, path, format="svg", transparent=True)
 
@@ -193,7 +192,7 @@ def draw_range_test(record: Mapping[str, Any], path: Path) -> None:
 def files() -> Iterator[tuple[Path, Callable[[Path], None]]]:
     """Yields each file, and the function that writes it to a path."""
     for name in PICTURES:
-        for theme in THEMES:
+        for theme in drawing.THEMES:
             yield FOLDER / f"{name}-{theme}.svg", functools.partial(draw, name, theme)
     for name, record in front_page.records().items():
         yield front_page.RESULTS / f"{name}.png", functools.partial(presentation.picture, record)

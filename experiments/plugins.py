@@ -1,4 +1,4 @@
-"""The flag by which somebody else's techniques, tasks, models and losses enter a command."""
+"""The flag --plugin, which adds techniques, tasks, models and losses of your own to a command."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -15,7 +15,7 @@ from experiments import paths
 _PLUGIN = paths.define_multi(
     "plugin",
     [],
-    "A Python file that defines TECHNIQUES, TASKS, MODELS or LOSSES; see docs/extending.md.",
+    "Python file that defines TECHNIQUES, TASKS, MODELS or LOSSES; see docs/extending.md.",
 )
 
 
@@ -29,9 +29,9 @@ def catalogue() -> Catalogue:
 
 
 def with_their_keys(config: ConfigDict) -> ConfigDict:
-    """Returns `config`, to which the keys of the plugins were added at their defaults.
+    """Returns `config` with the keys of the plugins added at their defaults.
 
-    So were those of a file that it names, such as a model's.
+    The keys of a file that it names, such as a model's, are added too.
     """
     further = catalogue().keys.keys() - CATALOGUE.keys.keys()
     config = completed(config, {key: catalogue().keys[key] for key in further})

@@ -1,4 +1,4 @@
-"""Puts a dataset where `cyclical_jax.data.load` finds it, without TensorFlow.
+"""Prepares a dataset for `cyclical_jax.data.load`, without TensorFlow.
 
 python -m experiments.prepare_data --dataset=fashion_mnist
 python -m experiments.prepare_data --dataset=tfds:svhn_cropped
@@ -12,9 +12,14 @@ from absl import flags
 from experiments import command_line, paths
 from experiments.waiting import Waiting
 
-_DATASET = flags.DEFINE_string("dataset", None, "Its name here, or tfds:NAME.", required=True)
-_DATA_DIR = paths.define("data_dir", None, "Where TFDS keeps its datasets.")
-_RAW_DIR = paths.define("raw_dir", None, "Where the official files are, if here.")
+_DATASET = flags.DEFINE_string(
+    "dataset",
+    None,
+    "Dataset to prepare, such as fashion_mnist or tfds:NAME.",
+    required=True,
+)
+_DATA_DIR = paths.define("data_dir", None, "Folder of TFDS's datasets; by default TFDS's own.")
+_RAW_DIR = paths.define("raw_dir", None, "Folder of the official files, if they are here.")
 
 
 def main() -> None:
@@ -28,7 +33,7 @@ def main() -> None:
         _fail(f"{error}. Install it: pip install 'cyclical-jax[train]'")
     except (OSError, ValueError) as error:
         _fail(str(error))
-    counts = [f"{info.num_examples} {split}" for split, info in builder.info.splits.items()]
+    counts = [f"{info.num_examples:,} {split}" for split, info in builder.info.splits.items()]
     print(f"{_DATASET.value} is in {builder.data_path}: {', '.join(counts)} examples.")
 
 

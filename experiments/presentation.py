@@ -167,7 +167,7 @@ def row(dataset: Mapping[str, Any], name: str) -> list[str]:
 
 
 def _against(name, control):
-    return f"`{name}`" if control is None else f"`{name}` against `{control}`"
+    return f"`{name}`" if control is None else f"`{name}` vs `{control}`"
 
 
 def _power(dataset):

@@ -1,8 +1,9 @@
-"""Draws every knob of a config over its whole run, before anything is trained.
+"""Draws every value of a config that changes over the run, before anything is trained.
 
 python -m experiments.preview --config=configs/digits.py:all
 
-Writes preview.png and prints small plots, in seconds. It needs the config alone, not the data.
+The command writes preview.png and prints small plots, within seconds. It needs only the config, not
+the data.
 """
 
 import math
@@ -22,6 +23,7 @@ from ml_collections import ConfigDict
 
 from cyclical_jax import data
 from cyclical_jax._files import whole
+from cyclical_jax._words import counted
 from cyclical_jax.accumulation import windows_schedule
 from cyclical_jax.catalogue import parse
 from cyclical_jax.techniques import learning_rate
@@ -48,7 +50,7 @@ class Line(NamedTuple):
 
     @property
     def extremes(self) -> list[float]:
-        """Its least and greatest value, or the one that it keeps."""
+        """Its least and its greatest value, or the one value that it keeps."""
         return sorted({*(self.ends or (float(self.values.min()), float(self.values.max())))})
 
 
@@ -68,14 +70,14 @@ class Preview(NamedTuple):
 
     @property
     def constant(self) -> str:
-        """The others, in words."""
+        """The lines that are not drawn, in words."""
         titles = [line.title for line in self.lines.values() if len(line.extremes) == 1]
         unbroken = ", ".join(title.replace(" ", "\N{NO-BREAK SPACE}") for title in titles)
         return f"constant: {unbroken}" if titles else ""
 
 
 def preview(recipe: Recipe) -> Preview:
-    """Evaluates the schedules that training would make.
+    """Returns the values of the schedules that training would make.
 
     Raises:
       RecipeError: The recipe does not fit the size of its dataset.
@@ -98,7 +100,8 @@ def preview(recipe: Recipe) -> Preview:
         lines["accumulate"] = Line(title, values, is_log=False)
     epochs = timetable.epoch(timetable.micro_steps)
     return Preview(
-        f"{recipe.dataset}: {last + 1:,} updates, {epochs:g} epochs of {examples:,} examples",
+        f"{recipe.dataset}: {counted(last + 1, 'update')}, {counted(epochs, 'epoch')} of "
+        f"{counted(examples, 'example')}",
         counts,
         timetable.micro_steps_per_epoch * timetable.total_steps / timetable.micro_steps,
         lines,
@@ -128,14 +131,14 @@ def _told(recipe: Recipe, key: str) -> str:
 
 
 def _is_log(recipe: Recipe, key: str) -> bool:
-    """Returns whether it spans a decade on the log scale, and never comes near 0."""
+    """Returns whether a knob needs a log axis: it spans a decade and never comes near 0."""
     easy, hard, _ = recipe.numbers[key]
     spans_a_decade = _scale(recipe, key) == "log" and max(easy, hard) >= 10 * min(easy, hard)
     return spans_a_decade and not _schedule(recipe, key)
 
 
 def _ends(recipe: Recipe, key: str) -> tuple[float, ...]:
-    """Returns where a knob turns; nothing where a schedule multiplies it."""
+    """Returns the values at which a knob turns; none where a schedule multiplies it."""
     easy, hard, _ = recipe.numbers[key]
     return () if _schedule(recipe, key) else (easy, hard)
 
@@ -151,7 +154,7 @@ def _schedule(recipe: Recipe, key: str) -> str | None:
 
 
 def picture(drawn: Preview, theme: Theme = drawing.LIGHT) -> Figure:
-    """Small axes, one a knob that changes, over updates; above the first row, epochs."""
+    """Returns a figure with small axes for each knob that changes, over updates and epochs."""
     rows = max(1, math.ceil(len(drawn.changing) / _ACROSS))
     figure = Figure(figsize=(drawing.WIDTH, 1 + 1.7 * rows), layout="constrained")
     figure.suptitle(f"{drawn.title}; easy → hard", fontsize=drawing.SIZE)
@@ -177,7 +180,7 @@ def _epochs(updates_per_epoch: float):
 
 
 def text(drawn: Preview, *, width: int) -> str:
-    """The same in characters, without colours, on lines of `width` of them, but at least 38."""
+    """Returns the same as text without colours, in lines of `width` characters, at least 38."""
     width = max(width, _PANEL_COLUMNS)
     columns = width // _PANEL_COLUMNS
     rows = math.ceil(len(drawn.changing) / columns)
@@ -233,6 +236,6 @@ def main(config: ConfigDict, workdir: Path) -> None:
 
 if __name__ == "__main__":
     config_flag = command_line.define_config()
-    workdir_flag = paths.define("workdir", "runs/preview", "Where preview.png goes.")
+    workdir_flag = paths.define("workdir", "runs/preview", "Folder for preview.png.")
     flags.mark_flags_as_required(["config"])
     command_line.run(lambda: main(command_line.config_of(config_flag), workdir_flag.value))

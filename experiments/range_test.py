@@ -1,13 +1,13 @@
-"""Finds the range of a knob to cycle in: short runs over a grid of its values, several seeds each.
+"""Finds a range for a value to cycle in: short runs on a grid of values, several seeds each.
 
 python -m experiments.range_test --config=configs/digits.py --knob=optimizer.weight_decay \\
     --low=1e-5 --high=1 --duration="10 epochs" --workdir=runs/range_test
 
-This is L. N. Smith's learning-rate range test (1506.01186) for any knob. Each value has runs of its
-own, so that no value profits from those before it. The script suggests the values around the best
-whose mean validation loss lies within one standard error of the best one's, and draws the score
-that the task judges by beside the loss. By the paper's reading the lower end is easy. Test is not
-read.
+This is L. N. Smith's learning-rate range test (1506.01186) for any key that may cycle. Each value
+has runs of its own, so that no value profits from those before it. The command suggests the values
+around the best one whose mean validation loss lies within one standard error of the best, and draws
+the validation loss and the score that the task judges by. In the paper's reading the lower end is
+easy. The test split is not read.
 """
 
 from collections.abc import Mapping, Sequence
@@ -28,17 +28,17 @@ from experiments.arms import changed
 from experiments.score import Score
 
 _CONFIG = command_line.define_config()
-_KNOB = flags.DEFINE_string("knob", None, "A key that may cycle, e.g. optimizer.weight_decay.")
-_LOW = flags.DEFINE_float("low", None, "Lowest value.")
-_HIGH = flags.DEFINE_float("high", None, "Highest value.")
-_NUM = flags.DEFINE_integer("num", 13, "Number of values.")
-_SCALE = flags.DEFINE_enum("scale", "log", grids.SCALES, "How they are spaced.")
-_NUM_SEEDS = flags.DEFINE_integer("num_seeds", 5, "Runs of each value.", lower_bound=2)
+_KNOB = flags.DEFINE_string("knob", None, "Key to test, such as optimizer.weight_decay.")
+_LOW = flags.DEFINE_float("low", None, "Lowest value of the grid.")
+_HIGH = flags.DEFINE_float("high", None, "Highest value of the grid.")
+_NUM = flags.DEFINE_integer("num", 13, "Number of values in the grid.")
+_SCALE = flags.DEFINE_enum("scale", "log", grids.SCALES, "Spacing of the values.")
+_NUM_SEEDS = flags.DEFINE_integer("num_seeds", 5, "Number of runs per value.", lower_bound=2)
 _DURATION = flags.DEFINE_string(
-    "duration", None, "Length of a run, e.g. '10 epochs'; the config's if not given."
+    "duration", None, "Length of a run, such as '10 epochs'; by default the config's."
 )
-_WORKDIR = paths.define("workdir", "runs/range_test", "Where runs are kept and results go.")
-_MIX = flags.DEFINE_bool("mix_versions", False, "Take runs of another version of the code too.")
+_WORKDIR = paths.define("workdir", "runs/range_test", "Folder for the runs and the results.")
+_MIX = flags.DEFINE_bool("mix_versions", False, "Also use runs of another version of the code.")
 
 _SPLITS = ("validation",)
 
@@ -64,12 +64,12 @@ def recipes_of(
         for value in values
     ]
     if recipes[0][0].train_on != "train":
-        raise RecipeError("train_on must be 'train': the values are judged on validation.")
+        raise RecipeError("train_on must be 'train': the validation split judges the values.")
     return recipes
 
 
 def _not_a_knob(catalogue: Catalogue, knob: str, knobs: Sequence[str]) -> str:
-    """Returns a line with what may be meant, or else with all that may cycle."""
+    """Returns a line with the key that may be meant, or else with all keys that may cycle."""
     meant = instead_of(catalogue, knob)
     if knob not in (*catalogue.keys, *catalogue.sections) and any(
         meant.endswith(f" {key}") for key in knobs
@@ -97,27 +97,29 @@ def _score(outcome: Outcome, name: str) -> float | None:
 
 
 def advice(knob: str, values: Sequence[float], suggestion: grids.Suggestion) -> str:
-    """Returns what to paste, and what to know about it."""
+    """Returns the option to paste, and what to know about it, as text."""
     low, high = (float(f"{end:.3g}") for end in (suggestion.low, suggestion.high))
-    lines = [f"best: {suggestion.best:.3g}; within a standard error of it: {low} to {high}"]
+    best = f"{suggestion.best:.3g}"
+    lines = [f"best value: {best}; values within a standard error of the best: {low} to {high}"]
     if suggestion.low == values[0] or suggestion.high == values[-1]:
         lines.append(
-            "this range ends where the grid ends, and may go on beyond it: "
-            f"widen {_widened(values, suggestion)} to see"
+            "the range reaches the end of the grid, and good values may lie beyond: "
+            f"{_widened(values, suggestion)} to see"
         )
     if low == high:
-        return "\n".join([*lines, f"no other value is as good: --config.{knob}={low}"])
+        return "\n".join([*lines, f"no other value does as well: --config.{knob}={low}"])
     return "\n".join([*lines, f"'--config.{knob}=cyclical({low}, {high})'"])
 
 
 def _widened(values: Sequence[float], suggestion: grids.Suggestion) -> str:
-    """Returns the flags of the ends that were reached."""
-    low = ["--low"] if suggestion.low == values[0] else []
-    return " and ".join([*low, *(["--high"] if suggestion.high == values[-1] else [])])
+    """Returns what to do with the flags of the ends that were reached."""
+    low = ["lower --low"] if suggestion.low == values[0] else []
+    high = ["raise --high"] if suggestion.high == values[-1] else []
+    return " and ".join(low + high)
 
 
 def run(config: ConfigDict, workdir: Path) -> dict[str, Any]:
-    """Makes the test that the flags ask for; writes range_test.json and .png.
+    """Runs the test that the flags ask for, and writes range_test.json and range_test.png.
 
     Returns:
       The record that is in range_test.json.
@@ -159,7 +161,7 @@ def main():
     parse(config, catalogue=plugins.catalogue())
     record = run(config, _WORKDIR.value)
     print(advice(record["knob"], record["values"], grids.Suggestion(**record["suggestion"])))
-    print(f"{_WORKDIR.value}: range_test.json, range_test.png")
+    print(f"written to {_WORKDIR.value}: range_test.json, range_test.png")
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """The record of a table: what its JSON file must hold, and the one reader of it.
 
-A report, a front page and a picture believe what is read here, and check nothing of it themselves.
+Reports, front pages and pictures trust what is read here, and check nothing themselves.
 """
 
 from collections.abc import Iterator, Mapping
@@ -9,6 +9,7 @@ from typing import Any
 
 from cyclical_jax import _files
 from cyclical_jax._files import NUMBER, DamagedError, Maybe, Pattern
+from cyclical_jax._words import counted
 from cyclical_jax.training import files
 from experiments import statistics
 from experiments.score import Score
@@ -36,7 +37,7 @@ RECORD: Pattern = {
     **dict.fromkeys(("table", "about", "command", "version", "hardware"), str),
     "datasets": {...: _DATASET},
 }
-_REMEDY = "Give the JSON file of a table; the table's command writes it anew."
+_REMEDY = "Give the JSON file of a table; the command of the table writes it anew."
 
 
 def read(path: Path) -> dict[str, Any]:
@@ -53,7 +54,7 @@ def read(path: Path) -> dict[str, Any]:
 
 
 def _problems(record: Mapping[str, Any]) -> Iterator[str]:
-    """Yields what does not fit together, in words."""
+    """Yields a line for each thing that does not fit together."""
     for name, dataset in record["datasets"].items():
         score = Score.of_record(dataset)
         if score.best not in ("max", "min"):
@@ -65,16 +66,16 @@ def _problems(record: Mapping[str, Any]) -> Iterator[str]:
 
 def _problems_of_arm(arm: Mapping[str, Any], judged: str, arms: Mapping[str, Any]) -> Iterator[str]:
     if arm["control"] is not None and arm["control"] not in arms:
-        yield f"'control' is {arm['control'][:40]!r}, no arm,"
+        yield f"'control' is {arm['control'][:40]!r}, which is not an arm,"
     if judged not in arm["test"]:
         yield f"'test' has no {judged[:40]!r}"
     for name, values, length in _lists(arm):
         if len(values) != length:
-            yield f"{name[:40]!r} has {len(values)} entries, not {length},"
+            yield f"{name[:40]!r} has {counted(len(values), 'entry', 'entries')}, not {length},"
 
 
 def _lists(arm: Mapping[str, Any]) -> Iterator[tuple[str, list, int]]:
-    """Yields names and lists with the length that each must have: an entry a seed, or a row."""
+    """Yields (name, list, the length that it must have: the number of seeds or of rows)."""
     curves, num_seeds, num_rows = arm["curves"], len(arm["seeds"]), len(arm["curves"]["epoch"])
     yield from ((name, scores, num_seeds) for name, scores in arm["test"].items())
     yield "step", curves["step"], num_rows

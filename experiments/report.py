@@ -1,13 +1,13 @@
-"""Writes one HTML file of a finished table, of a run or of several, which reads without a network.
+"""Writes one HTML page about a finished table, a run or several runs, for reading offline.
 
 python -m experiments.report --results=docs/results/weight_decay.json
 python -m experiments.report --results=runs/digits_all
 python -m experiments.report --results=runs/digits,runs/digits_all
 
-The file goes beside the results, unless --output says where: weight_decay.html, report.html in the
-workdir of a run, comparison.html beside several runs, whose curves are laid over each other.
-The page has curves to zoom into and to hover over, the scores of the test split, and their origin.
-A click on an arm in a legend hides it in all panels below.
+The page goes beside the results unless --output names another file: weight_decay.html for a table,
+report.html in the workdir of a run, comparison.html beside several runs, whose curves share one
+plot. The page has curves to zoom into and to hover over, the scores on the test split, and where
+they come from. A click on an arm in a legend hides it in all panels below.
 """
 
 import contextlib
@@ -25,7 +25,7 @@ from plotly.subplots import make_subplots
 from cyclical_jax import _files
 from cyclical_jax.training import files
 from cyclical_jax.training.files import CONFIG, METRICS, RESULT, WorkdirError
-from experiments import command_line, paths, presentation, records
+from experiments import command_line, drawing, paths, presentation, records
 from experiments.score import Score, fractions_of_log, fractions_of_record, number, words
 
 # Titles of what is measured in training, in the order of the panels. The log of a run does not say
@@ -39,9 +39,11 @@ _OF_TRAINING = {
 _VALIDATION = "val_"  # the columns of the log that begin with it are scores on validation
 _NO_CURVES = {"step", "epoch", "images_per_second", "seconds", "skipped"}
 
-# Okabe and Ito's colours without yellow, which are told apart by all eyes; then again, dashed.
-_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-_DASHES = ("solid", "dash", "dot", "dashdot")
+_ENDS = ("easy", "hard")  # of a cycle in a config
+
+# Arms that follow each other differ in colour and in dashes, for a print in black and white too.
+_DASHES = ("solid", "dash", "dot", "dashdot", "longdash", "longdashdot")
+_HINT = "A click on a name hides it in all panels."
 _TALL, _FLAT, _GAP = 320, 150, 50  # pixels of the first panel, of the others and between them
 
 _PAGE = """<!DOCTYPE html>
@@ -53,18 +55,37 @@ _PAGE = """<!DOCTYPE html>
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <title>{title}</title>
 <style>
-body {{ color: #222; background: #fff; font: 16px/1.5 system-ui, sans-serif;
-  max-width: 72rem; margin: 0 auto; padding: 1rem; }}
-pre, .scores {{ overflow-x: auto; }}
-pre {{ background: #f4f4f4; padding: .5rem; }}
-table {{ border-collapse: collapse; white-space: nowrap; }}
-th, td {{ border-bottom: 1px solid #ccc; padding: .25rem .75rem .25rem 0; text-align: left; }}
+:root {{ color-scheme: light dark; --ink: {light.ink}; --muted: {light.muted};
+  --ground: {light.ground}; --grid: {light.grid}; --code: #f3f5f7; }}
+@media (prefers-color-scheme: dark) {{ :root {{ --ink: {dark.ink}; --muted: {dark.muted};
+  --ground: {dark.ground}; --grid: {dark.grid}; --code: #1a2028; }} }}
+body {{ color: var(--ink); background: var(--ground); font: 16px/1.5 system-ui, sans-serif;
+  max-width: 72rem; margin: 0 auto; padding: 1rem; overflow-wrap: anywhere; }}
+pre {{ background: var(--code); padding: .5rem; white-space: pre-wrap; }}
+.scores {{ overflow-x: auto; margin: 1rem 0; }}
+.note {{ color: var(--muted); margin: 1rem 0 0; }}
+table {{ border-collapse: collapse; white-space: nowrap; font-variant-numeric: tabular-nums; }}
+th, td {{ border-bottom: 1px solid var(--grid); padding: .25rem 1rem .25rem 0; text-align: left; }}
 </style>
 <script>{library}</script>
 </head>
 <body>
 <h1>{title}</h1>
 {body}
+<script>
+const THEMES = {themes};
+const dark = matchMedia("(prefers-color-scheme: dark)");
+const paint = () => {{
+  const theme = THEMES[dark.matches ? "dark" : "light"];
+  for (const plot of document.querySelectorAll(".js-plotly-plot")) {{
+    const colours = plot.data.map((trace) => theme.lines[trace.meta]);
+    const ofTraces = {{"line.color": colours, fillcolor: colours}};
+    Plotly.update(plot, ofTraces, {{template: theme.template}});
+  }}
+}};
+dark.addEventListener("change", paint);
+if (dark.matches) paint();
+</script>
 </body>
 </html>
 """
@@ -98,8 +119,18 @@ def page(*results: Path) -> str:
         with _naming_results():
             record = records.read(results[0])
         title, parts = record["table"], table_parts(record)
-    library = plotly.offline.get_plotlyjs()
-    return _PAGE.format(title=html.escape(title), library=library, body="\n".join(parts))
+    return _PAGE.format(
+        title=html.escape(title),
+        library=plotly.offline.get_plotlyjs(),
+        body="\n".join(parts),
+        themes=json.dumps({name: _colours(theme) for name, theme in drawing.THEMES.items()}),
+        **drawing.THEMES,
+    )
+
+
+def _colours(theme: drawing.Theme) -> dict[str, Any]:
+    """Returns what a script of the page needs to draw the figures in a theme."""
+    return {"lines": theme.lines, "template": drawing.template(theme)}
 
 
 # ---- a table
@@ -108,7 +139,7 @@ def page(*results: Path) -> str:
 def table_parts(record: Mapping[str, Any]) -> Iterator[str]:
     """Yields HTML of the record's origin, and for each dataset its scores and curves."""
     yield f"<p>{html.escape(record['about'])}</p>"
-    yield f"<pre>{html.escape(record['command'])}</pre>"
+    yield f"<pre>{html.escape(_broken(record['command']))}</pre>"
     yield f"<p>{html.escape(record['version'])}<br>{html.escape(record['hardware'])}</p>"
     for name, dataset in record["datasets"].items():
         splits = {"num_train": "training", "num_validation": "validation", "num_test": "test"}
@@ -120,6 +151,11 @@ def table_parts(record: Mapping[str, Any]) -> Iterator[str]:
         arms = [_arm_of_table(*arm, titles) for arm in dataset["arms"].items()]
         yield from _figure_parts(arms, titles, fractions_of_record(dataset))
     yield f"<p>{html.escape(presentation.legend(record))}</p>"
+
+
+def _broken(command: str) -> str:
+    """Returns a long command as a shell takes it on several lines."""
+    return command if len(command) <= 72 else command.replace(" --", " \\\n    --")
 
 
 def _of_validation(names: Sequence[str]) -> dict[str, str]:
@@ -144,7 +180,7 @@ def _named(workdirs: Sequence[Path]) -> dict[str, Path]:
     """Returns the workdirs by their last names, or by their whole ones where these are the same."""
     for path in workdirs:
         if path.is_file():
-            raise WorkdirError(f"--results: {path} is a file; only runs go together on one page.")
+            raise WorkdirError(f"--results: {path} is a file; only runs can share a page.")
     are_told_apart = len({path.name for path in workdirs}) == len(workdirs)
     return {path.name if are_told_apart else str(path): path for path in workdirs}
 
@@ -163,7 +199,7 @@ def run_parts(workdirs: Mapping[str, Path]) -> Iterator[str]:
         keys = dict.fromkeys(key for config in flat.values() for key in config)
         differ = [key for key in keys if len({repr(c.get(key)) for c in flat.values()}) > 1]
         different = {name: {key: c.get(key) for key in differ} for name, c in flat.items()}
-        yield from _compared("config", different, lambda key, value: str(value), len(workdirs))
+        yield from _compared("config", different, lambda _, value: _told(value), len(workdirs))
     names = dict.fromkeys(name for arm in arms for name in arm.curves)
     scores = [name.removeprefix(_VALIDATION) for name in names if name.startswith(_VALIDATION)]
     titles = _of_validation([name for name in scores if name != "loss"]) | _OF_TRAINING
@@ -203,9 +239,18 @@ def _flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """Returns {"section.key": value}; a cycle is a value."""
     flat: dict[str, Any] = {}
     for name, value in config.items():
-        is_section = isinstance(value, dict) and "easy" not in value
+        is_section = isinstance(value, dict) and not value.keys() >= set(_ENDS)
         flat |= _flat(value, f"{name}.") if is_section else {f"{prefix}{name}": value}
     return flat
+
+
+def _told(value: Any) -> str:
+    """Returns a value as one would write it on the command line."""
+    if not isinstance(value, dict):
+        return str(value)
+    default = {"scale": "linear"}
+    options = [f"{k}={v!r}" for k, v in value.items() if k not in _ENDS and v != default.get(k)]
+    return f"cyclical({', '.join([*(f'{value[end]:g}' for end in _ENDS), *options])})"
 
 
 def _shown(name: str, value: Any) -> str:
@@ -277,26 +322,42 @@ def _figure_parts(
 ) -> Iterator[str]:
     """Yields HTML of the panels of `titles` and of the knobs that change, then the other knobs."""
     knobs = _values_of_knobs(arms, titles)
-    changing = {name: name for name, values in knobs.items() if len(values) > 1}
-    panels = titles | changing
+    changing = [name for name, of_arms in knobs.items() if max(map(len, of_arms.values())) > 1]
+    panels = titles | {name: name for name in changing}
     if any(name in panels for arm in arms for name in arm.curves):  # a run stayed finite
+        yield f'<p class="note">{_HINT}</p>' if len(arms) > 1 else ""
         yield figure(arms, panels, percent).to_html(
             full_html=False,
             include_plotlyjs=False,
             config={"responsive": True, "displaylogo": False, "showSendToCloud": False},
         )
-    same = [f"{name} {_number(*values)}" for name, values in knobs.items() if len(values) == 1]
-    yield f"<p>Constant: {html.escape(', '.join(same))}.</p>" if same else ""
+    yield from _constants(arms, {name: knobs[name] for name in knobs if name not in changing})
 
 
 def _values_of_knobs(
     arms: Sequence[Arm], titles: Mapping[str, str]
-) -> dict[str, set[float | None]]:
-    values: dict[str, set] = {}
+) -> dict[str, dict[str, set[float]]]:
+    """Returns the values that each knob has in each arm."""
+    values: dict[str, dict[str, set]] = {}
     for arm in arms:
         for name in arm.curves.keys() - titles.keys():
-            values.setdefault(name, set()).update(arm.curves[name].mean)
+            there = {value for value in arm.curves[name].mean if value is not None}
+            values.setdefault(name, {})[arm.name] = there
     return dict(sorted(values.items()))
+
+
+def _constants(arms: Sequence[Arm], knobs: Mapping[str, Mapping[str, set[float]]]) -> Iterator[str]:
+    """Yields the knobs that no arm changes: a table of those that differ, a line of the others."""
+    same, rows = [], []
+    for name, of_arms in knobs.items():
+        values = {arm: _number(*there) for arm, there in of_arms.items() if there}
+        if len(set(values.values())) == 1:
+            same.append(f"{name} {next(iter(values.values()))}")
+        else:
+            rows.append([name, *(values.get(arm.name, "") for arm in arms)])
+    if rows:
+        yield _table([["constant", *(arm.name for arm in arms)], *rows])
+    yield f"<p>Constant: {html.escape(', '.join(same))}.</p>" if same else ""
 
 
 def figure(arms: Sequence[Arm], titles: Mapping[str, str], percent: Sequence[str] = ()) -> Figure:
@@ -326,16 +387,18 @@ def figure(arms: Sequence[Arm], titles: Mapping[str, str], percent: Sequence[str
 
 def _traces(arm: Arm, at: int, names: Sequence[str]) -> Iterator[dict[str, Any]]:
     """Yields a line for each curve, and the band of a standard deviation on either side."""
-    colour = _COLOURS[at % len(_COLOURS)]
-    dash = _DASHES[at // len(_COLOURS) % len(_DASHES)]
+    colours = drawing.LIGHT.lines
+    number = at % len(colours)
+    colour, dash = colours[number], _DASHES[(number + at // len(colours)) % len(_DASHES)]
     name = html.escape(arm.name)
     rows = {row: arm.curves[key] for row, key in enumerate(names, 1) if key in arm.curves}
     for row, curve in rows.items():
         # The group is what a click on its one entry in the legend hides.
         of_arm = {"name": name, "legendgroup": name, "showlegend": row == min(rows), "row": row}
+        of_arm["meta"] = number  # of its colour, for another theme
         yield of_arm | _line(arm.epoch, curve) | {"line": {"color": colour, "dash": dash}}
         if any(curve.std):
-            filled = {"fillcolor": colour, "opacity": 0.15, "showlegend": False}
+            filled = {"fillcolor": colour, "opacity": 0.12, "showlegend": False}
             yield of_arm | _band(arm.epoch, curve) | filled
 
 
@@ -361,20 +424,20 @@ def _laid_out(
 ) -> Figure:
     """Returns the figure with its axes; the rows of `shares` have theirs in percent."""
     drawn.update_layout(
-        template="simple_white",
+        template=drawing.template(drawing.LIGHT),
         height=inner + 140,
         margin={"l": 56, "r": 12, "t": 60, "b": 60},
         hovermode="x unified",
+        legend_title={"text": " ", "side": "top"},  # an empty line, beside which the buttons are
         showlegend=has_legend,
         legend={"orientation": "h", "y": 1 + 30 / inner, "yanchor": "bottom", "x": 0},
-        # On a line of its own, beside which the buttons cover no arm.
-        legend_title={"text": "A click hides an arm.", "side": "top"},
-        font={"size": 14, "color": "#222"},
     )
     drawn.update_annotations(x=0, xanchor="left", font={"size": 15})
-    drawn.update_xaxes(showgrid=True, hoverformat=".4~g", unifiedhovertitle={"text": "epoch %{x}"})
+    drawn.update_xaxes(
+        showticklabels=True, hoverformat=".4~g", unifiedhovertitle={"text": "epoch %{x}"}
+    )
     drawn.update_xaxes(title="epoch", row=num_panels)
-    drawn.update_yaxes(showgrid=True, hoverformat=".4g")
+    drawn.update_yaxes(hoverformat=".4g")
     for row in shares:
         drawn.update_yaxes(tickformat=".0%", hoverformat=".2%", row=row)
     return drawn
@@ -401,9 +464,9 @@ def main(results: Sequence[Path], output: Path | None) -> None:
 
 if __name__ == "__main__":
     results_flag = paths.define_several(
-        "results", None, "A table's JSON file, or workdirs with commas between them."
+        "results", None, "JSON file of a table, or workdirs of runs with commas between them."
     )
-    output_flag = paths.define("output", None, "The HTML file; None is one beside the results.")
+    output_flag = paths.define("output", None, "HTML file to write; by default beside the results.")
     flags.mark_flags_as_required(["results"])
 
     command_line.run(

@@ -1,4 +1,4 @@
-"""Trains each run of an experiment once, in populations, and keeps it in a file."""
+"""Trains each run of an experiment once, in populations, and keeps the outcomes in a file."""
 
 import ast
 import contextlib
@@ -45,7 +45,7 @@ _LINE: Pattern = {
     "error": (str, None),
 }
 _LONGEST = 2**26  # bytes of a line; a run of 10,000 rows has a tenth
-_REMEDY = "Delete the line, and its run is trained again."
+_REMEDY = "If you delete the line, its run is trained again."
 
 _NO_PART_OF_A_RUN = ("data_dir", "loop")  # the place of the data, and the way of the calls
 
@@ -56,10 +56,10 @@ class _Place(NamedTuple):
 
 
 class Store:
-    """The outcomes in a workdir, a line each in `runs.jsonl`, from which a stopped table goes on.
+    """The outcomes in a workdir, one line each in `runs.jsonl`; a stopped table goes on from them.
 
-    It is a context, which closes the file; until then no other process can open it. An outcome is
-    read when it is asked for: the rows of hundreds of runs would fill the memory.
+    It is a context that closes the file; until then no other process can open it. An outcome is
+    read when it is asked for, because the rows of hundreds of runs would fill the memory.
 
     Raises:
       WorkdirError: It cannot be read or written, or holds runs of another version (unless `mix`).
@@ -93,12 +93,12 @@ class Store:
         return Outcome(**{name: line[name] for name in Outcome._fields})
 
     def add(self, key: str, recipe: Recipe, outcome: Outcome) -> None:
-        """Writes an outcome; when this returns it is on the disk, where a power failure leaves it.
+        """Writes an outcome; when this returns, it is on the disk and survives a power failure.
 
-        A score that is not finite, of a task that may have one, becomes None, as JSON has it.
+        A score that is not finite becomes None, because JSON has no NaN.
 
         Raises:
-          WorkdirError: It cannot be written, or the workdir was moved, with the outcome in it.
+          WorkdirError: It cannot be written, or the workdir was moved together with the outcome.
         """
         about = {"key": key, "version": self._version, "dataset": recipe.dataset}
         outcome = Outcome(*map(files.finite, outcome))
@@ -117,11 +117,11 @@ class Store:
         if not _files.is_at(self._file, self._path):
             raise WorkdirError(
                 f"{self._path} was moved or removed while it was in use. The runs that have ended "
-                "are where it is now; the same command goes on with that --workdir."
+                "moved with it; give the same command with its new place as --workdir to go on."
             )
 
     def _find_places(self, mix: bool) -> _Place:
-        """Finds all runs; returns the end, after it has removed a last line that was cut off."""
+        """Finds all runs, removes a last line that was cut off, and returns the end."""
         place, versions = _Place(1, 0), set()
         with files.reading(self._path, _REMEDY):
             while line := self._line_at(place):
@@ -131,7 +131,7 @@ class Store:
         if (others := versions - {self._version}) and not mix:
             raise WorkdirError(
                 f"{self._path} holds runs of another version, {' and '.join(sorted(others))}; this "
-                f"is {self._version}. Choose another --workdir, or mix them by --mix_versions."
+                f"is {self._version}. Choose another --workdir, or mix them with --mix_versions."
             )
         with files.writing(self._path):
             self._file.truncate(place.start)
@@ -148,11 +148,11 @@ class Store:
 
 
 class Lab:
-    """Trains what is not in the store yet.
+    """Trains the runs that are not in the store yet.
 
     Args:
-      store: The outcomes that are there, and the place for others.
-      chunk: Runs that a device trains at once; None is the fastest.
+      store: The outcomes so far, and the place for new ones.
+      chunk: Number of runs that a device trains at once; None is the fastest.
     """
 
     def __init__(self, store: Store, chunk: int | None = None):
@@ -161,10 +161,10 @@ class Lab:
         self._populations: dict[tuple[str, str, int], Population] = {}
 
     def complete(self, recipes: Sequence[Recipe], splits: Sequence[str]) -> Iterator[Outcome]:
-        """Trains what is missing; a run that has ended is scored on `splits`.
+        """Trains the missing runs, and scores each on `splits` when it has ended.
 
         Returns:
-          The outcomes of the recipes in order, each of which is read when it is asked for.
+          The outcomes of the recipes, in order; each is read when it is asked for.
 
         Raises:
           RecipeError: What runs are made from, such as an earlier run, has changed meanwhile.
@@ -186,7 +186,7 @@ class Lab:
         return (self._outcome(key, recipe, splits) for key, recipe in pairs)
 
     def seconds_left(self, recipes: Sequence[Recipe], splits: Sequence[str]) -> float:
-        """Returns how long `complete` will take, by the first updates of each population."""
+        """Returns the seconds that `complete` will take, by the first updates of populations."""
         keys = [run_key(recipe, splits) for recipe in recipes]
         with Waiting("compiling, to estimate the time"):
             return sum(
@@ -233,7 +233,7 @@ class Lab:
 
 
 def families(recipes: Mapping[str, Recipe]) -> dict[str, dict[str, Recipe]]:
-    """Returns {population: {key: recipe}} of the populations that the recipes make."""
+    """Returns {population: {key: recipe}}: recipes that one population can train go together."""
     of_family: dict[str, dict[str, Recipe]] = {}
     for key, recipe in recipes.items():
         alike = dataclasses.replace(recipe, numbers={}, seed=0)
@@ -256,19 +256,19 @@ def _load(name, options):
 
 
 def run_key(recipe: Recipe, splits: Sequence[str]) -> str:
-    """Returns a digest of all that the outcome of a run depends on, but for the version."""
+    """Returns a digest of all that the outcome of a run depends on, except the version."""
     own = dataclasses.replace(recipe, **dict.fromkeys(_NO_PART_OF_A_RUN))
     text = json.dumps([repr(own), sorted(splits), identities(recipe)], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def _check_unchanged(members: Mapping[str, Recipe], splits: Sequence[str]) -> None:
-    """Raises RecipeError if what a population is made from has changed since it had its keys."""
+    """Raises RecipeError if the inputs of a population have changed since its keys were made."""
     key, first = next(iter(members.items()))
     if run_key(first, splits) != key:
         raise RecipeError(
-            "a file or an earlier run that these runs are made from has changed meanwhile; give "
-            "the command again."
+            "a file or an earlier run that these runs depend on has changed meanwhile; give the "
+            "command again."
         )
 
 
@@ -323,7 +323,7 @@ def _locked(path: Path) -> BinaryIO:
 
 
 def _mover(bar: Progress, task: TaskID, before: int, compiling: Waiting) -> Callable[[float], None]:
-    """Returns a function that shows how many runs of a population are trained, in parts too."""
+    """Returns a function that shows how many runs of a population are trained, with fractions."""
 
     def move(members: float) -> None:
         compiling.end()
@@ -333,7 +333,7 @@ def _mover(bar: Progress, task: TaskID, before: int, compiling: Waiting) -> Call
 
 
 def _bar() -> Progress:
-    """Returns a bar of runs, disabled where there is no terminal to draw it on."""
+    """Returns a progress bar of runs, which is off where there is no terminal."""
     console = Console()
     columns = MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn()
     return Progress(

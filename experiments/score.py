@@ -1,7 +1,7 @@
-"""The score by which a task judges a model: its name, its better direction, and how people see it.
+"""The score by which a task judges a model: its name, its better direction, and how it is shown.
 
-All scripts of this folder take it from here: from the recipe of a run, or from the record of a
-dataset in a table. A record without it is of an earlier version, where accuracy was the only one.
+All commands take it from here, by the recipe of a run or by the record of a dataset in a table. A
+record without a score comes from an earlier version, whose only score was accuracy.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -19,8 +19,8 @@ class Score(NamedTuple):
 
     Attributes:
       name: Its key among the scores of the task.
-      best: Whether "max" or "min" of it is best.
-      percent: Whether it is a fraction, which people see in percent.
+      best: "max" or "min": whether more or less is better.
+      percent: Whether it is a fraction that is shown in percent.
     """
 
     name: str
@@ -45,11 +45,11 @@ class Score(NamedTuple):
         return cls(name, best, name in percent)
 
     def in_record(self) -> dict[str, str]:
-        """Returns what a record keeps of it, beside its list of fractions."""
+        """Returns what a record keeps of the score, beside its list of fractions."""
         return {"name": self.name, "best": self.best}
 
     def worth(self, value: float) -> float:
-        """Returns a number of which more is better."""
+        """Returns a value as a number of which more is better."""
         return technique.worth(value, self.best)
 
     @property

@@ -1,6 +1,6 @@
-"""Computes what a table says: means, paired differences, corrected p-values.
+"""The statistics of a table: means, paired differences, corrected p-values.
 
-A run that stopped being finite is None, and so is every statistic that its data do not determine.
+A run that stopped being finite is None, and so is every statistic that the data do not determine.
 No result is NaN, which JSON cannot hold.
 """
 
@@ -50,11 +50,12 @@ def summary(scores: Scores) -> Summary:
 
 
 def compare(treatment: Scores, control: Scores) -> Comparison:
-    """Returns the paired t test; entry i of both is the same seed, and counts where both are there.
+    """Returns the paired t test of two arms.
 
-    Where all differences are equal the test has no answer: 0 / 0 where they are 0 (the same runs
-    twice), and p = 0 where they are not, as if two runs that both gained three images of the test
-    set proved anything. Then the interval and p are None, as they are for fewer than two pairs.
+    Entry i of both has the same seed; it counts if both are there. If all differences are equal,
+    the test has no answer: it gives 0 / 0 if they are 0, and otherwise p = 0, as if two runs that
+    both gained three test images proved anything. Then the interval and p are None, as they are for
+    fewer than two pairs.
 
     Raises:
       ValueError: The two are not equally long.
@@ -74,7 +75,7 @@ def compare(treatment: Scores, control: Scores) -> Comparison:
 
 
 def holm(p_values: Sequence[float | None]) -> list[float | None]:
-    """Returns p-values that keep the chance of any false finding among all of them at its level.
+    """Returns p-values corrected so that the chance of any false finding stays at its level.
 
     With m p-values in ascending order, the k-th of them (k = 1, ...) becomes
     `max over i <= k of min(1, (m - i + 1) p_i)`. None stays None and does not count in m.
@@ -103,7 +104,7 @@ def paired_scores(dataset: Mapping[str, Any], name: str) -> tuple[list, list]:
 
 
 def paired_differences(dataset: Mapping[str, Any], name: str) -> list[float]:
-    """Returns an arm's scores minus its control's, where both are there, in the order of seeds."""
+    """Returns an arm's scores minus its control's, in the order of seeds, where both exist."""
     return [ours - theirs for ours, theirs in _complete(*paired_scores(dataset, name))]
 
 

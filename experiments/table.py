@@ -2,10 +2,11 @@
 
 python -m experiments.table --table=weight_decay --datasets=digits --workdir=runs/tables
 
-Every arm is tuned on validation with equally many trials (`experiments.tune`), then trained with
-the same seeds, hence the same initial weights and order of the data. Arms are compared by the score
-that their task judges by; test is read once, after the last update. Runs are kept in the workdir as
-they end, and shared by its tables: a table that was stopped goes on where it was.
+An arm is one way to train. Every arm is tuned on validation with equally many trials
+(`experiments.tune`), then trained with the same seeds, hence the same initial weights and order of
+the data. The score that the task judges by compares the arms; the test split is read once, after
+the last update. The workdir keeps each run when it ends, for all tables in it: the same command
+continues a table that was stopped.
 """
 
 import shlex
@@ -16,6 +17,7 @@ from typing import Any
 
 from absl import flags
 
+from cyclical_jax._words import counted
 from cyclical_jax.data import num_examples
 from cyclical_jax.training import files
 from cyclical_jax.training.fields import RecipeError
@@ -40,13 +42,13 @@ def recipes_of(trials: Trials, values: arms.Changes) -> list[Recipe]:
 
 
 def compare(name: str, table: arms.Table, trials: Mapping[Any, Trials], lab: runs.Lab) -> dict:
-    """Returns the record of a table, and trains whatever is not there yet.
+    """Returns the record of a table, and trains the runs that are not there yet.
 
     Args:
       name: The name of the table.
       table: Its question.
       trials: {(dataset, arm): the arm's trials there}.
-      lab: Where runs are made and kept.
+      lab: The place that makes and keeps runs.
     """
     _tell_time(trials, lab)
     tunings = tune.tune(trials, lab)
@@ -70,7 +72,7 @@ def compare(name: str, table: arms.Table, trials: Mapping[Any, Trials], lab: run
 
 
 def dataset_record(recipes: Sequence[Recipe]) -> dict[str, Any]:
-    """Returns what a table keeps of a dataset before its arms: sizes, and how scores are shown.
+    """Returns the entries of a dataset beside its arms: sizes, and how scores are shown.
 
     Args:
       recipes: A run of each arm; all are judged by one score, which `arms.check_arms` has checked.
@@ -83,7 +85,7 @@ def dataset_record(recipes: Sequence[Recipe]) -> dict[str, Any]:
 def arm_record(
     trials: Trials, recipe: Recipe, tuning: dict | None, outcomes: Sequence[Outcome]
 ) -> dict[str, Any]:
-    """Returns what a table keeps of an arm.
+    """Returns the entries of an arm.
 
     Args:
       trials: The trials of the arm.
@@ -114,7 +116,7 @@ def _names_of_scores(score: Score, outcomes: Sequence[Outcome]) -> Sequence[str]
 
 
 def _measured(recipe: Recipe) -> tuple[str, ...]:
-    """Returns the columns of a run's log that are measured, and no knob."""
+    """Returns the columns of a run's log that are measured, not set by a schedule."""
     validation = (f"val_{name}" for name in ("loss", Score.of_recipe(recipe).name))
     return tuple(dict.fromkeys((*MEASURED, *recipe.structure.measures, *validation)))
 
@@ -146,7 +148,7 @@ def _curves(finite: Sequence[Sequence[Row]], measured: Sequence[str]) -> dict[st
 
 
 def _knobs(finite: Sequence[Sequence[Row]], measured: Sequence[str]) -> dict[str, list[float]]:
-    """Returns the values in force at each row of the log; the same in all runs of an arm."""
+    """Returns the knobs' values at each row of the log, which all runs of an arm share."""
     rows = finite[0] if finite else []
     names = [name for name in (rows[0] if rows else {}) if name not in (*measured, *_NO_CURVES)]
     return {name: [row[name] for row in rows] for name in names}
@@ -170,8 +172,8 @@ def _tell_time(trials: Mapping[Any, Trials], lab: runs.Lab) -> None:
     ]
     seconds = lab.seconds_left(searching, tune.SPLITS) + lab.seconds_left(final, _SPLITS)
     print(
-        f"{len(final)} runs, after {len(searching)} to tune them; about {runs.duration(seconds)} "
-        "for what is not there yet",
+        f"{counted(len(final), 'run')}, after {counted(len(searching), 'run')} to tune them; about "
+        f"{runs.duration(seconds)} for those that are not there yet",
         flush=True,
     )
 
@@ -182,7 +184,7 @@ def _chosen(record: Mapping[str, Any]) -> Iterator[str]:
         for name, arm in entry["arms"].items():
             if arm["tuning"]:
                 told = tune.told(dataset, name, arm["tuning"], Score.of_record(entry))
-                yield f"chosen on {told}"
+                yield f"chosen for {told}"
 
 
 def _command() -> str:
@@ -192,7 +194,9 @@ def _command() -> str:
 def main():
     table, trials = tune.planned()
     if not any(arm.control for arm in table.arms.values()):
-        raise RecipeError(f"--table {tune.TABLE.value} has no arm with a control to compare.")
+        raise RecipeError(
+            f"--table {tune.TABLE.value} has no arm with a control, so there is nothing to compare."
+        )
     workdir = tune.WORKDIR.value
     with tune.open_lab() as lab:  # no other table writes to the workdir meanwhile
         record = compare(Path(tune.TABLE.value).stem, table, trials, lab)

@@ -2,14 +2,15 @@
 
 python -m experiments.train --config=configs/digits.py:all --workdir=runs/digits_all
 
-The word after ':' picks a variant of the config; `--config.optimizer.momentum=0.8` changes one
-value, '--config.optimizer.weight_decay=cyclical(1e-4, 2e-3)' makes one cycle. --print_config lists
-all keys, --summary the layers of the model. The test split is read once, when training has ended.
+The word after ':' picks a variant of the config. `--config.optimizer.momentum=0.8` changes one
+value, and '--config.optimizer.weight_decay=cyclical(1e-4, 2e-3)' makes one cycle. --print_config
+lists all keys, --summary the layers of the model. The test split is read once, when training has
+ended.
 
-The same command again goes on where the run was, however it ended; a changed config is refused.
-SIGTERM and Ctrl-C save first. Several processes train one model with --distributed, where the
-cluster tells each its place (SLURM, TPU pods), or else with --coordinator, --num_processes and
---process_id.
+The same command, given again, continues the run, however it ended; it refuses a changed config.
+After SIGTERM or Ctrl-C, the run is saved before it stops. Several processes can train one model:
+with --distributed where a cluster numbers them (SLURM, TPU pods), otherwise with --coordinator,
+--num_processes and --process_id.
 """
 
 import math
@@ -23,6 +24,7 @@ import jax
 from absl import flags
 from ml_collections import ConfigDict
 
+from cyclical_jax._words import counted
 from cyclical_jax.catalogue import describe, parse
 from cyclical_jax.data import num_examples
 from cyclical_jax.models import summary
@@ -44,32 +46,37 @@ from experiments.environment import record_start
 from experiments.waiting import Waiting
 
 _CONFIG = command_line.define_config()
-_WORKDIR = paths.define("workdir", None, "Where metrics.jsonl and the rest are written.")
+_WORKDIR = paths.define("workdir", None, "Folder for the files of the run; needed to train.")
 _LOGGER = flags.DEFINE_list(
-    "logger", [], f"Where rows go beside metrics.jsonl: {', '.join(loggers.LOGGERS)}."
+    "logger", [], f"Where the log goes besides metrics.jsonl: {', '.join(loggers.LOGGERS)}."
 )
-_TENSORBOARD = flags.DEFINE_bool("tensorboard", False, "The same as --logger=tensorboard.")
+_TENSORBOARD = flags.DEFINE_bool("tensorboard", False, "Same as --logger=tensorboard.")
 _PRINT_CONFIG = flags.DEFINE_bool("print_config", False, "List all keys of the config, and end.")
 _SUMMARY = flags.DEFINE_bool(
-    "summary", False, "List the layers of the model, their shapes and parameters, and end."
+    "summary", False, "List the layers of the model with shapes and parameters, and end."
 )
 _SAVE_EVERY = flags.DEFINE_float(
-    "save_every", 30.0, "Seconds from a checkpoint to the next, at an epoch's end.", lower_bound=0
+    "save_every",
+    30.0,
+    "Least seconds between two checkpoints, which are saved at ends of epochs.",
+    lower_bound=0,
 )
-flags.register_validator("save_every", math.isfinite, "must be a number of seconds.")
-_KEEP = flags.DEFINE_integer("keep", 2, "Newest checkpoints kept beside the best.", lower_bound=1)
+flags.register_validator("save_every", math.isfinite, "must be a finite number of seconds.")
+_KEEP = flags.DEFINE_integer(
+    "keep", 2, "Number of newest checkpoints to keep, besides the best.", lower_bound=1
+)
 
 _NUM_WORKERS = flags.DEFINE_integer(
     "num_workers",
     command_line.num_cores(),
-    "Processes that read images which do not fit in memory.",
+    "Number of processes that read images, if these do not fit in memory.",
     lower_bound=0,
 )
 
 _LONGER = (
-    "A run keeps its length, since its schedules are laid over the whole of it. To train that long "
-    "from the start, name another --workdir; to go on from what this run has learned, name another "
-    "and --config.finetuning.start={workdir}."
+    "A run keeps its length, because its schedules span the whole of it. To train that long from "
+    "the start, choose another --workdir. To go on from what this run has learned, choose another "
+    "and add --config.finetuning.start={workdir}."
 )
 
 
@@ -84,9 +91,9 @@ def run(
     num_workers: int = 0,
     is_stopping: Callable[[], bool] = lambda: False,
 ) -> dict[str, Any]:
-    """Trains by the `recipe` of `config`, or goes on, and returns what is in `result.json`.
+    """Trains by the `recipe` of `config`, or goes on, and returns the content of `result.json`.
 
-    Rows go to the `further` loggers too, which are names of `loggers.LOGGERS`.
+    Rows also go to the `further` loggers, which are names of `loggers.LOGGERS`.
     """
     start = time.perf_counter()
     loggers.require(further)
@@ -128,8 +135,8 @@ def run(
 
 
 def _train(recipe, dataset, earlier, folder, checkpoints, keep_as, *, further, num_workers):
-    """Trains from the newest checkpoint, or from the start, which is saved: a full disk shows."""
-    with Waiting("drawing the first parameters and saving them"):
+    """Trains from the newest checkpoint or from the start, whose checkpoint shows a full disk."""
+    with Waiting("making and saving the first parameters"):
         start = runs.begin(recipe, dataset, earlier=earlier)
         if restored := checkpoints.restore(start):
             start = restored
@@ -168,28 +175,28 @@ def _train(recipe, dataset, earlier, folder, checkpoints, keep_as, *, further, n
 
 
 def _test(recipe, dataset, state, keeper, num_workers) -> evaluation.Scores:
-    """The scores of the test split, of a run that has ended and is saved."""
+    """Returns the scores on the test split, of a run that has ended and is saved."""
 
     def end_if_asked():
         if keeper.is_asked():
-            raise StoppedError("stopped within the test; all updates are saved")
+            raise StoppedError("stopped during the test; all updates are saved")
 
     arguments = recipe.structure, spec_of(dataset), state.evaluated, dataset.test
     return evaluation.evaluate(*arguments, num_workers=num_workers, after_batch=end_if_asked)
 
 
 def _tell_where(folder: workdirs.Folder, start) -> None:
-    """Records where a run is started, and says if it is resumed, and what is different here."""
+    """Records where a run starts, and prints whether it is resumed, and what has changed since."""
     if not is_first_process():
         return
     step = int(start.state.step)
     folder.check()
     differences = record_start(folder.path, step)
     if step:
-        print(f"resumed after {step:,} updates", flush=True)
+        print(f"resumed after {counted(step, 'update')}", flush=True)
     if differences:
         listed = ", ".join(differences)
-        print(f"resumed elsewhere, which is the same to rounding: {listed}", file=sys.stderr)
+        print(f"resumed with changes ({listed}): results agree up to rounding", file=sys.stderr)
 
 
 def _tell(lines: list[str]) -> None:
@@ -210,7 +217,7 @@ def main():
         print(model_summary(recipe))
         return
     if not _WORKDIR.value:
-        raise WorkdirError("--workdir must be given: where metrics.jsonl and the rest are written.")
+        raise WorkdirError("--workdir must be given: the folder for the files of the run.")
     workdir = _WORKDIR.value
     with command_line.Stopping() as is_stopping:
         result = run(
@@ -236,7 +243,7 @@ def model_summary(recipe: Recipe) -> str:
 
 
 def _best_validation(recipe: Recipe, rows: list[runs.Row]) -> dict[str, Any]:
-    """Returns the best row's score, the last of equals, whose state is the best checkpoint."""
+    """Returns the score and epoch of the best row, the last of equals, as the best checkpoint."""
     score, best_is = recipe.task.judged_by
     validated = [row for row in rows if row.get(f"val_{score}") is not None]
     if not validated:
@@ -246,27 +253,23 @@ def _best_validation(recipe: Recipe, rows: list[runs.Row]) -> dict[str, Any]:
     return {f"best_val_{score}": best[f"val_{score}"], "best_val_epoch": best["epoch"]}
 
 
-def _epochs(number: float) -> str:
-    return f"{number:g} epoch" if number == 1 else f"{number:g} epochs"
-
-
 def _summary(recipe: Recipe, result: dict[str, Any], workdir: Path) -> str:
     score, _ = recipe.task.judged_by
     shown = recipe.structure.shown
     validation = (
         f"best validation {score} {shown(score, result[f'best_val_{score}'])}, after "
-        f"{_epochs(result['best_val_epoch'])}\n"
+        f"{counted(result['best_val_epoch'], 'epoch')}\n"
         if result.keys() >= {f"best_val_{score}", "best_val_epoch"}
         else ""
     )
     names = [name for name in dict.fromkeys((score, "loss")) if result[f"test_{name}"] is not None]
     test = ", ".join(f"{name} {shown(name, result[f'test_{name}'])}" for name in names)
     return (
-        f"test {test}, on {result['test_num_examples']:,} examples after {result['steps']:,} "
-        f"updates\n{validation}"
-        f"{result['training_seconds']:.2f} s of training, {result['seconds']:.1f} s with loading, "
-        "compiling and tests since the last start\n"
-        f"{workdir}: {', '.join(sorted(path.name for path in workdir.glob('[!.]*')))}"
+        f"test {test}, on {counted(result['test_num_examples'], 'example')} after "
+        f"{counted(result['steps'], 'update')}\n{validation}"
+        f"training took {result['training_seconds']:.2f} s; the last start took "
+        f"{result['seconds']:.1f} s, with loading, compiling and scoring\n"
+        f"files in {workdir}: {', '.join(sorted(path.name for path in workdir.glob('[!.]*')))}"
     )
 
 

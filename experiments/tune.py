@@ -1,12 +1,12 @@
-"""Chooses the searched values of a table's arms on validation, with as many trials for every arm.
+"""Chooses the searched values of each arm of a table on validation, with equally many trials.
 
 python -m experiments.tune --table=weight_decay --datasets=digits --workdir=runs/tables
 
 Trials are points of a Halton sequence. Each is trained with the same few seeds, which no run of a
-table has. The trial with the best mean validation score after the last update is chosen, by the
-score that the task judges by: the highest accuracy, say. Of equal trials, the one with the lowest
-validation loss is chosen. `experiments.table` tunes by itself, and keeps the record of all trials;
-this script prints what is chosen.
+table has. The command chooses the trial whose validation score after the last update has the best
+mean over the seeds; the score is the one that the task judges by, such as accuracy. Among equal
+trials it chooses the one with the lowest validation loss. `experiments.table` tunes by itself and
+keeps the record of all trials; this command prints the chosen values.
 """
 
 import contextlib
@@ -18,6 +18,7 @@ import numpy as np
 from absl import flags
 from ml_collections import ConfigDict
 
+from cyclical_jax._words import counted
 from cyclical_jax.training.fields import RecipeError, shown
 from cyclical_jax.training.population import Outcome
 from cyclical_jax.training.structure import Recipe
@@ -26,18 +27,25 @@ from experiments.arms import Arm, Budget, Changes, Table, plain
 from experiments.score import Score
 from experiments.waiting import Waiting
 
-TABLE = flags.DEFINE_string("table", None, "A table of experiments/tables, or the path of one.")
+TABLE = flags.DEFINE_string("table", None, "Name of a table in experiments/tables, or a .py file.")
 DATASETS = flags.DEFINE_list(
-    "datasets", None, "Datasets of the table; all that are on this machine if not given."
+    "datasets", None, "Datasets of the table, with commas between; by default all on this machine."
 )
-NUM_SEEDS = flags.DEFINE_integer("num_seeds", None, "Seeds an arm; the table's own if not given.")
-NUM_TRIALS = flags.DEFINE_integer("num_trials", None, "Trials an arm; the table's if not given.")
-WORKDIR = paths.define("workdir", "runs/tables", "Where runs are kept and results go.")
-DATA_DIR = paths.define("data_dir", None, "Where TFDS keeps its datasets.")
+NUM_SEEDS = flags.DEFINE_integer(
+    "num_seeds", None, "Number of seeds per arm; by default the table's."
+)
+NUM_TRIALS = flags.DEFINE_integer(
+    "num_trials", None, "Number of trials per arm; by default the table's."
+)
+WORKDIR = paths.define("workdir", "runs/tables", "Folder for the runs and the results.")
+DATA_DIR = paths.define("data_dir", None, "Folder of TFDS's datasets; by default TFDS's own.")
 CHUNK = flags.DEFINE_integer(
-    "chunk", None, "Runs a device trains at once; measured if not given.", lower_bound=1
+    "chunk",
+    None,
+    "Number of runs that a device trains at once; by default it is measured.",
+    lower_bound=1,
 )
-MIX = flags.DEFINE_bool("mix_versions", False, "Take runs of another version of the code too.")
+MIX = flags.DEFINE_bool("mix_versions", False, "Also use runs of another version of the code.")
 
 SPLITS = ("validation",)
 
@@ -93,7 +101,7 @@ def best(trials: Sequence[Mapping[str, Any]], score: Score) -> int:
     names = f"val_{score.name}", "val_loss"
     finite = [i for i, trial in enumerate(trials) if not any(None in trial[name] for name in names)]
     if not finite:
-        raise RecipeError("in no trial did all runs stay finite: search lower learning rates.")
+        raise RecipeError("in every trial a run stopped being finite: search lower learning rates.")
 
     def worth(index):
         judged, loss = (np.mean(trials[index][name]) for name in names)
@@ -136,7 +144,7 @@ def trials_of(table: Table, datasets: Sequence[str], data_dir: str | None) -> di
 
 
 def _scores(outcomes: Sequence[Outcome], score: Score) -> dict[str, list[float | None]]:
-    """Returns {"val_<score>", "val_loss"}, a number a seed; None for one that is not finite."""
+    """Returns {"val_<score>", "val_loss"}, a number per seed; None for a run that is not finite."""
     return {
         f"val_{name}": [o.scores["validation"][name] if o.scores else None for o in outcomes]
         for name in (score.name, "loss")
@@ -173,7 +181,7 @@ def main():
     recipes = [recipe for these in trials.values() for recipe in these.recipes()]
     with open_lab() as lab:
         seconds = lab.seconds_left(recipes, SPLITS)
-        print(f"{len(recipes)} runs, about {runs.duration(seconds)}", flush=True)
+        print(f"{counted(len(recipes), 'run')}, about {runs.duration(seconds)}", flush=True)
         records = tune(trials, lab)
     for (dataset, name), record in records.items():
         if record:

@@ -1,4 +1,4 @@
-"""Says on stderr what takes long, so that no command is silent at its start."""
+"""Prints on stderr what takes long, so that no command is silent at its start."""
 
 import sys
 import threading
@@ -8,10 +8,10 @@ PATIENCE = 2.0  # seconds before the first word; each pause after it is twice as
 
 
 class Waiting:
-    """Something that may take long, such as "loading digits". It is a context, and has an `end`.
+    """A context for something that may take long, such as "loading digits"; `end` ends it too.
 
-    It prints what one waits for and for how long, from `PATIENCE` on, and once more at its end.
-    What is over before is worth no line.
+    After `PATIENCE`, it prints what the user waits for and for how long, again from time to time,
+    and once at the end. It prints nothing about what ends before.
     """
 
     def __init__(self, what: str):

@@ -11,7 +11,7 @@ import re
 import sysconfig
 
 README = pathlib.Path(__file__).parents[1] / "README.md"
-EXAMPLE = re.compile(r"```python\n(.*?)```\n\n```text\n(.*?)```", re.DOTALL)
+EXAMPLE = re.compile(r".*?```python\n(.*?)```\n\n```text\n(.*?)```", re.DOTALL)
 OF_PYTHON = {"pip", "setuptools", "wheel"}  # what a new environment has
 NUMBER = r"\d+(\.\d+)?(e[+-]?\d+)?"
 
@@ -21,7 +21,8 @@ def main():
     further = names - OF_PYTHON - needed("cyclical-jax")
     assert not further, f"not a bare environment: {sorted(further)} are installed"
     check_files()
-    program, expected = EXAMPLE.search(README.read_text()).groups()
+    program, expected = EXAMPLE.match(README.read_text()).groups()
+    assert "```" not in program, "README's first example is not followed by what it prints"
     printed = output_of(program)
     assert without_numbers(printed) == without_numbers(expected), f"README's example says {printed}"
     print(described(), printed, sep="\n", end="")

@@ -99,5 +99,5 @@ def test_the_configs_of_cifar_have_the_published_numbers(module):
 
 @pytest.mark.parametrize("module", CONFIGS)
 def test_an_unknown_variant_is_named_with_those_there_are(module):
-    with pytest.raises(ValueError, match="'wd' is no variant of this config; it has plain, weight"):
+    with pytest.raises(ValueError, match="'wd' is not a variant of this config; it has plain, "):
         module.get_config("wd")

@@ -18,7 +18,7 @@ def test_each_file_of_the_engine_has_one_row():
 def test_every_file_and_folder_that_is_named_exists():
     files = set(re.findall(r"`([\w./]*\w\.py|[\w.]+/[\w./]*)`", PAGE)) - {"dist/"}
     assert len(files) > 40
-    places = [ROOT, ROOT / "cyclical_jax", ROOT / "tests"]
+    places = [ROOT, *(ROOT / name for name in ("cyclical_jax", "experiments", "examples", "tests"))]
     found = {name for name in files for place in places if is_in(place, name)}
     assert files - found == set()
 

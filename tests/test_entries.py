@@ -104,10 +104,10 @@ def test_what_is_prepared_is_checked():
     short = Prepared(examples={"own": ones[:59]})
     assert "mine0: 'own' must have 60 entries, got 59." in prepared_by(short)
     twice = [Prepared(examples={"own": ones})] * 2
-    assert "mine1: 'own' is an entry of the examples already." in prepared_by(*twice)
-    assert "'label' is an entry" in prepared_by(Prepared(examples={"label": ones}))
+    assert "mine1: the examples have an entry 'own' already." in prepared_by(*twice)
+    assert "the examples have an entry 'label'" in prepared_by(Prepared(examples={"label": ones}))
     start = [Prepared(start=1)] * 2
-    assert "mine1: another technique gives the first variables too." in prepared_by(*start)
+    assert "mine1: another technique also gives the first variables." in prepared_by(*start)
 
 
 def test_a_run_is_prepared_alike_whatever_its_seed_and_numbers():
@@ -130,7 +130,7 @@ def started(part, **options):
 )
 def test_a_loss_has_one_value_an_example(loss, found):
     start, r, dataset, earlier = started(lambda site: Part(terms=(LossTerm(loss),)))
-    with pytest.raises(RecipeError, match=rf"one value an example, \[6\], got {found}"):
+    with pytest.raises(RecipeError, match=rf"one value per example, \[6\], got {found}"):
         loop.train(r, dataset, report=lambda row: None, earlier=earlier, start=start)
 
 
@@ -140,7 +140,7 @@ def test_measures_are_those_that_are_declared():
 
     term = LossTerm(of, measures=(("own", of),))
     line = line_of(started, lambda site: Part(terms=(term,)))
-    assert line == "mine says that it measures (), its terms ['own']."
+    assert line == "mine declares the measures (), but its terms have ['own']."
 
 
 def test_two_judged_memories_are_an_error():
@@ -191,7 +191,7 @@ def test_a_run_of_a_plugin_is_not_read_without_it_or_by_another(tmp_path):
     assert read_recipe("--workdir", workdir, catalogue).catalogue is catalogue
     line = line_of(read_recipe, "--workdir", workdir, CATALOGUE)
     assert line.endswith(
-        "made with plugin mine.py, which is missing: name it by --plugin, or plugins=."
+        "made with plugin mine.py, which must be given, with --plugin or plugins=."
     )
     plugin.write_text("LOSSES = {'own': lambda logits, labels: logits[:, 1]}")
     line = line_of(read_recipe, "--workdir", workdir, with_plugins([plugin]))

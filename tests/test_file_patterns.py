@@ -14,7 +14,7 @@ CASES = [
     ({"runs": [{"step": 1, "note": None}]}, None),
     ({"about": {"is": True, "more": [1]}}, None),
     ({"name": None}, "'name' is null, not text"),
-    ({"runs": {}}, "'runs' is an object, no list"),
+    ({"runs": {}}, "'runs' is an object, not a list"),
     ({"runs": [{}]}, "entry 0 of 'runs' has no 'step'"),
     ({"runs": [{"step": True}]}, "'step' of entry 0 of 'runs' is true, not a whole number"),
     ({"runs": [{"step": 1, "note": 3}]}, "'note' of entry 0 of 'runs' is 3, not text"),
@@ -23,7 +23,7 @@ CASES = [
         "entry 1 of 'x' of entry 0 of 'runs' is a list, not a number",
     ),
     ({"about": {"is": 1}}, "'is' of 'about' is 1, not true or false"),
-    ({"about": 7}, "'about' is 7, no object"),
+    ({"about": 7}, "'about' is 7, not an object"),
 ]
 
 

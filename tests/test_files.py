@@ -104,13 +104,13 @@ def test_a_file_of_an_earlier_version_has_no_checksum_and_is_read(path):
         ('{"step": true, "rate": 1}', "'step' is true, not a whole number"),
         ('{"step": 1.5, "rate": 1}', "'step' is 1.5, not a whole number"),
         ('{"step": 1}', "it has no 'rate'"),
-        ("[1, 2]", "it is a list, no object"),
-        ("null", "it is null, no object"),
+        ("[1, 2]", "it is a list, not an object"),
+        ("null", "it is null, not an object"),
         ('{"step": 1, "rate": 1, "step": 2}', "'step' is there twice"),
-        ('{"step": 1, "rate": 1e400}', "1e400 is no number of JSON"),
-        ('{"step": 1, "rate": NaN}', "NaN is no number of JSON"),
-        (f'{{"step": {"9" * 400}, "rate": 1}}', f"{'9' * 40} is no number of JSON"),
-        (f'{{"step": {"9" * 5000}, "rate": 1}}', f"{'9' * 40} is no number of JSON"),
+        ('{"step": 1, "rate": 1e400}', "1e400 is not a number of JSON"),
+        ('{"step": 1, "rate": NaN}', "NaN is not a number of JSON"),
+        (f'{{"step": {"9" * 400}, "rate": 1}}', f"{'9' * 40} is not a number of JSON"),
+        (f'{{"step": {"9" * 5000}, "rate": 1}}', f"{'9' * 40} is not a number of JSON"),
     ],
     ids=lambda value: value[:24],
 )
@@ -150,9 +150,9 @@ def test_what_is_no_file_is_told_and_not_waited_for(tmp_path):
     os.mkfifo(tmp_path / "pipe")
     (tmp_path / "folder").mkdir()
     for name in ("pipe", "folder"):
-        with pytest.raises(ValueError, match="it is no file"):
+        with pytest.raises(ValueError, match="it is not a file"):
             _files.read_json(tmp_path / name, PATTERN)
-        with pytest.raises(ValueError, match="it is no file"):
+        with pytest.raises(ValueError, match="it is not a file"):
             _files.lines_of(tmp_path / name)
 
 

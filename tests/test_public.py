@@ -10,6 +10,7 @@ functions.
 import functools
 import importlib
 import inspect
+import sys
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -504,3 +505,9 @@ def test_help_prints_a_readable_signature(name):
     """Long unions and reprs of types come from annotations that are not names."""
     signature = str(inspect.signature(function_of(name)))
     assert "ndarray[" not in signature and "Union[" not in signature and "<" not in signature
+
+
+def test_what_needs_the_trainer_says_what_is_not_installed(monkeypatch):
+    monkeypatch.setitem(sys.modules, "cyclical_jax.trained", None)
+    with pytest.raises(ImportError, match=r"load_run needs more .*pip install '<clone>\[train\]'"):
+        cj.load_run  # noqa: B018

@@ -600,7 +600,7 @@ def test_between_refuses_ends_that_are_not_finite(name, scale, value):
 
 def test_an_infinite_end_is_told_what_to_write_instead():
     line = "`hard` must be finite, got inf: every value between the ends would be infinite too. "
-    line += "Where a threshold shall clip nothing, write one above all norms, such as 1e3."
+    line += "For a threshold that clips nothing, write a number above all norms, such as 1e3."
     with pytest.raises(ValueError, match=re.escape(line)):
         cj.cyclical_schedule(1, INF, 9)
 

@@ -273,7 +273,7 @@ def changed(workdir, path, change):
         (lambda path: shutil.rmtree(path / CHECKPOINTS), "there is no .*checkpoints"),
         (
             lambda path: [shutil.rmtree(step) for step in (path / CHECKPOINTS).glob("[0-9]*")],
-            "no checkpoint in .* was saved after a validation: take the newest",
+            "no checkpoint in .* was saved after a validation: use the newest",
         ),
     ],
 )
@@ -382,7 +382,7 @@ def test_a_model_is_not_used_on_inputs_that_are_normalised_otherwise(run_on_feat
         return read_trained("a key", str(run_on_features), dataset, CATALOGUE)
 
     assert use(Normalisation(MEAN * (1 + 1e-12), STD)).step == 9
-    line = f"^a key: {run_on_features} was trained on images that are normalised otherwise"
+    line = f"^a key: {run_on_features} was trained on images with another normalisation"
     for other in (Normalisation(MEAN + 1, STD), Normalisation(MEAN, STD * 2), None):
         with pytest.raises(ValueError, match=line):
             use(other)

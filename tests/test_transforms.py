@@ -233,12 +233,16 @@ def test_a_unit_of_an_out_in_layout_is_a_row():
 @pytest.mark.parametrize(
     "shape, axis, line",
     [
-        ((3,), 1, "`axis` must be of each parameter, got 1 for one of shape (3,)."),
-        ((3, 2), (0, -3), "`axis` must be of each parameter, got (0, -3) for one of shape (3, 2)."),
+        ((3,), 1, "`axis` must be one of the axes of each parameter, got 1 for shape (3,)."),
+        (
+            (3, 2),
+            (0, -3),
+            "`axis` must be one of the axes of each parameter, got (0, -3) for shape (3, 2).",
+        ),
         (
             (2,) * 6,
             None,
-            "`axis` must say what the units of a parameter of (2, 2, 2, 2, 2, 2) are.",
+            "`axis` must say what the units of a parameter of shape (2, 2, 2, 2, 2, 2) are.",
         ),
     ],
 )

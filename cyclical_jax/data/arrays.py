@@ -1,4 +1,4 @@
-"""Arrays of one's own in an .npz file: "npz:FILE".
+"""Your own arrays in an .npz file: "npz:FILE".
 
 `image` is [n, height, width, channels], [n, height, width] or, for a table, [n, features]; `label`
 is [n] whole numbers or words, or [n, classes] probabilities. With the prefixes `train_`,
@@ -21,10 +21,10 @@ _NAMES = "class_names"
 
 
 def find(place: str, data_dir: PathLike | None = None) -> Found:
-    """Returns what the headers and the labels of a file tell.
+    """Returns the facts that the headers and the labels of a file tell.
 
     Raises:
-      ValueError: It cannot be learned from; a line for each problem.
+      ValueError: Nothing can be learned from it; a line for each problem.
       DatasetNotFoundError: There is no such file.
     """
     path = own.place_of(f"npz:{place}", place)
@@ -77,7 +77,7 @@ def _problems(headers: Headers) -> Iterator[str]:
     """Yields a line for each problem that names, shapes and types tell."""
     plain = [key for key in ARRAYS if key in headers]
     if _has_prefixes(headers) and plain:
-        yield f"it has {' and '.join(plain)}, and arrays with prefixes too: take one way."
+        yield f"it has {' and '.join(plain)}, and arrays with prefixes too: use one way."
         return
     keys = _keys(headers)
     if "train" not in keys:
@@ -155,7 +155,7 @@ def _load(
     with own.named(name):
         own.raise_all(problems)
     notes = (
-        (f"It has more arrays, which are left out: {_checks.short(', '.join(others), 200)}.",)
+        (f"Other arrays of the file are left out: {_checks.short(', '.join(others), 200)}.",)
         if others
         else ()
     )

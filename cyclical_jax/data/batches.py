@@ -1,4 +1,4 @@
-"""The examples of each batch, as functions of (seed, epoch), so there is nothing to save."""
+"""The examples of each batch: functions of (seed, epoch), so that there is nothing to save."""
 
 import functools
 from collections.abc import Callable, Mapping
@@ -13,7 +13,7 @@ Select = Callable[..., Selection]  # takes the keywords start and stop, numbers 
 def in_order(
     num_examples: int, batch_size: int, *, start: int = 0, stop: int | None = None
 ) -> Selection:
-    """Selects every example once, in order, for evaluation: batches `start` to `stop` of that.
+    """Selects every example once, in order, for evaluation: batches `start` to `stop` of these.
 
     Returns:
       "index", [batches, batch_size], int32; and "mask" of the same shape, float32, which is 0 where
@@ -32,7 +32,7 @@ def shuffled(
       num_examples: Length of an epoch.
       batch_size: Examples per batch.
       seed: Seed of all permutations.
-      start, stop: Numbers of batches, which count on over all epochs.
+      start, stop: Numbers of batches; the count goes on over all epochs.
       remainder: "drop" leaves out the last examples of an epoch that do not fill a batch; they
         differ from epoch to epoch. "pad" fills their batch with other examples of the epoch, where
         the mask is 0.

@@ -1,4 +1,4 @@
-"""Checks a dataset, whoever made it, and tells each of its problems in a line."""
+"""Checks a dataset, whoever made it, and reports each of its problems in one line."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -6,6 +6,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from cyclical_jax._words import counted
 from cyclical_jax.data.dataset import (
     ARRAYS,
     SPLITS,
@@ -48,7 +49,7 @@ def problems(dataset: Any) -> Iterator[str]:
 
 
 def split_problems(name: str, split: Any, num_classes: int) -> Iterator[str]:
-    """Yields a line for each problem of one split, an empty one being none."""
+    """Yields a line for each problem of one split; an empty split is no problem."""
     if isinstance(split, Stream):
         return
     if not isinstance(split, dict):
@@ -84,7 +85,10 @@ def _examples(name: str, image: Any, label: Any, num_classes: int) -> Iterator[s
     if image.ndim < 2:
         yield f"{what} must be [examples, ...], got shape {list(image.shape)}."
     elif label.ndim and len(image) != len(label):
-        yield f"{what} has {len(image):,} examples, {labels} {len(label):,}: they must be as many."
+        yield (
+            f"{what} and {labels} must be equally many, got {counted(len(image), 'example')} and "
+            f"{counted(len(label), 'label')}."
+        )
     if image.dtype != np.uint8 and image.dtype.kind not in "fV":  # V: bfloat16
         hint = ": use astype(np.uint8) for bytes, or floats, which are used as they are"
         yield f"{what} must be uint8 or floats, got {image.dtype}{hint}."
@@ -94,7 +98,7 @@ def _examples(name: str, image: Any, label: Any, num_classes: int) -> Iterator[s
 
 
 def _label_problems(what: str, label: Any, num_classes: int) -> Iterator[str]:
-    """Yields a line for labels that no task can learn; a `Task` tells what it cannot itself."""
+    """Yields a line for labels that no task can learn; each `Task` checks what it cannot learn."""
     is_whole = label.ndim > 0 and label.dtype.kind in "iu"
     is_float = label.ndim > 1 and label.dtype.kind == "f" and label.shape[-1] == num_classes
     if not (is_whole or is_float):
@@ -109,9 +113,9 @@ def _label_problems(what: str, label: Any, num_classes: int) -> Iterator[str]:
 
 
 def non_finite(array: Any) -> str:
-    """Returns where the first number that is not finite is, in words; "" where all are.
+    """Returns in words where the first number is that is not finite; "" if all are finite.
 
-    The extremes tell it without another array: a NaN is the extreme of what holds one.
+    The extremes of an array show it without another array: with a NaN, they are NaN.
     """
     if array.dtype.kind == "u" or not array.size:
         return ""

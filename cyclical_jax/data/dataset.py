@@ -1,4 +1,4 @@
-"""A dataset: its three splits, and what is known of it before it is loaded."""
+"""A dataset: its three splits, and the facts that are known before it is loaded."""
 
 import importlib
 import math
@@ -29,12 +29,12 @@ class Dataset(NamedTuple):
 
     Each split is `{"image": [n, height, width, channels], "label": int32 [n]}` or a `Stream`.
     Images are uint8, which models see as x / 127.5 - 1, or floats, which they see as they are; the
-    rows of a table are [n, features]. Labels are in 0 .. num_classes - 1; or they are float32
-    [n, num_classes] from 0 to 1. For a task of one's own they may have more axes, such as [n,
+    rows of a table are [n, features]. Labels are in 0 .. num_classes - 1, or they are float32
+    [n, num_classes] from 0 to 1. For a task of your own they may have more axes, such as [n,
     height, width] or [n, height, width, num_classes], and floats beyond 0 and 1; a task that reads
-    no labels takes zeros [n]. The training split may hold more: `"unlabelled"`, images of any
-    number, and the entries that techniques add to examples, [n, ...]. A split of no examples is one
-    of arrays of length 0.
+    no labels takes zeros [n]. The training split may hold more: `"unlabelled"`, any number of
+    images, and the entries that techniques add to examples, [n, ...]. A split without examples has
+    arrays of length 0.
 
     Attributes:
       train: The split that is trained on.
@@ -42,8 +42,8 @@ class Dataset(NamedTuple):
       test: The split that is left for the end.
       num_classes: Number of classes.
       class_names: Their names, or nothing.
-      normalisation: What has made the floats of all splits of raw numbers; None is nothing.
-      notes: What a user should know of how the splits were made, a sentence each.
+      normalisation: The statistics that turned raw numbers into the floats of all splits, or None.
+      notes: Sentences for the user about how the splits were made.
     """
 
     train: Split
@@ -56,7 +56,7 @@ class Dataset(NamedTuple):
 
 
 class DatasetNotFoundError(FileNotFoundError):
-    """A dataset is missing or cannot be used. The message says what would be right."""
+    """A dataset is missing or cannot be used. The message says what to do."""
 
 
 class Found(NamedTuple):
@@ -68,11 +68,11 @@ class Found(NamedTuple):
       read: (image size or None) -> the whole dataset.
       shape: Shape of one example's inputs: [features], or [height, width, channels], where None is
         a number that differs from image to image.
-      resident: Whether the examples rest in memory; None where their size decides.
+      resident: Whether the examples stay in memory; None if their size decides.
       can_resize: Whether images can be brought to another size.
       known: Returns the labels and, if there are any, the names as bytes of the training examples
         and then of the validation examples; None where only `read` tells the labels.
-      identity: Returns what tells the data from other data, for data of the user's own.
+      identity: Returns words that identify the data, for the user's own data.
     """
 
     num_classes: int
@@ -85,13 +85,13 @@ class Found(NamedTuple):
     identity: Callable[[], str] | None = None
 
     def is_resident(self, image_size: int | None) -> bool:
-        """Returns whether the examples rest in memory, at that side in pixels or at their own."""
+        """Returns whether the examples stay in memory, at that side in pixels or their own."""
         if self.resident is not None:
             return self.resident
         return self.num_bytes(image_size) <= RESIDENT_BYTES
 
     def num_bytes(self, image_size: int | None) -> float:
-        """Returns the size of all images as bytes; infinite where it cannot be known."""
+        """Returns the size of all images in bytes; infinity if it cannot be known."""
         shape = self.shape if image_size is None else (image_size, image_size, 3)
         pixels = math.prod(math.inf if length is None else length for length in shape)
         return sum(self.sizes) * pixels
@@ -113,7 +113,7 @@ def has_bytes(split: Split) -> bool:
 
 
 def import_optional(module: str) -> ModuleType:
-    """Imports a module that takes long to import, and that only some users have."""
+    """Imports a module that takes long to import, or that only some users have."""
     try:
         return importlib.import_module(module)
     except ImportError as error:

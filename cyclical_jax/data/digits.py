@@ -18,7 +18,7 @@ DIGITS_SEED = 0  # not the run's seed: all runs share the three splits
 
 
 def find() -> Found:
-    """Returns what is known of the digits, of which nothing is read yet."""
+    """Returns the facts about the digits; nothing is read yet."""
     train, validation, test = (part.stop - part.start for part in DIGITS_SPLITS.values())
     return Found(10, (train, validation, test), _read, shape=(8, 8, 1))
 

@@ -1,4 +1,4 @@
-"""Images of one's own in folders: "folder:DIR".
+"""Your own images in folders: "folder:DIR".
 
 DIR has a folder for each class, with its JPEG and PNG files; or it has such folders in `train` and,
 if you like, in `validation` (or `valid`, or `val`) and `test`.
@@ -49,10 +49,10 @@ class _Files(NamedTuple):
 
 
 def find(place: str, data_dir: PathLike | None = None) -> Found:
-    """Returns what the names of the files, and the first file, tell.
+    """Returns the facts that the names of the files, and the first file, tell.
 
     Raises:
-      ValueError: It cannot be learned from; a line for each problem.
+      ValueError: Nothing can be learned from it; a line for each problem.
       DatasetNotFoundError: There is no such folder.
     """
     name = f"folder:{place}"
@@ -100,7 +100,7 @@ def _notes(listing: Listing) -> tuple[str, ...]:
     if not number:
         return ()
     more = f" and {number - 1:,} more" if number > 1 else ""
-    return (f"Files that are no images are left out: {listing.left_out[0]}{more}.",)
+    return (f"Files that are not images are left out: {listing.left_out[0]}{more}.",)
 
 
 # ---- the files
@@ -138,7 +138,7 @@ def _files(root: Path, split: str, folder: Path, classes: Sequence[str]) -> _Fil
 
 
 def _given_splits(root: Path) -> dict[str, Path]:
-    """Returns {split: its folder}, train first; all is to train on where there are no splits."""
+    """Returns {split: its folder}, train first; without splits all is to train on."""
     named = [folder for folder in _folders(root) if folder.name in _NAMES]
     if not any(folder.name == "train" for folder in named):
         if named:
@@ -162,7 +162,7 @@ def _problems_of_classes(given: dict[str, Path], classes: tuple[str, ...]) -> It
     for split, folder in given.items():
         unknown = [inner.name for inner in _folders(folder) if inner.name not in classes]
         if unknown:
-            yield f"{split} has classes that train has not: {', '.join(own.few(unknown))}."
+            yield f"{split} has classes that train does not have: {', '.join(own.few(unknown))}."
 
 
 def _images(folder: Path, root: Path, *, is_class: bool = True) -> _Files:
@@ -174,13 +174,13 @@ def _images(folder: Path, root: Path, *, is_class: bool = True) -> _Files:
             if is_class:
                 files.problems.append(f"{file} is a folder in the folder of a class.")
         elif suffix in _OTHER_IMAGES:
-            files.problems.append(f"{file} is no JPEG or PNG file: make it one.")
+            files.problems.append(f"{file} is not a JPEG or PNG file: convert it.")
         elif suffix not in _SUFFIXES:
             files.others.append(file)
         elif is_class:
             files.images.append(file)
         else:
-            files.problems.append(f"{file} is in no folder of a class.")
+            files.problems.append(f"{file} is not in the folder of a class.")
     return files
 
 

@@ -1,7 +1,7 @@
 """Keeps arrays that take long to make in a file for the next time.
 
-The file is an .npz with a seal. What has no seal that fits, as after damage or from an earlier
-version, is made anew.
+The file is an .npz with a seal. If the seal does not fit, because the file is damaged or comes from
+an earlier version, the arrays are made anew.
 """
 
 import contextlib
@@ -26,7 +26,7 @@ def kept(
       path: The file.
       names: The names.
       make: Returns the arrays.
-      source: What they are made from; a file that was made from something else is not used.
+      source: Words for what they are made from; a file made from something else is not used.
     """
     try:
         return npz.read(path, names, comment=_comment(source))

@@ -1,7 +1,7 @@
-"""Arrays in an .npz file, which may be damaged or made to do harm.
+"""Reads arrays of an .npz file, which may be damaged or made to do harm.
 
 Nothing is unpickled, and no more memory is taken than the file can fill. An array is returned only
-if the archive's CRC-32 of it holds.
+if its CRC-32 in the archive is right.
 """
 
 import contextlib
@@ -46,7 +46,7 @@ def headers(path: Path) -> dict[str, Header]:
     """Returns the header of each array, none of which is read.
 
     Raises:
-      ValueError: It is no .npz file, or a damaged one; a line.
+      ValueError: It is not an .npz file, or it is damaged; a line.
     """
     with _opened(path) as archive:
         return {name: _header(archive, member) for name, member in _members(archive).items()}
@@ -62,7 +62,7 @@ def read(path: Path, names: Collection[str], *, comment: bytes | None = None) ->
         for a file that is not sealed.
 
     Raises:
-      ValueError: One is not there or damaged, or holds Python objects, or the seal does not fit;
+      ValueError: An array is missing or damaged, or holds Python objects, or the seal does not fit;
         a line.
     """
     with _opened(path) as archive:

@@ -1,4 +1,4 @@
-"""Reads the parts that all datasets of one's own have: place, labels, numbers to normalise."""
+"""Reads the parts that all datasets of the user have: place, labels, numbers to normalise."""
 
 import contextlib
 import functools
@@ -38,7 +38,7 @@ def place_of(name: str, place: str, *, is_folder: bool = False) -> Path:
     """Returns the path of the data that `name` names, with `~` expanded.
 
     Raises:
-      ValueError: It is no path on this machine.
+      ValueError: It is not a path on this machine.
       DatasetNotFoundError: There is no such file or folder.
     """
     path, kind = _checks.local_path("dataset", place), "folder" if is_folder else "file"
@@ -46,12 +46,12 @@ def place_of(name: str, place: str, *, is_folder: bool = False) -> Path:
     if found == kind:
         return path
     what = f"{path} is a {found}" if found else f"there is no {kind} {path}"
-    here = "" if path.is_absolute() else f", seen from {Path.cwd()}"
+    here = "" if path.is_absolute() else f" in {Path.cwd()}"
     raise DatasetNotFoundError(f"dataset {name!r}: {what}{here}.")
 
 
 def _kind_of(path: Path, name: str) -> str | None:
-    """Returns what a path is, in words; None where there is nothing."""
+    """Returns the kind of a path in words; None if nothing is there."""
     try:
         mode = path.stat().st_mode
     except (FileNotFoundError, NotADirectoryError):
@@ -65,14 +65,14 @@ def _kind_of(path: Path, name: str) -> str | None:
 
 
 def stamp_of(path: Path) -> tuple[int, int]:
-    """Returns what changes when a file is written anew: so long may its facts be remembered."""
+    """Returns what changes when a file is written anew; until then its facts can be remembered."""
     about = path.stat()
     return about.st_mtime_ns, about.st_size
 
 
 @contextlib.contextmanager
 def named(name: str) -> Iterator[None]:
-    """Puts the name of a dataset before each line of a ValueError, and of what cannot be read."""
+    """Puts the name of a dataset before each line of a ValueError or of a failure to read."""
     try:
         yield
     except DatasetNotFoundError:
@@ -138,7 +138,7 @@ def read_labels(labels: Mapping[str, np.ndarray], names: tuple[str, ...] = ()) -
       names: Names of the classes, if they are given.
 
     Raises:
-      ValueError: They are not; a line for each problem.
+      ValueError: They are none of these; a line for each problem.
     """
     raise_all(line for split in labels for line in _problems(split, labels[split]))
     made = _made(labels)
@@ -199,7 +199,7 @@ def _problems_of_classes(labels: Labels, names: tuple[str, ...]) -> Iterator[str
     if len(widths) > 1:
         yield f"labels of all splits must have as many classes, got {sorted(widths)}."
     if names and labels.names:
-        yield "class_names must not be there where the labels are words."
+        yield "class_names must be left out where the labels are words."
     elif names and len(names) != labels.num_classes:
         yield f"class_names must be {labels.num_classes} names, got {len(names)}."
 
@@ -229,7 +229,7 @@ def inputs_of(what: str, raw: np.ndarray) -> np.ndarray:
       raw: [n, features], [n, height, width] or [n, height, width, channels] numbers.
 
     Raises:
-      ValueError: Whole numbers of images are no bytes, or floats are not finite.
+      ValueError: Whole numbers of images are not bytes, or floats are not finite.
     """
     if raw.dtype.kind == "f" and (flaw := non_finite(raw)):
         raise ValueError(f"{what} must be finite, {flaw}.")
@@ -253,11 +253,11 @@ def assemble(
     parts: splits.Parts,
     notes: tuple[str, ...] = (),
 ) -> Dataset:
-    """Returns the dataset of what was given; the features of a table are normalised.
+    """Returns the dataset of the given arrays; the features of a table are normalised.
 
     Args:
       inputs: {given split: what `inputs_of` returns}.
-      labels: Those of the given splits.
+      labels: The labels of the given splits.
       parts: The examples of each split.
       notes: Sentences that come before those about splits and numbers.
     """

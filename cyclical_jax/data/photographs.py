@@ -1,4 +1,4 @@
-"""Image files of one's own: JPEG and PNG of any mode, as bytes of one size.
+"""Image files of the user: JPEG and PNG of any mode, as bytes of one size.
 
 An image is turned as its EXIF says. Grey images stay grey where all are; else all become RGB. A
 palette becomes its colours, CMYK becomes RGB, alpha is left out, and of 16 bits the upper 8 remain.
@@ -122,7 +122,7 @@ def _opened(path: Path, name: str) -> Iterator[PIL.Image.Image]:
     except (PIL.Image.DecompressionBombError, PIL.Image.DecompressionBombWarning) as error:
         raise ValueError(f"{name} is refused: it has more than {most:,} pixels.") from error
     except PIL.UnidentifiedImageError as error:
-        raise ValueError(f"{name} is no JPEG or PNG file, or a broken one.") from error
+        raise ValueError(f"{name} is not a JPEG or PNG file, or it is broken.") from error
     except Exception as error:
         reason = " ".join(f"{type(error).__name__}: {error}".split())
         raise ValueError(f"{name} cannot be read: {reason}.") from error
@@ -154,7 +154,7 @@ def _unlike(names: Sequence[str], headers: Sequence[Header]) -> Iterator[str]:
         (usual, _), (other, _) = sizes.most_common(2)
         yield (
             f"the images differ in size, as {firsts[usual]} of {usual[1]} x {usual[0]} and "
-            f"{firsts[other]} of {other[1]} x {other[0]}: set `image_size`, to {min(usual)} say."
+            f"{firsts[other]} of {other[1]} x {other[0]}: set `image_size`, e.g. to {min(usual)}."
         )
 
 

@@ -1,7 +1,7 @@
 """Datasets in three disjoint splits: choose on validation; use test once, at the end.
 
-Some have a name, such as "digits". Those of one's own are named by a word and a place, such as
-"npz:mine.npz". One file beside this one knows how to read each kind.
+Some have a name, such as "digits". The user's own are named by a word and a place, such as
+"npz:mine.npz". Each kind is read by a file beside this one.
 """
 
 import difflib
@@ -37,12 +37,13 @@ TRAIN_ON = ("train", "train+validation")
 
 
 def find(name: Any, data_dir: PathLike | None = None) -> Found:
-    """Returns what is known of a dataset before it is loaded.
+    """Returns the facts about a dataset that are known before it is loaded.
 
     Raises:
-      ValueError: There is no such dataset, or a file of the user's own cannot be learned from; a
-        line for each problem.
-      DatasetNotFoundError: A file of the user's own is not there.
+      ValueError: There is no such dataset, or nothing can be learned from a file of the user; a
+      line
+        for each problem.
+      DatasetNotFoundError: A file of the user is missing.
     """
     check_name(name)
     if name == "digits":
@@ -84,7 +85,7 @@ def check_data_dir(name: Any, data_dir: PathLike | None) -> None:
     if data_dir is not None and not uses_data_dir(name):
         shown = _checks.short(str(name), 200)
         raise ValueError(
-            f"`data_dir` must be None for {shown!r}, which is no dataset of TFDS, got "
+            f"`data_dir` must be None for {shown!r}, which is not a dataset of TFDS, got "
             f"{_checks.short(str(data_dir), 200)!r}."
         )
 
@@ -106,7 +107,7 @@ def load(
     image_size: int | None = None,
     unlabelled: bool = False,
 ) -> Dataset:
-    """Loads a dataset into memory, or opens one that is streamed; its order is always the same.
+    """Returns a dataset, loaded into memory or opened as a stream; its order is always the same.
 
     The first load of a TFDS dataset takes seconds to decode its images; it keeps a decoded copy
     beside them if the directory is writable. The first load of an ImageNet subset by class or file
@@ -121,15 +122,16 @@ def load(
       train_on: "train"; or "train+validation", which moves the examples of the validation split to
         the train split. Use it once all hyperparameters are chosen.
       subset: The examples to train on, as `parse_subset` reads it; None is all.
-      image_size: Side in pixels to which images of a folder, of "tfds:NAME" and of "imagenet2012"
-        are brought; None for the others, and where all images have one size that fits in memory.
+      image_size: Side, in pixels, of the square to which images of a folder, of "tfds:NAME" and of
+        "imagenet2012" are cropped and scaled. None for the other datasets, and if all images have
+        one size and fit in memory.
       unlabelled: Whether `train["unlabelled"]` holds the images that the subset leaves out.
 
     Raises:
       ValueError: An argument is not one of these; or the subset lists examples that are not there;
-        or `unlabelled` is True and the subset leaves nothing out; or a file of the user's own
-        cannot be learned from.
-      DatasetNotFoundError: The dataset is not there, or cannot be used.
+        or `unlabelled` is True and the subset leaves nothing out; or nothing can be learned from a
+        file of the user.
+      DatasetNotFoundError: The dataset is missing or cannot be used.
       ImportError: scikit-learn (for digits) or TFDS is not installed.
     """
     check_name(name)
@@ -156,7 +158,7 @@ def load(
 def check_image_size(
     name: str, image_size: int | None, *, data_dir: PathLike | None = None
 ) -> None:
-    """Raises ValueError unless a size is given where images need one, and none for the others."""
+    """Raises ValueError unless a size is given for images that need one, and for no others."""
     found = find(name, data_dir)
     if image_size is not None:
         if not found.can_resize:
@@ -165,24 +167,24 @@ def check_image_size(
             )
         _checks.whole_number("image_size", image_size, minimum=1, maximum=4096)
     elif None in found.shape:
-        raise ValueError(f"The images of {name!r} differ in size: set `image_size`, to 224 say.")
+        raise ValueError(f"The images of {name!r} differ in size: set `image_size`, e.g. to 224.")
     elif not found.is_resident(None):
         size = f"{found.num_bytes(None) / 2**30:.1f} GB"
         raise ValueError(
-            f"The images of {name!r} take {size}, too much to rest in memory: set `image_size`, to "
-            "which they are cropped as they are read, to 224 say."
+            f"The images of {name!r} take {size}, too much to keep in memory: set `image_size`, "
+            "e.g. to 224, and they are read and cropped when they are needed."
         )
 
 
 def is_resident(
     name: str, image_size: int | None = None, *, data_dir: PathLike | None = None
 ) -> bool:
-    """Returns whether the examples of a dataset rest in memory, without loading it."""
+    """Returns whether the examples of a dataset fit in memory, without loading it."""
     return find(name, data_dir).is_resident(image_size)
 
 
 def require(name: str, *, data_dir: PathLike | None = None) -> None:
-    """Raises what `load` raises where a dataset is not on this machine, without loading it."""
+    """Raises the error of `load` if a dataset is not on this machine, without loading it."""
     find(name, data_dir)
     if name in tfds_named.TFDS_DATASETS:
         tfds_named.open_prepared(name, data_dir)
@@ -194,7 +196,7 @@ def is_table(name: str, *, data_dir: PathLike | None = None) -> bool:
 
 
 def identity(name: str, *, data_dir: PathLike | None = None) -> str | None:
-    """Returns what tells data of the user's own from other data of that name; else None."""
+    """Returns words that identify the user's own data; None for a dataset with a name."""
     found = find(name, data_dir)
     return found.identity() if found.identity else None
 

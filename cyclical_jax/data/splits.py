@@ -1,8 +1,10 @@
-"""The splits that a dataset of one's own lacks: each is a tenth of what there is to train on."""
+"""Cuts the splits that a dataset of the user lacks: each is a tenth of the training examples."""
 
 from collections.abc import Mapping
 
 import numpy as np
+
+from cyclical_jax._words import counted
 
 _PART = 10  # one of so many examples goes to each split that is missing
 _SEED = 0  # not the run's seed: all runs share the splits
@@ -29,7 +31,8 @@ def complete(sizes: Mapping[str, int], labels: np.ndarray | None = None) -> Part
     """
     missing, number = [split for split in _PLACES if split not in sizes], sizes["train"]
     if missing and number < _PART:
-        raise ValueError(f"{number} examples are too few to cut {' and '.join(missing)} from.")
+        few = counted(number, "example")
+        raise ValueError(f"{few} to train on are too few to cut {' and '.join(missing)} from.")
     order = _shuffled(number, labels)
     place = np.arange(number) % _PART
     taken = np.isin(place, [_PLACES[split] for split in missing])
@@ -60,8 +63,8 @@ def sizes_of(parts: Parts) -> tuple[int, int, int]:
 def notes_of(parts: Parts) -> tuple[str, ...]:
     """Returns a sentence about each split that was cut from the training split."""
     return tuple(
-        f"There is no {split} split: {len(positions):,} examples are cut from those to train on, "
-        "the same ones for every run."
+        f"There is no {split} split: every run cuts the same {counted(len(positions), 'example')} "
+        "from those to train on."
         for split, (given, positions) in parts.items()
         if given != split
     )

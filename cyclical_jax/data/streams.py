@@ -1,4 +1,4 @@
-"""Splits that are too large for memory: other processes make batches of photographs."""
+"""Splits that are too large for memory: other processes make the batches of photographs."""
 
 import contextlib
 import dataclasses

@@ -1,4 +1,4 @@
-"""Subsets of a training split: "4K CIFAR-10" and the like, long tails, or those that a file lists.
+"""Subsets of a training split, such as "4K CIFAR-10", long tails, or a list in a file.
 
 "First" refers to the order of TFDS's files. The published subsets follow the order of the official
 files. TFDS shuffles once, when it prepares a dataset, so ours are other images, chosen by the same
@@ -46,7 +46,7 @@ SUBSETS = {
 
 
 def parse_subset(text: Any) -> AnySubset:
-    """Parses the option that says which examples are trained on.
+    """Returns the subset that an option names: the examples to train on.
 
     Args:
       text: A name of `SUBSETS`; or "balanced N", N examples in equal parts of all classes; or
@@ -71,9 +71,9 @@ def parse_subset(text: Any) -> AnySubset:
     nearest = difflib.get_close_matches(str(text), SUBSETS, n=1)
     hint = f" Did you mean {nearest[0]!r}?" if nearest else ""
     raise ValueError(
-        f"`subset` must be one of {', '.join(map(repr, SUBSETS))}, or 'balanced N', say "
-        "'balanced 250', or 'long_tailed N F', say 'long_tailed 5000 100', or the path of an index "
-        f"file in .txt or .csv, say 'ImageNet_LT_train.txt', got {text!r}.{hint}"
+        f"`subset` must be one of {', '.join(map(repr, SUBSETS))}, or 'balanced N', such as "
+        "'balanced 250', or 'long_tailed N F', such as 'long_tailed 5000 100', or the path of an "
+        f"index file in .txt or .csv, such as 'ImageNet_LT_train.txt', got {text!r}.{hint}"
     )
 
 
@@ -87,8 +87,8 @@ def index_file_of(subset: str | None) -> Path | None:
 def _parse_balanced(text: str, words: Sequence[str]) -> Subset:
     if len(words) != 1 or not words[0].isdecimal() or int(words[0]) < 1:
         raise ValueError(
-            "`subset` 'balanced N' is of N examples, a whole number, at least 1, in equal parts of "
-            f"all classes, got {text!r}."
+            "`subset` must be 'balanced N' with a whole number N of at least 1, the number of "
+            f"examples, in equal parts of all classes, got {text!r}."
         )
     return Subset(int(words[0]), ratio=1)
 
@@ -101,8 +101,9 @@ def _parse_long_tailed(text: str, words: Sequence[str]) -> LongTailed:
         parsed = LongTailed(0, 0)
     if not 1 <= parsed.factor <= parsed.most:
         raise ValueError(
-            "`subset` 'long_tailed N F' is of N examples of the first class and F times fewer of "
-            f"the last: a whole number and a number from 1 to N, got {text!r}."
+            "`subset` must be 'long_tailed N F' with a whole number N, the examples of the first "
+            "class, and a number F from 1 to N, how many times fewer the last class has, got "
+            f"{text!r}."
         )
     return parsed
 
@@ -153,8 +154,8 @@ def subset_indices(
 def _check_single(labels: np.ndarray) -> None:
     if labels.ndim != 1:
         raise ValueError(
-            "`subset` of so many examples a class needs one class for each example, but labels are "
-            f"numbers for each of {labels.shape[1]} classes: list positions in a file."
+            "`subset` by class needs one class for each example, but labels are numbers for each "
+            f"of {labels.shape[1]} classes: list positions in a file."
         )
 
 

@@ -1,4 +1,4 @@
-"""A table of one's own in a .csv file: "csv:FILE".
+"""Your own table in a .csv file: "csv:FILE".
 
 The first line has the names of the columns. The labels are the column `label`, or else the last
 one: whole numbers or words, one for each class. All other columns are numbers.
@@ -17,6 +17,7 @@ from typing import Any, NamedTuple, TextIO
 import numpy as np
 
 from cyclical_jax import _checks
+from cyclical_jax._words import counted
 from cyclical_jax.data import own, splits
 from cyclical_jax.data.dataset import Dataset, Found, PathLike
 
@@ -41,10 +42,10 @@ class _Table(NamedTuple):
 
 
 def find(place: str, data_dir: PathLike | None = None) -> Found:
-    """Returns what a file tells, which is read whole.
+    """Returns the facts about a file, which is read as a whole.
 
     Raises:
-      ValueError: It cannot be learned from; a line for each problem.
+      ValueError: Nothing can be learned from it; a line for each problem.
       DatasetNotFoundError: There is no such file.
     """
     path = own.place_of(f"csv:{place}", place)
@@ -100,10 +101,10 @@ def _lines(file: TextIO) -> Iterator[str]:
 
 
 def _parsed(columns: list[str], at: int, rows: Iterator[Row]) -> _Table:
-    """Returns the rows, of which only some are text at once.
+    """Returns the rows; only some of them are text at any time.
 
     Raises:
-      ValueError: They cannot be learned from; a line for each problem.
+      ValueError: Nothing can be learned from them; a line for each problem.
     """
     if len(columns) < 2:
         raise ValueError(_too_few(columns))
@@ -197,8 +198,9 @@ def _labels(words: list[str], numbers: np.ndarray) -> own.Labels:
     classes = sorted(set(values))
     if not 2 <= len(classes) <= len(numbers) / 2:
         raise ValueError(
-            f"the labels must be 2 classes or more, of some rows each, got {len(classes)} of them "
-            f"in {len(numbers)} rows. Name the column of the labels {_LABEL!r}."
+            "the labels must have 2 classes or more, with some rows each, got "
+            f"{counted(len(classes), 'class', 'classes')} in {counted(len(numbers), 'row')}. Name "
+            f"the column of the labels {_LABEL!r}."
         )
     place = {value: number for number, value in enumerate(classes)}
     of_words = np.array([place[value] for value in values], np.int32)

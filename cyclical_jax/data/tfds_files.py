@@ -1,6 +1,6 @@
-"""A prepared dataset's own files. TFDS reports what is wrong with them late, wrongly or never.
+"""Checks the files of a prepared dataset, because TFDS reports problems late, wrongly or never.
 
-It raises errors of any type, of which only a line is kept.
+TFDS raises errors of any type; only one line of each is kept.
 """
 
 import contextlib
@@ -67,7 +67,7 @@ def _flaw(builder: Any, num_examples: dict[str, int]) -> str | None:
     of_all = {os.fspath(file) for split in splits.values() for file in split.filepaths}
     there = sorted(map(os.fspath, Path(builder.data_path).glob("*.array_record*")))
     if foreign := [os.path.basename(file) for file in there if file not in of_all]:
-        return f"{foreign[0]} is of no split that its {INFO} tells"
+        return f"{foreign[0]} belongs to no split of its {INFO}"
     return None
 
 

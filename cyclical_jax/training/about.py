@@ -1,4 +1,4 @@
-"""The entries beside the arrays of a checkpoint say which it is, its worth, and what they are."""
+"""The entries beside the arrays of a checkpoint: which one it is, its worth, and its arrays."""
 
 import shutil
 from pathlib import Path
@@ -30,10 +30,10 @@ class About(NamedTuple):
     arrays: dict[str, str] | None = None  # name -> type and shape, such as "float32[2, 3]"
 
     def entries(self, judged_by: tuple[str, str] | None) -> dict[str, Any]:
-        """Returns what is written, without checksum.
+        """Returns the entries to write, without checksum.
 
-        `judged_by` is a task's: the score is an entry too, "val_accuracy" say, for those who read
-        the file; nothing else does.
+        With the `judged_by` of a task, the score is an entry too, such as "val_accuracy", for
+        people who read the file; no program reads it.
         """
         if judged_by is None or self.worth is None:
             return self._asdict()
@@ -42,32 +42,32 @@ class About(NamedTuple):
 
 
 def problem_of(directory: Path, *, is_read: bool) -> str | None:
-    """Returns what keeps a path from being a directory of checkpoints, in a line.
+    """Returns a line that says why a path cannot be a directory of checkpoints, or None.
 
-    Where it is not `is_read`, it need not be there.
+    Unless it `is_read`, it need not exist.
     """
     try:
         if directory.is_symlink() and not directory.exists():
-            return f"{directory} is a link to {directory.readlink()}, which is not there."
+            return f"{directory} is a link to {directory.readlink()}, which does not exist."
         if directory.exists() and not directory.is_dir():
-            return f"{directory} is no directory."
+            return f"{directory} is not a directory."
         return f"there is no {directory}." if is_read and not directory.exists() else None
     except OSError as error:
         return f"{directory} cannot be read: {error.strerror}."
 
 
 def steps_of(directory: Path) -> list[int]:
-    """Returns the micro steps of the checkpoints in a directory, in order; [] where it is not."""
+    """Returns the micro steps of the checkpoints in a directory, in order; [] if it is missing."""
     paths = directory.iterdir() if directory.is_dir() else ()
     names = (path.name for path in paths)
     return sorted(int(name) for name in names if name.isascii() and name.isdecimal())
 
 
 def read_about(checkpoint: Path) -> About:
-    """Returns what stands beside the arrays of a checkpoint.
+    """Returns the entries beside the arrays of a checkpoint.
 
     Raises:
-      DamagedError: It does not hold what was written, or is that of another checkpoint; a line.
+      DamagedError: The file is damaged, or belongs to another checkpoint; a line.
       OSError: It cannot be read.
     """
     path = checkpoint / _FILE
@@ -83,26 +83,26 @@ def read_about(checkpoint: Path) -> About:
         raise DamagedError(f"{_FILE}: {problem}")
     about = About(**known)
     if about.micro_step not in (None, _micro_step_of(checkpoint)):
-        raise DamagedError(f"{_FILE} is that of micro step {about.micro_step}")
+        raise DamagedError(f"{_FILE} belongs to micro step {about.micro_step}")
     return about
 
 
 def write_entries(checkpoint: Path, entries: dict[str, Any]) -> None:
-    """Puts others in the place of those that are there; raises OSError where it cannot."""
+    """Replaces the entries of a checkpoint; raises OSError if it cannot."""
     _files.write_json(checkpoint / _FILE, entries)
 
 
 def set_aside(checkpoint: Path) -> None:
-    """Moves a damaged checkpoint out of the way; raises OSError where it cannot."""
+    """Renames a damaged checkpoint; raises OSError if it cannot."""
     aside = checkpoint.with_name(f"{_ASIDE}{checkpoint.name}")
     shutil.rmtree(aside, ignore_errors=True)  # one that was set aside earlier
     checkpoint.rename(aside)
 
 
 def lost_in(directory: Path) -> list[tuple[Path, float | None]]:
-    """Returns the damaged checkpoints that were set aside, with their worth; None is unknown.
+    """Returns the damaged checkpoints that were renamed, with their worth; None is unknown.
 
-    One that the run has saved again since is not among them.
+    A checkpoint that the run has saved again since is left out.
     """
     there = {None, *steps_of(directory)}
     steps = {path: _micro_step_of(path) for path in sorted(directory.glob(f"{_ASIDE}*"))}

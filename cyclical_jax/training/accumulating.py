@@ -1,7 +1,8 @@
-"""The gradient of an update of several micro steps, which is averaged over the devices once.
+"""The gradient of an update of several micro steps, averaged over the devices only once.
 
-A mean over micro steps and a mean over devices may change places: each device accumulates the
-gradients of its own examples, and all devices average what they have at the end of the update.
+A mean over micro steps and a mean over devices may be taken in either order: each device
+accumulates the gradients of its own examples, and all devices average them at the end of the
+update.
 """
 
 from collections.abc import Callable
@@ -30,18 +31,19 @@ def averaged(
     every: optax.Schedule,
     mean_over_devices: Callable[[Any], Any],
 ) -> tuple[AccumulateGradientsState, optax.Updates, jax.Array, jax.Array]:
-    """Returns state and gradient with which all devices make the same update, at its end.
+    """Returns state and gradient with which all devices make the same update.
 
-    There m, the gradient of the update, is the mean over devices of `a + (g - a) / (n + 1)`, g
-    being the gradient of a device at the micro step n of the update and a what it has accumulated.
-    Both are replaced by m, and Optax's mean of m and m is m. Within an update nothing changes, and
-    nothing is sent: the devices agree about the branch, since all have the same counts.
+    At the end of an update, m, the gradient of the update, is the mean over devices of `a + (g - a)
+    / (n + 1)`, g being the gradient of a device at the micro step n of the update and a what it has
+    accumulated. Both are replaced by m, and Optax's mean of m and m is m. Within an update nothing
+    changes, and nothing is sent: the devices agree about the branch, since all have the same
+    counts.
 
     Args:
       opt_state: The state of `accumulate_gradients`.
-      grads: Those of this micro step.
+      grads: The gradients of this micro step.
       every: Micro steps of the update of that number.
-      mean_over_devices: From a tree to the mean of all devices'.
+      mean_over_devices: A function from a tree to its mean over all devices.
 
     Returns:
       State and gradient for `update`; whether this micro step is the last of its update, (), bool;
@@ -69,9 +71,9 @@ def _norm(tree: Any) -> jax.Array:
 
 
 def spread(state: TrainState) -> TrainState:
-    """Returns a state of `AXES`: each device goes on from what all have accumulated.
+    """Returns a state with the axes `AXES`: each device goes on from what all have accumulated.
 
-    No leaf is copied that needs no axis: the state is donated.
+    Leaves that need no axis are not copied, because the state is donated.
     """
     devices = np.zeros(jax.local_device_count())  # pmap asks for an argument with an axis
     return _spread(state, devices)

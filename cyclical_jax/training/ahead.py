@@ -1,7 +1,7 @@
-"""The programs of a run before there is a run: made from shapes, for devices that may be elsewhere.
+"""The programs of a run, made ahead of it from shapes, for devices that may be elsewhere.
 
-The devices may be of this machine, or of a topology (`jax.experimental.topologies`) that no machine
-here has. `lowered(...).compile()` is then the program that such a machine would run.
+The devices may be those of this machine or of a topology (`jax.experimental.topologies`) that no
+machine here has. `lowered(...).compile()` is the program that such a machine would run.
 """
 
 import functools
@@ -34,7 +34,8 @@ def lowered(
 ) -> jax.stages.Lowered:
     """Returns the program of `way` on `devices`, not yet compiled, for the shapes of `arguments`.
 
-    It is that of a run, or, with a chunk, of a `Population` of as many members on each device.
+    It is the program of a run or, with a chunk, of a `Population` with that many members on each
+    device.
     """
     timetable = recipe.timetable(num_examples(dataset.train)).lengths
     static = way, recipe.structure, timetable, spec_of(dataset)
@@ -57,7 +58,7 @@ def arguments(
     chunk: int | None = None,
     earlier: Earlier = NOTHING_EARLIER,
 ) -> tuple[TrainState, ways.Inputs]:
-    """Returns the shapes of what the program of a run, or of a population, is called with.
+    """Returns the shapes of the arguments of the program of a run or of a population.
 
     Args:
       recipe: The run.
@@ -73,7 +74,7 @@ def arguments(
     if chunk is None:
         return _of_a_run(recipe, dataset, way, num_devices, earlier)
     if way == "streamed":
-        raise ValueError("The way of a population is 'resident' or 'stepwise', not 'streamed'.")
+        raise ValueError("A population runs 'resident' or 'stepwise', not 'streamed'.")
     state, inputs = _of_a_run(recipe, dataset, way, 1, earlier)
     of_members = functools.partial(_with_axes, (num_devices, chunk))
     batches = of_members(jax.tree.map(_without_axis, inputs.batches))

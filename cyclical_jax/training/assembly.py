@@ -106,12 +106,11 @@ def _every(timetable: Timetable) -> optax.Schedule | None:
 
 
 def make_terms(structure: Structure, parts: Parts) -> tuple[list[LossTerm], list[LossTerm]]:
-    """Returns the loss terms, and those of the reference gradient.
+    """Returns the loss terms, and the terms of the reference gradient.
 
-    The task's own term comes first, then those that take a part of its weight, then the others.
-
-    The reference differs in the task's own term alone: what others teach is in both, so that it is
-    not rescaled away where the task is learned.
+    The task's own term comes first, then the terms that take a part of its weight, then the others.
+    The reference differs only in the task's own term. The other terms are in both, so that
+    rescaling does not remove what they teach.
     """
     for entry, _ in structure.entries:
         _check_measures(entry, parts[entry.name])
@@ -157,12 +156,12 @@ def assemble(
     axis_name: str | None = None,
     micro_steps: int = 1,
 ) -> Program:
-    """Returns what the train step of a run is made of.
+    """Returns the parts of the train step of a run.
 
     Args:
-      structure, numbers: Those of the recipe.
+      structure, numbers: The structure and the numbers of the recipe.
       timetable: The lengths of the run.
-      spec: That of the dataset.
+      spec: The spec of the dataset.
       given: The arrays that techniques have prepared.
       axis_name: Mapped axis of the devices; None for one device.
       micro_steps: How many micro steps a batch counts as.
@@ -205,7 +204,7 @@ def assemble_state(
 ) -> TrainState:
     """Returns the state before the first update; numbers, seed and variables may be traced.
 
-    All variables are those of `start`, where there is one, but for parameters that it lacks.
+    If there is a `start`, all variables come from it, except parameters that it lacks.
     """
     program = assemble(structure, numbers, timetable=timetable, spec=spec, given=given)
     model = program.model if start is None else _starting_from(program.model, start)
@@ -228,7 +227,9 @@ def _transforms(parts: Parts, names: Sequence[str]) -> list[BatchTransform]:
 def _check_measures(entry: Technique, part: Part) -> None:
     found = [name for term in part.terms for name, _ in term.measures]
     if sorted(found) != sorted(entry.measures):
-        raise RecipeError(f"{entry} says that it measures {entry.measures}, its terms {found}.")
+        raise RecipeError(
+            f"{entry} declares the measures {entry.measures}, but its terms have {found}."
+        )
 
 
 def _check_one(what: str, names: Collection[str]) -> None:
@@ -237,7 +238,7 @@ def _check_one(what: str, names: Collection[str]) -> None:
 
 
 def _total(weights) -> jax.Array:
-    """Returns their sum, without a zero to begin with."""
+    """Returns the sum of the weights, without adding a first zero."""
     first, *rest = weights
     for weight in rest:
         first = first + weight

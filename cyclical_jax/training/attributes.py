@@ -1,4 +1,4 @@
-"""Keys of the attributes of somebody's class: a type annotation and a default become a `Field`."""
+"""Keys for the attributes of a class: a type annotation and a default become a `Field`."""
 
 import types
 import typing
@@ -24,7 +24,7 @@ def field_of(
     Args:
       annotation: Its type.
       default: Its default; None is also allowed for a type without None.
-      meaning: What it is, for people.
+      meaning: Its meaning, in words.
       may_cycle: Whether a float may cycle.
     """
     field = _float() if annotation is float and may_cycle else _of_type(annotation)

@@ -1,4 +1,4 @@
-"""Checkpoints of a run: whole or not there, written in the background, verified when read."""
+"""Checkpoints of a run: complete or absent, written in the background, verified when read."""
 
 import contextlib
 import logging
@@ -46,7 +46,7 @@ _Found = TypeVar("_Found")
 
 
 class CheckpointError(OSError):
-    """A checkpoint cannot be written, or none that is there can be read."""
+    """A checkpoint cannot be written, or none can be read."""
 
 
 class _OthersError(Exception):
@@ -56,19 +56,19 @@ class _OthersError(Exception):
 class Checkpoints:
     """The checkpoints in a directory, each named by its micro step; a context.
 
-    The newest `keep` are kept, and the one that is worth most by validation, the last of equals:
-    of all that were saved or held. They are Orbax's: "state" holds every leaf by its path, "about"
-    is an `About`.
-    With several processes all of them call everything, and share the directory; the first writes.
+    It keeps the newest `keep`, and the one with the best validation score of all that were saved or
+    held (the last of equals). The format is Orbax's: "state" holds every leaf by its path, "about"
+    is an `About`. With several processes, all of them make all calls and share the directory; only
+    the first one writes.
 
     Args:
-      directory: Where they are.
-      keep: How many of the newest are kept.
-      judged_by: That of the task, if "about" is to show the score by its name.
-      read_only: Whether nothing there is changed: the run that it belongs to may go on.
+      directory: The folder of the checkpoints.
+      keep: Number of newest checkpoints to keep.
+      judged_by: `judged_by` of the task, if "about" is to show the score by its name.
+      read_only: Whether to change nothing there, because the run may still go on.
 
     Raises:
-      CheckpointError: The directory cannot be made or read, or, to be read, is not there.
+      CheckpointError: The directory cannot be made or read, or, if it is only read, is missing.
     """
 
     def __init__(
@@ -125,11 +125,11 @@ class Checkpoints:
             self._manager.close()
 
     def hold(self, snapshot: Snapshot, worth: float) -> None:
-        """Keeps a copy in memory, which the next `save` writes before its own, if it is the best.
+        """Keeps a copy in memory if it is the best so far; the next `save` writes it first.
 
-        It is, if it is worth more than all that were saved or held. After a crash the run goes on
-        from what was saved last, and everything that was best until then was written before: so
-        the run finds again what was held since.
+        The best is worth at least as much as all that were saved or held. After a crash the run
+        goes on from the checkpoint that was saved last. All that was best until then was written
+        before, so the run finds again what was held since.
         """
         if not math.isfinite(worth):
             return
@@ -143,13 +143,13 @@ class Checkpoints:
             self._held = host_copy(snapshot, worth)
 
     def save(self, snapshot: Snapshot, worth: float | None = None) -> None:
-        """Starts to write, and returns when all is in memory.
+        """Starts to write, and returns when all is copied in memory.
 
-        One of that micro step that is there, of a run that was stopped in its validation, stays,
-        and is given the worth.
+        If there is a checkpoint of that micro step, from a run that was stopped in its validation,
+        it stays and gets the worth.
 
         Raises:
-          CheckpointError: This one cannot be written, or the one before it could not.
+          CheckpointError: This checkpoint cannot be written, or the one before could not.
         """
         item = host_copy(snapshot, worth)
         if self._held and self._held.micro_step < item.micro_step:
@@ -158,7 +158,7 @@ class Checkpoints:
         self._write(item)
 
     def save_held(self) -> None:
-        """Starts to write the one that is held, if there is one; raises as `save` does."""
+        """Starts to write the copy that is held, if there is one; raises as `save` does."""
         held, self._held = self._held, None
         if held:
             self._write(held)
@@ -177,7 +177,7 @@ class Checkpoints:
             self._manager.save(micro_step, args=ocp.args.Composite(**items))
 
     def _amend(self, micro_step: int, worth: float | None) -> None:
-        """Gives a worth to one that is there without it, or is being written."""
+        """Adds a worth to a checkpoint that was, or is being, written without one."""
         if worth is None or worth == self._worth_of(micro_step):
             return
         self.wait()
@@ -189,7 +189,7 @@ class Checkpoints:
                 abouts.write_entries(checkpoint, about.entries(self._judged_by))
 
     def check(self) -> None:
-        """Raises CheckpointError if what was being written could not be."""
+        """Raises CheckpointError if a write in the background has failed."""
         with self._errors_told():
             self._manager.check_for_errors()
 
@@ -199,13 +199,13 @@ class Checkpoints:
             self._manager.wait_until_finished()
 
     def restore(self, like: Snapshot) -> Snapshot | None:
-        """Returns the newest checkpoint that is undamaged; None where there is none at all.
+        """Returns the newest undamaged checkpoint; None if there is no checkpoint.
 
-        One that is damaged is named in a warning and set aside, as `damaged-<micro step>`. Of
-        those before the newest, what stands beside the arrays is checked.
+        A damaged one is named in a warning and renamed to `damaged-<micro step>`. The entries
+        beside the arrays of all earlier ones are checked.
 
         Args:
-          like: A snapshot of the same run, at its start say, for structure, shapes and dtypes.
+          like: A snapshot of the same run, such as its start, for structure, shapes and dtypes.
 
         Raises:
           CheckpointError: All are damaged, or the newest is of another structure than `like`.
@@ -225,13 +225,13 @@ class Checkpoints:
         """Returns {path of a leaf: array} of the checkpoint that is worth most by validation.
 
         Raises:
-          CheckpointError: None was saved with one, or that checkpoint is damaged, or one is of
-            which it cannot be known what it is worth.
+          CheckpointError: None was saved after a validation, or that checkpoint is damaged, or
+            the worth of another one is unknown.
         """
         return self._looked_at(self._best)
 
     def newest_about(self) -> tuple[int, About] | None:
-        """Returns the newest micro step and what stands beside its arrays; None: there is none.
+        """Returns the newest micro step and the entries beside its arrays; None if there is none.
 
         Raises:
           CheckpointError: It is damaged.
@@ -241,15 +241,15 @@ class Checkpoints:
         )
 
     def _looked_at(self, look: Callable[[list[int]], _Found]) -> _Found:
-        """Returns what `look` reads of the checkpoints, anew if others are there in between.
+        """Returns what `look` reads of the checkpoints; reads again if they change in between.
 
-        A run that goes on removes those that are no longer the newest or the best, and what is
-        being removed looks like a damaged one.
+        A run that goes on removes checkpoints that are no longer the newest or the best, and a
+        checkpoint that is being removed looks like a damaged one.
         """
         for _ in range(_LOOKS):
             with contextlib.suppress(_OthersError):
                 return look(self._steps())
-        raise CheckpointError(f"{self._directory} cannot be read: it changes all the time.")
+        raise CheckpointError(f"{self._directory} cannot be read: it keeps changing.")
 
     def _steps(self) -> list[int]:
         try:
@@ -258,7 +258,7 @@ class Checkpoints:
             raise self._unreadable(error) from error
 
     def _are_others(self, steps: list[int]) -> bool:
-        """Returns whether a run that goes on saves or removes checkpoints: not all are `steps`."""
+        """Returns whether a run that goes on has changed the checkpoints from `steps`."""
         until = time.monotonic() + _PATIENCE
         while self._read_only and self._steps() == steps:
             if time.monotonic() > until:
@@ -267,23 +267,25 @@ class Checkpoints:
         return self._read_only
 
     def _best(self, steps: list[int]) -> Arrays:
-        remedy = ", and may be the best: take the newest, with --checkpoint=newest."
+        remedy = ", and may be the best: use the newest, with --checkpoint=newest."
         worths = {step: self._sound(read_about, step, steps, remedy).worth for step in steps}
         best, most = best_of(worths)
         if best is None:
             raise CheckpointError(
-                f"no checkpoint in {self._directory} was saved after a validation: take the newest."
+                f"no checkpoint in {self._directory} was saved after a validation: use the newest."
             )
         for path, worth in abouts.lost_in(self._directory):
             if worth is None or worth >= most:
-                _logger.warning("checkpoint %s was set aside, and may have been the best", path)
-        remedy = ": take the newest, with --checkpoint=newest."
+                _logger.warning(
+                    "checkpoint %s was renamed as damaged, and may have been the best", path
+                )
+        remedy = ": use the newest, with --checkpoint=newest."
         return self._sound(lambda _: self._read(best)[0], best, steps, remedy)
 
     def _sound(
         self, read: Callable[[Path], _Found], step: int, steps: list[int], remedy: str = "."
     ) -> _Found:
-        """Returns what `read` reads of a checkpoint; raises CheckpointError if it is damaged."""
+        """Returns what `read` returns for a checkpoint; raises CheckpointError if it is damaged."""
         try:
             return read(self._path(step))
         except Exception as error:  # whatever a damaged file may lead to
@@ -295,7 +297,7 @@ class Checkpoints:
             raise CheckpointError(f"{problem}{remedy}") from error
 
     def _newest(self, steps: list[int]) -> tuple[int, Arrays, About] | None:
-        """Returns the newest that is undamaged: its micro step, arrays and what is beside them."""
+        """Returns micro step, arrays and entries of the newest undamaged checkpoint."""
         damaged: dict[int, str] = {}
         for micro_step in reversed(steps):
             try:
@@ -315,7 +317,7 @@ class Checkpoints:
         return None
 
     def _damaged_before(self, micro_step: int, steps: list[int]) -> dict[int, str]:
-        """Returns what is wrong with older ones, of which the best would be lost in silence."""
+        """Returns what is wrong with older checkpoints, whose best would be lost in silence."""
         older = [] if self._read_only else [step for step in steps if step < micro_step]
         reasons = [self._problem_beside(step) for step in older]
         are_damaged = largest_of_all([reason is not None for reason in reasons]) if older else ()
@@ -323,7 +325,7 @@ class Checkpoints:
         return {step: reason or _ELSEWHERE for step, reason, is_damaged in found if is_damaged}
 
     def _problem_beside(self, micro_step: int) -> str | None:
-        """Returns what is wrong with what stands beside the arrays of a checkpoint."""
+        """Returns what is wrong with the entries beside the arrays of a checkpoint."""
         try:
             read_about(self._path(micro_step))
         except Exception as error:
@@ -333,7 +335,7 @@ class Checkpoints:
         return None
 
     def _agree(self, is_read: bool, steps: list[int]) -> bool:
-        """Returns whether all processes have read it, so that all begin with the same one."""
+        """Returns whether all processes have read a checkpoint, so that all begin with the same."""
         are_others = not is_read and self._are_others(steps)
         failed, changed = largest_of_all([not is_read, are_others])
         if changed:
@@ -356,7 +358,7 @@ class Checkpoints:
         if free < needed:
             raise CheckpointError(
                 f"{self._directory} cannot be written: a checkpoint takes {needed / 1e6:,.1f} MB, "
-                f"and {free / 1e6:,.1f} MB of the disk are free."
+                f"but only {free / 1e6:,.1f} MB of the disk is free."
             )
 
     def _read(self, micro_step: int) -> tuple[Arrays, About]:
@@ -364,7 +366,7 @@ class Checkpoints:
         about = read_about(checkpoint)
         arrays = read_arrays(checkpoint / _STATE, about.arrays)
         if digest_of(arrays) != about.digest:
-            raise DamagedError("its digest is another")
+            raise DamagedError("its digest does not match")
         return arrays, about
 
     def _rebuilt(self, micro_step: int, like: Snapshot, arrays: Arrays, seconds: float) -> Snapshot:
@@ -376,7 +378,7 @@ class Checkpoints:
         return rebuilt(like, arrays, seconds)
 
     def _set_aside(self, damaged: Mapping[int, str], newest: int) -> None:
-        """Renames damaged checkpoints, and warns of each; `newest` is the one that was read."""
+        """Renames damaged checkpoints and warns of each; `newest` is the one that was read."""
         for micro_step, reason in damaged.items():
             instead = "the one before it is used" if micro_step > newest else "it may be the best"
             path = self._path(micro_step)
@@ -393,7 +395,7 @@ class Checkpoints:
             self._manager = ocp.CheckpointManager(self._directory, options=self._options)
 
     def _remove_unfinished(self) -> None:
-        """Removes what was cut off, before anything is read: Orbax would, in the background."""
+        """Removes unfinished checkpoints before any is read: Orbax does it in the background."""
         if is_first_process():
             for path in self._directory.glob(_UNFINISHED):
                 shutil.rmtree(path)

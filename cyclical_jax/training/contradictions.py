@@ -1,4 +1,4 @@
-"""Finds contradictions between values of a config that are right by themselves, a line each."""
+"""Contradictions between values of a config that are right by themselves, one line each."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -45,11 +45,11 @@ def contradictions(
 def uneven_batch(batch_size: int, num_devices: int, *, key: str = "batch_size") -> Iterator[str]:
     """Yields a line if the devices cannot share a batch evenly."""
     if batch_size % num_devices:
-        yield f"{key} must be a multiple of the {num_devices} devices, got {batch_size}."
+        yield f"{key} must be a multiple of the number of devices, {num_devices}, got {batch_size}."
 
 
 def uneven_groups(groups: Mapping[str, int], num_devices: int) -> Iterator[str]:
-    """Yields a line for each {key: devices of a group} with which some devices would be left."""
+    """Yields a line for each {key: devices of a group} that does not divide the devices evenly."""
     for key, size in groups.items():
         if num_devices % size:
             yield f"{key} must divide the number of devices, {num_devices}, got {size}."
@@ -136,7 +136,7 @@ def _is_table(checked: Checked) -> bool:
 
 
 def _own_problems(entry: Technique, checked: Checked) -> list[str]:
-    """Returns its contradictions; none that needs a key whose value is wrong by itself."""
+    """Returns the contradictions of an entry, except where a value is wrong by itself."""
     try:
         return list(entry.problems(checked))
     except KeyError:
@@ -176,14 +176,14 @@ def _unmet_needs(catalogue: Catalogue, checked: Checked, entry: Technique) -> It
         yield f"{entry.switch} must be None for {dataset!r}: it needs images, not a table."
     if IN_MEMORY in entry.needs and not _is_resident(checked):
         yield (
-            f"{entry.switch} is for datasets that fit in memory; leave it None for {dataset!r}."
+            f"{entry.switch} needs a dataset that fits in memory; leave it at None for {dataset!r}."
             if entry.switch
             else f"dataset must fit in memory, which {entry.name} needs, got {dataset!r}."
         )
 
 
 def _unread(catalogue: Catalogue, checked: Checked) -> Iterator[str]:
-    """Yields a line for each value that would be ignored: an option of what was not chosen."""
+    """Yields a line for each value that would be ignored, as an option of another choice."""
     for key, value in checked.items():
         field = catalogue.keys[key]
         why = _why_unread(catalogue, checked, key)

@@ -48,7 +48,7 @@ def on_all_devices(
     donate: bool = False,
     devices: Sequence[jax.Device] | None = None,
 ) -> Callable[..., Any]:
-    """`function` mapped over the local devices by `jax.pmap`, with the axis named `AXIS`.
+    """Returns `function` mapped over the local devices by `jax.pmap`, with the axis named `AXIS`.
 
     Args:
       function: A pure function of arrays.
@@ -128,7 +128,7 @@ def gathered(tree: Any, axis_name: str | None) -> Any:
 
 
 def own_slice(values: jax.Array, axis_name: str | None, size: int) -> jax.Array:
-    """Returns this device's `size` of `values`, which `gathered` brought together."""
+    """Returns this device's part of `values`, which `gathered` brought together."""
     if axis_name is None:
         return values
     start = jax.lax.axis_index(axis_name) * size
@@ -136,7 +136,7 @@ def own_slice(values: jax.Array, axis_name: str | None, size: int) -> jax.Array:
 
 
 def is_first_process() -> bool:
-    """Returns whether this is the process that writes what one alone may write."""
+    """Returns whether this process is the first, which writes what only one may write."""
     return jax.process_index() == 0
 
 

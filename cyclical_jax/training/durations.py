@@ -1,4 +1,4 @@
-"""Lengths of time in steps, epochs or examples, converted once to micro steps.
+"""Lengths of training in steps, epochs or examples, converted once to micro steps.
 
 A micro step is one batch; one or several of them make a step, which is an optimizer update.
 """
@@ -50,22 +50,22 @@ class Timetable(NamedTuple):
 
     @property
     def micro_steps(self) -> int:
-        """Micro steps of the run."""
+        """Number of micro steps of the run."""
         return sum(count * size for count, size in self.windows)
 
     @property
     def total_steps(self) -> int:
-        """Optimizer updates of the run."""
+        """Number of optimizer updates of the run."""
         return sum(count for count, _ in self.windows)
 
     @property
     def longest_interval(self) -> int:
-        """At least the most micro steps between two rows of the log."""
+        """An upper bound on the micro steps between two rows of the log."""
         return self.longest_call(min(self.log_every, self.validate_every))
 
     @property
     def accumulates(self) -> bool:
-        """Whether an update takes the gradients of several batches, one after the other."""
+        """True if an update takes the gradients of several batches, one after the other."""
         return not self.as_one_batch and self._largest > 1
 
     @property
@@ -74,7 +74,7 @@ class Timetable(NamedTuple):
 
     @property
     def lengths(self) -> "Timetable":
-        """The part that the compiled program depends on: all but the times of rows."""
+        """The part on which the compiled program depends: all but the times of rows."""
         return self._replace(log_every=1, validate_every=1)
 
     def next_row(self, micro_step: int) -> int:
@@ -163,7 +163,7 @@ def parse_duration(text: str) -> Duration:
     """Returns the duration that a text says.
 
     Raises:
-      ValueError: `text` is not a number above 0 and a unit; epochs alone come in parts.
+      ValueError: `text` is not a number above 0 and a unit, or a fraction of steps or examples.
 
     Examples:
       >>> parse_duration("1.5 epochs")

@@ -1,4 +1,4 @@
-"""Arrays that techniques prepare on the host before a run, also of earlier runs."""
+"""Arrays that techniques prepare on the host before a run, some of them from earlier runs."""
 
 import contextlib
 import dataclasses
@@ -45,18 +45,18 @@ class TrainedModel:
     step: int = dataclasses.field(default=0, metadata={"static": True})  # updates before
 
     def outputs(self, inputs: Any) -> Any:
-        """Returns the outputs for inputs as a train step sees them."""
+        """Returns the outputs for inputs in the form in which a train step sees them."""
         model = assemble_model(self.structure, self.spec)
         return model.apply(*self.variables, inputs, train=False)[0]
 
     def outputs_of(self, images: Any) -> Any:
-        """Returns the outputs for images as the dataset has them."""
+        """Returns the outputs for images in the form that the dataset has."""
         task = self.structure.task[0]
         return self.outputs(task.view(task.as_batch({"image": images})))
 
 
 class Earlier(NamedTuple):
-    """The arrays of a run beside those that were added to its examples."""
+    """The arrays of a run that were not added to its examples."""
 
     given: Given = {}  # an entry for each technique that was prepared; None where it has no arrays
     start: Variables | None = None  # first variables; those that are missing are drawn
@@ -66,11 +66,10 @@ class Host:
     """Everything that a technique may use to prepare a run.
 
     Attributes:
-      recipe: That of the run. The members of a population are prepared once, so that it has no
-        numbers, and the seed 0.
-      dataset: That of the run.
-      own: The values of all that is in use and decides the program, and the workdirs of earlier
-        runs; no knobs.
+      recipe: The recipe of the run. The members of a population are prepared once, so the recipe
+        has no numbers, and its seed is 0.
+      dataset: The data of the run.
+      own: The values in use that decide the program, and the workdirs of earlier runs; no knobs.
       inputs_change: Whether the inputs of an example differ from one epoch to the next.
     """
 
@@ -91,7 +90,7 @@ class Host:
 
     @property
     def example(self) -> Any:
-        """Inputs of one example, with which the model is initialised."""
+        """The inputs of one example, which initialise the model."""
         return example_of(self.recipe.structure, spec_of(self.dataset))
 
     def load(self, **options: Any) -> Dataset:
@@ -99,7 +98,7 @@ class Host:
         return load_source(self.recipe.dataset, **source(self.recipe), **options)
 
     def read_run(self, key: str) -> TrainedModel:
-        """Returns what the run that `key` names has learned."""
+        """Returns the trained model of the run that `key` names."""
         return read_trained(key, self.own[key], self.dataset, self.recipe.catalogue)
 
     def read_start(self, key: str, *, without: tuple[str, ...] = ()) -> Variables:
@@ -119,9 +118,9 @@ class Host:
 
 
 def check_dataset(recipe: Recipe, dataset: Dataset) -> None:
-    """Raises RecipeError unless a dataset is as `Dataset` says and the task can learn it.
+    """Raises RecipeError unless a dataset is as `Dataset` says and the task can learn from it.
 
-    It has a line for each problem.
+    The error has a line for each problem.
     """
     problems = list(data.problems(dataset))
     for name in () if problems else SPLITS:
@@ -133,13 +132,13 @@ def check_dataset(recipe: Recipe, dataset: Dataset) -> None:
 def prepare(
     recipe: Recipe, dataset: Dataset, *, model: AnyModel | None = None
 ) -> tuple[Dataset, Earlier]:
-    """Lets the techniques in use prepare a run; returns the dataset and further arrays.
+    """Returns the dataset and further arrays, as the techniques in use prepare them for a run.
 
-    `model` is that of the run, as in `loop.train`.
+    `model` is the model of the run, as in `loop.train`.
 
     Raises:
-      RecipeError: An earlier run is not there, or does not fit; a line that names the key. Or the
-        task cannot learn the dataset; a line for each problem.
+      RecipeError: An earlier run is missing or does not fit; a line that names the key. Or the task
+        cannot learn from the dataset; a line for each problem.
     """
     check_dataset(recipe, dataset)
     recipe = recipe.with_model(model)
@@ -156,38 +155,38 @@ def prepare(
 
 
 def _check_what_it_prepared(entry, prepared: Any, dataset: Dataset, others, start) -> None:
-    """Raises RecipeError if a technique prepared what nobody can use, or what another did too."""
+    """Raises RecipeError if a technique prepared something of no use, or the same as another."""
     name = entry.name
     if not isinstance(prepared, Prepared):
         raise RecipeError(f"{name}: prepare must return a Prepared, got {prepared!r}.")
     number = data.num_examples(dataset.train)
     for key, array in prepared.examples.items():
         if key in others or key in ARRAYS:
-            raise RecipeError(f"{name}: {key!r} is an entry of the examples already.")
+            raise RecipeError(f"{name}: the examples have an entry {key!r} already.")
         if len(array) != number and key not in (entry.beside or {}):
             raise RecipeError(f"{name}: {key!r} must have {number} entries, got {len(array)}.")
     if prepared.start is not None and start is not None:
-        raise RecipeError(f"{name}: another technique gives the first variables too.")
+        raise RecipeError(f"{name}: another technique also gives the first variables.")
 
 
 def check_prepared(recipe: Recipe, earlier: Earlier) -> None:
-    """Raises RecipeError where `prepare` was not called for the recipe."""
+    """Raises RecipeError if `prepare` was not called for the recipe."""
     wanting = [entry for entry, _ in recipe.structure.entries if entry.prepare is not None]
     missing = [entry.switch or entry.name for entry in wanting if entry.name not in earlier.given]
     if missing:
         raise RecipeError(
-            f"{' and '.join(missing)} need dataset, earlier = earlier.prepare(recipe, dataset) "
-            "before training, and earlier=earlier."
+            f"{' and '.join(missing)} must be prepared: call dataset, earlier = "
+            "earlier.prepare(recipe, dataset) before training, and pass earlier=earlier."
         )
 
 
 def read_trained(key: str, workdir: str, dataset: Dataset, catalogue: Catalogue) -> TrainedModel:
-    """Returns what the run in `workdir` has learned, to be used on `dataset`.
+    """Returns the trained model of the run in `workdir`, for use on `dataset`.
 
     Args:
       key: The name that the user knows it by, for errors.
       workdir: A workdir of `experiments.train`.
-      dataset: Its inputs have the same shape, and it has as many classes.
+      dataset: A dataset whose inputs have the same shape, with the same number of classes.
       catalogue: The tasks and techniques that there are.
 
     Raises:
@@ -202,24 +201,24 @@ def _read_trained(key: str, path: Path, dataset: Dataset, catalogue: Catalogue) 
     there, here = read_facts(key, path, recipe), facts_of(recipe.dataset, dataset)
     if there.num_classes != here.num_classes:
         raise RecipeError(
-            f"{key} must tell {here.num_classes} classes apart, as the dataset has them; "
-            f"{path} tells {there.num_classes}."
+            f"{key} must be a run with {here.num_classes} classes, as the dataset has; {path} has "
+            f"{there.num_classes}."
         )
     if not there.is_seen_like(here):
-        raise RecipeError(f"{key}: {path} was trained on images that are normalised otherwise.")
+        raise RecipeError(f"{key}: {path} was trained on images with another normalisation.")
     return read_checkpoint(key, path, recipe.structure, spec_of(dataset))
 
 
 def read_checkpoint(
     key: str, workdir: Path, structure: Structure, spec: Spec, *, best: bool = False
 ) -> TrainedModel:
-    """Returns what the run in `workdir` has learned.
+    """Returns the trained model of the run in `workdir`.
 
     Args:
       key: The name that the user knows it by, for errors.
       workdir: A workdir of `experiments.train`.
       structure: The structure of the run.
-      spec: That of a dataset whose inputs have the same shape, and which has as many classes.
+      spec: The spec of a dataset whose inputs have the same shape, with the same number of classes.
       best: Whether to read the checkpoint with the best validation score, not the newest.
 
     Raises:
@@ -232,7 +231,7 @@ def read_checkpoint(
 def read_recipe(key: str, workdir: Path, catalogue: Catalogue) -> Recipe:
     """Returns the recipe of the run in `workdir`; `key` and errors as in `read_trained`.
 
-    A file that its config names is run only if it is the one that the run was made with.
+    A file that its config names runs only if it is the same file that the run was made with.
     """
     if not files.is_there(workdir / CONFIG):
         missing = f"{CONFIG} in it" if os.path.isdir(workdir) else "such directory"
@@ -259,7 +258,7 @@ def read_recipe(key: str, workdir: Path, catalogue: Catalogue) -> Recipe:
 
 
 class _ChangedError(RecipeError):
-    """A run was made with a file that is not there, or has changed."""
+    """A run was made with a file that is missing or has changed."""
 
     def __init__(self, key: str, workdir: Path, name: str, what: str):
         super().__init__(f"{key}: {workdir} was made with {name}, which {what}")
@@ -277,7 +276,7 @@ def one_run(key: str, workdir: Path) -> Iterator[None]:
 
 
 def _begun(workdir: Path) -> tuple[int, ...] | None:
-    """Returns what tells the config of a run from that of another; None where there is none."""
+    """Returns what identifies the config of a run; None if there is none."""
     try:
         about = (workdir / CONFIG).stat()
     except OSError:
@@ -302,12 +301,12 @@ def _inputs(key: str, workdir: Path) -> dict[str, str]:
 
 
 def _check_plugins(key: str, workdir: Path, inputs: dict[str, str], catalogue: Catalogue) -> None:
-    """Raises RecipeError if the run was made by a plugin that is not there, or has changed."""
+    """Raises RecipeError if the run was made with a plugin that is missing or has changed."""
     here = {plugin_key(name): plugin_identity(digest) for name, digest in catalogue.plugins}
     for name, there in inputs.items():
         if name.startswith(PLUGIN) and here.get(name) != there:
             is_there = name in here
-            missing = "is missing: name it by --plugin, or plugins=."
+            missing = "must be given, with --plugin or plugins=."
             what = "has changed since." if is_there else missing
             raise _ChangedError(key, workdir, name, what)
 

@@ -26,7 +26,7 @@ _BATCH_SIZE = 1024  # a device at most; bounds the memory of the activations
 
 
 class Look(NamedTuple):
-    """The values that are read of each example, beside the scores of all.
+    """The values to read for each example, in addition to the scores of all.
 
     Attributes:
       of_examples: (outputs of the model, batch) -> a tree of arrays [batch, ...], on the devices.
@@ -53,14 +53,14 @@ def evaluate(
 
     Args:
       structure: The structure of the run that `variables` belong to.
-      spec: That of its dataset.
+      spec: The spec of its dataset.
       variables: Such as `TrainState.evaluated`, on all devices.
       split: A split of a dataset, on the host, or a stream.
       model: The model of one's own that was trained, as in `loop.train`; None is the structure's.
       num_workers: Processes that read a stream.
       after_batch: Called after each batch; what it raises ends the evaluation.
-      look: What else is read of the examples; None is nothing. For one process.
-      is_checked: Whether the split is known to be sound: to see that takes a pass over it.
+      look: What else to read for the examples; None is nothing. It works in one process only.
+      is_checked: Whether the split is known to be sound: the check takes a pass over it.
 
     Raises:
       RecipeError: The split is not as `Dataset` says, the task cannot score it, or it has no
@@ -96,7 +96,7 @@ def _check(task: Task, split: Split, spec: Spec) -> None:
 
 
 def scores_of(task: Task, sums: Sequence[Any]) -> Scores:
-    """Returns the scores that a task makes of the sums of all batches, as plain numbers.
+    """Returns the scores that a task computes from the sums of all batches, as plain numbers.
 
     Raises:
       RecipeError: The loss, or the score that the task is judged by, is not among them.
@@ -115,7 +115,7 @@ def evaluation_batches(num_examples: int, num_devices: int) -> tuple[Select, int
 
 
 def make_batch_sums(structure: Structure, spec: Spec) -> Callable[[Variables, dict[str, Any]], Any]:
-    """Returns (variables, examples with a mask) -> what they add to the sums."""
+    """Returns the function (variables, examples with a mask) -> what they add to the sums."""
     task, own = structure.task
     model, site = assemble_model(structure, spec), Site(dict(own), spec)
 
@@ -127,7 +127,7 @@ def make_batch_sums(structure: Structure, spec: Spec) -> Callable[[Variables, di
 
 @functools.lru_cache(maxsize=32)
 def _sums_on_all_devices(structure, spec, of_examples):
-    """Returns (variables, examples) -> the sums, and what is read of the examples."""
+    """Returns the function (variables, examples) -> the sums, and what `look` reads."""
     batch_sums = make_batch_sums(structure, spec)
     model, task = assemble_model(structure, spec), structure.task[0]
 
@@ -144,7 +144,7 @@ def _sums_on_all_devices(structure, spec, of_examples):
 
 
 def _without_padding(leaves: Leaves, mask: jax.Array) -> Leaves:
-    """Returns leaves [devices, batch, ...] as those of the real examples, on the host."""
+    """Returns leaves [devices, batch, ...] without padding, [examples, ...], on the host."""
     is_real = np.asarray(mask).reshape(-1) > 0
     found = jax.device_get(leaves)
     return jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:])[is_real], found)

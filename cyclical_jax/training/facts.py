@@ -25,7 +25,7 @@ class Facts(NamedTuple):
       class_names: Their names; empty where they have none.
       shape: Shape of one image, or of the features of one example.
       dtype: "uint8", or the dtype of floats.
-      normalisation: What makes inputs of raw numbers; None where they are used as they are.
+      normalisation: What turns raw numbers into inputs; None if they are used as they are.
       num_examples: {split: number of examples}.
     """
 
@@ -39,17 +39,17 @@ class Facts(NamedTuple):
 
     @property
     def spec(self) -> Spec:
-        """Returns what `technique.spec_of` does for the dataset itself."""
+        """Returns the spec, as `technique.spec_of` returns it for the dataset itself."""
         limits = LIMITS if self.has_bytes else None
         return Spec(self.num_examples["train"], self.num_classes, self.shape, limits)
 
     @property
     def has_bytes(self) -> bool:
-        """Whether its images are bytes 0 .. 255."""
+        """True if the images are bytes 0 .. 255."""
         return np.dtype(self.dtype).kind in "iu"
 
     def is_seen_like(self, other: "Facts") -> bool:
-        """Returns whether a model sees the same inputs of the same raw numbers, to rounding."""
+        """Returns whether the same raw numbers give a model the same inputs, up to rounding."""
         one, two = self.normalisation, other.normalisation
         if one is None or two is None:
             return one is two and self.has_bytes == other.has_bytes
@@ -57,7 +57,7 @@ class Facts(NamedTuple):
         return all(np.shape(a) == np.shape(b) and np.allclose(a, b, 1e-6, 0) for a, b in pairs)
 
     def as_json(self) -> dict[str, Any]:
-        """Returns what `dataset.json` holds."""
+        """Returns the content of `dataset.json`."""
         entries = self._asdict() | {
             "class_names": list(self.class_names),
             "shape": list(self.shape),
@@ -95,11 +95,11 @@ def read_facts(key: str, workdir: Path, recipe: Recipe) -> Facts:
 
     Args:
       key: The name that the user knows the workdir by, for errors.
-      workdir: That of the run.
-      recipe: That of the run, which may be of a version that wrote no such file.
+      workdir: The workdir of the run.
+      recipe: The recipe of the run, whose version may have written no such file.
 
     Raises:
-      RecipeError: They cannot be read, or are not there and do not follow from the recipe; a line.
+      RecipeError: They cannot be read, or are missing and do not follow from the recipe; a line.
     """
     path = workdir / DATASET
     if not files.is_there(path):
@@ -115,7 +115,7 @@ def read_facts(key: str, workdir: Path, recipe: Recipe) -> Facts:
 def _parsed(entries: dict[str, Any]) -> Facts:
     found = {name: entries[name] for name in Facts._fields}
     if np.dtype(found["dtype"]).kind not in "uif":
-        raise ValueError(f"dtype {found['dtype']!r} is no number's")
+        raise ValueError(f"dtype {found['dtype']!r} is not a number type")
     found["class_names"], found["shape"] = tuple(found["class_names"]), tuple(found["shape"])
     if (statistics := found["normalisation"]) is not None:
         arrays = (np.asarray(statistics[name], np.float64) for name in Normalisation._fields)
@@ -124,7 +124,7 @@ def _parsed(entries: dict[str, Any]) -> Facts:
 
 
 def _of_name(key: str, workdir: Path, recipe: Recipe) -> Facts:
-    """Returns what is known of a dataset by its name: runs of earlier versions kept no facts."""
+    """Returns the facts that follow from the name of a dataset, for runs of earlier versions."""
     name = recipe.dataset
     if name not in data.DATASETS:
         raise RecipeError(f"{key}: {workdir} has no {DATASET}, which describes {name}.")

@@ -1,4 +1,4 @@
-"""The examples of a batch: taken from data that rests on devices, or sent there ahead of use."""
+"""The examples of a batch, taken from data on the devices or sent there ahead of their use."""
 
 import contextlib
 import functools
@@ -17,9 +17,9 @@ from cyclical_jax.training.devices import scatter
 def sent_batches(
     split: Split, select: Select, *, start: int, stop: int, seed: int, num_workers: int
 ) -> Generator[dict[str, jax.Array]]:
-    """Yields examples that are shared by the devices, and were sent there ahead of their use.
+    """Yields the examples of each batch, divided among the devices and sent there ahead of use.
 
-    Nothing begins before the first is asked for. Close the iterator where you leave it early.
+    Nothing begins before the first batch is asked for. If you leave the iterator early, close it.
 
     Args:
       split: In memory, or a stream.
@@ -46,10 +46,10 @@ def _send_batch(split: dict[str, Any], selection: dict[str, Any]) -> dict[str, j
 
 
 def take_examples(split: dict[str, Any], selection: dict[str, Any]) -> dict[str, jax.Array]:
-    """Returns what `split` has of the examples at `selection["index"]`, and the selection.
+    """Returns the entries of `split` for the examples at `selection["index"]`, and the selection.
 
-    An entry with an order of its own is taken at `selection["<entry>_index"]`; where the selection
-    has none, an entry of another number of examples is left out.
+    An entry with its own order is taken at `selection["<entry>_index"]`. If the selection has no
+    such index, an entry with another number of examples is left out.
     """
     number, taken = num_examples(split), {}
     for name, array in split.items():

@@ -52,7 +52,7 @@ FACTOR: Limits = {"minimum": 1, "maximum": 1e9}
 
 
 class Cycle(NamedTuple):
-    """A knob as the config gives it; a factor or shape that is None is that of `config.cycle`."""
+    """A knob as in the config; None for factor or shape means the value of `config.cycle`."""
 
     easy: float
     hard: float
@@ -140,7 +140,9 @@ def sizes(default: tuple[int, ...], meaning: str) -> Field:
 
     def check(key, value):
         if not isinstance(value, tuple | list):
-            raise ValueError(f"{key} must be a tuple of whole numbers, say (64,), got {value!r}.")
+            raise ValueError(
+                f"{key} must be a tuple of whole numbers, such as (64,), got {value!r}."
+            )
         return tuple(whole(1, "", minimum=1).check(key, size) for size in value)
 
     return Field(default, check, "tuple of whole numbers, at least 1", meaning)
@@ -151,7 +153,7 @@ def names(allowed: tuple[str, ...], meaning: str, *, default: tuple[str, ...] = 
 
     def check(key, value):
         if not isinstance(value, tuple | list):
-            raise ValueError(f"{key} must be a tuple, say ({allowed[0]!r},), got {value!r}.")
+            raise ValueError(f"{key} must be a tuple, such as ({allowed[0]!r},), got {value!r}.")
         raise_all(line for name in value for line in problem(_checks.one_of, key, name, allowed))
         return tuple(value)
 

@@ -1,6 +1,7 @@
 """The files of a workdir: what each holds, and what to do when one is damaged.
 
-docs/files.md lists them all. What cannot be read or written ends in one line, a `WorkdirError`.
+docs/files.md lists them all. If a file cannot be read or written, the error is a `WorkdirError` of
+one line.
 """
 
 import contextlib
@@ -67,7 +68,7 @@ KINDS = {
         {**_RESULT, ...: NUMBER},
         "Delete it, and give the same command again: it scores the run anew.",
     ),
-    WANDB: Kind({"id": str, "step": int}, "Delete it: the rows go to a new run of W&B then."),
+    WANDB: Kind({"id": str, "step": int}, "Delete it, and the rows go to a new run of W&B."),
 }
 
 
@@ -87,7 +88,7 @@ def read(path: Path, **entries: Pattern) -> Any:
 
     Args:
       path: The file.
-      **entries: Patterns of what it must have beside that of its kind.
+      **entries: Patterns of entries that it must have besides those of its kind.
 
     Raises:
       WorkdirError: It is damaged, or cannot be read; a line with the remedy.
@@ -121,8 +122,8 @@ def keep_rows(path: Path, number: int, last_epoch: float) -> list[dict[str, Any]
     """Returns the first rows of `metrics.jsonl`, and deletes what comes after them.
 
     Args:
-      path: The file, which need not be there.
-      number: The rows before the checkpoint.
+      path: The file, which may be missing.
+      number: The number of rows before the checkpoint.
       last_epoch: The epoch of the checkpoint.
 
     Raises:
@@ -133,7 +134,9 @@ def keep_rows(path: Path, number: int, last_epoch: float) -> list[dict[str, Any]
     with reading(path, _RESTORE):
         lines = _files.lines_of(path, number)
         if len(lines) < number:
-            raise DamagedError(f"{path} has {len(lines)} of {number} rows before the checkpoint.")
+            raise DamagedError(
+                f"{path} has {len(lines)} of the {number} rows before the checkpoint."
+            )
         if lines and not lines[-1].endswith(b"\n"):  # the next row would be a part of this one
             raise DamagedError(f"{path} is damaged: line {number} has no end.")
         rows = _rows_of(path, lines)
@@ -151,7 +154,9 @@ def _rows_of(path: Path, lines: Sequence[bytes]) -> list[dict[str, Any]]:
         rows.append(_files.of_line(line, ROW, place, rows[-1] if rows else None))
     for number, (one, two) in enumerate(itertools.pairwise(rows), 2):
         if two["epoch"] < one["epoch"] or two == one:
-            raise DamagedError(f"{path} is damaged: line {number} is no row after the one before.")
+            raise DamagedError(
+                f"{path} is damaged: line {number} does not follow the row before it."
+            )
     return rows
 
 
@@ -195,7 +200,7 @@ def lock(file: IO[Any], place: Path, taken: str) -> None:
     """Locks an open file for this process, or warns that its file system cannot lock.
 
     Args:
-      file: The file, which may be written: NFS locks no other.
+      file: The file, open for writing, because NFS locks no other.
       place: What is locked, for the warning.
       taken: The line of the error.
 
@@ -207,7 +212,9 @@ def lock(file: IO[Any], place: Path, taken: str) -> None:
     except BlockingIOError as error:
         raise WorkdirError(taken) from error
     except OSError as error:
-        _logger.warning("%s cannot be locked (%s): see to it yourself", place, error.strerror)
+        _logger.warning(
+            "%s cannot be locked (%s): do not start two processes there", place, error.strerror
+        )
 
 
 def finite(content: Any) -> Any:
@@ -220,5 +227,5 @@ def finite(content: Any) -> Any:
 
 
 def plain(content: Any) -> Any:
-    """Returns what JSON has of a content; NumPy's numbers become numbers."""
+    """Returns a content as JSON has it; NumPy's numbers become numbers."""
     return json.loads(json.dumps(content, default=lambda number: number.item()))

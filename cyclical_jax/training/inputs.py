@@ -1,4 +1,4 @@
-"""Files that a recipe names, and that may have changed when a run goes on."""
+"""Files that a recipe names, which may have changed when a run goes on."""
 
 import contextlib
 import hashlib
@@ -15,13 +15,13 @@ from cyclical_jax.training.structure import Recipe, plugin_identity, plugin_key
 
 
 def identities(recipe: Recipe) -> dict[str, str]:
-    """Returns {key or file: digest} of data, index file, each earlier run, and each plugin.
+    """Returns {key or file: digest} of the data, the index file, each earlier run and each plugin.
 
     The digest of the data is that of a file's content, or of the names, sizes and times of change
     of the files in a folder; the datasets that have a name of their own have none.
 
     Raises:
-      RecipeError: One of them is not there; a line that names the key.
+      RecipeError: One of them is missing; a line that names the key.
     """
     found = _of_earlier_runs(recipe)
     try:
@@ -39,7 +39,7 @@ def identities(recipe: Recipe) -> dict[str, str]:
 def of_devices(recipe: Recipe, num_devices: int) -> dict[str, str]:
     """Returns {key: "2 of 8 devices"} of the keys that divide the devices into groups.
 
-    On another number of devices each has another share of a batch, and the run is another one.
+    On another number of devices, each has another share of a batch, so the run is another one.
     """
     groups = recipe.structure.device_groups
     return {key: f"{size} of {num_devices} devices" for key, size in groups.items()}
@@ -71,5 +71,5 @@ def _newest_checkpoint(key: str, workdir: str) -> str:
     try:
         return identity(Path(workdir, CHECKPOINTS))
     except CheckpointError as error:
-        hint = "Train that run first, or name the workdir of another."
+        hint = "Train that run first, or name the workdir of another one."
         raise RecipeError(f"{key}: {error} {hint}") from error

@@ -1,4 +1,4 @@
-"""The times at which a run is saved, and its end where it is asked to stop."""
+"""The times at which a run is saved, and its end when it is asked to stop."""
 
 import contextlib
 import logging
@@ -8,6 +8,7 @@ from typing import NoReturn
 
 import jax
 
+from cyclical_jax._words import counted
 from cyclical_jax.training.checkpoints import CheckpointError, Checkpoints
 from cyclical_jax.training.devices import largest_of_all
 from cyclical_jax.training.durations import Timetable
@@ -22,16 +23,16 @@ class StoppedError(Exception):
 
 
 class Keeper:
-    """Saves a run at the first end of an epoch `every` seconds after it was saved last.
+    """Saves a run at the first end of an epoch that is `every` seconds after the last save.
 
-    The state with the best validation so far is saved too, wherever in between it was.
+    It also saves the state with the best validation so far, even from between two saves.
 
     Args:
-      checkpoints: Where it is saved; None keeps nothing.
-      every: Seconds, at least 0, which is every epoch.
-      before_save: Called before each save; a log puts its rows on the disk, say.
-      is_stopping: Asked after each call of the compiled program, from the first on; at its first
-        True, of any process, the run is saved and ends.
+      checkpoints: The place to save to; None saves nothing.
+      every: Seconds between two saves, at least 0; 0 saves every epoch.
+      before_save: Called before each save, for example by a log that puts its rows on the disk.
+      is_stopping: Called after each call of the compiled program, from the first on. When it first
+        returns True in any process, the run is saved and ends.
     """
 
     def __init__(
@@ -47,14 +48,14 @@ class Keeper:
         self._saved_at, self._since, self._is_stopping = time.monotonic(), 0.0, False
 
     def agree(self, seconds: float) -> float:
-        """Returns the seconds of the slowest process's call; all processes call this alike."""
+        """Returns the seconds of the slowest process's call; all processes must call this."""
         own = seconds, time.monotonic() - self._saved_at, self._ask()
         seconds, self._since, is_stopping = largest_of_all(own)
         self._is_stopping |= bool(is_stopping)
         return seconds
 
     def is_asked(self) -> bool:
-        """Returns whether any process was asked to stop; all processes call this alike."""
+        """Returns whether any process was asked to stop; all processes must call this."""
         self.agree(0.0)
         return self._is_stopping
 
@@ -63,10 +64,10 @@ class Keeper:
         return timetable.next_epoch(done) if self._is_due() else timetable.micro_steps
 
     def keep(self, snapshot: Snapshot, timetable: Timetable, done: int, worth=None) -> None:
-        """Saves, if it is time. It is called after each call of the program.
+        """Saves if it is time; called after each call of the program.
 
         Raises:
-          StoppedError: The run was to stop; it is saved.
+          StoppedError: The run was asked to stop; it is saved.
           CheckpointError: It cannot be saved.
         """
         if self._checkpoints is None:
@@ -82,10 +83,10 @@ class Keeper:
             self._checkpoints.hold(snapshot, worth)
 
     def pause(self, snapshot: Snapshot) -> None:
-        """Saves and stops, if asked to. It is called within a validation, say, which lasts long.
+        """Saves and stops, if asked to; called within work that takes long, such as a validation.
 
         Raises:
-          StoppedError: The run was to stop; it is saved.
+          StoppedError: The run was asked to stop; it is saved.
           CheckpointError: It cannot be saved.
         """
         if self._checkpoints is not None and self.is_asked():
@@ -93,11 +94,12 @@ class Keeper:
 
     @contextlib.contextmanager
     def saving_the_best(self) -> Iterator[None]:
-        """Saves the best so far, if it is not saved yet, where the body raises an error.
+        """Saves the best state so far, if it is not saved yet, when the body raises an error.
 
-        It would be lost with the run. After a file that cannot be written it is not: the same
-        command goes on and finds it again. All processes must take part in a save. They do if a
-        number is not finite, since all have the same numbers; other errors may be of one process.
+        Otherwise it would be lost with the run. If a file cannot be written, it is not saved, but
+        the same command goes on and finds it again. All processes must take part in a save. They do
+        if a number is not finite, because all have the same numbers; other errors may occur in one
+        process only.
         """
         try:
             yield
@@ -114,7 +116,7 @@ class Keeper:
             checkpoints.save_held()
             checkpoints.wait()
         except OSError as error:  # the body's own error is the one to raise
-            _logger.warning("the best checkpoint so far is not saved: %s", error)
+            _logger.warning("the best checkpoint so far could not be saved: %s", error)
 
     def finish(self, snapshot: Snapshot, worth: float | None) -> None:
         """Saves the end of the run, and returns when it is written."""
@@ -127,7 +129,8 @@ class Keeper:
         self._before_save()
         checkpoints.save(snapshot, worth)
         checkpoints.wait()
-        raise StoppedError(f"stopped after {int(snapshot.state.step)} updates, which are saved")
+        updates = counted(int(snapshot.state.step), "update")
+        raise StoppedError(f"stopped after {updates}, and saved")
 
     def _is_due(self) -> bool:
         return self._checkpoints is not None and self._since >= self._every

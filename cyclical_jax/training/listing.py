@@ -21,8 +21,8 @@ _INDENT = "    "
 def listed(catalogue: Catalogue, config: Mapping[str, Any]) -> str:
     """Returns every key of a config: its value, its meaning, what is allowed, and the default.
 
-    A section of a task or a technique that is off says so, and how it is turned on. A default is
-    there where the value is another one.
+    A section of a task or technique that is off says so, and what turns it on. The default is shown
+    if the value differs from it.
     """
     catalogue = catalogue.of(config)
     values = catalogue.flat(config)

@@ -1,7 +1,7 @@
-"""The places where the rows of a run go beside `metrics.jsonl`, by the names of their packages.
+"""Further places for the rows of a run besides `metrics.jsonl`, by the names of their packages.
 
-A logger is made with the workdir, the structure of the run and the rows before. It takes each row
-once, also of a run that was killed and goes on, and is closed at the end.
+A logger is made with the workdir, the structure of the run and the rows so far. It takes each row
+once, even if the run was killed and goes on, and is closed at the end.
 """
 
 import importlib
@@ -33,7 +33,7 @@ class Logger(Protocol):
         """Takes a row; raises WorkdirError if it cannot be written."""
 
     def close(self) -> None:
-        """Writes what is still to be written; raises WorkdirError if it cannot be written."""
+        """Writes all that is left; raises WorkdirError if it cannot."""
 
 
 class TensorBoard:
@@ -56,7 +56,7 @@ class TensorBoard:
             self._writer.add_scalar(tag, value, row["step"])
 
     def close(self) -> None:
-        """Writes what is still to be written."""
+        """Writes all that is left."""
         self._check()
         with writing(self._path):
             self._writer.close()
@@ -96,7 +96,7 @@ class WandB:
             return wandb.init(**about, **own, settings=wandb.Settings(console="off"))
         except Exception as error:  # no key, no network, no such project: the package has its own
             reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-            raise WorkdirError(f"--logger=wandb cannot begin: {reason}") from error
+            raise WorkdirError(f"--logger=wandb cannot start: {reason}") from error
 
     def row(self, row: Row) -> None:
         """Sends a row, unless it was sent before the run was killed."""
@@ -107,7 +107,7 @@ class WandB:
         files.write(self._path, self._state)
 
     def close(self) -> None:
-        """Sends what is still to be sent."""
+        """Sends all that is left."""
         self._run.finish()
 
 
@@ -115,7 +115,7 @@ LOGGERS: dict[str, Any] = {"tensorboard": TensorBoard, "wandb": WandB}
 
 
 def require(names: Iterable[str]) -> None:
-    """Raises WorkdirError unless they are names of loggers whose packages can be imported."""
+    """Raises WorkdirError unless all are names of loggers whose packages can be imported."""
     for name in names:
         try:
             _checks.one_of("--logger", name, LOGGERS)
@@ -135,7 +135,7 @@ def _imported(name: str) -> Any:
 
 
 def _tagged(row: Row, measures: Sequence[str]) -> Iterable[tuple[str, Any]]:
-    """Yields the numbers of a row; what stands before the "/" of a name is shown as one group.
+    """Yields the numbers of a row by name; the part of a name before its "/" is a group.
 
     Groups are shown in the order of the alphabet: those of the knobs are last.
     """

@@ -24,10 +24,10 @@ from cyclical_jax.training.workdirs import Folder
 class RunLog:
     """Takes the rows of a run. It is a context, which closes its files.
 
-    Every row goes to `metrics.jsonl` in the workdir, to each of `loggers`, which are names of
-    `loggers.LOGGERS`, and is printed as a line; on a terminal a bar below the lines shows what is
-    still to come. The run goes on at the micro step `start`: rows after it are dropped, and so is
-    the row at it, if that `is_to_come`. The rows before it are `rows`.
+    Every row goes to `metrics.jsonl` in the workdir and to each of `loggers`, which are names of
+    `loggers.LOGGERS`, and is printed as a line. On a terminal a bar below the lines shows how much
+    is left. The run goes on at the micro step `start`: later rows are dropped, and so is the row at
+    `start` if it `is_to_come`. The rows before it are `rows`.
 
     Raises:
       WorkdirError: `metrics.jsonl` cannot be written, or does not hold the rows before `start`; or
@@ -73,7 +73,7 @@ class RunLog:
                 all_of_them.callback(logger.close)
 
     def sync(self) -> None:
-        """Returns when the rows are on the disk, where a power failure leaves them.
+        """Returns when the rows are on the disk and survive a power failure.
 
         Raises:
           WorkdirError: They cannot be written; a line.
@@ -84,7 +84,7 @@ class RunLog:
             _files.sync(self._path.parent)
 
     def progress(self, micro_step: int) -> None:
-        """Moves the bar."""
+        """Moves the bar to a micro step."""
         self._bar.update(self._task, completed=micro_step)
 
     def row(self, row: Row) -> None:
@@ -159,7 +159,7 @@ def _epoch(number: float) -> str:
 
 
 def _line(row: Row, num_epochs: float, structure: Structure) -> str:
-    """Returns a row as a line for people."""
+    """Returns a row as a line of text."""
     parts = [f"epoch {_epoch(row['epoch']):>5}/{_epoch(num_epochs)}", f"step {row['step']:>6,}"]
     score, _ = structure.task[0].judged_by
     for name in ("loss", *structure.measures):

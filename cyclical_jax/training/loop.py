@@ -51,35 +51,35 @@ def train(
     num_workers: int = 0,
     model: AnyModel | None = None,
 ) -> TrainState:
-    """Trains a model on all devices of all processes.
+    """Trains a model on all devices of all processes, and returns its last state.
 
     Args:
-      recipe: The run. Its seed is that of the initial parameters, of the order of the examples and
-        of all randomness.
+      recipe: The run. Its seed decides the initial parameters, the order of the examples and all
+        other random numbers.
       dataset: Its train and validation splits are read; its test split is not.
-      report: Called with a row after each interval, at the end of an update: step, epoch; loss,
-        grad_norm (of the gradient of an update, whose micro steps are averaged) and what the loss
-        terms measure (means over the interval); every knob at its last update; skipped, where
-        batches may be; images_per_second over the interval and seconds so far, both without
-        compilation and validation; val_loss and the score that the task judges by, where it is
-        their turn and there is such a split.
+      report: Called with a row after each interval, at the end of an update. A row has step and
+        epoch; loss, grad_norm (of the mean gradient of an update) and the measures of the loss
+        terms, as means over the interval; the value of every knob at the last update; skipped, if
+        batches may be skipped; images_per_second over the interval and seconds so far, both
+        without compilation and validation; and, when a validation is due, val_loss and the score
+        that the task judges by.
       progress: Called with the number of micro steps done after each call.
-      earlier: What `earlier.prepare` returns beside the dataset.
-      start: Where a run of the same recipe and dataset was; None is `run.begin`. On a CPU its end
-        is that of a run without a stop, bit for bit.
-      keeper: Saves the run as it goes; None does not.
-      num_workers: Processes that read a stream; 0 reads it in this one.
-      model: A model of one's own, in place of the one that the recipe names; or a function of the
-        axis name that returns one, whose BatchNorm averages over that axis of devices. Programs
-        are compiled once for each object. None is the recipe's.
+      earlier: The second result of `earlier.prepare`.
+      start: The snapshot of a run of the same recipe and dataset to go on from; None is
+        `run.begin`. On a CPU the run ends bit for bit like a run without a stop.
+      keeper: Saves the run as it goes; None saves nothing.
+      num_workers: Number of processes that read a stream; 0 reads it in this process.
+      model: Your own model, in place of the one that the recipe names; or a function of the axis
+        name that returns one, whose BatchNorm averages over that axis of devices. Programs are
+        compiled once for each object. None is the recipe's model.
 
     Returns:
       The state after the last update.
 
     Raises:
       RecipeError: As in `run.plan`, or `earlier.prepare` was not called.
-      NonFiniteError: Loss or gradient is not finite, and the recipe does not skip it, or skips more
-        than half of all batches; or validation loss or parameters are not.
+      NonFiniteError: Loss or gradient is not finite, and the recipe does not skip such batches or
+        would skip more than half of all; or the validation loss or the parameters are not finite.
       StoppedError: As in `Keeper.keep`.
       CheckpointError: As in `Keeper.keep`.
     """

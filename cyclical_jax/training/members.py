@@ -67,7 +67,7 @@ def compiled(
 
 
 def _of_members(function, in_axes, *, chunk: int, in_turn: int, devices, donate: bool = False):
-    """`function` of one member's arguments, mapped over the devices and the members of each."""
+    """Returns `function`, of one member's arguments, mapped over devices and members."""
     if in_turn > 1:
         of_device = _one_after_the_other(function, in_axes, chunk)
     else:

@@ -1,4 +1,4 @@
-"""Whether a model suits its task: found by tracing, before anything is compiled."""
+"""Checks by tracing, before anything is compiled, that a model suits its task."""
 
 import functools
 import sysconfig
@@ -35,7 +35,7 @@ def model_problems(structure: Structure, spec: Spec) -> tuple[str, ...]:
 
 
 def as_line(error: Exception) -> str:
-    """Returns an error of somebody's model in a line, with the place in their own code."""
+    """Returns an error of a user's model in one line, with the place in their code."""
     message = str(error).strip().partition("\n")[0].replace("`", "")
     if isinstance(error, _OF_TRACING):
         message = f"{message} A number that cycles is traced: Python cannot compare it.".strip()

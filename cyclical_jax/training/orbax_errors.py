@@ -1,4 +1,4 @@
-"""Tells an error of Orbax and TensorStore in one line, and once."""
+"""Reports an error of Orbax and TensorStore once, in one line."""
 
 import logging
 import os
@@ -27,7 +27,7 @@ def reason_of(error: Exception) -> str:
 
 
 def hide_repeated() -> None:
-    """Hides what Orbax and TensorStore print of errors that they raise, too."""
+    """Hides what Orbax and TensorStore print about errors that they also raise."""
     if not isinstance(sys.unraisablehook, _Hook):
         sys.unraisablehook = _Hook(sys.unraisablehook)
     for logger in LOUD:
@@ -54,7 +54,7 @@ class _Hook:
 
 
 def is_not_of_orbax(record: logging.LogRecord) -> bool:
-    """Returns False for the tracebacks that are logged of what Orbax raises anyway."""
+    """Returns False for logged tracebacks of errors that Orbax raises anyway."""
     if not record.exc_info:
         return True
     _, error, trace = record.exc_info

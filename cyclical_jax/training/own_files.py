@@ -1,4 +1,4 @@
-"""Python files that somebody else wrote: read, run once for each content, and named in errors."""
+"""Python files of the user: read, run once for each content, and named in errors."""
 
 import contextlib
 import contextvars
@@ -34,7 +34,7 @@ def checked(check: Callable[[str, str], None]) -> Iterator[None]:
 
 
 class Found(NamedTuple):
-    """What a file defines under a name."""
+    """An object that a file defines under a name."""
 
     value: Any
     file: str  # name of the file, without its folder
@@ -42,16 +42,16 @@ class Found(NamedTuple):
 
 
 def find(what: str, place: str) -> Found:
-    """Returns what "path/to/file.py:Name" or "package.module:Name" means.
+    """Returns the object that "path/to/file.py:Name" or "package.module:Name" names.
 
     The same content of a file gives the same object.
 
     Args:
-      what: The key or the flag that has it, for errors.
+      what: The key or the flag whose value it is, for errors.
       place: The place and the name.
 
     Raises:
-      RecipeError: It is not there, or its code raises; a line.
+      RecipeError: It does not exist, or its code raises an error; a line.
     """
     where, _, name = place.rpartition(":")
     what = f"{what} {place!r}"
@@ -72,7 +72,7 @@ def find(what: str, place: str) -> Found:
 
 
 def path_of(what: str, where: str) -> Path:
-    """Returns a path on this machine; raises RecipeError if it is none."""
+    """Returns a path on this machine; raises RecipeError if it is not one."""
     try:
         return _checks.local_path(what, where)
     except ValueError as error:
@@ -91,7 +91,7 @@ def content_of(what: str, path: Path) -> bytes:
 def executed(what: str, path: Path, content: bytes) -> ModuleType:
     """Returns the module of a file; whatever its code raises becomes a line.
 
-    What runs is the content: an import could take older bytecode for it.
+    The content itself runs: an import could run older bytecode instead.
     """
     digest = hashlib.sha256(content).hexdigest()
     module = ModuleType(f"own_{path.stem}_{digest[:8]}")

@@ -1,9 +1,9 @@
 """Many runs that differ in numbers and seeds alone, through one compiled program.
 
 Every device trains members of its own: one at a time, or a chunk of them at once by `vmap`, which
-pays where a small model leaves most of an accelerator idle. A call may train several chunks, one
-after the other. A member is the run that `loop.train` makes on one device: bit for bit without
-`vmap`, convolutions and accumulation, else to rounding.
+pays if a small model leaves most of an accelerator idle. A call may train several chunks, one after
+the other. A member equals the run that `loop.train` makes on one device: bit for bit without
+`vmap`, convolutions and accumulation, otherwise up to rounding.
 """
 
 import concurrent.futures
@@ -44,7 +44,7 @@ _MEASURED_SECONDS = 0.3
 
 
 class Members(NamedTuple):
-    """Members after their last update, and what they reported on the way."""
+    """Members after their last update, and the rows that they reported."""
 
     states: TrainState  # leaves [devices, members of a device, ...]
     rows: list[list[Row]]  # [members]; as `loop.train` reports them, without the times
@@ -66,17 +66,17 @@ class Outcome(NamedTuple):
 
 
 class Population:
-    """The runs that share a recipe's structure and durations, on a dataset that rests on devices.
+    """Runs with the same structure and durations, on a dataset that stays on the devices.
 
     Args:
-      recipe: Its own numbers and seed are not used.
+      recipe: The recipe of the runs; its own numbers and seed are not used.
       dataset: The data of all members.
       earlier: As in `loop.train`.
-      chunk: Members that a device trains at once, by `vmap`; 1 for one after the other.
-      in_turn: Chunks that a device trains one after the other within a call. Rows and outcomes
-        are the same; more of them pay where a member trains a few ms from a row to the next.
-        The states of all are in memory, and twice within a call.
-      model: A model of one's own for all members, as in `loop.train`.
+      chunk: Number of members that a device trains at once, by `vmap`; 1 is one after the other.
+      in_turn: Number of chunks that a device trains one after the other within a call. It does not
+        change rows and outcomes; more than 1 pays if a member trains for a few ms between two rows.
+        The states of all chunks are in memory, and twice within a call.
+      model: Your own model for all members, as in `loop.train`.
 
     Raises:
       RecipeError: As in `run.plan`, for one device; or the data would have to be streamed.
@@ -121,17 +121,20 @@ class Population:
     ) -> Iterator[Outcome]:
         """Trains the recipes, each with its own numbers and seed, and evaluates them on `splits`.
 
-        After each call of the program `progress` is called with how many are trained, in parts too.
+        After each call of the program, `progress` is called with the number of trained recipes,
+        which may be a fraction.
 
         Yields:
-          Their outcomes in order, as soon as they are there.
+          The outcomes of the recipes in order, as soon as they are known.
 
         Raises:
           RecipeError: A recipe is not of this population, or a split has no examples.
         """
         for recipe in recipes:
             if not is_alike(recipe.with_model(self._model), self._recipe):
-                raise RecipeError("The recipes of a population differ in numbers and seed alone.")
+                raise RecipeError(
+                    "The recipes of a population must differ only in numbers and seed."
+                )
         for split in splits:
             if not num_examples(getattr(self._dataset, split)):
                 raise RecipeError(
@@ -157,16 +160,18 @@ class Population:
     ) -> Members:
         """Trains at most `size` members, up to the micro step `stop` or to the end.
 
-        A member that is not finite any more gets an error, and the others go on.
+        A member that is no longer finite gets an error, and the others go on.
 
         Args:
-          numbers, seeds: Those of each member.
-          stop: Micro step; None is the end.
-          watch: Whether rows are made, and training ends when no member is finite.
-          progress: Called with the share of the micro steps that is done, after each call.
+          numbers, seeds: The numbers and the seed of each member.
+          stop: Micro step at which to stop; None is the end.
+          watch: Whether to make rows, and to end when no member is finite.
+          progress: Called after each call with the share of the micro steps that is done.
         """
         if len(numbers) != len(seeds):
-            raise ValueError(f"{len(numbers)} `numbers` need as many `seeds`, not {len(seeds)}.")
+            raise ValueError(
+                f"`seeds` must be as many as `numbers`, {len(numbers)}, got {len(seeds)}."
+            )
         stop = min(stop or self.timetable.micro_steps, self.timetable.micro_steps)
         shared, own_seeds = self._scattered(numbers, seeds)
         states, zeros = self._initialise(shared, own_seeds, self._given, self._start)
@@ -231,7 +236,7 @@ class Population:
                 made.result()
 
     def _lowered(self, states, totals, splits: Sequence[str]) -> Iterator[jax.stages.Lowered]:
-        """Yields all programs for `splits` but that of the first states, not yet compiled."""
+        """Yields all programs for `splits`, except that of the first states, not yet compiled."""
         numbers, _ = self._scattered([self._recipe.numbers], [0])
         selections = [self._select(0, 0, self._next_stop(0))] * self.size
         (size, *_), batches = zip(
@@ -289,7 +294,7 @@ class Population:
         return program(states, inputs._replace(batches=batches, count=count))
 
     def _of_one_call(self, selections):
-        """Returns the selections of all members on their devices, and how long each is."""
+        """Returns the selections of all members on their devices, and the length of each."""
         capacity = capacity_of(self.timetable)
         filled = _stacked([fill(selection, capacity) for selection in selections])
         return scatter(filled), np.int32(len(selections[0]["index"]))
@@ -351,7 +356,7 @@ class Population:
         return [jax.tree.map(operator.itemgetter(member), flat) for member in range(self.size)]
 
     def _filled(self, members: Sequence[Any]) -> list[Any]:
-        """Returns as many as all devices take; the last one is repeated."""
+        """Returns as many members as all devices take; the last one is repeated."""
         return [*members, *[members[-1]] * (self.size - len(members))]
 
 
@@ -364,7 +369,7 @@ def _told(progress: Callable[[float], None], before: int, size: int, share: floa
 
 
 def is_alike(recipe: Recipe, other: Recipe) -> bool:
-    """Returns whether both fit one population: they differ in numbers and seed alone."""
+    """Returns whether two recipes fit one population: they differ only in numbers and seed."""
     return dataclasses.replace(recipe, numbers=other.numbers, seed=other.seed) == other
 
 
@@ -376,10 +381,10 @@ def best_chunk(
     earlier: Earlier | None = None,
     model: AnyModel | None = None,
 ) -> int:
-    """Returns the chunk with the least measured time a member, for `num_members`.
+    """Returns the chunk with the least measured time per member, for `num_members`.
 
-    On a CPU it is 1, unmeasured: there `vmap` makes tiny members at most 1.8 times as fast and
-    others slower, and a member would no longer be the single run bit for bit.
+    On a CPU it is 1, without a measurement: there `vmap` makes tiny members at most 1.8 times as
+    fast and others slower, and a member would no longer equal the single run bit for bit.
     """
     if jax.default_backend() == "cpu":
         return 1
@@ -396,12 +401,12 @@ def best_chunk(
 
 def _way(recipe: Recipe, dataset: Dataset) -> str:
     if jax.process_count() > 1:
-        raise RecipeError(f"one process can train a population, not {jax.process_count()}.")
+        raise RecipeError(f"only one process can train a population, got {jax.process_count()}.")
     way = way_of(recipe, dataset)
     if way == "streamed":
         raise RecipeError(
-            f"loop is 'streamed' for {recipe.dataset}, by the config or for its size; the members "
-            "of a population share data that rests on the device: 'resident' or 'stepwise'."
+            f"loop is 'streamed' for {recipe.dataset}, by the config or because of its size, but "
+            "the members of a population share data on the device: 'resident' or 'stepwise'."
         )
     return way
 
@@ -419,5 +424,5 @@ def _error_of_end(norm, of_splits: Sequence[Scores], splits, reported) -> str | 
 
 
 def _stacked(selections: Sequence[Selection]) -> Selection:
-    """{name: [members, ...]}."""
+    """Returns {name: [members, ...]}."""
     return {name: np.stack([each[name] for each in selections]) for name in selections[0]}

@@ -1,4 +1,4 @@
-"""Other runs read a run's checkpoints here: the variables, and which checkpoint it is."""
+"""Reads the variables, and the identity, of the checkpoints of an earlier run."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,19 +13,19 @@ from cyclical_jax.training.state import JUDGED, Variables
 def read_variables(
     directory: Path, like: Variables, *, without: Sequence[str] = (), best: bool = False
 ) -> tuple[Variables, int]:
-    """Returns the variables that are evaluated, of the newest undamaged checkpoint.
+    """Returns the variables to evaluate, from the newest undamaged checkpoint.
 
     Args:
-      directory: Of the checkpoints of a run, which may be training still.
-      like: Of the same structure and shapes.
+      directory: Folder of the checkpoints of a run, which may still be training.
+      like: Variables of the same structure and shapes.
       without: Parts of the parameters that are not in `like`.
-      best: Whether to read the one that is worth most by validation instead.
+      best: Whether to read the best checkpoint by validation instead.
 
     Returns:
       The variables, and the number of updates that made them.
 
     Raises:
-      CheckpointError: There is none, or it has others than `like`; a line.
+      CheckpointError: There is no checkpoint, or it does not fit `like`; a line.
     """
     with Checkpoints(directory, read_only=True) as checkpoints:
         arrays = checkpoints.best_arrays() if best else checkpoints.arrays()
@@ -42,16 +42,16 @@ def read_variables(
     }
     wanted = {name_of(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(like)}
     if problem := misfit(kinds_of(wanted), kinds_of(found)):
-        raise CheckpointError(f"what is in {directory} does not fit: {problem}.")
+        raise CheckpointError(f"the checkpoint in {directory} does not fit: {problem}.")
     variables = jax.tree_util.tree_map_with_path(lambda path, _: found[name_of(path)], like)
     return variables, int(arrays["0.step"])
 
 
 def identity(directory: Path) -> str:
-    """Returns what tells the newest checkpoint from those of other states.
+    """Returns words that identify the newest checkpoint: its micro step and its digest.
 
     Raises:
-      CheckpointError: There is none, or it is damaged.
+      CheckpointError: There is no checkpoint, or it is damaged.
     """
     if not directory.exists():
         raise CheckpointError(f"there is no checkpoint in {directory}.")

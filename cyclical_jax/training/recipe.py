@@ -1,8 +1,8 @@
-"""A config becomes a recipe, or an error with one line for each of its problems.
+"""Turns a config into a recipe, or raises an error with one line for each of its problems.
 
-Nobody sees a config below this file.
-A value that may cycle, a *knob*, is a number or `cyclical(easy, hard)`; None is off. The keys are
-those of the engine (`keys.py`) and of the entries of a catalogue.
+No other file of the engine sees a config. A value that may cycle, a *knob*, is a number or
+`cyclical(easy, hard)`; None means off. The keys are those of the engine (`keys.py`) and of the
+entries of a catalogue.
 """
 
 import difflib
@@ -43,7 +43,7 @@ def cyclical(
     Args:
       easy: Value at the first and the last update.
       hard: Value at the peak.
-      factor, shape: As in `cyclical_jax.hardness_schedule`; None is `config.cycle`'s.
+      factor, shape: As in `cyclical_jax.hardness_schedule`; None is the value of `config.cycle`.
       scale: As in `cyclical_jax.between`.
     """
     own = {"factor": factor, "shape": shape}
@@ -52,12 +52,12 @@ def cyclical(
 
 
 def default_config(catalogue: Catalogue) -> ConfigDict:
-    """Returns all keys at their defaults; `parse` checks what is put in their place."""
+    """Returns a config with all keys at their defaults; `parse` checks changed values."""
     return completed(ConfigDict(type_safe=False), catalogue.keys)
 
 
 def completed(config: ConfigDict, keys: Mapping[str, Field]) -> ConfigDict:
-    """Adds the keys that `config` lacks, at their defaults, and returns it."""
+    """Adds the missing keys to `config`, at their defaults, and returns it."""
     for key, field in keys.items():
         section, _, name = key.rpartition(".")
         within = config.get(section, {}) if section else config
@@ -68,7 +68,7 @@ def completed(config: ConfigDict, keys: Mapping[str, Field]) -> ConfigDict:
 
 
 def put(config: ConfigDict, key: str, value: Any) -> None:
-    """Sets `key`, such as "section.name", and makes the section if it is not there."""
+    """Sets `key`, such as "section.name", and makes the section if it is missing."""
     *sections, name = key.split(".")
     for section in sections:
         if not isinstance(config.get(section), ConfigDict):
@@ -78,9 +78,9 @@ def put(config: ConfigDict, key: str, value: Any) -> None:
 
 
 def change(catalogue: Catalogue, config: ConfigDict, changes: Mapping[str, Any]) -> ConfigDict:
-    """Makes the changes {key: value}, and returns `config`; what refers to a key follows it.
+    """Makes the changes {key: value} in `config` and returns it; references to a key follow it.
 
-    Where they name a file, its keys come with it, as in `with_own_defaults`.
+    If a change names a file, the keys of the file are added, as in `with_own_defaults`.
     """
     before = catalogue.of(config.to_dict())
     with config.ignore_type():
@@ -95,8 +95,9 @@ def with_own_defaults(
     """Returns `config` with the keys of the files that it names, at their defaults.
 
     Args:
-      before: The catalogue whose keys `config` has. Where a file has a default of its own for such
-        a key, it takes the place of the default of `before`, which counts as not set.
+      before: The catalogue whose keys `config` has. If a file has its own default for such a key,
+      it
+        replaces the default of `before`, which counts as not set.
       config: The config; it is changed.
       unless: Keys that were set.
     """
@@ -122,14 +123,15 @@ def parse(
     """Checks `config` and returns its recipe.
 
     Args:
-      catalogue: The tasks and techniques that there are.
-      config: All keys of the catalogue, as `default_config` has them. The keys of a file that it
-        names may be missing: they are at their defaults.
-      num_devices: Devices that share a batch.
-      needs_data: Whether it is a problem that data of the user's own is not there.
+      catalogue: All tasks and techniques.
+      config: All keys of the catalogue, as in `default_config`. The keys of a file that it names
+      may
+        be missing: they have their defaults.
+      num_devices: Number of devices that share a batch.
+      needs_data: Whether missing data of the user's own is a problem.
 
     Raises:
-      RecipeError: The config cannot be run; a line for each problem, all at once.
+      RecipeError: The config cannot be run; one line for each problem, all at once.
     """
     try:
         values = config.to_dict()
@@ -150,7 +152,7 @@ def load_dataset(recipe: Recipe) -> data.Dataset:
     """Returns the dataset of a recipe.
 
     Raises:
-      RecipeError: The subset's file does not fit the dataset, or data of the user's own cannot be
+      RecipeError: The file of the subset does not fit the dataset, or the user's own data cannot be
         learned from; a line for each problem.
       DatasetNotFoundError: As `data.load` raises it.
       ImportError: As `data.load` raises it.
@@ -205,7 +207,7 @@ def _misnamed(catalogue: Catalogue, values) -> Iterator[str]:
 
 
 def instead_of(catalogue: Catalogue, key: str) -> str:
-    """Returns what may be meant by a key that is not there, in words."""
+    """Returns what an unknown key may mean, in words."""
     word = key.rpartition(".")[2]
     if all(valid.rpartition(".")[2] != word for valid in catalogue.keys):
         customary = dict(catalogue.customary)
@@ -297,7 +299,7 @@ def _own(entry: Technique, catalogue: Catalogue, read: Mapping[str, Any]) -> Own
 
 
 def _accumulation(knob: Knob, curve: Curve) -> Accumulation:
-    """Returns it without the clock that a constant does not read: such runs are alike."""
+    """Returns the accumulation; a constant one has no clock, so that runs with it are alike."""
     if knob.easy == knob.hard:
         knob, curve = knob._replace(factor=1.0), Curve("linear", "linear")
     return Accumulation(knob, curve)

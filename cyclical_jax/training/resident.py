@@ -1,10 +1,9 @@
-"""The form in which a split rests on devices: an example is a row, and its bytes lie side by side.
+"""The form in which a split stays on devices: an example is a row, and its bytes lie side by side.
 
-A program that takes a batch then copies the rows of the batch, and nothing else. Left to itself, a
-TPU lays images [n, h, w, c] the other way, the same pixel of all examples side by side, and pads c
-to 128: a program first copies all images into an order in which it can take some, at each call, or
-reads all of them for each batch. On a CPU or a GPU rows are what images are anyway: nothing is
-moved, and no bytes are added.
+A program that takes a batch then copies only the rows of the batch. By default a TPU stores images
+[n, h, w, c] with the same pixel of all examples side by side, and pads c to 128. A program would
+then copy all images into another order at each call, or read all of them for each batch. On a CPU
+or a GPU images are rows already: nothing is moved, and no bytes are added.
 """
 
 import dataclasses
@@ -40,7 +39,7 @@ class Resident:
 
 
 def rest(split: Arrays) -> dict[str, Resident]:
-    """Returns a split on all devices, as it rests there."""
+    """Returns a split on all devices, in the form in which it stays there."""
     return jax.tree.map(_by_rows, place(as_rows(split)))
 
 
@@ -56,7 +55,7 @@ def shapes_on(devices: Sequence[jax.Device], shapes: Any) -> Any:
 
 
 def num_bytes(split: Arrays, platform: str) -> int:
-    """Returns the memory in bytes that a split takes where it rests, on each device.
+    """Returns the memory in bytes that a split takes on each device.
 
     Args:
       split: The arrays, or their shapes.
@@ -73,7 +72,7 @@ def _as_rows(array) -> Resident:
 
 
 def _by_rows(array):
-    """Returns the array row by row, where the device has another layout of its own for it."""
+    """Returns the array row by row, if the device itself would choose another layout."""
     layout = _layout(array)
     if array.format.layout.major_to_minor == layout.major_to_minor:
         return array  # `device_put` would copy it all the same

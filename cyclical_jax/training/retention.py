@@ -1,4 +1,4 @@
-"""Which checkpoints of a run are kept."""
+"""The rule for which checkpoints of a run are kept."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -6,11 +6,11 @@ from typing import Any
 
 
 class NewestAndBest:
-    """Keeps the newest and the best; Orbax's own policy fails at damaged metrics.
+    """Keeps the newest checkpoints and the best; Orbax's own policy fails at damaged metrics.
 
     Args:
-      num_newest: How many of the newest are kept.
-      worth_of: Micro step -> worth by validation; None: it was not validated.
+      num_newest: Number of newest checkpoints to keep.
+      worth_of: Micro step -> worth by validation; None if it was not validated.
     """
 
     def __init__(self, num_newest: int, worth_of: Callable[[int], float | None]):
@@ -25,7 +25,7 @@ class NewestAndBest:
 
 
 def best_of(worths: Mapping[int, float | None]) -> tuple[int | None, float]:
-    """Returns the last of those that are worth most, and its worth; None where there is none.
+    """Returns the last of the best checkpoints, and its worth; None if none has a worth.
 
     A small validation split has many ties, and of equals the last has been trained the longest.
     """

@@ -1,4 +1,4 @@
-"""The parts of a run that a single run and a population share: plan, start, order, clock, rows."""
+"""The parts that a single run and a population share: plan, start, order, clock, rows."""
 
 import functools
 import math
@@ -9,6 +9,7 @@ import jax
 import numpy as np
 
 from cyclical_jax import data
+from cyclical_jax._words import counted
 from cyclical_jax.data.batches import Select, Selection, shuffled, with_others
 from cyclical_jax.data.dataset import Dataset
 from cyclical_jax.training import assembly
@@ -31,7 +32,7 @@ _CALL_SECONDS = 5.0  # a call that lasts no longer can be stopped in time, and s
 
 
 class NonFiniteError(FloatingPointError):
-    """The loss or the gradient stopped being a number."""
+    """The loss or the gradient is not finite any more."""
 
 
 # ---- checks
@@ -44,19 +45,19 @@ def plan(
     num_devices: int | None = None,
     model: AnyModel | None = None,
 ) -> Timetable:
-    """Returns the timetable of a run, once it is known that the recipe fits devices and data.
+    """Returns the timetable of a run, after checks that the recipe fits devices and data.
 
     Args:
       recipe: The run.
       dataset: Its data.
-      num_devices: How many share a batch; None is all there are.
+      num_devices: Number of devices that share a batch; None is all.
       model: As in `loop.train`.
 
     Raises:
       RecipeError: The dataset is not as `Dataset` says, the devices cannot share a batch evenly, a
         group of devices does not divide them, a cycle has too few updates, the task cannot learn
-        the data, or the model does not take its inputs or gives other outputs than the task needs;
-        a line for each problem.
+        from the data, or the model does not take its inputs or gives other outputs than the task
+        needs; a line for each problem.
     """
     check_dataset(recipe, dataset)
     recipe = recipe.with_model(model)
@@ -71,14 +72,14 @@ def plan(
 
 
 def _misfits(recipe: Recipe, dataset: Dataset, num_devices: int) -> Iterator[str]:
-    """Yields a line for each thing in which a recipe does not fit the devices or the data."""
+    """Yields a line for each way in which a recipe does not fit the devices or the data."""
     structure = recipe.structure
     yield from uneven_batch(structure.batch_size, num_devices)
     yield from uneven_groups(structure.device_groups, num_devices)
     if problems := model_problems(structure, spec_of(dataset)):
         yield from problems
     elif structure.as_one_batch and way_of(recipe, dataset) == "streamed":
-        yield "accumulate_as must be 'micro_steps' where the data does not rest on the devices."
+        yield "accumulate_as must be 'micro_steps' where the data does not stay on the devices."
 
 
 def check_finite(name: str, value: float, step: int) -> None:
@@ -90,7 +91,7 @@ def check_finite(name: str, value: float, step: int) -> None:
 def check_totals(
     structure: Structure, numbers: Numbers, timetable: Timetable, totals: Totals
 ) -> None:
-    """Raises NonFiniteError if loss or gradient were not finite and the structure does not skip."""
+    """Raises NonFiniteError if loss or gradient are not finite and are not to be skipped."""
     step = int(totals.nonfinite["step"])
     if structure.on_nonfinite == "skip" or step < 0:
         return
@@ -105,12 +106,12 @@ def check_totals(
 
 
 def _check_skipped(timetable: Timetable, micro_step: int, skipped: int) -> None:
-    """Raises NonFiniteError for a run that would go on to skip all that is left of it."""
+    """Raises NonFiniteError for a run that has skipped more than half of its batches."""
     is_early = micro_step < min(timetable.micro_steps_per_epoch, timetable.micro_steps)
     if not is_early and 2 * skipped > micro_step:
         raise NonFiniteError(
-            f"{skipped} of {micro_step} batches were skipped as not finite; try a lower "
-            "learning rate or a clip of the gradient."
+            f"skipped {skipped} of {counted(micro_step, 'batch', 'batches')}, whose loss or "
+            "gradient was not finite; try a lower learning rate or a clip of the gradient."
         )
 
 
@@ -124,14 +125,14 @@ def begin(
     earlier: Earlier = NOTHING_EARLIER,
     model: AnyModel | None = None,
 ) -> Snapshot:
-    """Returns where a run starts: nothing is done yet. The arguments are those of `loop.train`."""
+    """Returns the start of a run, before any update; the arguments are those of `loop.train`."""
     recipe = recipe.with_model(model)
     state = first_state(recipe, plan(recipe, dataset), spec_of(dataset), earlier)
     return Snapshot(state, nothing_yet(recipe.structure, state), 0.0)
 
 
 def first_state(recipe: Recipe, timetable: Timetable, spec: Spec, earlier: Earlier) -> TrainState:
-    """Returns the state before the first update, of a recipe that is known to fit."""
+    """Returns the state before the first update of a recipe that is known to fit."""
     return _compiled_start()(
         recipe.structure,
         jax.tree.map(np.float32, recipe.numbers),
@@ -154,7 +155,7 @@ def compiled_for_one_call() -> dict[str, Any]:
     """Returns the compiler options of a program that a run calls once.
 
     On a CPU, LLVM's full effort takes three quarters of the time of compiling first parameters.
-    With less the program is slower, and its results are the same bit for bit.
+    With less effort the program is slower, but its results are the same bit for bit.
     """
     return {"xla_backend_optimization_level": 1} if jax.default_backend() == "cpu" else {}
 
@@ -165,7 +166,7 @@ def nothing_yet(structure: Structure, state: TrainState) -> Totals:
 
 
 def has_row_to_come(timetable: Timetable, snapshot: Snapshot) -> bool:
-    """Returns whether the interval that ended there has no row: the validation was stopped."""
+    """Returns whether the last interval has no row yet, because its validation was stopped."""
     return timetable.is_row(int(snapshot.state.micro_step)) and not is_empty(snapshot.totals)
 
 
@@ -188,10 +189,10 @@ def select_of(structure: Structure, dataset: Dataset, seed: int) -> Select:
 
 
 class Timer:
-    """Counts seconds of training, and says how many micro steps the next call may have.
+    """Counts seconds of training, and decides how many micro steps the next call may have.
 
-    They are at most `growth` times as many as in the last one: less where batches that were made
-    ahead of the first calls may make these fast.
+    These are at most `growth` times as many as in the last call. `growth` is smaller where batches
+    that were made ahead may make the first calls fast.
     """
 
     def __init__(self, seconds: float = 0.0, *, growth: int = 8):
@@ -202,7 +203,7 @@ class Timer:
         self._start_row()
 
     def add(self, seconds: float, selection: Selection, *, is_compiling: bool = False) -> None:
-        """Counts a call, unless it is the first, which is of one micro step, or compiles."""
+        """Counts a call, except the first one, which has one micro step, and calls that compile."""
         micro_steps = len(selection["index"])
         limit = int(_CALL_SECONDS / seconds * micro_steps)
         most = min(self._growth * self.micro_steps_a_call, limit, MOST_MICRO_STEPS)
@@ -214,7 +215,7 @@ class Timer:
         self._is_compiled = True
 
     def images_per_second(self) -> float | None:
-        """Returns the rate since it was asked last; None where nothing was counted."""
+        """Returns the rate since the last time it was asked; None if nothing was counted."""
         rate = self._row_examples / self._row_seconds if self._row_seconds else None
         self._start_row()
         return rate
@@ -247,7 +248,7 @@ def make_row(
 
 
 def _finite(value: Any) -> float | None:
-    """Returns a number as JSON has it: None where it is not finite."""
+    """Returns a number for JSON: None if it is not finite."""
     return float(value) if math.isfinite(value) else None
 
 

@@ -1,4 +1,4 @@
-"""A snapshot of a run, and the named arrays that it is on the disk."""
+"""A snapshot of a run, and the named arrays that it becomes on the disk."""
 
 import hashlib
 import math
@@ -24,7 +24,7 @@ class Snapshot(NamedTuple):
 
 
 class HostCopy(NamedTuple):
-    """The arrays of a snapshot on the host, and what is written beside them."""
+    """The arrays of a snapshot on the host, and the entries beside them."""
 
     micro_step: int
     arrays: Arrays
@@ -46,7 +46,7 @@ def arrays_of(snapshot: Snapshot) -> Arrays:
 
 
 def rebuilt(like: Snapshot, arrays: Arrays, seconds: float) -> Snapshot:
-    """Returns the snapshot that `arrays_of` was given, from one of the same structure."""
+    """Returns the snapshot that `arrays_of` turned into arrays; `like` has its structure."""
     state, totals = jax.tree_util.tree_map_with_path(
         lambda path, leaf: _as_leaf(arrays[name_of(path)], leaf), (like.state, like.totals)
     )

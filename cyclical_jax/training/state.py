@@ -13,11 +13,11 @@ JUDGED = "judged"  # the memory that is evaluated in place of the parameters
 
 
 class Variables(NamedTuple):
-    """The arrays with which a model is applied.
+    """The arrays of a model.
 
     Attributes:
       params: The parameters.
-      model_state: What the model keeps beside parameters, such as BatchNorm's statistics.
+      model_state: The state that the model keeps beside parameters, such as BatchNorm's statistics.
     """
 
     params: optax.Params
@@ -54,7 +54,7 @@ class TrainState(NamedTuple):
 
     @property
     def evaluated(self) -> Variables:
-        """The variables that a trained model is judged by."""
+        """The variables by which a trained model is judged."""
         return self.memory.get(JUDGED, self.variables)
 
 

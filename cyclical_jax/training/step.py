@@ -1,7 +1,7 @@
-"""One step, as a pure function of state and batch.
+"""One step of training, as a pure function of state and batch.
 
 recall -> transforms in their order -> one forward pass -> weighted sum of the terms -> pmean
--> optimizer -> memories; where gradients are accumulated, the pmean of these is once an update
+-> optimizer -> memories. If gradients are accumulated, their pmean is taken once per update.
 """
 
 import functools
@@ -61,7 +61,7 @@ class Program(NamedTuple):
       memories: What is carried beside parameters and optimizer, by name.
       skip_nonfinite: Whether a batch whose loss, gradient or new parameters are not finite changes
         nothing but `micro_step` and `skipped`: its update does not count, for any schedule.
-      micro_steps: How many micro steps a batch counts as.
+      micro_steps: Number of micro steps that a batch counts as.
       every: Where `optimizer` is one of `accumulate_gradients`, the micro steps of each update. The
         devices then average the gradient once an update, and `grad_norm` is that of the update.
       axis_name: Mapped axis over which gradients and metrics are averaged; None for one device.
@@ -85,10 +85,10 @@ class Program(NamedTuple):
 
     @property
     def averages_once(self) -> bool:
-        """Whether the gradient of a micro step remains a device's own.
+        """True if the gradient of a micro step stays on its device until the end of the update.
 
-        It does not where a norm of it is needed at once. Nor does it where batches are skipped:
-        updates are then longer than planned, and a run may be stopped within one.
+        It does not if its norm is needed at once, or if batches may be skipped: updates are then
+        longer than planned, and a run may be stopped within one.
         """
         return self.every is not None and not (self.reference or self.skip_nonfinite)
 
@@ -96,9 +96,9 @@ class Program(NamedTuple):
 def make_train_step(program: Program) -> TrainStep:
     """Returns the train step `(state, batch) -> (state, metrics)`, a pure function.
 
-    The metrics are scalars: loss, grad_norm, num_examples (and examples_of_update, 0 within one,
-    where gradients are accumulated), the measures of the terms, and the value
-    in force of each knob and of each of this library's transformations in the optimizer.
+    The metrics are scalars: loss, grad_norm, num_examples (and, if gradients are accumulated,
+    examples_of_update, which is 0 within an update), the measures of the terms, and the value in
+    force of each knob and of each transformation of this library in the optimizer.
     """
     names = program.columns or columns(list(program.knobs))
 
@@ -135,7 +135,7 @@ def _keys(state: TrainState, number: int, axis_name: str | None) -> jax.Array:
 
 
 def _changed(program: Program, state: TrainState, batch: Batch, keys) -> Batch:
-    """Returns the batch as the model and the terms get it."""
+    """Returns the batch after all changes, as the model and the terms get it."""
     for name, memory in program.memories.items():
         batch = memory.recall(state.memory[name], batch)
     batch = _transformed(program.transforms, state.step, batch, keys[: len(program.transforms)])
@@ -156,7 +156,7 @@ def _transformed(transforms: Sequence[BatchTransform], step, batch: Batch, keys)
 
 
 def _gradients(program: Program, state, batch, values, key):
-    """Returns gradients, new model state, metrics and outputs of a micro step."""
+    """Returns the gradients, the new model state, the metrics and the outputs of a micro step."""
     named = (view for term in (*program.terms, *program.reference) for view in term.views)
     views = tuple(dict.fromkeys((MAIN, *named)))
 
@@ -214,7 +214,7 @@ def _check_losses(losses: jax.Array, view: Any) -> None:
     size = len(jax.tree.leaves(view)[0])
     if jnp.shape(losses)[:1] != (size,):
         raise RecipeError(
-            f"a loss must return one value an example, [{size}], got {list(jnp.shape(losses))}."
+            f"a loss must return one value per example, [{size}], got {list(jnp.shape(losses))}."
         )
 
 
@@ -249,8 +249,8 @@ def _parted(outputs: Any, sizes: Sequence[int]) -> list[Any]:
 def _averager(batch, mean_over_devices) -> Callable[[jax.Array], jax.Array]:
     """Returns a function: values [batch] -> their sum over the number of real examples.
 
-    The number is that of all devices divided by their number, so that a mean over the devices of
-    what each returns is the mean over all examples.
+    The number is the mean over the devices, so that the mean over the devices of the results is the
+    mean over all examples.
     """
     if "mask" not in batch:
         return jnp.mean
@@ -264,7 +264,7 @@ def _averager(batch, mean_over_devices) -> Callable[[jax.Array], jax.Array]:
 
 
 def _as_wide(values, like) -> jax.Array:
-    """Returns values of examples, repeated for all that `like` has of each."""
+    """Returns values per example, repeated over the further axes of `like`."""
     axes = tuple(range(jnp.ndim(values), like.ndim))
     return jnp.broadcast_to(jnp.expand_dims(values, axes), like.shape)
 
@@ -287,10 +287,10 @@ def _with_norm_of(grads, reference):
 
 
 def _sum_of_shares(leaf: jax.Array, axis_name: str | None) -> jax.Array:
-    """Returns the mean over devices, each of which divides what it has before all add it up.
+    """Returns the mean over devices; each device divides its part before all parts are added.
 
-    The kernel that makes a leaf can divide it too. After a sum that nothing else reads, as `pmean`
-    has it, the division would be a kernel of its own for each leaf.
+    The kernel that makes a leaf can divide it too. After the sum, as in `pmean`, the division would
+    be a separate kernel for each leaf.
     """
     return jax.lax.psum(leaf / jax.lax.axis_size(axis_name), axis_name) if axis_name else leaf
 
@@ -338,7 +338,7 @@ def _updated(state, optimizer, grads, model_state) -> TrainState:
 
 
 def _updates_so_far(opt_state, otherwise: jax.Array) -> jax.Array:
-    """Returns what an accumulating optimizer counts; any other updates at each step."""
+    """Returns the updates that an accumulating optimizer counts; others update at each step."""
     if isinstance(opt_state, AccumulateGradientsState):
         opt_state = opt_state.multi_steps
     return opt_state.gradient_step if isinstance(opt_state, optax.MultiStepsState) else otherwise
@@ -350,7 +350,7 @@ def _remembered(memories: Mapping[str, Memory], seen: Seen) -> dict[str, Any]:
 
 
 def _unless_nonfinite(old: TrainState, new: TrainState, metrics: Metrics) -> TrainState:
-    """Returns `new`; where something in it is not finite, `old` with this micro step counted."""
+    """Returns `new` or, if something in it is not finite, `old` with this micro step counted."""
     judged = metrics["loss"], metrics["grad_norm"], optax.tree.norm(new.params)
     is_finite = jnp.isfinite(jnp.stack(judged)).all()
     skipping = old._replace(micro_step=new.micro_step, skipped=old.skipped + 1)

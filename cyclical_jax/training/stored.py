@@ -31,10 +31,10 @@ def read_arrays(state: Path, kinds: Mapping[str, str] | None) -> Arrays:
 
     Args:
       state: The folder.
-      kinds: What they must be, as `kinds_of` has it; None is unknown.
+      kinds: Their types and shapes, as `kinds_of` returns them; None is unknown.
 
     Raises:
-      ValueError: They are others, or not as Orbax writes them; a line.
+      ValueError: They differ from `kinds`, or Orbax has not written them so; a line.
     """
     _check_files(state)
     handler = ocp.StandardCheckpointHandler()
@@ -46,11 +46,11 @@ def read_arrays(state: Path, kinds: Mapping[str, str] | None) -> Arrays:
 
 
 def _check_files(state: Path) -> None:
-    """Raises ValueError for what is no file, such as a pipe, and for what is far too large."""
+    """Raises ValueError for a path that is not a file, such as a pipe, and for a huge file."""
     for path in state.rglob("*"):
         name = path.relative_to(state.parent)
         if not (path.is_file() or path.is_dir()):  # a pipe would be waited for
-            raise ValueError(f"{name} is no file")
+            raise ValueError(f"{name} is not a file")
         if path.parent.name != _DATA and (size := path.stat().st_size) > _LARGEST:
             raise ValueError(f"{name} has {size / 1e6:,.0f} MB, which is too much")
 
@@ -68,7 +68,7 @@ def _metadata_of(handler: Any, state: Path) -> dict[str, Any]:
 
 
 def _drop_coroutines(error: Exception) -> None:
-    """Frees what Orbax did not come to await; Python would print a warning for each."""
+    """Frees the coroutines that Orbax did not await; Python would print a warning for each."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)
         traceback.clear_frames(error.__traceback__)
@@ -85,7 +85,7 @@ def _check_sizes(state: Path, found: dict[str, Any], kinds: Mapping[str, str] | 
 
 
 def _most_bytes(state: Path) -> float:
-    """Returns how many bytes the arrays may have, for all that can be known here."""
+    """Returns an upper bound on the bytes of the arrays, from what is known here."""
     on_disk = sum(path.stat().st_size for path in state.rglob("*"))
     return min(_MOST_COMPRESSED * on_disk + _SLACK, _memory())
 

@@ -51,7 +51,7 @@ class Curve(NamedTuple):
 
 
 class Accumulation(NamedTuple):
-    """Micro steps a step; a constant has `easy` equal to `hard`."""
+    """Micro steps per update; a constant has `easy` equal to `hard`."""
 
     knob: Knob
     curve: Curve
@@ -65,7 +65,7 @@ class Accumulation(NamedTuple):
         return int(min(self.knob.easy, self.knob.hard))
 
     def schedule_of(self, num_cycles: int) -> Callable[[int], optax.Schedule]:
-        """Returns its schedule as a function of the number of updates."""
+        """Returns the function from the number of updates to the schedule."""
         easy, hard, factor = self.knob
         options = {"factor": factor, "num_cycles": num_cycles, **self.curve._asdict()}
         return lambda total_steps: cyclical_schedule(easy, hard, total_steps, **options)
@@ -87,7 +87,7 @@ def plugin_key(name: str) -> str:
 
 
 def plugin_identity(digest: str) -> str:
-    """Returns what tells a plugin's content from another, in `inputs.json`."""
+    """Returns the words for a plugin's content in `inputs.json`."""
     return f"content {digest[:16]}"
 
 
@@ -103,7 +103,7 @@ class Catalogue:
       plugins: (path, digest of its content) of each file that added to it.
 
     Raises:
-      RecipeError: Two entries have one name or one key, or a switch is no key of its technique.
+      RecipeError: Two entries have one name or one key, or a switch is not a key of its technique.
     """
 
     tasks: tuple[Task, ...]
@@ -151,7 +151,7 @@ class Catalogue:
         return tuple(dict.fromkeys(key.split(".")[0] for key in self.keys if "." in key))
 
     def task(self, name: str) -> Task:
-        """The task of that name."""
+        """Returns the task of that name."""
         return next(task for task in self.tasks if task.name == name)
 
     def flat(self, config: Mapping[str, Any]) -> dict[str, Any]:
@@ -188,7 +188,7 @@ def _of_techniques(catalogue: Catalogue, techniques: tuple[Technique, ...]) -> C
 
 
 def _problems_of_entry(entry: Technique) -> Iterator[str]:
-    """Yields what is wrong with an entry by itself."""
+    """Yields a line for each problem of an entry by itself."""
     if entry.name == JUDGED:
         yield "is a name that the engine has for the variables that are evaluated"
     if entry.switch is not None and entry.switch not in entry.keys:
@@ -228,11 +228,11 @@ class Structure:
     model: AnyModel | None = None  # takes the place of the one that the entries make
 
     def with_model(self, model: AnyModel | None) -> "Structure":
-        """Returns it with a model of one's own; None leaves it as it is.
+        """Returns the structure with a model of your own; None leaves it as it is.
 
         Raises:
-          RecipeError: It is no model, a knob is on that it does not take, or the recipe asks for
-            groups of devices, which such a model makes by itself; a line for each.
+          RecipeError: It is not a model, it does not take a knob that is on, or the recipe asks for
+            groups of devices, which such a model makes by itself; a line for each problem.
         """
         if model is None:
             return self
@@ -270,23 +270,23 @@ class Structure:
 
     @property
     def entries(self) -> Iterator[tuple[Technique, OwnValues]]:
-        """All in the order in which they act: what changes the inputs, the task, the others."""
+        """All entries in the order in which they act: changes of the inputs, the task, the rest."""
         yield from (pair for pair in self.techniques if pair[0].changes_inputs)
         yield self.task
         yield from (pair for pair in self.techniques if not pair[0].changes_inputs)
 
     @property
     def measures(self) -> tuple[str, ...]:
-        """Names of what the loss terms measure."""
+        """Names of the measures of the loss terms."""
         return tuple(name for entry, _ in self.entries for name in entry.measures)
 
     def shown(self, name: str, value: float) -> str:
-        """Returns a measure or a score as people see it."""
+        """Returns a measure or a score as text."""
         return shown(value, name in self.percent)
 
     @property
     def percent(self) -> tuple[str, ...]:
-        """Names of all measures and scores that people see in percent."""
+        """Names of all measures and scores that are shown in percent."""
         return tuple(name for entry, _ in self.entries for name in entry.percent)
 
     @property
@@ -322,7 +322,7 @@ class Recipe:
         return self.structure.task[0]
 
     def with_model(self, model: AnyModel | None) -> "Recipe":
-        """Returns the recipe with a model of one's own, as `Structure.with_model` does."""
+        """Returns the recipe with a model of your own, as `Structure.with_model` does."""
         return replace(self, structure=self.structure.with_model(model))
 
     def timetable(self, num_train: int) -> Timetable:
@@ -351,7 +351,7 @@ class Recipe:
 
 
 def _checked_model(model: Any) -> Model:
-    """Returns a model as it is outside of a mapped axis; raises RecipeError if it is none."""
+    """Returns a model outside of a mapped axis; raises RecipeError if it is not a model."""
     what = "model= must be a Model, or a function that takes an axis name and returns one"
     try:
         hash(model)
@@ -394,7 +394,7 @@ def _windows(structure: Structure, duration: Duration, units: Units, num_train: 
 
 
 def _check_micro_steps(micro_steps: int, is_constant: bool, num_train: int) -> None:
-    """Raises RecipeError for more than int32 can count, or than can be listed for a cycle."""
+    """Raises RecipeError for more micro steps than int32 can count, or a cycle can list."""
     most, what = (2**31 - 1, "counted") if is_constant else (_MOST_WINDOWS, "cycled over")
     if micro_steps > most:
         raise RecipeError(

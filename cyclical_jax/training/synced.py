@@ -1,4 +1,4 @@
-"""A checkpoint that is on the disk before it has its name, and before older ones are deleted."""
+"""Checkpoints that are on the disk before they get their names and older ones are deleted."""
 
 import asyncio
 import os
@@ -12,13 +12,13 @@ from cyclical_jax._files import sync
 class SyncedPath(ocp.path.atomicity.AtomicRenameTemporaryPath):
     """The folder into which Orbax writes a checkpoint, and which it renames when it is complete.
 
-    Orbax syncs the arrays alone: not what describes them, nor the names of the folders. After a
-    power failure all checkpoints could be there by name, and none be readable. Orbax calls
+    Orbax syncs only the arrays, not their descriptions and not the names of the folders. After a
+    power failure all checkpoints could exist by name, but none could be read. Orbax calls
     `finalize` in the background, in the first process, and deletes older checkpoints after it.
     """
 
     async def finalize(self) -> None:
-        """Renames the folder; the checkpoint is on the disk before, and its name when it returns.
+        """Renames the folder when the checkpoint is on the disk; then its name is there, too.
 
         Raises:
           OSError: It cannot be written.

@@ -161,7 +161,7 @@ def spec_of(dataset: Dataset) -> Spec:
 
 
 class Site(NamedTuple):
-    """The place where a part is built: inside the compiled program, of numbers that are traced.
+    """The place where a part is built: inside the compiled program, where numbers are traced.
 
     Attributes:
       own: {key: value} of the entry's keys that decide the program.
@@ -185,13 +185,13 @@ class Site(NamedTuple):
         """Returns the limits of the inputs.
 
         Raises:
-          RecipeError: They are not known, and `key` has a word of those that need them; a line.
+          RecipeError: They are unknown, and the value of `key` has a word in `needing`; a line.
         """
         lacking = [word for word in self.own[key] if self.spec.limits is None and word in needing]
         if lacking:
             raise RecipeError(
-                f"{key} has {' and '.join(lacking)}, for which black must be known: take images of "
-                "bytes, or leave it out."
+                f"{key} has {' and '.join(lacking)}, which needs images of bytes, whose black is "
+                "known: use such images, or leave it out."
             )
         return self.spec.limits
 
@@ -221,28 +221,28 @@ class Technique:
 
     Attributes:
       name: Name of its file, and of its memory.
-      keys: Its keys of a config, whole: {"section.word": Field}.
-      part: What it adds to the compiled program.
+      keys: Its keys of a config, in full: {"section.word": Field}.
+      part: The function that returns what it adds to the compiled program.
       model: Makes the model, or wraps the model of the entries before it (None if there is none).
-        The site has own values, spec and axis alone. A model that a run is given takes the place
-        of the one that the first entry makes.
+        The site has only own values, spec and axis. A model that is given to a run replaces the one
+        that the first entry makes.
       model_knobs: Keys of the knobs that `Model.apply` takes, by their last word.
       schedules: (own values, schedules, timetable) -> schedules that replace those of its knobs.
-      switch: Its key that is None where it is off; without a switch it is on wherever the task
-        offers what it needs.
+      switch: The key that is None if the technique is off. Without a switch it is on whenever the
+        task offers what it needs.
       options: {key of a choice: {value: words of the keys in its section that are then read}}.
       needs: What the task or the data must offer.
       measures: Names of the measures of its loss terms.
-      percent: Names of those measures and scores that are fractions, which people see in percent.
+      percent: Names of the measures and scores that are fractions and are shown in percent.
       changes_inputs: Whether its transforms change the inputs, and so act before the task's.
-      beside: {entry of the training split: key of a batch size}: examples of their own number,
-        which are drawn in an order of their own.
-      device_groups: Its keys that are a number of devices, which must divide that of all; None is
-        all. A run with such a number is another run on other devices.
+      beside: {entry of the training split: key of a batch size}, for examples of another number
+        that are drawn in their own order.
+      device_groups: Its keys whose value is a number of devices, which must divide the number of
+        all devices; None is all. With such a value, another number of devices is another run.
       problems: Yields a line for each contradiction between keys. It gets the values of all keys
         that are right by themselves.
-      prepare: What it makes on the host before training.
-      of_config: ({key: value} of a config) -> itself, or a technique with further keys, of a file
+      prepare: Returns what it makes on the host before training.
+      of_config: ({key: value} of a config) -> itself, or a technique with further keys from a file
         that a value names. The same content gives the same technique.
       files: (name, digest of the content) of each such file.
       about: What it does, in one sentence, for the list of all keys.
@@ -279,19 +279,19 @@ class Task(Technique):
     Its first loss term is its own: other terms may take a part of that term's weight.
 
     Attributes:
-      offers: What techniques may count on.
-      as_batch: The examples of the dataset, as the transforms see them.
-      view: The model's inputs, once all that changes the inputs has acted.
-      example: (own values, spec) -> inputs of one example, [1, ...], to initialise the model with.
+      offers: What techniques may rely on.
+      as_batch: Examples of the dataset -> the batch that the transforms see.
+      view: Batch -> the model's inputs, after all changes of the inputs.
+      example: (own values, spec) -> inputs of one example, [1, ...], which initialise the model.
       sums: (site, model, variables, batch with a mask) -> sums over the examples that are real.
       scores: The sums of all batches -> {"loss": ..., ...}, on the host.
       probabilities: The model's outputs -> the probability of each class [batch, classes]; None
-        where the outputs are of no classes.
-      judged_by: The score that says which model is best, and whether "max" or "min" of it is.
-      misfits: (name of a split, the split, number of classes) -> a line for each reason why it
-        cannot be learned. The split is already as `Dataset` says.
+        if the outputs are not about classes.
+      judged_by: The score that decides which model is best, and whether its "max" or "min" is best.
+      misfits: (name of a split, the split, number of classes) -> a line for each reason why the
+        task cannot learn from it. The split is already as `Dataset` says.
       outputs: (own values, spec) -> shape of the model's outputs for one example, which are floats;
-        None for whatever they are.
+        None allows any.
     """
 
     offers: frozenset[str] = frozenset()
@@ -312,18 +312,18 @@ class Task(Technique):
             )
 
     def worth(self, scores: Mapping[str, float]) -> float:
-        """Returns the score that the task judges by, as a number of which more is better."""
+        """Returns the score by which the task judges, as a number of which more is better."""
         name, best = self.judged_by
         return worth(scores[name], best)
 
 
 def worth(value: float, best: str) -> float:
-    """Returns a score of which "max" or "min" is `best`, as a number of which more is better."""
+    """Returns a score as a number of which more is better; `best` is "max" or "min"."""
     return value if best == "max" else -value
 
 
 def shown(value: float, percent: bool) -> str:
-    """Returns a score as people see it."""
+    """Returns a score as text."""
     if percent:
         return f"{value:.2%}"
     return f"{value:.4f}" if abs(value) < 1e4 else f"{value:.3g}"
@@ -332,7 +332,7 @@ def shown(value: float, percent: bool) -> str:
 def columns(keys: Sequence[str], taken: Sequence[str] = ()) -> dict[str, str]:
     """Returns {key of a knob: its name in the log}, the last word of the key.
 
-    It is the whole key where another key ends in the same word, or the word is one of `taken`.
+    The name is the whole key if another key ends in the same word, or if the word is in `taken`.
     """
     words = [key.rpartition(".")[2] for key in keys]
     return {

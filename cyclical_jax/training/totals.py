@@ -1,4 +1,4 @@
-"""The numbers of a row of the log, gathered on the device over many steps."""
+"""The numbers of a row of the log, summed on the device over many steps."""
 
 from collections.abc import Iterable
 from typing import NamedTuple
@@ -30,7 +30,7 @@ def no_totals(state: TrainState, knobs: Iterable[str], measures: Iterable[str] =
     Args:
       state: The state, whose optimizer may report values.
       knobs: Names of the knobs in the log.
-      measures: Names of what the loss terms measure.
+      measures: Names of the measures of the loss terms.
     """
     # The names alone count: of arrays, `find_values` would make copies.
     shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), state.opt_state)
@@ -61,9 +61,9 @@ def add(totals: Totals, metrics: Metrics, step: jax.Array) -> Totals:
     """Returns `totals` with one more micro step.
 
     Args:
-      totals: So far.
-      metrics: What the train step returned.
-      step: Updates before it.
+      totals: The totals so far.
+      metrics: The metrics that the train step returned.
+      step: Number of updates before the micro step.
     """
     is_finite = jnp.isfinite(metrics["loss"]) & jnp.isfinite(metrics["grad_norm"])
     added = jnp.where(is_finite, metrics["num_examples"], 0)

@@ -1,4 +1,4 @@
-"""How many chunks of a population a device should train one after the other within a call."""
+"""The number of chunks of a population that a device trains one after the other in a call."""
 
 import functools
 import math
@@ -19,10 +19,10 @@ _FLOPS_A_SECOND = 1e10  # of a core, with float32; only the order of magnitude c
 def chunks_in_turn(recipe: Recipe, dataset: Dataset, *, num_members: int, chunk: int = 1) -> int:
     """Returns `in_turn` of a `Population` with that chunk, for `num_members`.
 
-    A call takes the host some milliseconds, which is longer than a small model trains from a row
-    to the next; so one call should serve many members. All of them end together, so by an estimate
-    that takes ten seconds at most. The chunks are spread evenly over calls. It is 1 where they
-    would gain nothing: off the CPU, and where a call is one micro step.
+    A call takes the host some milliseconds. A small model trains for less than that between two
+    rows, so one call should serve many members. All members of a call end together, so a call
+    should take at most ten seconds, by an estimate. The chunks are spread evenly over the calls.
+    The result is 1 where more would gain nothing: on accelerators, and if a call is one micro step.
     """
     if jax.default_backend() != "cpu" or way_of(recipe, dataset) != "resident":
         return 1
@@ -33,7 +33,7 @@ def chunks_in_turn(recipe: Recipe, dataset: Dataset, *, num_members: int, chunk:
 
 
 def _estimated_seconds(recipe: Recipe, dataset: Dataset) -> float:
-    """Returns about how long a core trains a member: a step is three forward passes."""
+    """Returns about how many seconds a core trains a member: a step is 3 forward passes."""
     micro_steps = recipe.timetable(num_examples(dataset.train)).micro_steps
     flops = _flops_an_example(recipe.structure, spec_of(dataset))
     return 3 * flops * micro_steps * recipe.structure.batch_size / _FLOPS_A_SECOND

@@ -1,9 +1,9 @@
 """The three ways in which the programs of a run are called; all give the same results.
 
-- resident: many micro steps a call, on data that rests on every device. The way for all that fits.
-- stepwise: one micro step a call on such data. XLA:CPU's convolutions are ten times slower inside
+- resident: many micro steps per call, on data that stays on every device. Used for all that fits.
+- stepwise: one micro step per call on such data. XLA:CPU's convolutions are ten times slower inside
   a compiled loop.
-- streamed: one micro step a call, on a batch that a thread sends to the devices ahead of its use.
+- streamed: one micro step per call, on a batch that a thread sends to the devices ahead of its use.
 """
 
 import functools
@@ -96,7 +96,7 @@ def make_advance(
 ) -> Advance:
     """Returns the function that trains on the batches it is given, which `sent` has for "streamed".
 
-    `inputs` are those of all calls, without totals, batches and count.
+    `inputs` are the inputs of all calls, without totals, batches and count.
     """
 
     def of_size(micro_steps: int) -> Advance:
@@ -166,7 +166,7 @@ def is_spread(way: str, timetable: Timetable, num_devices: int) -> bool:
 
 
 def num_programs() -> int:
-    """Returns how many there are so far; each is compiled in its first call."""
+    """Returns the number of programs so far; each is compiled in its first call."""
     return compiled.cache_info().misses
 
 
@@ -178,7 +178,7 @@ def make_program(
     axis_name: str | None,
     micro_steps: int = 1,
 ) -> Callable[[TrainState, Inputs], tuple[TrainState, Totals]]:
-    """Returns what one device does; all is built inside the program, of numbers that are traced."""
+    """Returns the function of one device; it builds all inside the program, from traced numbers."""
     as_batch = structure.task[0].as_batch
 
     def one(inputs, carry, examples):
@@ -231,7 +231,7 @@ def capacity_of(timetable: Timetable) -> int:
 
 
 def fill(selection: Selection, capacity: int) -> Selection:
-    """Returns it in one length for all calls, however many micro steps each has."""
+    """Returns a selection in one length for all calls, however many micro steps each has."""
     padding = [(0, capacity - len(selection["index"])), (0, 0)]
     return {name: np.pad(array, padding) for name, array in selection.items()}
 

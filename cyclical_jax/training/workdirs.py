@@ -1,4 +1,4 @@
-"""The workdir of a run, which one process at a time opens, to begin a run or to go on with one."""
+"""The workdir of a run, which only one process at a time can open, to begin a run or to go on."""
 
 import contextlib
 import os
@@ -28,13 +28,13 @@ from cyclical_jax.training.structure import Catalogue
 _NOT_COMPARED = ("data_dir", *Normalisation._fields)
 _OTHER = {
     CONFIG: "of another config",
-    INPUTS: "of other inputs, which have changed since",
+    INPUTS: "whose inputs have changed since",
     DATASET: "of other data",
 }
 
 
 class Folder:
-    """A folder that must stay where it is, told from others by its place on the disk."""
+    """A folder that must stay where it is, recognised by its place on the disk."""
 
     def __init__(self, path: Path):
         self.path, self._identity = path, _identity(path)
@@ -43,13 +43,13 @@ class Folder:
         """Raises WorkdirError, a line, if the folder was moved, deleted or replaced."""
         if self._identity is None or _identity(self.path) != self._identity:
             raise WorkdirError(
-                f"{self.path} was moved or deleted while the run trained in it. Where it was "
-                "moved, give --workdir its new place: the run goes on from its last checkpoint."
+                f"{self.path} was moved or deleted while the run trained in it. If it was moved, "
+                "give its new place as --workdir: the run goes on from its last checkpoint."
             )
 
     @contextlib.contextmanager
     def watched(self) -> Iterator[None]:
-        """Raises what `check` does in place of an OSError of its body, where that is the reason."""
+        """Raises the error of `check` instead of an OSError of the body, if that is the reason."""
         try:
             yield
         except OSError:
@@ -58,7 +58,7 @@ class Folder:
 
 
 def _identity(path: Path) -> tuple[int, int] | None:
-    """Returns what no other folder has; None where there is none."""
+    """Returns what identifies a folder; None if there is none."""
     try:
         about = path.stat()
     except OSError:
@@ -80,13 +80,13 @@ def opened_workdir(
 
     It does the same with the `inputs` that `inputs.identities` returns, in `inputs.json`, and with
     the `facts` of `Facts.as_json`, in `dataset.json`. As long as the context lasts, no other
-    process can open the workdir; nothing in it is looked at before. Of several processes that
-    train together the first opens it, and the others compare what they were given with it. Where a
-    key of `advice` differs, its text ends the message.
+    process can open the workdir, and nothing is read in it before. If several processes train
+    together, the first one opens it, and the others compare their arguments with it. If a key of
+    `advice` differs, its text ends the message.
 
     Raises:
-      WorkdirError: It holds a run of another config, of other inputs or data, or one without
-        checkpoints; another process writes to it; or it cannot be written to.
+      WorkdirError: The workdir holds a run of another config, other inputs or other data, or a run
+        without checkpoints; or another process writes to it; or it cannot be written.
     """
     folder: Folder
     given = {CONFIG: plain(config), INPUTS: inputs or {}, DATASET: facts or {}}
@@ -115,7 +115,7 @@ def opened_workdir(
 
 
 def _in_the_first(function: Callable[[], None]) -> None:
-    """Calls it in the first process while the others wait; its WorkdirError is raised in all."""
+    """Calls a function in the first process while the others wait; all raise its WorkdirError."""
     error = None
     if is_first_process():
         try:
@@ -127,7 +127,7 @@ def _in_the_first(function: Callable[[], None]) -> None:
 
 
 def _write_given(workdir: Path, given: Mapping[str, dict[str, Any]], is_taken: bool) -> None:
-    """Writes what a run begins with; of one that goes on, what its earlier version left out."""
+    """Writes the files with which a run begins, or those that an earlier version did not write."""
     for name, content in given.items():
         path = workdir / name
         if is_taken and files.is_there(path):
@@ -140,7 +140,7 @@ def _write_given(workdir: Path, given: Mapping[str, dict[str, Any]], is_taken: b
 
 
 def as_defaults(catalogue: Catalogue) -> dict[str, Any]:
-    """Returns {key: default} of every key, as JSON has them."""
+    """Returns {key: default} of all keys, as in JSON."""
     return plain({key: field.default for key, field in catalogue.keys.items()})
 
 
@@ -149,8 +149,8 @@ def config_differences(
 ) -> list[str]:
     """Returns a line for each difference of two configs.
 
-    Where the data lies is none; nor are its statistics, which depend on the machine's rounding. A
-    key that `old` lacks, because an earlier version wrote it, has its default.
+    The place of the data is no difference, and neither are its statistics, which depend on the
+    machine's rounding. A key that is missing in `old`, of an earlier version, has its default.
     """
     lines = []
     for name in sorted(old.keys() | new.keys()):
@@ -168,7 +168,7 @@ def read_result(workdir: Path, score: str) -> dict[str, Any] | None:
 
     Args:
       workdir: An opened workdir.
-      score: The score that the task judges by, which it must have; None is one that is not finite.
+      score: The score that the task judges by; the result must have it, and None is not finite.
 
     Raises:
       WorkdirError: It is damaged, or has no such score; a line.
@@ -184,7 +184,7 @@ def write_result(workdir: Path, result: dict[str, Any]) -> None:
 
 
 def _is_taken(workdir: Path) -> bool:
-    """Returns whether there is a run to go on with."""
+    """Returns whether the workdir has a run to go on with."""
     checkpoints, metrics = workdir / CHECKPOINTS, workdir / METRICS
     with writing(checkpoints):
         if checkpoints.exists() and any(checkpoints.iterdir()):
@@ -202,7 +202,7 @@ def _check_same(
     defaults: Mapping[str, Any] = {},
     advice: Mapping[str, str] = {},
 ) -> None:
-    """Raises WorkdirError, with the differences, unless the run began with what is given `now`."""
+    """Raises WorkdirError, with the differences, unless the run began with the content `now`."""
     # Earlier versions wrote no file of the dataset, and a caller may have no facts to compare.
     if path.name == DATASET and not (now and files.is_there(path)):
         return
@@ -234,7 +234,7 @@ def _locked(workdir: Path) -> Iterator[Folder]:
 
 
 def _remove_unfinished(workdir: Path) -> None:
-    """Deletes what writers left behind that were killed; only the lock's owner writes these."""
+    """Deletes the unfinished files of killed writers; only the owner of the lock writes them."""
     for name in files.KINDS:
         for path in workdir.glob(f".{name}.*new"):
             with writing(path):

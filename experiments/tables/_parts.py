@@ -1,7 +1,8 @@
 """The parts that several tables share: budgets, and the values searched for each technique.
 
-Where a published command has a range of a knob, ours have its ratio (weight decay 8, clipping 4,
-temperature 0.5 to 2 among others); where it lies is searched.
+If a published command gives a range for a value, these tables keep the ratio of its ends, 8 for
+weight decay and 4 for clipping, and search where the range lies. Temperatures from 0.5 to 2 are
+among the cycles to choose from.
 """
 
 import numpy as np
@@ -29,7 +30,7 @@ BOTH = RATE | DECAY
 
 
 def _cycles(lows, ratio) -> Choice:
-    """Cycles from each of `lows` to `ratio` times as much, numbers to three digits."""
+    """Returns cycles from each of `lows` to `ratio` times as much, to three digits."""
     ends = [(float(f"{low:.3g}"), float(f"{low * ratio:.3g}")) for low in lows]
     return Choice(tuple(cyclical(easy, hard) for easy, hard in ends))
 

@@ -1,15 +1,15 @@
 """Is clipping at a constant threshold better than none, and at a cyclical one better than that?
 
-There is no arm with the gradient's scale equalised: clipping by the global norm changes nothing but
-that scale, so it would be the control.
+No arm has the gradient's scale equalised: clipping by the global norm changes only that scale, so
+such an arm would be the same as the control.
 """
 
 from experiments.arms import Arm, Table
 from experiments.tables import _parts as parts
 
 TABLE = Table(
-    about="Clipping of the gradient's norm at a constant threshold against none, and at a cyclical "
-    "one against the constant.",
+    about="Compares clipping of the gradient's norm at a constant threshold with none, and at a "
+    "cyclical threshold with a constant one.",
     common=parts.ROWS,
     arms={
         "none": Arm(search=parts.BOTH),

@@ -1,7 +1,7 @@
-"""Which of the four techniques compose? Every subset of them.
+"""Which of the four techniques go well together? Tries every subset of them.
 
-All arms smooth their labels by 0.1, as the published focal losses do: else an arm with the focal
-loss would differ from its control in two things.
+All arms smooth their labels by 0.1, as the published focal losses do. Otherwise an arm with the
+focal loss would differ from its control in two things.
 """
 
 import itertools
@@ -19,7 +19,7 @@ SEARCHED = {
 
 
 def arm_of(names: tuple[str, ...]) -> Arm:
-    """The arm in which these techniques cycle, instead of being constant or off."""
+    """Returns the arm in which these techniques cycle; the others are constant or off."""
     search = dict(parts.BOTH)
     for name in names:
         search |= SEARCHED[name]
@@ -33,7 +33,7 @@ def _subsets():
 
 
 TABLE = Table(
-    about="Every subset of cyclical weight decay, temperature, clipping and focal loss.",
+    about="Tries every subset of cyclical weight decay, temperature, clipping and focal loss.",
     common=parts.ROWS,
     arms={" + ".join(names) or PLAIN: arm_of(names) for names in _subsets()},
     budgets=parts.SMALL | parts.LARGE,

@@ -1,9 +1,9 @@
-"""Where should the peak be? All four techniques with their peak at 1 / f of training.
+"""Where should the peak be? Moves the peak of all four techniques to 1 / f of training.
 
-`constant` has the middle of each cycle all the time, its mean over the updates whatever f is. What
-counts is not that mean alone: decay acts times the learning rate, which falls along a cosine, so
-that a late peak decays less (0.68, 1.00, 1.17 and 1.25 times the constant in all, for f = 1, 2, 4
-and 8), and a temperature acts as 1 / T. The learning rate alone is searched.
+The arm `constant` holds the middle of each cycle, which is its mean over the updates for every f.
+The effect depends on more than that mean. Decay is multiplied by the learning rate, which falls
+along a cosine, so a late peak decays less: in all 0.68, 1.00, 1.17 and 1.25 times the constant arm
+for f = 1, 2, 4 and 8. A temperature acts as 1 / T. Only the learning rate is searched.
 """
 
 from cyclical_jax.training.recipe import cyclical
@@ -27,8 +27,8 @@ def _peak_at(factor: float) -> Arm:
 
 
 TABLE = Table(
-    about="The fraction of training at which the peak lies, 1 / f, with all four techniques "
-    "cycling; the constants are the middles of the cycles.",
+    about="Moves the peak of all four techniques to the fraction 1 / f of training; the constant "
+    "arm holds the middle of each cycle.",
     common=parts.ROWS,
     arms={"constant": Arm(_FOCAL | _MIDDLE, search=parts.RATE)}
     | {f"f = {factor}": _peak_at(factor) for factor in (1, 2, 4, 8)},

@@ -1,7 +1,8 @@
 """Is the cyclical focal loss better than cross entropy, smoothed or focal?
 
-The published focal losses smooth their labels by 0.1, so the control of all of them is the smoothed
-cross entropy. The last arm has the gradient's scale equalised, which the loss cycles too.
+The published focal losses smooth their labels by 0.1, so smoothed cross entropy is the control of
+all of them. The cyclical loss also makes the scale of the gradient cycle; the last arm removes this
+by scaling each gradient to the norm of plain cross entropy's.
 """
 
 from experiments.arms import Arm, Choice, Range, Table
@@ -10,8 +11,8 @@ from experiments.tables import _parts as parts
 _POSITIVE = {"loss.gamma_pos": Choice((1.0, 2.0))}
 
 TABLE = Table(
-    about="Cyclical focal loss against cross entropy, plain and smoothed, focal and asymmetric "
-    "focal loss; and with the gradient's scale equalised, against the cyclical.",
+    about="Compares the cyclical focal loss with plain and smoothed cross entropy and two focal "
+    "losses; the last arm equalises the gradient's scale and is compared with the cyclical loss.",
     common=parts.ROWS,
     arms={
         "cross entropy": Arm(search=parts.BOTH, control="smoothed"),

@@ -1,5 +1,7 @@
-"""Stochastic depth on a ResNet-20, as its variant of configs/fashion_mnist.py has it; nothing is
-tuned. It has a table of its own because on a CPU a run takes minutes.
+"""Is cyclical stochastic depth better than a constant one? A ResNet-20, with nothing tuned.
+
+The numbers are those of the variant stochastic_depth of configs/fashion_mnist.py. It has a table of
+its own because a run takes minutes on a CPU.
 """
 
 from configs.fashion_mnist import RESNET, VARIANTS
@@ -8,8 +10,8 @@ from experiments.arms import Arm, Budget, Table
 _CYCLICAL = VARIANTS["stochastic_depth"]
 
 TABLE = Table(
-    about="A ResNet-20 on 4,000 images, with stochastic depth held at the mean of its cycle, and "
-    "cyclical; nothing is tuned.",
+    about="Compares cyclical stochastic depth with a constant rate, the mean of the cycle, in a "
+    "ResNet-20 on 4,000 images; nothing is tuned.",
     common={"log_every": "1 epoch", "validate_every": "5 epochs"},
     arms={
         "resnet": Arm(RESNET),

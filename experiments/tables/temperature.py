@@ -1,15 +1,16 @@
 """Is a constant softmax temperature better than none, and a cyclical one better than that?
 
-A temperature T scales the gradient by 1 / T, so that its cycle is one of the learning rate too. The
-last arm keeps the direction of the cyclical loss's gradient and gives it the norm of the plain one.
+A temperature T scales the gradient by 1 / T, so its cycle also acts like a cycle of the learning
+rate. The last arm keeps the direction of the cyclical loss's gradient and gives it the norm of the
+plain loss's gradient.
 """
 
 from experiments.arms import Arm, Table
 from experiments.tables import _parts as parts
 
 TABLE = Table(
-    about="A constant softmax temperature against none, a cyclical one against the constant, and "
-    "with the gradient's scale equalised against the cyclical.",
+    about="Compares a constant softmax temperature with T = 1, a cyclical one with a constant one, "
+    "and the cyclical one with its gradient's scale equalised.",
     common=parts.ROWS,
     arms={
         "T = 1": Arm(search=parts.BOTH),

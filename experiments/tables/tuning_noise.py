@@ -1,8 +1,8 @@
-"""How much do arms differ that do not differ? The control, tuned again and again.
+"""How much do arms differ by the luck of tuning alone? Tunes one arm again and again.
 
-Each arm is the control of `techniques`, searched at other points. What these arms differ by is the
-luck of tuning, which no interval over the seeds of a table holds: differences of that size between
-other arms mean nothing.
+Each arm is the control of `techniques`, searched at other points. These arms differ only by the
+luck of tuning, which the intervals over the seeds of a table do not include. A difference of that
+size between other arms means nothing.
 """
 
 from dataclasses import replace
@@ -12,7 +12,7 @@ from experiments.tables import _parts as parts
 from experiments.tables.combined import PLAIN, arm_of
 
 TABLE = Table(
-    about="The plain arm of `techniques`, tuned five times, each time with other trials.",
+    about="Tunes the plain arm of `techniques` five times, each time with other trials.",
     common=parts.ROWS,
     arms={PLAIN: arm_of(())}
     | {

@@ -1,12 +1,12 @@
-"""Each technique as its variant of configs/fashion_mnist.py has it, beside its control.
+"""What do the variants of configs/fashion_mnist.py do as they stand? Each beside its control.
 
-Nothing is tuned. Three arms need runs that come before:
+Nothing is tuned. Three arms need two earlier runs:
 
     python -m experiments.train --config=configs/fashion_mnist.py --workdir=runs/fashion_mnist
     python -m experiments.train --config=configs/fashion_mnist.py:pretraining \
         --workdir=runs/fashion_mnist_pretraining
 
-A control is the variant with the knob held at the mean of its cycle, or else without the technique.
+A control is the variant with its value held at the mean of the cycle, or without the technique.
 """
 
 from configs.fashion_mnist import FEW_LABELS, VARIANTS
@@ -16,7 +16,7 @@ _4K = {"subset": "balanced 4000"}
 
 
 def _held(variant: str, **changes) -> dict:
-    """A variant with other values, `section__key=value`."""
+    """Returns the changes of a variant with other values, given as `section__key=value`."""
     return VARIANTS[variant] | {key.replace("__", "."): value for key, value in changes.items()}
 
 
@@ -28,8 +28,8 @@ _ONES_OF_PLAIN = ("weight_decay", "clipping", "temperature", "focal", "all")
 _RATES = ("learning_rate", "one_cycle", "warm_restarts")
 
 TABLE = Table(
-    about="Each technique as its variant of the config has it, beside its control; nothing is "
-    "tuned.",
+    about="Compares each technique, as its variant of the config has it, with its control; nothing "
+    "is tuned.",
     common={"log_every": "500 steps", "validate_every": "500 steps"},
     arms={
         "plain": Arm(),

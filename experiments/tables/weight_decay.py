@@ -1,7 +1,7 @@
 """Is cyclical weight decay better than a constant one, and under which learning rate?
 
-The paper sets a cycle under a constant rate against a constant decay under a decaying rate; that
-changes two things at once, so here are all four.
+The paper compares a cycle under a constant rate with a constant decay under a decaying rate. That
+changes two things at once, so this table has all four combinations.
 """
 
 from experiments.arms import Arm, Range, Table
@@ -11,8 +11,8 @@ _CONSTANT_RATE = {"optimizer.learning_rate_schedule": None}
 _LOWER_RATE = {"optimizer.learning_rate": Range(0.005, 0.2)}
 
 TABLE = Table(
-    about="Cyclical against constant weight decay, under a cosine and under a constant learning "
-    "rate.",
+    about="Compares cyclical with constant weight decay, under a cosine and under a constant "
+    "learning rate.",
     common=parts.ROWS,
     arms={
         "constant": Arm(search=parts.BOTH),

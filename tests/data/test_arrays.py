@@ -147,7 +147,7 @@ def test_class_names_name_the_numbers(saved):
         (
             np.array(["a", "b", "c"]),
             np.array(["x", "y", "z"])[LABELS],
-            "class_names must not be there where the labels are words.",
+            "class_names must be left out where the labels are words.",
         ),
     ],
 )
@@ -165,13 +165,13 @@ def test_probabilities_of_classes_stay(saved):
     without = data.load(saved(image=BYTES, label=soft * [1, 0, 1])).notes
     assert without[2:] == ("There is no example to train on of class 1.",)
     name = saved(image=BYTES, label=soft)
-    with pytest.raises(ValueError, match="`subset` of so many examples a class needs one class"):
+    with pytest.raises(ValueError, match="`subset` by class needs one class"):
         data.load(name, subset="balanced 9")
 
 
 def test_what_is_not_asked_for_is_named(saved):
     dataset = data.load(saved(image=BYTES, label=LABELS * 2, weights=LABELS, ids=LABELS))
-    assert dataset.notes[0] == "It has more arrays, which are left out: ids, weights."
+    assert dataset.notes[0] == "Other arrays of the file are left out: ids, weights."
     assert dataset.notes[-1] == "There is no example to train on of class 1, 3."
     assert dataset.num_classes == 5
 
@@ -188,7 +188,7 @@ def test_what_is_not_asked_for_is_named(saved):
         ),
         (
             {"image": BYTES, "label": LABELS, "test_label": LABELS},
-            "it has image and label, and arrays with prefixes too: take one way.",
+            "it has image and label, and arrays with prefixes too: use one way.",
         ),
         (
             {"image": BYTES, "label": LABELS[:9]},
@@ -240,7 +240,7 @@ def test_what_is_not_asked_for_is_named(saved):
         ({"image": BYTES, "label": LABELS * 0}, "there must be at least 2 classes, got 1."),
         (
             {"image": BYTES[:9], "label": LABELS[:9]},
-            "9 examples are too few to cut validation and test from.",
+            "9 examples to train on are too few to cut validation and test from.",
         ),
         ({"image": BYTES[:0], "label": LABELS[:0]}, "there are no train labels."),
         (
@@ -340,7 +340,7 @@ def test_a_path_is_seen_from_the_current_folder(saved, tmp_path, monkeypatch):
     assert data.num_train("npz:mine.npz") == 48
     with pytest.raises(data.DatasetNotFoundError) as error:
         data.load("npz:other.npz")
-    line = f"dataset 'npz:other.npz': there is no file other.npz, seen from {tmp_path}."
+    line = f"dataset 'npz:other.npz': there is no file other.npz in {tmp_path}."
     assert str(error.value) == line
 
 

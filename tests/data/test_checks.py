@@ -18,6 +18,7 @@ from cyclical_jax.training.technique import IMAGES, LossTerm, Part, Task, spec_o
 from tests.helpers import bright_classes, config_of
 
 WHOLE = bright_classes(40, 12, 12)
+BOTH = "train['image'] and train['label']"
 IMAGE, LABEL = WHOLE.train["image"], WHOLE.train["label"]
 
 
@@ -76,12 +77,8 @@ WRONG = {
     "train['further'] must be numbers [examples, ...], got float64 of shape [].": with_train(
         further=np.array(1.0)
     ),
-    "train['image'] has 20 examples, train['label'] 40: they must be as many.": with_train(
-        image=IMAGE[:20]
-    ),
-    "train['image'] has 40 examples, train['label'] 10: they must be as many.": with_train(
-        label=LABEL[:10]
-    ),
+    f"{BOTH} must be equally many, got 20 examples and 40 labels.": with_train(image=IMAGE[:20]),
+    f"{BOTH} must be equally many, got 40 examples and 10 labels.": with_train(label=LABEL[:10]),
     "dataset must be a `Dataset`, got a tuple.": tuple(WHOLE),
     "dataset must be a `Dataset`, got None.": None,
     "num_classes must be a whole number from 1, got 0.": WHOLE._replace(num_classes=0),
@@ -260,7 +257,7 @@ def test_a_split_is_checked_where_it_is_evaluated():
         return str(error.value)
 
     image, label = WHOLE.test["image"], WHOLE.test["label"]
-    assert line_of(label=label[:3]).startswith("the split['image'] has 12 examples, the split[")
+    assert line_of(label=label[:3]).endswith(" must be equally many, got 12 examples and 3 labels.")
     assert line_of(label=label + 9) == "the split['label'] must be 0 to 3, got 9 to 12."
     assert line_of(image=image[:0], label=label[:0]) == "the split must have examples, got none."
     assert line_of(image=image[:, :2]) == "the split's examples must be [3, 3, 1], got [2, 3, 1]."

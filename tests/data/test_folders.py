@@ -113,7 +113,7 @@ def test_other_files_are_left_out_and_named_and_hidden_ones_are_not_seen(root):
     (root / "__MACOSX").mkdir()
     dataset = load(root)
     assert sum(map(data.num_examples, dataset[:3])) == 24 and dataset.class_names == CLASSES
-    note = "Files that are no images are left out: notes.txt and 2 more."
+    note = "Files that are not images are left out: notes.txt and 2 more."
     assert dataset.notes[0] == note
 
 
@@ -121,7 +121,7 @@ def test_other_files_are_left_out_and_named_and_hidden_ones_are_not_seen(root):
     "change, line",
     [
         (lambda root: (root / "dog").mkdir(), "dog has no JPEG or PNG file."),
-        (lambda root: save(root / "x.png", pixels(0)), "x.png is in no folder of a class."),
+        (lambda root: save(root / "x.png", pixels(0)), "x.png is not in the folder of a class."),
         (
             lambda root: (shutil.rmtree(root / "ant"), shutil.rmtree(root / "bee")),
             "it must have a folder for each of 2 classes or more, got cat.",
@@ -133,7 +133,7 @@ def test_other_files_are_left_out_and_named_and_hidden_ones_are_not_seen(root):
         ),
         (
             lambda root: save(root / "ant" / "x.gif", pixels(0)),
-            "ant/x.gif is no JPEG or PNG file: make it one.",
+            "ant/x.gif is not a JPEG or PNG file: convert it.",
         ),
         (
             lambda root: save(root / "bee" / "0.png", pixels(0, 9, 7)),
@@ -151,7 +151,7 @@ def test_splits_that_do_not_fit_are_a_line(tmp_path):
     make(tmp_path / "train", 4)
     make(tmp_path / "test", 2)
     save(tmp_path / "test" / "dog" / "0.png", pixels(0))
-    assert problems_of(tmp_path) == ["test has classes that train has not: dog."]
+    assert problems_of(tmp_path) == ["test has classes that train does not have: dog."]
     shutil.rmtree(tmp_path / "test" / "dog")
     for folder in ("val", "valid"):
         make(tmp_path / folder, 1)
@@ -249,7 +249,7 @@ def test_other_formats_are_not_tried_under_a_false_name(root):
     buffer = io.BytesIO()
     PIL.Image.fromarray(pixels(0)).save(buffer, "BMP")
     (root / "ant" / "0.png").write_bytes(buffer.getvalue())
-    assert problems_of(root) == ["ant/0.png is no JPEG or PNG file, or a broken one."]
+    assert problems_of(root) == ["ant/0.png is not a JPEG or PNG file, or it is broken."]
 
 
 @pytest.mark.parametrize("most", [50, 100])
@@ -303,7 +303,7 @@ def labels_of(stream, num_workers=0):
 
 
 def test_what_does_not_fit_is_streamed(root, little_memory):
-    with pytest.raises(ValueError, match="take 0.0 GB, too much to rest in memory: set `image_si"):
+    with pytest.raises(ValueError, match="take 0.0 GB, too much to keep in memory: set `image_si"):
         load(root)
     streamed = load(root, image_size=8)
     assert not data.is_resident(f"folder:{root}", 8)
@@ -382,7 +382,7 @@ def test_a_stream_turns_an_image_and_keeps_the_upper_bits(root, little_memory):
 def test_a_broken_file_of_a_stream_is_named(root, little_memory, monkeypatch):
     stream = load(root, image_size=8).train
     (root / "ant" / "0.png").write_bytes(b"no image")
-    with pytest.raises(data.DamagedExampleError, match="ant/0.png is no JPEG or PNG file"):
+    with pytest.raises(data.DamagedExampleError, match="ant/0.png is not a JPEG or PNG file"):
         labels_of(stream.at(np.array([0])))
     monkeypatch.setattr(PIL.Image, "MAX_IMAGE_PIXELS", 50)
     with pytest.raises(data.DamagedExampleError, match="ant/1.png is refused: it has more than 50"):

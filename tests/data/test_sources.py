@@ -627,7 +627,7 @@ class TestNames:
 
     def test_imagenet_does_not_fit(self):
         with pytest.raises(
-            ValueError, match="'imagenet2012' differ in size: set `image_size`, to 224 say"
+            ValueError, match="'imagenet2012' differ in size: set `image_size`, e.g. to 224"
         ):
             sources.load("imagenet2012")
 
@@ -647,7 +647,7 @@ class TestNames:
 )
 def test_a_folder_of_datasets_that_is_not_used_is_one_line(name, tmp_path):
     shown = name if len(name) < 200 else f"{name[:197]}..."
-    line = f"`data_dir` must be None for '{shown}', which is no dataset of TFDS, got '/there'."
+    line = f"`data_dir` must be None for '{shown}', which is not a dataset of TFDS, got '/there'."
     with pytest.raises(ValueError, match=re.escape(line)):
         sources.load(name, data_dir="/there")
 

@@ -44,8 +44,10 @@ CUT = [[4, 5], [12, 15]]  # of numpy.random.RandomState(0), which NumPy never ch
 
 
 def test_too_few_are_a_line():
-    with pytest.raises(ValueError, match="^9 examples are too few to cut validation and test from"):
+    with pytest.raises(
+        ValueError, match="^9 examples to train on are too few to cut validation and test from"
+    ):
         splits.complete({"train": 9})
-    with pytest.raises(ValueError, match="^9 examples are too few to cut test from"):
+    with pytest.raises(ValueError, match="^9 examples to train on are too few to cut test from"):
         splits.complete({"train": 9, "validation": 3})
     assert splits.sizes_of(splits.complete({"train": 9, "validation": 3, "test": 2})) == (9, 3, 2)

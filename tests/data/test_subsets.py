@@ -174,8 +174,9 @@ def test_a_wrong_long_tail_is_one_line(words):
     with pytest.raises(ValueError) as error:
         parse_subset(text)
     assert str(error.value) == (
-        "`subset` 'long_tailed N F' is of N examples of the first class and F times fewer of the "
-        f"last: a whole number and a number from 1 to N, got {text!r}."
+        "`subset` must be 'long_tailed N F' with a whole number N, the examples of the first "
+        "class, and a number F from 1 to N, how many times fewer the last class has, got "
+        f"{text!r}."
     )
 
 
@@ -198,16 +199,16 @@ def test_anything_else_is_told_the_forms(wrong):
         parse_subset(wrong)
     hint = " Did you mean '4k_6_2'?" if wrong == "4k_62" else ""
     assert str(error.value).startswith(
-        "`subset` must be one of '4k', '4k_5_3', '4k_6_2', 'first_4k', or 'balanced N', say "
-        "'balanced 250', or 'long_tailed N F', say 'long_tailed 5000 100', or the path of an index "
-        f"file in .txt or .csv, say 'ImageNet_LT_train.txt', got {wrong!r}."
+        "`subset` must be one of '4k', '4k_5_3', '4k_6_2', 'first_4k', or 'balanced N', such as "
+        "'balanced 250', or 'long_tailed N F', such as 'long_tailed 5000 100', or the path of an "
+        f"index file in .txt or .csv, such as 'ImageNet_LT_train.txt', got {wrong!r}."
     )
     assert hint in str(error.value)
 
 
 @pytest.mark.parametrize("wrong", ["balanced", "balanced 0", "balanced 2.5", "balanced 1 2"])
 def test_a_balanced_subset_needs_a_whole_number(wrong):
-    with pytest.raises(ValueError, match=r"'balanced N' is of N examples, .*, got 'balanced"):
+    with pytest.raises(ValueError, match=r"'balanced N' with a whole number N .*, got 'balanced"):
         parse_subset(wrong)
 
 

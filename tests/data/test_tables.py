@@ -100,13 +100,13 @@ def test_spaces_quotes_and_empty_lines_are_understood(saved):
         (text_of("a,b", [(i, i % 3 + 0.5) for i in range(30)]), "the labels must be whole numbers"),
         (
             text_of("label2,b", [(i % 3, i) for i in range(30)]),
-            "the labels must be 2 classes or more, of some rows each, got 30 of them in 30 rows. "
-            "Name the column of the labels 'label'.",
+            "the labels must have 2 classes or more, with some rows each, got 30 classes in 30 "
+            "rows. Name the column of the labels 'label'.",
         ),
-        (text_of("a,b", [(i, 1) for i in range(30)]), "the labels must be 2 classes or more"),
+        (text_of("a,b", [(i, 1) for i in range(30)]), "the labels must have 2 classes or more"),
         (
             text_of("a,b", [(i, i % 2) for i in range(8)]),
-            "8 examples are too few",
+            "8 examples to train on are too few",
         ),
         ('a,b\n"1,2\n', "this file cannot be read: unexpected end of data."),
     ],

@@ -148,7 +148,7 @@ def test_a_split_that_is_not_told_of_is_a_line(data_dir):
     file.write_text(json.dumps(content))
     tfds_any._find.cache_clear()
     line = told(functools.partial(data.load, "tfds:shapes", data_dir=data_dir))
-    assert "shapes-test.array_record-00000-of-00001 is of no split that its dataset_info" in line
+    assert "shapes-test.array_record-00000-of-00001 belongs to no split of its dataset_info" in line
 
 
 def test_a_copy_of_another_preparation_is_not_used(data_dir, monkeypatch):

@@ -2,6 +2,7 @@
 
 import functools
 import importlib
+import pkgutil
 import re
 
 import pytest
@@ -96,15 +97,10 @@ def test_modules_and_functions_are_there(page):
 
 def is_name(name):
     """Whether it is a module, or an attribute of one."""
-    module, *rest = name.split(".")
-    found = importlib.import_module(module)
-    for word in rest:
-        if not hasattr(found, word):
-            try:
-                importlib.import_module(f"{module}.{word}")
-            except ImportError:
-                return False
-        found, module = getattr(found, word), f"{module}.{word}"
+    try:
+        pkgutil.resolve_name(name)
+    except (ImportError, AttributeError):
+        return False
     return True
 
 

@@ -72,8 +72,8 @@ def test_a_recipe_has_the_changes_the_values_and_the_seed():
     [
         ("TABLE = ", "SyntaxError"),
         ("import no_such_module", "no_such_module"),
-        ("TABLE = 3", "must have a TABLE"),
-        ("", "must have a TABLE"),
+        ("TABLE = 3", "must define TABLE"),
+        ("", "must define TABLE"),
         (TEXT.format(arms="{}", seeds=2), "has no arms"),
         (TEXT.format(arms="{'a': Arm(control='b')}", seeds=2), "arm a: control 'b' is not an arm"),
         (TEXT.format(arms="{'a': Arm(search={'seed': Range(2, 1)})}", seeds=2), "0 < low < high"),
@@ -127,17 +127,17 @@ def test_the_arms_of_a_table_are_judged_by_one_score(monkeypatch):
 
 def test_tables_datasets_and_numbers_that_are_not_there():
     table = Table("", {"a": Arm()}, BUDGETS)
-    with pytest.raises(RecipeError, match="'cumbined' is not there; there are .*combined"):
+    with pytest.raises(RecipeError, match="'cumbined' does not exist; there are .*combined"):
         arms.load_table("cumbined")
     with pytest.raises(RecipeError, match="digits, got 'mnist'"):
         arms.choose_datasets(table, ["mnist"], None)
-    with pytest.raises(RecipeError, match="names none"):
+    with pytest.raises(RecipeError, match="must name at least one"):
         arms.choose_datasets(table, [], None)
     with pytest.raises(RecipeError, match="--num_seeds must be at least 1, got 0"):
         arms.with_budget(table, num_seeds=0)
-    with pytest.raises(RecipeError, match="'nothing' of a table must be a config"):
+    with pytest.raises(RecipeError, match="'nothing' of a table must name a config"):
         arms.base_config("nothing")
-    with pytest.raises(RecipeError, match="'digits:odd' of a table must be a config: 'odd'"):
+    with pytest.raises(RecipeError, match="'digits:odd' of a table must name a config: 'odd'"):
         arms.base_config("digits:odd")
     assert arms.with_budget(table, num_seeds=7, num_trials=None).budgets == {
         "digits": Budget(num_seeds=7, num_trials=3)
@@ -147,7 +147,9 @@ def test_tables_datasets_and_numbers_that_are_not_there():
 def test_without_a_choice_the_datasets_that_are_here(tmp_path, capsys):
     table = Table("", {}, BUDGETS | {"fashion_mnist_4k:cnn": Budget(1)})
     assert arms.choose_datasets(table, None, str(tmp_path)) == ["digits"]
-    assert "without fashion_mnist_4k:cnn: fashion_mnist is not prepared" in capsys.readouterr().out
+    assert (
+        "leaving out fashion_mnist_4k:cnn: fashion_mnist is not prepared" in capsys.readouterr().out
+    )
 
 
 @pytest.mark.parametrize(
@@ -156,7 +158,7 @@ def test_without_a_choice_the_datasets_that_are_here(tmp_path, capsys):
         ("{'a': Arm(control='a')}", "arm a is its own control."),
         (
             "{'a': Arm(search={'ema_decay': (0.1, 0.5)})}",
-            r"arm a: ema_decay must be searched in a Range or a Choice, got \(0.1, 0.5\)\.",
+            r"arm a: ema_decay must be searched over a Range or Choice, got \(0.1, 0.5\)\.",
         ),
     ],
 )
@@ -203,7 +205,9 @@ def test_datasets_that_are_not_here_are_told_before_anything_is_done(tmp_path):
     table = Table("", {}, BUDGETS | {"fashion_mnist": Budget(1)})
     with pytest.raises(data.DatasetNotFoundError, match="^fashion_mnist is not prepared: "):
         arms.choose_datasets(table, ["digits", "fashion_mnist"], str(tmp_path))
-    with pytest.raises(RecipeError, match="^None of the table's datasets is on this machine.$"):
+    with pytest.raises(
+        RecipeError, match="^None of the datasets of the table is on this machine.$"
+    ):
         arms.choose_datasets(Table("", {}, {"cifar10": Budget(1)}), None, str(tmp_path))
 
 
@@ -219,26 +223,26 @@ def test_a_folder_of_datasets_that_no_dataset_needs_is_one_line(tmp_path):
 
 @pytest.mark.parametrize("dataset", ["default:plain", "digits.py", "nothing:plain"])
 def test_a_dataset_is_a_config_that_has_its_variant(dataset):
-    with pytest.raises(RecipeError, match=f"^dataset '{dataset}' of a table must be a config: "):
+    with pytest.raises(RecipeError, match=f"^dataset '{dataset}' of a table must name a config: "):
         arms.base_config(dataset)
 
 
 OF_OTHER_TYPES = {
     "about=3": "about must be text, got 3.",
     "about=('a', 'b')": "about must be text, got ('a', 'b').",
-    "common=[1]": "common must be a dict of keys of a config and their values, got [1].",
-    "arms=[Arm()]": "arms must be a dict of names and an Arm each, got [Arm(",
-    "arms={'a': 3}": "arms must be a dict of names and an Arm each, got {'a': 3}.",
-    "arms={3: Arm()}": "arms must be a dict of names and an Arm each, got {3: Arm(",
-    "arms={'a': Arm(3)}": "changes of arm a must be a dict of keys of a config and their values, ",
-    "arms={'a': Arm({3: 4})}": "changes of arm a must be a dict of keys of a config and their ",
-    "arms={'a': Arm(search=[1])}": "search of arm a must be a dict of keys and a Range or Choice ",
-    "arms={'a': Arm(search={'x': Range('1', 2)})}": "the range of x of arm a must be of numbers, ",
+    "common=[1]": "common must be a dict of config keys and their values, got [1].",
+    "arms=[Arm()]": "arms must be a dict of names and Arms, got [Arm(",
+    "arms={'a': 3}": "arms must be a dict of names and Arms, got {'a': 3}.",
+    "arms={3: Arm()}": "arms must be a dict of names and Arms, got {3: Arm(",
+    "arms={'a': Arm(3)}": "changes of arm a must be a dict of config keys and their values, ",
+    "arms={'a': Arm({3: 4})}": "changes of arm a must be a dict of config keys and their ",
+    "arms={'a': Arm(search=[1])}": "search of arm a must be a dict of keys and Ranges or Choices",
+    "arms={'a': Arm(search={'x': Range('1', 2)})}": "the range of x of arm a must be two numbers, ",
     "arms={'a': Arm(search={'x': Choice(3)})}": "the choice of x of arm a must be a tuple of ",
     "arms={'a': Arm(control=['a'])}": "control of arm a must be the name of an arm, or None, got [",
     "arms={'a': Arm(points=-1)}": "points of arm a must be a whole number, got -1.",
-    "budgets=[]": "budgets must be a dict of configs and a Budget each, got [].",
-    "budgets={'digits': 3}": "budgets must be a dict of configs and a Budget each, got ",
+    "budgets=[]": "budgets must be a dict of configs and Budgets, got [].",
+    "budgets={'digits': 3}": "budgets must be a dict of configs and Budgets, got ",
     "budgets={'digits': Budget('2')}": "num_seeds of digits must be a whole number, got '2'.",
     "budgets={'digits': Budget(2, 1.5)}": "num_trials of digits must be a whole number, got 1.5.",
 }

@@ -43,7 +43,7 @@ def test_of_many_classes_the_worst_are_shown():
     matrix = np.diag(np.arange(21) + 3)
     matrix[5, 6], matrix[7, 2], matrix[20] = 4, 1, 0
     lines = class_scores.as_text(matrix, ()).splitlines()
-    assert lines[0] == "the 10 classes of the lowest recall:"
+    assert lines[0] == "the 10 classes with the lowest recall:"
     assert [line.split() for line in lines[1:4]] == [
         ["class", "number", "precision", "recall"],
         ["5", "12", "100.00%", "66.67%"],

@@ -247,13 +247,13 @@ def read_config():
     [
         (
             ["--config=configs/digist.py"],
-            "--config configs/digist.py is not there; there are configs/digits.py, ",
+            "--config configs/digist.py does not exist; there are configs/digits.py, ",
         ),
         (
             ["--config=configs/fashion.py", "--config.seed=1"],
-            "--config configs/fashion.py is not there; there are configs/fashion_mnist.py",
+            "--config configs/fashion.py does not exist; there are configs/fashion_mnist.py",
         ),
-        (["--config=nowhere/digits.py"], "--config nowhere/digits.py is not there."),
+        (["--config=nowhere/digits.py"], "--config nowhere/digits.py does not exist."),
         ([DIGITS, "stray"], "unknown argument 'stray'"),
         ([DIGITS, "--sed=1"], "Unknown command line flag 'sed'. Did you mean: set, "),
     ],
@@ -275,7 +275,7 @@ def test_the_configs_there_are_are_all_named_where_none_is_near(run, tmp_path):
 def test_an_unknown_variant_is_told_with_those_there_are(run):
     code, (line,) = run(read_config, f"{DIGITS}:wd")
     assert code == 2
-    assert "'wd' is no variant of this config; it has plain, weight_decay, " in line
+    assert "'wd' is not a variant of this config; it has plain, weight_decay, " in line
 
 
 @pytest.mark.parametrize(
@@ -301,7 +301,7 @@ def test_a_config_that_is_there_is_not_said_to_be_missing(run, tmp_path):
     file = tmp_path / "reads.py"
     file.write_text("def get_config():\n    open('/nowhere/else')\n")
     _, lines = run(read_config, f"--config={file}")
-    assert "is not there" not in " ".join(lines)
+    assert "does not exist" not in " ".join(lines)
 
 
 @pytest.mark.parametrize("error", [RecipeError("one\ntwo"), WorkdirError("one\ntwo")])
@@ -334,7 +334,7 @@ def test_a_computation_that_misses_another_process_is_a_line(run):
     def fail():
         raise jax.errors.JaxRuntimeError(f"{text}\n\nand more")
 
-    line = f"another process has ended; the same commands go on ({text})"
+    line = f"another process has ended; give the same commands again to go on ({text})"
     assert run(fail) == (2, [line])
 
 
@@ -381,8 +381,8 @@ def test_a_config_without_its_flag_is_told_how_to_be_given(run):
     finally:
         flags.FLAGS["config"].validators.clear()
     assert code == 2 and lines == [
-        "--config must be given: The config file, e.g. configs/digits.py; after a colon, its "
-        "variant. Write --config=configs/digits.py."
+        "--config must be given: Config file, such as configs/digits.py; a colon and a "
+        "variant may follow. Write --config=configs/digits.py."
     ]
 
 

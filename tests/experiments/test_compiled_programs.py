@@ -440,8 +440,8 @@ def test_a_folder_that_cannot_be_used_is_one_line(kept_in, folder, capsys, make,
     make(folder)
     assert kept_in(folder) is None
     assert capsys.readouterr().err == (
-        f"compiled programs are not kept: {problem.format(folder)}. XDG_CACHE_HOME names another "
-        "place, and JAX_ENABLE_COMPILATION_CACHE=false goes without.\n"
+        f"compiled programs are not kept: {problem.format(folder)}. Set XDG_CACHE_HOME to another "
+        "folder, or JAX_ENABLE_COMPILATION_CACHE=false to go without.\n"
     )
     assert jax.jit(lambda x: x + 1)(1.0) == 2.0
 
@@ -450,7 +450,7 @@ def test_a_read_only_home_is_one_line(kept_in, home, capsys):
     home.chmod(0o500)
     assert kept_in(home / ".cache" / "programs") is None
     (line,) = capsys.readouterr().err.splitlines()
-    assert f"{home}/.cache/programs cannot be made: Permission denied. XDG_CACHE_HOME" in line
+    assert f"{home}/.cache/programs cannot be made: Permission denied. Set XDG_CACHE_HOME" in line
 
 
 def test_a_read_only_folder_is_read_and_is_one_line(home, capsys):

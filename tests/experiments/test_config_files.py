@@ -78,8 +78,8 @@ def test_a_word_for_a_section_is_not_lost(tmp_path, of):
 @pytest.mark.parametrize(
     "text, line",
     [
-        ("x = 1\n", "has no function get_config(), which returns a config."),
-        ("get_config = {}\n", "has no function get_config(), which returns a config."),
+        ("x = 1\n", "has no function get_config() that returns a config."),
+        ("get_config = {}\n", "has no function get_config() that returns a config."),
         (
             "TABLE = None\n",
             "has no function get_config(); it is a file for "

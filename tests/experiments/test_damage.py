@@ -164,33 +164,34 @@ def sampled(run, rng, path):
 
 # ---- docs/files.md
 
-# Rows of what an undisturbed run without W&B does not leave.
+# Files that an undisturbed run without W&B does not leave.
 NOT_HERE = ("wandb", "damaged-", ".<name>")
 
 
-def rows_of_docs():
-    """Returns {file: its row} of the workdir of a run."""
+def sections_of_docs():
+    """Returns {file: what the page says of it, in one line} of the workdir of a run."""
     text = (commands.ROOT / "docs" / "files.md").read_text()
-    section = text.partition("## The workdir of a run")[2].partition("\n## ")[0]
-    return {row.split("`")[1]: row for row in section.splitlines() if row.startswith("| `")}
+    section = text.partition("\n## The workdir of a run\n")[2].partition("\n## ")[0]
+    of_files = [part.partition("\n") for part in section.split("\n### ")[1:]]
+    return {name.strip("`"): " ".join(text.split()) for name, _, text in of_files}
 
 
 def test_the_files_of_a_run_are_those_of_the_docs(finished):
-    rows = rows_of_docs()
+    sections = sections_of_docs()
     found = [path for path in sorted(finished.workdir.rglob("*")) if path.is_file()]
-    named = {path: name_in_docs(rows, finished.workdir, path) for path in found}
-    expected = [name for name in rows if not any(part in name for part in NOT_HERE)]
+    named = {path: name_in_docs(sections, finished.workdir, path) for path in found}
+    expected = [name for name in sections if not any(part in name for part in NOT_HERE)]
     assert set(named.values()) == set(expected)
 
 
-def name_in_docs(rows, workdir, path):
+def name_in_docs(sections, workdir, path):
     where = str(path.relative_to(workdir))
-    return next((n for n in rows if fnmatch.fnmatch(where, re.sub("<.*?>", "*", n))), where)
+    return next((n for n in sections if fnmatch.fnmatch(where, re.sub("<.*?>", "*", n))), where)
 
 
 @pytest.mark.parametrize("name", files.KINDS)
 def test_the_docs_have_the_remedy_of_each_kind(name):
-    assert files.KINDS[name].remedy in rows_of_docs()[name]
+    assert files.KINDS[name].remedy in sections_of_docs()[name]
 
 
 # ---- damage

@@ -136,11 +136,15 @@ def test_all_nodes_of_a_record_that_are_replaced_are_a_line_or_a_page(tmp_path):
 def test_what_does_not_fit_together_is_told(tmp_path):
     path, of_arm = tmp_path / "small.json", ("datasets", "digits", "arms", "cyclical")
     cases = [
-        ((*of_arm, "control"), "plain", "'control' is 'plain', no arm, in arm 'cyclical' of "),
+        (
+            (*of_arm, "control"),
+            "plain",
+            "'control' is 'plain', which is not an arm, in arm 'cyclical' of ",
+        ),
         ((*of_arm, "seeds"), [1], "'accuracy' has 2 entries, not 1, in arm 'cyclical' of 'digits'"),
         ((*of_arm, "test"), {"loss": [1, 2]}, "'test' has no 'accuracy' in arm 'cyclical' of "),
-        ((*of_arm, "knobs", "weight_decay"), [0], "'weight_decay' has 1 entries, not 2, in arm "),
-        ((*of_arm, "curves", "val_loss", "std"), [0], "'std of val_loss' has 1 entries, not 2, "),
+        ((*of_arm, "knobs", "weight_decay"), [0], "'weight_decay' has 1 entry, not 2, in arm "),
+        ((*of_arm, "curves", "val_loss", "std"), [0], "'std of val_loss' has 1 entry, not 2, "),
         (("datasets", "digits", "judged_by", "best"), "most", "'best' of 'digits' is 'most', not "),
     ]
     for place, other, words in cases:

@@ -138,7 +138,7 @@ def test_the_command_says_the_scores_in_a_line_and_then_those_of_each_class(run,
     probabilities, labels, matrix = of_the_best(run)
     accuracy = (probabilities.argmax(-1) == labels).mean()
     in_five = np.mean([y in np.argsort(-p)[:5] for p, y in zip(probabilities, labels, strict=True)])
-    start = f"best of the checkpoints that {run[0]} has kept, after "
+    start = f"best checkpoint kept in {run[0]}, after "
     told = f"test accuracy {accuracy:.2%}, top-5 accuracy {in_five:.2%}, loss "
     assert first.startswith(start) and told in first and first.endswith("on 400 examples")
     assert head.split() == ["class", "number", "precision", "recall", *map(str, range(10))]
@@ -222,7 +222,7 @@ def test_a_task_without_one_class_an_example_has_scores_alone(run, tmp_path):
     assert len(command(workdir).stdout.splitlines()) == 1
     for name, suffix in FILES.items():
         ended = command(workdir, f"--{name}={tmp_path / 'it'}.{suffix}")
-        line = f"--{name} needs one class an example, which the task multilabel has not.\n"
+        line = f"--{name} needs one class per example, but the task is multilabel.\n"
         assert (ended.returncode, ended.stderr) == (2, line)
 
 
@@ -263,19 +263,20 @@ def test_another_dataset_than_that_of_the_run_is_one_line(run, monkeypatch):
     loaded = read_run("--workdir", run[0], CATALOGUE, checkpoint="newest")
     monkeypatch.setattr(evaluate, "load_dataset", lambda recipe: bright_classes(20, 10))
     line = (
-        r"--workdir: the run has 10 classes of images \[8, 8, 1\], its dataset 4 of \[3, 3, 1\]\."
+        r"--workdir: the run was trained on images \[8, 8, 1\] of 10 classes, but its dataset has "
+        r"images \[3, 3, 1\] of 4 classes\."
     )
     with pytest.raises(RecipeError, match=f"^{line}"):
         evaluate.split_of(loaded, "train")
     digits = data.load("digits")
     floats = {name: array.astype(np.float32) for name, array in digits.train.items()}
     monkeypatch.setattr(evaluate, "load_dataset", lambda recipe: digits._replace(train=floats))
-    with pytest.raises(RecipeError, match="^--workdir: the run's dataset is normalised otherwise"):
+    with pytest.raises(RecipeError, match="^--workdir: the run's dataset is not normalised as"):
         evaluate.split_of(loaded, "test")
 
 
 def test_a_folder_of_datasets_of_no_use_is_allowed_only_where_an_earlier_run_has_it(run, tmp_path):
-    line = "data_dir must be None for 'digits', which is no dataset of TFDS, got '/there'."
+    line = "data_dir must be None for 'digits', which is not a dataset of TFDS, got '/there'."
     with pytest.raises(RecipeError) as error:
         recipe_of(dataset="digits", data_dir="/there")
     assert str(error.value) == line
@@ -293,5 +294,5 @@ def test_the_command_in_a_process_of_its_own(run):
     ended = commands.in_a_process("evaluate", f"--workdir={run[0]}", "--split=test")
     assert ended.returncode == 0, ended.stderr
     assert all(line.startswith("importing JAX") for line in ended.stderr.splitlines())
-    start = f"newest of the checkpoints that {run[0]} has kept, after 72 updates: test accuracy "
+    start = f"newest checkpoint kept in {run[0]}, after 72 updates: test accuracy "
     assert ended.stdout.startswith(f"{start}{run[1]['test_accuracy']:.2%}, ")

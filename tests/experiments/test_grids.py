@@ -42,21 +42,27 @@ def test_the_ends_are_exact_and_values_ascend(low, ratio, num, scale):
 @pytest.mark.parametrize(
     "arguments, message",
     [
-        ((0.0, 1.0, 5, "log"), "low must be above 0 on a log scale, not 0.0."),
-        ((-1.0, 1.0, 5, "log"), "low must be above 0 on a log scale, not -1.0."),
-        ((2.0, 1.0, 5, "linear"), "low must be below high, both finite, not low=2.0, high=1.0."),
-        ((1.0, 1.0, 5, "log"), "low must be below high, both finite, not low=1.0, high=1.0."),
+        ((0.0, 1.0, 5, "log"), "low must be above 0 on a log scale, got 0.0."),
+        ((-1.0, 1.0, 5, "log"), "low must be above 0 on a log scale, got -1.0."),
+        (
+            (2.0, 1.0, 5, "linear"),
+            "low must be below high, and both finite, got low=2.0, high=1.0.",
+        ),
+        ((1.0, 1.0, 5, "log"), "low must be below high, and both finite, got low=1.0, high=1.0."),
         (
             (0.0, math.inf, 5, "linear"),
-            "low must be below high, both finite, not low=0.0, high=inf.",
+            "low must be below high, and both finite, got low=0.0, high=inf.",
         ),
         (
             (-math.inf, 1.0, 5, "linear"),
-            "low must be below high, both finite, not low=-inf, high=1.0.",
+            "low must be below high, and both finite, got low=-inf, high=1.0.",
         ),
-        ((math.nan, 1.0, 5, "log"), "low must be below high, both finite, not low=nan, high=1.0."),
-        ((1.0, 2.0, 1, "log"), "num must be at least 2, both ends of the grid, not 1."),
-        ((1.0, 2.0, 5, "cosine"), "scale must be one of linear, log, not 'cosine'."),
+        (
+            (math.nan, 1.0, 5, "log"),
+            "low must be below high, and both finite, got low=nan, high=1.0.",
+        ),
+        ((1.0, 2.0, 1, "log"), "num must be at least 2, for both ends of the grid, got 1."),
+        ((1.0, 2.0, 5, "cosine"), "scale must be one of linear, log, got 'cosine'."),
     ],
 )
 def test_what_is_no_grid_is_said_in_a_line(arguments, message):
@@ -112,11 +118,11 @@ def test_equal_losses_suggest_all_values_that_have_them():
 def test_a_standard_error_needs_two_seeds():
     with pytest.raises(RecipeError) as caught:
         suggest([1.0, 2.0], [[0.5], [0.4]])
-    assert str(caught.value) == "A standard error needs at least 2 seeds a value, not 1."
+    assert str(caught.value) == "A standard error needs at least 2 seeds per value, got 1."
 
 
 def test_without_a_finite_value_there_is_no_suggestion():
-    with pytest.raises(RecipeError, match="^No value had all its runs finite"):
+    with pytest.raises(RecipeError, match="^At every value a run stopped being finite"):
         suggest([1.0, 2.0], [[0.5, None], [None, None]])
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from matplotlib import image
 
-from experiments import front_page, pictures
+from experiments import drawing, front_page, pictures
 
 NUMBER = re.compile(r"\d+(?:\.\d+)?")
 TO_DO = "run python -m experiments.pictures"
@@ -14,7 +14,7 @@ TO_DO = "run python -m experiments.pictures"
 
 @pytest.mark.parametrize("name", pictures.PICTURES)
 def test_what_is_committed_is_what_is_drawn(name, tmp_path):
-    for theme in pictures.THEMES:
+    for theme in drawing.THEMES:
         pictures.draw(name, theme, tmp_path / "drawn.svg")
         drawn = (tmp_path / "drawn.svg").read_text()
         committed = (pictures.FOLDER / f"{name}-{theme}.svg").read_text()
@@ -29,7 +29,7 @@ def same_but_for_rounding(drawn, committed):
 
 
 def test_every_file_of_the_folder_is_drawn():
-    names = {f"{name}-{theme}.svg" for name in pictures.PICTURES for theme in pictures.THEMES}
+    names = {f"{name}-{theme}.svg" for name in pictures.PICTURES for theme in drawing.THEMES}
     assert {path.name for path in pictures.FOLDER.iterdir()} == names
 
 

@@ -161,9 +161,9 @@ def test_the_front_table(record):
 | arm | test accuracy, % | difference [95 %], p |
 | --- | --- | --- |
 | `constant` | 90.50 ± 0.71, 1 failed |  |
-| `cyclical` against `constant` | 92.00 ± 0.00 | +1.50 [+1.00, +2.00], 2 pairs, p < 0.001 |
-| `tuned` against `cyclical` | –, 3 failed | – |
-| `same` against `cyclical` | 92.00 ± 0.00 | +0.00 |"""
+| `cyclical` vs `constant` | 92.00 ± 0.00 | +1.50 [+1.00, +2.00], 2 pairs, p < 0.001 |
+| `tuned` vs `cyclical` | –, 3 failed | – |
+| `same` vs `cyclical` | 92.00 ± 0.00 | +0.00 |"""
     )
 
 
@@ -172,8 +172,8 @@ def test_a_front_table_has_the_arms_that_are_asked_for(record):
     ((head, *rows),) = rows_of(front_table(fashion, ["same", "cyclical"]))
     assert head[2] == "difference [95 %], p"
     assert [row[0] for row in rows] == [
-        "`same` against `cyclical`",
-        "`cyclical` against `constant`",
+        "`same` vs `cyclical`",
+        "`cyclical` vs `constant`",
     ]
     ((head, *rows),) = rows_of(front_table(fashion, ["same", "tuned"]))
     assert head[2] == "difference to `cyclical` [95 %], p" and len(rows) == 2

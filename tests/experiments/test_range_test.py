@@ -32,7 +32,7 @@ def test_the_record_is_that_of_its_runs(tmp_path):
         assert record[f"val_{name}"] == expected
     best = record["values"][np.mean(record["val_loss"], 1).argmin()]
     assert record["suggestion"]["best"] == best
-    assert process.stdout.startswith(f"best: {best:.3g}; ")
+    assert process.stdout.startswith(f"best value: {best:.3g}; ")
 
 
 def test_a_mistake_is_a_line_and_exit_code_2_before_anything_is_trained(tmp_path):
@@ -59,11 +59,11 @@ def test_a_mistake_is_a_line_and_exit_code_2_before_anything_is_trained(tmp_path
             ["--config=configs/digits.py:weight_decay", f"--knob={KNOB}.easy"],
             f"--knob {KNOB}.easy {knobs}",
         ),
-        (["--low=10"], "low must be below high, both finite, not low=10.0, high=10.0."),
-        (["--low=0"], "low must be above 0 on a log scale, not 0.0."),
-        (["--high=inf"], "low must be below high, both finite, not low=0.001, high=inf."),
+        (["--low=10"], "low must be below high, and both finite, got low=10.0, high=10.0."),
+        (["--low=0"], "low must be above 0 on a log scale, got 0.0."),
+        (["--high=inf"], "low must be below high, and both finite, got low=0.001, high=inf."),
         (["--low=few"], "flag --low=few: could not convert string to float: 'few'"),
-        (["--num=1"], "num must be at least 2, both ends of the grid, not 1."),
+        (["--num=1"], "num must be at least 2, for both ends of the grid, got 1."),
         (["--num_seeds=1"], "flag --num_seeds=1: "),
         (["--scale=cube"], "flag --scale=cube: value should be one of <linear|log>"),
         (["--low=-1", "--scale=linear"], f"{KNOB} must be at least 0, got -1.0."),

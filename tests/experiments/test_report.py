@@ -12,7 +12,7 @@ import pytest
 
 from cyclical_jax.training import files
 from cyclical_jax.training.files import WorkdirError
-from experiments import presentation, report
+from experiments import drawing, presentation, report
 from tests import commands
 from tests.helpers import stored
 
@@ -192,7 +192,8 @@ def test_every_arm_has_a_look_of_its_own():
     assert len(set(looks)) == 20
     filled = [trace["fillcolor"] for trace in data if "fillcolor" in trace]
     assert filled == [colour for colour, _ in looks]
-    assert looks[0] == ("#0072B2", "solid") and looks[7] == ("#0072B2", "dash")
+    # Beside each other, and in black and white: other dashes, too.
+    assert all(len({dash for _, dash in looks[at : at + 5]}) == 5 for at in (0, 5, 10, 15))
 
 
 def test_arms_of_which_no_run_stayed_finite_have_scores_and_no_curves(table):
@@ -232,6 +233,28 @@ def test_the_scores_and_their_origin_are_told(table):
         html.escape(presentation.legend(record())),
     ):
         assert told in page, told
+
+
+def test_a_long_command_is_broken_as_a_shell_takes_it(table):
+    long = record() | {"command": "python -m experiments.table --table=a --workdir=" + "b" * 60}
+    table.write_text(json.dumps(long))
+    told = "python -m experiments.table \\\n    --table=a \\\n    --workdir=" + "b" * 60
+    assert f"<pre>{told}</pre>" in report.page(table)
+
+
+def test_knobs_that_only_differ_from_arm_to_arm_are_told_and_not_drawn(table):
+    differing = record()
+    arms = differing["datasets"]["digits"]["arms"]
+    arms["constant"]["knobs"]["gamma"] = [2.0] * 4
+    arms[ODD_NAME]["knobs"]["gamma"] = [0.5] * 4
+    table.write_text(json.dumps(differing))
+    page = report.page(table)
+    (_, layout), _ = figures_of(page)
+    assert titles_of(layout) == ["validation accuracy", "validation loss", "weight_decay"]
+    rows = cells_of(page)
+    at = rows.index(["constant", "constant", ODD_NAME])
+    assert rows[at + 1] == ["gamma", "2", "0.5"]
+    assert "<p>Constant: momentum 0.9.</p>" in page
 
 
 def test_the_page_may_load_nothing_and_what_is_named_in_it_is_text(table):
@@ -340,7 +363,7 @@ def test_several_runs_are_laid_over_each_other_with_what_differs(two):
         ["test_loss", "0.25"],
         ["test_num_examples", "400"],
         ["config", "digits <all>", "plain"],
-        ["loss.temperature", "{'easy': 1, 'hard': 2}", "1"],
+        ["loss.temperature", "cyclical(1, 2)", "1"],
         ["model", "mlp", "None"],
     ]
     assert "<summary>config of digits &lt;all&gt;</summary>" in page
@@ -353,7 +376,7 @@ def test_runs_of_one_name_are_told_apart_and_a_table_is_no_run(two, table):
     write_rows(same, ROWS)
     data = figures_of(report.page(two[0], same))[0][0]
     assert {html.unescape(trace["name"]) for trace in data} == {str(two[0]), str(same)}
-    with pytest.raises(WorkdirError, match="weights.json is a file; only runs go together on one"):
+    with pytest.raises(WorkdirError, match="weights.json is a file; only runs can share a page"):
         report.page(two[0], table)
 
 
@@ -581,6 +604,28 @@ def test_a_table_is_drawn_and_a_click_and_a_zoom_reach_all_panels(table, tmp_pat
     assert alone == fashion_mnist
     # From 0.2 to 0.6 of 0.5 to 2, to a pixel or two of 400.
     np.testing.assert_allclose(ranges, [[0.8, 1.4]] * 3, atol=0.01)
+
+
+DARK = """<script>
+window.matchMedia = () => ({matches: true, addEventListener: () => {}});
+</script>"""
+
+
+@in_browser
+def test_a_dark_system_gets_the_dark_colours(table, tmp_path):
+    probe = """<script>window.addEventListener("load", () => setTimeout(() => {
+      const plot = document.querySelector(".js-plotly-plot");
+      document.body.append(Object.assign(document.createElement("p"), {className: "probe",
+        textContent: JSON.stringify([plot._fullLayout.paper_bgcolor,
+          ...new Set(plot.data.flatMap((trace) => [trace.line?.color, trace.fillcolor]))])}));
+    }, 500));</script>"""
+    for theme, before in ((drawing.LIGHT, ""), (drawing.DARK, DARK)):
+        page = report.page(table).replace("<head>", f"<head>{before}", 1)
+        told, *_ = see_in_browser(
+            page.replace("</body>", f"{probe}</body>", 1), tmp_path / "a.html"
+        )
+        colours = set(told) - {None}
+        assert colours == {theme.ground, *theme.lines[:2]}
 
 
 @in_browser

@@ -166,9 +166,11 @@ def test_sigterm_sigusr1_and_ctrl_c_save_and_a_run_goes_on(start, uninterrupted,
         assert time.monotonic() - began < 15
         (line,) = err.splitlines()
         rows = rows_of(tmp_path)
-        assert line.startswith("stopped after ") and line.endswith("; the same command goes on")
+        assert line.startswith("stopped after ") and line.endswith(
+            "; give the same command again to go on"
+        )
         # Where it was stopped within a validation, the row of that is still to come.
-        assert rows[-1]["step"] <= int(line.split()[2]) <= rows[-1]["step"] + 5
+        assert rows[-1]["step"] <= int(line.split()[2].replace(",", "")) <= rows[-1]["step"] + 5
     assert out.startswith("resumed after ")
     steps = [row["step"] for row in rows]
     assert steps == sorted(set(steps))
@@ -208,7 +210,7 @@ def test_where_a_run_was_started_is_kept(start, uninterrupted, tmp_path):
     moved.terminate()
     _, err = finish(moved, 143)
     line = err.splitlines()[0]
-    assert line.startswith("resumed elsewhere, which is the same to rounding: hardware 1 x cpu, ")
+    assert line.startswith("resumed with changes (hardware 1 x cpu, ")
     starts = stored(tmp_path / "environment.json")
     assert [entry["step"] > 0 for entry in starts] == [False, True]
 
@@ -335,7 +337,7 @@ def test_two_processes_with_different_configs_are_refused(start, tmp_path):
     ]
     errors = [process.communicate(timeout=120)[1] for process in processes]
     line = "optimizer.learning_rate: 0.1 there, 0.01 here"
-    assert line in errors[1] or "the processes have different configs" in errors[0]
+    assert line in errors[1] or "all processes must have the same config" in errors[0]
     assert all(process.returncode != 0 for process in processes)
     assert not (tmp_path / "config.json").exists()
 
@@ -360,7 +362,7 @@ def test_a_record_of_starts_that_was_torn_stops_nothing(tmp_path, caplog):
     here(tmp_path, config=SHORT)
     (warning,) = (record.getMessage() for record in caplog.records)
     assert warning.startswith(f"{tmp_path / 'environment.json'} is damaged: Expecting value")
-    assert warning.endswith("It is now damaged-environment.json.")
+    assert warning.endswith("It was renamed to damaged-environment.json.")
     assert (tmp_path / "damaged-environment.json").read_text() == "torn"
     (last,) = stored(tmp_path / "environment.json")
     assert last["step"] > 0
@@ -409,7 +411,7 @@ def test_a_port_that_another_process_has_is_told_at_once(tmp_path):
     port = coordinator.rpartition(":")[2]
     assert err.splitlines() == [
         f"--coordinator {coordinator}: port {port}: Address already in use. "
-        "Give all processes another one."
+        "Give all processes another port."
     ]
 
 

@@ -200,7 +200,7 @@ def test_a_run_and_its_checkpoint_are_judged_by_the_score_of_the_task(call):
     line, *of_classes = call("evaluate", *arguments)[1].splitlines()
     assert f"validation surprise {result['best_val_surprise']:.4f}, loss " in line
     assert line.endswith("on 200 examples") and "accuracy" not in out + line
-    assert of_classes[0].startswith("each row is a class")
+    assert of_classes[0].startswith("a row for each class")
 
 
 def test_a_range_test_draws_the_score_of_the_task(call):

@@ -41,14 +41,14 @@ def test_without_the_extra_a_command_says_how_to_get_it(bare, script):
     assert (done.returncode, done.stdout) == (1, "")
     (line,) = done.stderr.splitlines()
     assert line.startswith("not installed: jax, optax, absl-py, ") and "flax" in line
-    assert line.endswith(f". Mend it by: {bare}/bin/python -m pip install '.[train]'")
+    assert line.endswith(f". Install what is needed: {bare}/bin/python -m pip install '.[train]'")
 
 
 def test_what_is_too_old_is_named_with_the_version_that_is_needed(bare):
     install(bare, "jax", "0.4.38")
     install(bare, "optax", "0.2.8")
     (line,) = run(bare / "bin" / "python", "train").stderr.splitlines()
-    assert line.startswith("jax is 0.4.38, and must be 0.10 or newer; not installed: absl-py, ")
+    assert line.startswith("jax must be 0.10 or newer, but is 0.4.38; not installed: absl-py, ")
 
 
 @pytest.mark.parametrize("version", [(3, 10, 4), (3, 6, 0), (2, 7)])
@@ -61,8 +61,8 @@ def test_an_old_python_is_named_before_anything_else(version):
     )
     assert done.returncode == 1 and done.stdout == ""
     assert done.stderr == (
-        f"cyclical_jax needs Python 3.11 or newer, and this is Python {version[0]}.{version[1]}: "
-        "name another, as in make demo PYTHON=python3.12\n"
+        f"cyclical_jax needs Python 3.11 or newer, but this is Python {version[0]}.{version[1]}. "
+        "Use another, as in make demo PYTHON=python3.12\n"
     )
 
 

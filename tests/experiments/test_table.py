@@ -72,7 +72,7 @@ def lines_of(directory):
 
 def test_the_time_is_told_first_and_three_files_are_left(finished):
     directory, out = finished
-    assert out.startswith("9 runs, after 16 to tune them; about ")
+    assert out.startswith("9 runs, after 16 runs to tune them; about ")
     assert out.splitlines()[-3:] == [f"out/{name}" for name in FILES]
     assert all((directory / "out" / name).stat().st_size > 100 for name in FILES)
 
@@ -260,7 +260,7 @@ def test_a_table_without_a_control_is_refused_before_it_is_trained(tmp_path):
     (tmp_path / "alone.py").write_text(TABLE.replace('control="none"', "control=None"))
     code, out, err = here(tmp_path, "table", "--table=alone.py", "--workdir=out")
     assert (code, out) == (2, "")
-    assert err == "--table alone.py has no arm with a control to compare.\n"
+    assert err == "--table alone.py has no arm with a control, so there is nothing to compare.\n"
     assert not (tmp_path / "out").exists()
 
 
@@ -273,7 +273,7 @@ def test_tune_tells_what_it_chose(finished, arms):
 
 
 def test_the_values_that_were_chosen_are_told(finished, arms):
-    chosen = [line for line in finished[1].splitlines() if line.startswith("chosen on digits, ")]
+    chosen = [line for line in finished[1].splitlines() if line.startswith("chosen for digits, ")]
     assert [line.split(":")[0].split(", ")[1] for line in chosen] == ["none", "cyclical"]
     rate = arms["none"]["changes"]["optimizer.learning_rate"]
     assert f" none: optimizer.learning_rate = {rate} (validation accuracy " in chosen[0]

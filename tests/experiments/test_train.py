@@ -66,10 +66,10 @@ def test_a_run_leaves_its_metrics_config_and_result(tmp_path):
     percent = f"{best['val_accuracy']:.2%}"
     epochs = f"{best['epoch']} epoch{'' if best['epoch'] == 1 else 's'}"
     assert validation == f"best validation accuracy {percent}, after {epochs}"
-    words = r"\d+\.\d\d s of training, \d+\.\d s with loading, compiling and tests since the last"
-    assert re.fullmatch(f"{words} start", seconds)
+    words = r"training took \d+\.\d\d s; the last start took \d+\.\d s, with loading, compiling and"
+    assert re.fullmatch(f"{words} scoring", seconds)
     names = "checkpoints, config.json, dataset.json, environment.json, metrics.jsonl, result.json"
-    assert files == f"{workdir}: {names}"
+    assert files == f"files in {workdir}: {names}"
     assert process.stdout.splitlines()[3:] == train(*arguments).stdout.splitlines()
     assert rows_of(workdir) == rows
 
@@ -162,14 +162,14 @@ def test_print_config_lists_every_key_and_needs_no_workdir(config):
         ),
         ([DIGITS, "--config.batch_size=many"], "batch_size must be a number, got 'many'."),
         ([DIGITS, "--config.loss.temperature=-1"], "loss.temperature must be above 0, got -1."),
-        (["--config=configs/digitz.py"], "--config configs/digitz.py is not there; there are "),
+        (["--config=configs/digitz.py"], "--config configs/digitz.py does not exist; there are "),
         (
             [DIGITS, "--print_config", "--config.cycle.factor=0.5"],
             "cycle.factor must be at least 1 and at most 1e+09, got 0.5.",
         ),
         ([DIGITS, "stray"], "unknown argument 'stray'"),
         ([DIGITS, "--wrokdir=x"], "Unknown command line flag 'wrokdir'."),
-        ([], "--config must be given: The config file, e.g. configs/digits.py; after a colon, i"),
+        ([], "--config must be given: Config file, such as configs/digits.py; a colon and a varia"),
         (
             [DIGITS, "--config.subset=4k"],
             "subset '4k' has 4000 examples, but digits has 1197 to train on.",
@@ -205,7 +205,7 @@ def test_an_unknown_variant_is_one_line_with_those_there_are(tmp_path):
     process = train(f"{DIGITS}:wd", f"--workdir={tmp_path / 'run'}")
     assert process.returncode == 2
     (line,) = process.stderr.splitlines()
-    assert "'wd' is no variant of this config; it has plain, weight_decay, clipping, " in line
+    assert "'wd' is not a variant of this config; it has plain, weight_decay, clipping, " in line
 
 
 def test_all_problems_are_told_at_once(tmp_path):

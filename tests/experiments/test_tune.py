@@ -97,7 +97,7 @@ def test_a_trial_with_a_run_that_failed_is_null_and_not_chosen(told):
 
 def test_an_arm_without_a_finite_trial_is_named_with_its_dataset(told):
     (line,) = told["0.0"].splitlines()
-    assert line.startswith("digits, arm plain: in no trial did all runs stay finite")
+    assert line.startswith("digits, arm plain: in every trial a run stopped being finite")
 
 
 def trial(accuracies, losses):

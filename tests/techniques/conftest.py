@@ -73,4 +73,4 @@ def unfit(request, earlier_runs, tmp_path):
         workdir.mkdir()
         (workdir / CONFIG).write_text(Path(earlier_runs["plain"], CONFIG).read_text())
         return str(workdir), dataset, f"there is no {workdir / CHECKPOINTS}"
-    return earlier_runs["wide"], dataset._replace(num_classes=11), "must tell 11 classes apart"
+    return earlier_runs["wide"], dataset._replace(num_classes=11), "must be a run with 11 classes"

@@ -110,7 +110,7 @@ CASES = {
         ),
         (
             {"model.hidden_sizes": 64},
-            "model.hidden_sizes must be a tuple of whole numbers, say (64,), got 64.",
+            "model.hidden_sizes must be a tuple of whole numbers, such as (64,), got 64.",
         ),
         (
             {"model.hidden_sizes": (0,)},
@@ -247,7 +247,7 @@ CASES = {
         ),
         (
             {"augment.operations": "crop"},
-            "augment.operations must be a tuple, say ('crop',), got 'crop'.",
+            "augment.operations must be a tuple, such as ('crop',), got 'crop'.",
         ),
         (
             {"augment.operations": ("flop",)},
@@ -268,7 +268,7 @@ CASES = {
         ),
         (
             FEW | {"semisupervised.batch_size": 9},
-            "semisupervised.batch_size must be a multiple of the 2 devices, got 9.",
+            "semisupervised.batch_size must be a multiple of the number of devices, 2, got 9.",
         ),
         (
             FEW | {"semisupervised.threshold": 1.5},
@@ -311,7 +311,7 @@ CASES = {
         ),
         (
             IMAGENET | {"curriculum.scorer": "runs/a"},
-            "curriculum.scorer is for datasets that fit in memory; leave it None for "
+            "curriculum.scorer needs a dataset that fits in memory; leave it at None for "
             "'imagenet2012'.",
         ),
         ({"curriculum.scorer": 3}, "curriculum.scorer must be a string, got 3."),
@@ -373,7 +373,7 @@ CASES = {
         ),
         (
             IMAGENET | {"loss.class_weights": "balanced"},
-            "loss.class_weights is for datasets that fit in memory; leave it None for "
+            "loss.class_weights needs a dataset that fits in memory; leave it at None for "
             "'imagenet2012'.",
         ),
     ],

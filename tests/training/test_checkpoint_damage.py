@@ -200,7 +200,9 @@ def test_a_flipped_bit_of_about_shows(directory):
             assert str(error).startswith("about/metadata")
 
 
-@pytest.mark.parametrize("item, reason", [("state", "digest"), ("about", "that of micro step 6")])
+@pytest.mark.parametrize(
+    "item, reason", [("state", "digest"), ("about", "belongs to micro step 6")]
+)
 def test_a_part_of_another_checkpoint_is_damage(directory, caplog, item, reason):
     shutil.rmtree(directory / "8" / item)
     shutil.copytree(directory / "6" / item, directory / "8" / item)
@@ -316,7 +318,7 @@ def test_where_one_may_be_the_best_and_does_not_say_so_there_is_no_best(director
         best_of(directory)
     line = str(caught.value)
     assert line.startswith(f"checkpoint {directory / str(micro_step)} is damaged (about/metadata")
-    assert line.endswith("), and may be the best: take the newest, with --checkpoint=newest.")
+    assert line.endswith("), and may be the best: use the newest, with --checkpoint=newest.")
 
 
 def test_a_run_sets_aside_the_best_before_it_would_be_removed(directory, caplog):
@@ -348,7 +350,7 @@ def test_the_best_of_those_left_is_told_from_the_best(directory, caplog):
     (directory / "6").rename(directory / "damaged-6")
     caplog.clear()
     assert best_of(directory) == 8
-    lines = [f"{directory / f'damaged-{step}'} was set aside" for step in (4, 6)]
+    lines = [f"{directory / f'damaged-{step}'} was renamed as damaged" for step in (4, 6)]
     assert [any(line in told for told in warnings_in(caplog)) for line in lines] == [True, True]
     saved(directory, 9, 10, worths=[0.45, None], keep=4)
     caplog.clear()
@@ -469,7 +471,7 @@ def test_a_directory_that_changes_all_the_time_is_an_error(directory, monkeypatc
         raise DamagedError("about/metadata is missing")
 
     monkeypatch.setattr(checkpoints_module, "read_about", removed)
-    with pytest.raises(CheckpointError, match="cannot be read: it changes all the time"):
+    with pytest.raises(CheckpointError, match="cannot be read: it keeps changing"):
         arrays_of(directory)
 
 

@@ -207,7 +207,7 @@ def test_a_value_that_the_digest_does_not_know_is_damage(directory, caplog):
     saved(directory, 4, 6)
     set_about(directory, 6, digest="0" * 64)
     assert int(restored(directory).state.micro_step) == 4
-    assert "its digest is another" in caplog.text
+    assert "its digest does not match" in caplog.text
 
 
 def test_after_damage_the_micro_step_can_be_saved_again(directory):
@@ -351,7 +351,7 @@ def test_a_disk_too_small_for_a_checkpoint_is_told_before_it_is_written(director
     monkeypatch.setattr(checkpoints_module.shutil, "disk_usage", lambda path: usage)
     with Checkpoints(directory) as checkpoints, pytest.raises(CheckpointError) as error:
         checkpoints.save(snapshot(6))
-    told = "a checkpoint takes 1.0 MB, and 0.5 MB of the disk are free."
+    told = "a checkpoint takes 1.0 MB, but only 0.5 MB of the disk is free."
     assert str(error.value) == f"{directory} cannot be written: {told}"
     assert_same(restored(directory), snapshot(4, 4.1))
 
@@ -411,7 +411,7 @@ def test_a_disk_that_is_full_in_the_middle_of_a_write_is_one_line(tmp_path, monk
 def test_what_is_no_directory_is_told(tmp_path, read_only):
     path = tmp_path / "checkpoints"
     path.write_text("in the way")
-    with pytest.raises(CheckpointError, match=rf"^{path} is no directory\.$"):
+    with pytest.raises(CheckpointError, match=rf"^{path} is not a directory\.$"):
         Checkpoints(path, read_only=read_only)
     path.unlink()
     path.symlink_to(tmp_path / "gone")

@@ -48,7 +48,7 @@ def test_a_subset_beside_a_wrong_value_is_not_judged(wrong):
 @pytest.mark.parametrize("num_devices, is_wrong", [(1, False), (2, False), (4, False), (3, True)])
 def test_the_devices_share_a_batch_evenly(num_devices, is_wrong):
     if is_wrong:
-        line = "batch_size must be a multiple of the 3 devices, got 64."
+        line = "batch_size must be a multiple of the number of devices, 3, got 64."
         assert lines_of({}, num_devices=num_devices) == [line]
     else:
         parse(changed({}), num_devices=num_devices)

@@ -145,8 +145,8 @@ def test_the_keys_of_earlier_runs_are_marked_and_may_be_none():
         (fields.flag(True, ""), 1, ["x must be True or False, got 1."]),
         (fields.text("", ""), 3, ["x must be a string, got 3."]),
         (fields.earlier_run(""), 3, ["x must be a string, got 3."]),
-        (fields.sizes((1,), ""), 3, ["x must be a tuple of whole numbers, say (64,), got 3."]),
-        (fields.names(("a", "b"), ""), "a", ["x must be a tuple, say ('a',), got 'a'."]),
+        (fields.sizes((1,), ""), 3, ["x must be a tuple of whole numbers, such as (64,), got 3."]),
+        (fields.names(("a", "b"), ""), "a", ["x must be a tuple, such as ('a',), got 'a'."]),
         (fields.names(("a", "b"), ""), ("c", "a", "d"), ["got 'c'.", "got 'd'."]),
         (
             fields.duration(None, ""),

@@ -78,7 +78,7 @@ def test_what_is_not_there_or_is_no_file_is_a_line(tmp_path):
     missing = f"{path} cannot be read: No such file or directory. {KINDS[files.RESULT].remedy}"
     assert line_of(files.read, path) == missing
     path.mkdir()
-    assert "it is no file" in line_of(files.read, path)
+    assert "it is not a file" in line_of(files.read, path)
     assert line_of(files.write, path, RIGHT[files.RESULT]) == (
         f"{path} cannot be written: Is a directory."
     )
@@ -142,21 +142,24 @@ def unsealed(*parts):
 @pytest.mark.parametrize(
     "change, problem",
     [
-        (lambda lines: lines[:2], "has 2 of 3 rows before the checkpoint"),
+        (lambda lines: lines[:2], "has 2 of the 3 rows before the checkpoint"),
         (lambda lines: lines[1:], ", line 1, is damaged: its checksum does not fit its content."),
         (lambda lines: [*lines[:2], lines[2].rstrip()], "is damaged: line 3 has no end"),
         (lambda lines: [lines[0], *lines[2:]], ", line 2, is damaged: its checksum does not fit"),
         (lambda lines: [lines[0], *lines], "content, or a line before it is missing."),
         (lambda lines: lines[1::-1] + lines[2:], ", line 1, is damaged: its checksum does not"),
         (lambda lines: unsealed(lines[:1], lines[2:]), "it lacks rows before the checkpoint"),
-        (lambda lines: unsealed(lines[:1], lines), "is damaged: line 2 is no row after the one"),
-        (lambda lines: unsealed(lines[1::-1], lines[2:]), "is damaged: line 2 is no row after"),
+        (lambda lines: unsealed(lines[:1], lines), "is damaged: line 2 does not follow the row"),
+        (lambda lines: unsealed(lines[1::-1], lines[2:]), "is damaged: line 2 does not follow"),
         (lambda lines: [b"\n", *lines], ", line 1, is damaged: Expecting value"),
         (lambda lines: [*lines[:2], b"\0" * 99 + b"\n"], ", line 3, is damaged: Expecting value"),
         (lambda lines: [lines[0][:-3] + b'7"}\n', *lines[1:]], ", line 1, is damaged: its checks"),
         (lambda lines: [b'{"step": 1}\n'] * 3, ", line 1, is damaged: it has no 'epoch'"),
         (lambda lines: [b'{"step": 1, "epoch": 1, "loss": "x"}\n'] * 3, "'loss' is \"x\", not a n"),
-        (lambda lines: [b"[" * 100_000 + b"]" * 100_000] * 3, "has 1 of 3 rows before the check"),
+        (
+            lambda lines: [b"[" * 100_000 + b"]" * 100_000] * 3,
+            "has 1 of the 3 rows before the check",
+        ),
         (lambda lines: [b" " * 2**21], "is damaged: line 1 has more than 1,048,576 bytes"),
     ],
     ids=range(16),
@@ -171,5 +174,5 @@ def test_rows_that_are_not_those_before_the_checkpoint_are_a_line(path, change, 
 
 def test_rows_in_what_is_no_file_are_a_line(tmp_path):
     os.mkfifo(tmp_path / METRICS)
-    assert "it is no file" in line_of(read_rows, tmp_path / METRICS)
-    assert "it is no file" in line_of(keep_rows, tmp_path / METRICS, 0, 0.0)
+    assert "it is not a file" in line_of(read_rows, tmp_path / METRICS)
+    assert "it is not a file" in line_of(keep_rows, tmp_path / METRICS, 0, 0.0)

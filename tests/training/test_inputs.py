@@ -62,7 +62,7 @@ def test_a_run_that_is_not_there_is_one_line_with_the_key(tmp_path):
     with pytest.raises(RecipeError) as caught:
         identities(recipe(distillation__teacher=tmp_path))
     line = f"distillation.teacher: there is no checkpoint in {tmp_path / CHECKPOINTS}."
-    hint = "Train that run first, or name the workdir of another."
+    hint = "Train that run first, or name the workdir of another one."
     assert str(caught.value) == f"{line} {hint}"
 
 

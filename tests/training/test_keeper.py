@@ -92,7 +92,7 @@ def test_a_run_that_is_to_stop_is_saved_where_it_is(clock):
     recorder, answers = Recorder(), iter([False, True])
     keeper = Keeper(recorder, is_stopping=lambda: next(answers))
     call(keeper, clock, 1, 3)
-    with pytest.raises(StoppedError, match="stopped after 7 updates, which are saved"):
+    with pytest.raises(StoppedError, match="stopped after 7 updates, and saved"):
         call(keeper, clock, 1, 7)
     assert recorder.saved == [(7, None)] and recorder.waited == 1
 
@@ -103,7 +103,7 @@ def test_a_run_that_is_to_stop_is_saved_within_what_lasts_long(clock):
     keeper.agree(1.0)
     keeper.pause(snapshot(10))
     assert recorder.saved == []
-    with pytest.raises(StoppedError, match="stopped after 10 updates, which are saved"):
+    with pytest.raises(StoppedError, match="stopped after 10 updates, and saved"):
         keeper.pause(snapshot(10))
     assert recorder.saved == [(10, None)] and recorder.waited == 1
 
@@ -163,4 +163,4 @@ def test_of_several_processes_none_waits_for_one_that_has_ended(monkeypatch):
 
 def test_a_best_that_cannot_be_saved_does_not_hide_the_error(caplog):
     leave(Keeper(Recorder(error=CheckpointError("full"))), FloatingPointError("loss is nan"))
-    assert caplog.messages == ["the best checkpoint so far is not saved: full"]
+    assert caplog.messages == ["the best checkpoint so far could not be saved: full"]

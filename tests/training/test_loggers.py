@@ -120,7 +120,7 @@ def test_a_start_that_fails_is_a_line(tmp_path, wandb, monkeypatch):
     monkeypatch.setitem(sys.modules, "wandb", Wandb(RuntimeError("api_key not set\n  run login")))
     with pytest.raises(WorkdirError) as error:
         log_of(tmp_path)
-    assert str(error.value) == "--logger=wandb cannot begin: api_key not set"
+    assert str(error.value) == "--logger=wandb cannot start: api_key not set"
 
 
 @pytest.mark.parametrize("name, package", [("wandb", "wandb"), ("tensorboard", "tensorboardX")])

@@ -95,13 +95,13 @@ def test_what_is_streamed_is_known(folder, monkeypatch):
     parse(config_of(None, dataset=folder, loss__class_weights="balanced"))
     monkeypatch.setattr(datasets, "RESIDENT_BYTES", 100)
     (line,) = lines_of(dataset=folder)
-    assert "too much to rest in memory: set image_size, to which" in line
+    assert "too much to keep in memory: set image_size, e.g. to" in line
     sized = {"dataset": folder, "image_size": 4}
     assert parse(config_of(None, **sized)).dataset == folder
     (line,) = lines_of(**sized, loop="resident")
     assert line == f"loop must be None or 'streamed' for {folder!r}, got 'resident'."
     (line,) = lines_of(**sized, loss__class_weights="balanced")
-    start = "loss.class_weights is for datasets that fit in memory; leave it None for "
+    start = "loss.class_weights needs a dataset that fits in memory; leave it at None for "
     assert line == f"{start}{folder!r}."
 
 
@@ -153,7 +153,7 @@ def test_what_needs_to_know_black_is_a_line_for_floats(word):
     recipe = parse(config_of(None, changes, batch_size=8))
     with pytest.raises(RecipeError) as error:
         run.begin(recipe, dataset)
-    line = f"augment.operations has {word}, for which black must be known: take images of bytes,"
+    line = f"augment.operations has {word}, which needs images of bytes, whose black is known: use"
     assert str(error.value).startswith(line) and len(str(error.value).splitlines()) == 1
     as_bytes = {"image": IMAGES, "label": LABELS}
     run.begin(recipe, data.Dataset(as_bytes, as_bytes, as_bytes, num_classes=3))

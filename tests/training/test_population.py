@@ -492,12 +492,16 @@ def test_members_differ_in_numbers_and_seed_alone(changes, is_member):
     assert population.is_alike(one, other) is population.is_alike(other, one) is is_member
     if not is_member:
         # Before anything is trained, though the first one is right.
-        with pytest.raises(RecipeError, match="^The recipes of a population differ in numbers"):
+        with pytest.raises(
+            RecipeError, match="^The recipes of a population must differ only in numbers"
+        ):
             next(of_case("padded").outcomes([one, other]))
 
 
 def test_data_that_would_be_streamed_is_refused(monkeypatch):
-    message = "^loop is 'streamed' for digits, by the config or for its size; .* 'resident' or 's"
+    message = (
+        "^loop is 'streamed' for digits, by the config or because of its size, .* 'resident' or 's"
+    )
     with pytest.raises(RecipeError, match=message):
         Population(recipe(loop="streamed"), dataset())
     monkeypatch.setattr(population, "way_of", lambda *args: "streamed")
@@ -526,7 +530,7 @@ def test_members_that_are_too_many_or_none_are_no_call(num_numbers, num_seeds):
 @pytest.mark.parametrize("num_numbers, num_seeds", [(1, 2), (2, 1)])
 def test_as_many_seeds_as_numbers_are_wanted(num_numbers, num_seeds):
     numbers = [members("padded")[0].numbers] * num_numbers
-    with pytest.raises(ValueError, match="need as many `seeds`"):
+    with pytest.raises(ValueError, match="`seeds` must be as many as `numbers`"):
         of_case("padded").train(numbers, list(range(num_seeds)), stop=4)
 
 

@@ -165,8 +165,8 @@ def test_a_row_or_a_save_in_a_folder_that_was_moved_is_told(tmp_path, act, is_re
                 workdir.mkdir()
             log.row(ROWS[1]) if act == "row" else log.sync()
     assert str(error.value) == (
-        f"{workdir} was moved or deleted while the run trained in it. Where it was moved, give "
-        "--workdir its new place: the run goes on from its last checkpoint."
+        f"{workdir} was moved or deleted while the run trained in it. If it was moved, give its "
+        "new place as --workdir: the run goes on from its last checkpoint."
     )
     assert stored(moved / "metrics.jsonl") == ROWS[:1]
     assert (list(workdir.iterdir()) == []) if is_replaced else not workdir.exists()

@@ -131,7 +131,10 @@ def test_the_way_is_said_or_chosen():
         (dict(dataset="cifar10"), "image_size must be None for 'cifar10', whose images have one"),
         (dict(loop="resident"), "loop must be None or 'streamed' for 'imagenet2012', got 'res"),
         (dict(image_size=0), "image_size must be a whole number from 1 to 4096, got 0."),
-        (dict(subset="long_tailed 10 20"), "subset 'long_tailed N F' is of N examples of the"),
+        (
+            dict(subset="long_tailed 10 20"),
+            "subset must be 'long_tailed N F' with a whole number N",
+        ),
         (dict(subset="none.txt"), "subset 'none.txt': this file cannot be read: No such file"),
     ],
 )

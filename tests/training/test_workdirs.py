@@ -125,8 +125,7 @@ def test_other_inputs_are_refused_with_what_is_different(tmp_path):
     with pytest.raises(WorkdirError) as error:
         open_with({"subset": "content 3", "finetuning.start": "checkpoint 2"})
     assert str(error.value).splitlines() == [
-        f"{tmp_path} holds a run of other inputs, which have changed since; choose another "
-        "--workdir:",
+        f"{tmp_path} holds a run whose inputs have changed since; choose another --workdir:",
         "  subset: 'content 1' there, 'content 3' here",
     ]
 
