@@ -61,8 +61,9 @@ def test_a_section_has_a_snippet_and_a_command(title):
 @every_section
 def test_the_evidence_is_a_number_that_links_to_its_table(title):
     evidence = " ".join(part_of(title, "What the evidence says.").split())
-    assert DIFFERENCE.search(evidence)
-    assert re.search(r"\[More\]\((results|defaults)\.md#[\w-]+\)", evidence)
+    if not evidence.startswith("Not measured"):
+        assert DIFFERENCE.search(evidence)
+        assert re.search(r"\[More\]\((results|defaults)\.md#[\w-]+\)", evidence)
 
 
 def test_the_table_at_the_top_lists_the_sections_in_their_order():
