@@ -442,10 +442,7 @@ def test_a_run_that_is_judged_by_its_loss_has_one_panel_of_it(workdir):
         (b"\x89PNG\xff", "weights.json is damaged: 'utf-8' codec can't decode byte 0x89"),
         (b"{'a': 1}", "weights.json is damaged: Expecting property name"),
         (b"", "weights.json is damaged: Expecting value"),
-        (
-            b"[]",
-            "weights.json is damaged: it is a list, not an object. Give the JSON file of a table",
-        ),
+        (b"[]", "weights.json is damaged: it is a list, not an object. Give the JSON file of a "),
         (b'{"plain": {}}', "weights.json is damaged: it has no 'table'. Give the JSON file of a "),
     ],
 )
