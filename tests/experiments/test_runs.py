@@ -257,7 +257,7 @@ LINE |= {"scores": {"test": {"loss": 0.5, "accuracy": 0.25}}, "error": None}
 OTHER_SHAPES = [
     ("key", 3, "'key' is 3, not text"),
     ("seed", 1.5, "'seed' is 1.5, not a whole number"),
-    ("rows", {}, "'rows' is an object, no list"),
+    ("rows", {}, "'rows' is an object, not a list"),
     ("rows", [ROW, {"epoch": 1}], "entry 1 of 'rows' has no 'step'"),
     ("rows", [ROW | {"loss": "low"}], "'loss' of entry 0 of 'rows' is \"low\", not a number"),
     ("scores", [], "'scores' is a list, not an object"),
