@@ -7,7 +7,7 @@ import re
 
 _DIRECTIVE = re.compile(r"^::: (\S+)\n((?:    .*\n?)*)", re.MULTILINE)
 _MEMBER = re.compile(r"^        - (\w+)$", re.MULTILINE)
-_LINKED = r"<(?P<tag>pre|a|b|h\d)\b.*?</(?P=tag)>"
+_LINKED = r"<(?P<tag>pre|a|autoref|b|h\d)\b.*?</(?P=tag)>"
 _NAME = r"<code>(?P<module>(?:cj|cyclical_jax)\.(?:\w+\.)*)?(?P<name>\w+)</code>"
 _NAMED = re.compile(f"{_LINKED}|{_NAME}", re.DOTALL)
 _FULL: dict[str, str] = {}
