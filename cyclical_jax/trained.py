@@ -17,6 +17,7 @@ from jax import export as jax_export
 
 from cyclical_jax import _checks
 from cyclical_jax._types import Array
+from cyclical_jax._words import counted
 from cyclical_jax.catalogue import with_plugins
 from cyclical_jax.training import files
 from cyclical_jax.training.earlier import TrainedModel, one_run, read_checkpoint, read_recipe
@@ -99,7 +100,7 @@ class LoadedRun:
         of_one = f"{self.facts.dtype}{list(self.facts.shape)}"
         return (
             f"LoadedRun({self.facts.source}: {of_one} -> {self.facts.num_classes} classes, "
-            f"{number:,} parameters after {self.step:,} updates)"
+            f"{number:,} parameters after {counted(self.step, 'update')})"
         )
 
     @property

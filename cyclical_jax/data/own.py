@@ -291,7 +291,9 @@ def _normalised(arrays: Arrays, normalisation: Normalisation) -> Arrays:
 def _notes_of_inputs(inputs: np.ndarray) -> tuple[str, ...]:
     if inputs.ndim == 2:
         words = "the mean and the standard deviation of the training split"
-        return (f"The {inputs.shape[1]} features are normalised by {words}.",)
+        number = inputs.shape[1]
+        features = f"The {number} features are" if number > 1 else "The feature is"
+        return (f"{features} normalised by {words}.",)
     if inputs.dtype.kind == "f":
         words = f"from {inputs.min():.4g} to {inputs.max():.4g}"
         return (f"The images are floats, {words}, which are used as they are.",)

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from cyclical_jax import _checks
+from cyclical_jax._words import counted
 from cyclical_jax.data import index_files
 from cyclical_jax.data.index_files import Names, Positions
 
@@ -147,7 +148,7 @@ def subset_indices(
             _check_single(labels)
             return first_per_class(labels, linear_quotas(num_classes, total, ratio))
     if len(labels) < subset.total:
-        raise ValueError(f"there are {len(labels)} examples, but {subset.total} are wanted.")
+        raise ValueError(f"there are {len(labels)} examples, but {subset.total} are needed.")
     return np.arange(subset.total)
 
 
@@ -176,7 +177,8 @@ def first_per_class(labels: np.ndarray, quotas: Sequence[int] | np.ndarray) -> n
     for label, quota in enumerate(quotas):
         members = np.flatnonzero(labels == label)
         if len(members) < quota:
-            raise ValueError(f"class {label} has {len(members)} examples, but {quota} are wanted.")
+            there = counted(len(members), "example")
+            raise ValueError(f"class {label} has {there}, but needs {quota}.")
         firsts.append(members[:quota])
     return np.sort(np.concatenate(firsts))
 

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from cyclical_jax import _checks, _files
+from cyclical_jax._words import counted
 from cyclical_jax.data.dataset import import_optional
 
 INFO = "dataset_info.json"
@@ -79,7 +80,7 @@ def find_miscount(builder: Any, splits: Iterable[str]) -> str | None:
         for file, length in zip(info.filepaths, info.shard_lengths, strict=True):
             reader = module.ArrayRecordReader(os.fspath(file))
             if (number := reader.num_records()) != length:
-                return f"{file.name} has {number:,} examples, not {length:,}"
+                return f"{file.name} has {counted(number, 'example')}, not {length:,}"
             reader.close()
     return None
 

@@ -40,8 +40,8 @@ def test_the_first_of_each_class_in_the_order_of_the_file(quotas, expected):
 @pytest.mark.parametrize(
     "quotas, line",
     [
-        ([2, 4, 5], "class 1 has 3 examples, but 4 are wanted."),
-        ([4, 3, 4, 1], "class 3 has 0 examples, but 1 are wanted."),
+        ([2, 4, 5], "class 1 has 3 examples, but needs 4."),
+        ([4, 3, 4, 1], "class 3 has 0 examples, but needs 1."),
     ],
 )
 def test_a_class_that_is_too_small_is_one_line(quotas, line):
@@ -235,8 +235,8 @@ def test_just_enough_examples_are_enough(subset):
 @pytest.mark.parametrize(
     "subset, line",
     [
-        (Subset(12, ratio=None), "there are 11 examples, but 12 are wanted."),
-        (Subset(12, ratio=1.0), "class 1 has 3 examples, but 4 are wanted."),
+        (Subset(12, ratio=None), "there are 11 examples, but 12 are needed."),
+        (Subset(12, ratio=1.0), "class 1 has 3 examples, but needs 4."),
     ],
 )
 def test_too_few_examples_are_one_line(subset, line):
