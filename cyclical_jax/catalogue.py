@@ -1,4 +1,4 @@
-"""The list of all tasks and techniques, in the order in which they act, and what may be added."""
+"""The list of all tasks and techniques, in the order in which they act, and ways to add to it."""
 
 import functools
 import hashlib
@@ -120,7 +120,7 @@ _ADDED = ("TECHNIQUES", "TASKS", "MODELS", "LOSSES")  # what a plugin may define
 
 
 def default_config(catalogue: Catalogue = CATALOGUE) -> ConfigDict:
-    """Returns all keys at their defaults; `parse` checks what is put in their place."""
+    """Returns a config with all keys at their defaults; `parse` checks changed values."""
     return recipe.default_config(catalogue)
 
 
@@ -164,7 +164,7 @@ def extended(
       plugins: (name, digest of the content) of the files that they come from.
 
     Raises:
-      RecipeError: A name or a key is there already, or an argument of a model or a loss has no key;
+      RecipeError: A name or a key is taken already, or an argument of a model or a loss has no key;
         a line.
     """
     _check_entries(Technique, "techniques", techniques := tuple(_listed(techniques)))
@@ -190,13 +190,13 @@ def extended(
 
 
 def with_network(name: str, catalogue: Catalogue = CATALOGUE) -> Catalogue:
-    """Returns a catalogue with a linen module class of one's own, as `model.name` names it.
+    """Returns a catalogue with a linen module class of your own, as `model.name` names it.
 
-    Its attributes are keys, and `default_config` of the catalogue names it.
+    The attributes of the class are keys, and `default_config` of the catalogue names the class.
 
     Args:
       name: "path/to/file.py:ClassName", or "package.module:ClassName".
-      catalogue: The catalogue that it is added to.
+      catalogue: The catalogue to which it is added.
 
     Raises:
       RecipeError: There is no such class, or it cannot be a network; a line.
@@ -205,7 +205,7 @@ def with_network(name: str, catalogue: Catalogue = CATALOGUE) -> Catalogue:
 
 
 def with_plugins(paths: Sequence[str | Path]) -> Catalogue:
-    """Returns a catalogue with what the files define: TECHNIQUES, TASKS, MODELS, LOSSES.
+    """Returns a catalogue with the TECHNIQUES, TASKS, MODELS and LOSSES that files define.
 
     The same files give the same object as long as their content does not change.
 
@@ -274,4 +274,4 @@ def _check_entries(kind: type, what: str, entries: Sequence[Any]) -> None:
 def _refuse_known(kind: str, own: Mapping[str, Any], known: Mapping[str, Any]) -> None:
     for name in own:
         if name in known:
-            raise RecipeError(f"The {kind} {name!r} is there already; choose another name.")
+            raise RecipeError(f"The {kind} {name!r} exists already; choose another name.")

@@ -59,7 +59,7 @@ class AccumulateGradientsState(NamedTuple):
 
     @property
     def has_updated(self) -> jax.Array:
-        """Whether the last micro step completed an update, (), bool."""
+        """True if the last micro step completed an update; (), bool."""
         return (self.mini_step == 0) & (self.gradient_step > 0)
 
     def __getattr__(self, name: str) -> Any:

@@ -63,6 +63,7 @@ _NUM_PROCESSES = flags.DEFINE_integer(
 _PROCESS_ID = flags.DEFINE_integer(
     "process_id", None, "Number of this process, from 0, with --coordinator."
 )
+flags.disclaim_key_flags()  # what is defined from here on belongs to the file that calls
 
 
 def run(main: Callable[[], None], *, device_a_core: bool = False) -> None:
@@ -107,7 +108,9 @@ def run(main: Callable[[], None], *, device_a_core: bool = False) -> None:
 
 
 def define_config() -> flags.FlagHolder:
-    """Defines --config, for `config_of`."""
+    """Defines --config, for `config_of`; --help lists it, --set and --plugin."""
+    flags.declare_key_flag("set")
+    flags.declare_key_flag("plugin")
     return flags.DEFINE_string(
         "config", None, "Config file, such as configs/digits.py; a colon and a variant may follow."
     )

@@ -223,6 +223,7 @@ if __name__ == "__main__":
         "export": "File to write the model to, as a program of jax.export for cpu, cuda and tpu.",
     }
     file_flags = {name: paths.define(name, None, help) for name, help in written.items()}
+    flags.declare_key_flag("plugin")
     flags.mark_flags_as_required(["workdir"])
 
     def call():

@@ -6,6 +6,8 @@ from absl import flags
 
 from cyclical_jax import _checks
 
+flags.disclaim_key_flags()  # --help of the file that calls `define` lists the flag
+
 
 class LocalPath(flags.ArgumentParser):
     """Parses the value of the flag `--name`; "~" is the home directory, and buckets are refused."""

@@ -37,7 +37,7 @@ RECORD: Pattern = {
     **dict.fromkeys(("table", "about", "command", "version", "hardware"), str),
     "datasets": {...: _DATASET},
 }
-_REMEDY = "Give the JSON file of a table; the command of the table writes it anew."
+_REMEDY = "Give the JSON file of a table; the table's command writes it anew."
 
 
 def read(path: Path) -> dict[str, Any]:

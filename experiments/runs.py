@@ -45,7 +45,7 @@ _LINE: Pattern = {
     "error": (str, None),
 }
 _LONGEST = 2**26  # bytes of a line; a run of 10,000 rows has a tenth
-_REMEDY = "If you delete the line, its run is trained again."
+_REMEDY = "Delete the line, and its run is trained again."
 
 _NO_PART_OF_A_RUN = ("data_dir", "loop")  # the place of the data, and the way of the calls
 

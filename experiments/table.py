@@ -208,5 +208,6 @@ def main():
 
 
 if __name__ == "__main__":
+    flags.adopt_module_key_flags(tune)
     flags.mark_flags_as_required(["table"])
     command_line.run(main, device_a_core=True)

@@ -274,5 +274,6 @@ def _summary(recipe: Recipe, result: dict[str, Any], workdir: Path) -> str:
 
 
 if __name__ == "__main__":
+    flags.adopt_module_key_flags(command_line)
     flags.mark_flags_as_required(["config"])
     command_line.run(main)

@@ -47,6 +47,8 @@ CHUNK = flags.DEFINE_integer(
 )
 MIX = flags.DEFINE_bool("mix_versions", False, "Also use runs of another version of the code.")
 
+flags.declare_key_flag("plugin")
+
 SPLITS = ("validation",)
 
 

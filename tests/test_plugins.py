@@ -82,7 +82,7 @@ def test_a_file_that_cannot_be_used_is_one_line(tmp_path, name, content, line):
 
 
 def test_a_network_and_a_technique_of_a_name_of_ours_are_refused():
-    with pytest.raises(RecipeError, match="^The model 'mlp' is there already; choose another nam"):
+    with pytest.raises(RecipeError, match="^The model 'mlp' exists already; choose another nam"):
         extended(models={"mlp": network_of(MLP)})
     with pytest.raises(RecipeError, match="^Two tasks or techniques have the name 'network'.$"):
         extended(techniques=[Technique("network", {})])

@@ -11,16 +11,17 @@ from cyclical_jax import _checks
 def batch_norm(
     train: bool, *, axis_name: str | None, group: int | None, **options: Any
 ) -> nn.BatchNorm:
-    """Returns the layer, which in training takes its statistics over each group of devices.
+    """Returns a BatchNorm layer whose statistics in training are those of a group of devices.
 
-    The running statistics of a device move towards those of its group. Their mean over all devices
-    is what a state keeps: the mean is that of all examples, the variance lacks that of the means of
-    the groups. Statistics of fewer examples are those of Hoffer et al., 1705.08741 ("ghost batch").
+    The running statistics of a device move towards those of its group. A state keeps their mean
+    over all devices: its mean is that of all examples; its variance lacks the variance between the
+    means of the groups. Statistics of fewer examples are the "ghost batches" of Hoffer et al.,
+    1705.08741.
 
     Args:
-      train: True: normalise by the batch. False: by the running statistics.
+      train: True normalises by the batch, False by the running statistics.
       axis_name: Mapped axis of the devices; None outside of one.
-      group: How many devices share their statistics, neighbours on that axis; None is all.
+      group: Number of devices, neighbours on that axis, that share their statistics; None is all.
       **options: Further attributes of `nn.BatchNorm`.
 
     Raises:

@@ -17,12 +17,13 @@ class Classifier(nn.Module):
     Attributes:
       num_classes: Number of logits.
       hidden_sizes: Width of each hidden dense layer.
-      batch_norm: Whether each layer but the last is normalised before its ReLU.
+      batch_norm: Whether BatchNorm precedes the ReLU of each layer but the last.
       axis_name: Mapped axis over which BatchNorm averages; None outside of one.
-      batch_norm_group: How many devices of that axis share BatchNorm's statistics; None is all.
+      batch_norm_group: Number of devices on that axis that share BatchNorm's statistics; None is
+        all.
       dropout: Probability with which, in training, each input of a dense layer other than a pixel
         is set to 0; the others are scaled to keep the mean. 0 for none; may be traced.
-      dtype: Used for the computation. Parameters, BatchNorm's statistics and logits are float32.
+      dtype: Dtype of the computation. Parameters, BatchNorm's statistics and logits are float32.
     """
 
     num_classes: int
@@ -34,7 +35,7 @@ class Classifier(nn.Module):
     dtype: Any = jnp.float32
 
     def classify(self, features: jax.Array, train: bool) -> jax.Array:
-        """[batch, features] -> hidden dense layers -> logits [batch, num_classes], float32."""
+        """Returns logits [batch, num_classes], float32, of features [batch, features]."""
         for size in self.hidden_sizes:
             features = nn.Dense(size, dtype=self.dtype)(features)
             features = self.drop(self.activate(features, train), train)
@@ -42,7 +43,7 @@ class Classifier(nn.Module):
         return nn.Dense(self.num_classes, dtype=jnp.float32)(features)
 
     def activate(self, x: jax.Array, train: bool) -> jax.Array:
-        """[batch, ..., channels] -> BatchNorm over all axes but the last, if it is on -> ReLU."""
+        """Returns the ReLU of `x`, [batch, ..., channels], after BatchNorm if it is on."""
         if self.batch_norm:
             norm = batch_norm(
                 train, axis_name=self.axis_name, group=self.batch_norm_group, dtype=self.dtype
@@ -51,13 +52,13 @@ class Classifier(nn.Module):
         return nn.relu(x)
 
     def drop(self, x: jax.Array, train: bool) -> jax.Array:
-        """Applies dropout to each number by itself, in training."""
+        """Returns `x` after dropout of each number by itself, in training."""
         _checks.number("dropout", self.dropout, minimum=0, maximum=1)
         return dropped(self, x, self.dropout, x.shape) if train else x
 
 
 def dropped(module: nn.Module, x: jax.Array, rate: ArrayLike, shape: tuple[int, ...]) -> jax.Array:
-    """Sets entries of `x` to 0 with probability `rate` and scales the others to keep the mean.
+    """Returns `x` with entries set to 0 with probability `rate`; the others keep the mean.
 
     There is one draw for each entry of `shape`, which broadcasts to that of `x`. Unlike in linen's
     dropout, the rate may be traced.

@@ -59,8 +59,8 @@ CONVOLUTIONAL = frozenset({"cnn", *_PUBLISHED})
 class Model(NamedTuple):
     """A model of any library, as the two functions that the train step needs.
 
-    In training `apply` gets a key, and returns the new `model_state`; its structure, shapes and
-    dtypes stay the same. In an evaluation it gets no key, and what it returns there is not kept.
+    In training, `apply` gets a key and returns the new `model_state`, whose structure, shapes and
+    dtypes stay the same. In an evaluation it gets no key, and its new `model_state` is dropped.
 
     Attributes:
       init: (key, images [batch, height, width, channels]) -> params, model_state.

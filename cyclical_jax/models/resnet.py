@@ -61,7 +61,7 @@ class ConvNorm(nn.Module):
 
 
 class ResNet(nn.Module):
-    """[batch, height, width, channels] -> logits [batch, num_classes], float32.
+    """A residual network: [batch, height, width, channels] -> logits [batch, num_classes], float32.
 
     Attributes:
       num_classes: Number of logits.
@@ -77,8 +77,9 @@ class ResNet(nn.Module):
         block; for block l of L it is l / L times as large (Huang et al., 1603.09382). Branches that
         are not skipped are scaled to keep the mean. May be traced.
       axis_name: Mapped axis over which BatchNorm averages; None outside of one.
-      batch_norm_group: How many devices of that axis share BatchNorm's statistics; None is all.
-      dtype: Used for the computation. Parameters, BatchNorm's statistics and logits are float32.
+      batch_norm_group: Number of devices on that axis that share BatchNorm's statistics; None is
+        all.
+      dtype: Dtype of the computation. Parameters, BatchNorm's statistics and logits are float32.
     """
 
     num_classes: int

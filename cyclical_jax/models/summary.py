@@ -12,8 +12,8 @@ def summary(model: Model, inputs: Any) -> str:
     """Returns the table as text, without computing anything.
 
     Args:
-      model: A linen model has a line for each layer, with the shapes of its inputs and outputs; any
-        other has one for each array of parameters.
+      model: A linen model gives a line for each layer, with the shapes of its inputs and outputs;
+        any other model gives a line for each array of parameters.
       inputs: Inputs of one example, [1, ...].
     """
     if model.table is not None:

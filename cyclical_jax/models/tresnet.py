@@ -24,7 +24,7 @@ _STAGE_SIZES = (3, 4, 11, 3)
 
 
 class TResNetM(nn.Module):
-    """[batch, height, width, channels] -> logits [batch, num_classes], float32.
+    """TResNet-M: [batch, height, width, channels] -> logits [batch, num_classes], float32.
 
     Height and width must be multiples of 4 and at least 20: the last blur mirrors at the border,
     which needs two pixels.
@@ -34,7 +34,7 @@ class TResNetM(nn.Module):
       stochastic_depth: As in `ResNet`.
       axis_name: As in `ResNet`.
       batch_norm_group: As in `ResNet`.
-      dtype: Used for the computation. Parameters, BatchNorm's statistics and logits are float32.
+      dtype: Dtype of the computation. Parameters, BatchNorm's statistics and logits are float32.
     """
 
     num_classes: int
@@ -111,7 +111,7 @@ def space_to_depth(images: jax.Array, side: int) -> jax.Array:
 
 
 def blur_pool(x: jax.Array) -> jax.Array:
-    """Blurs by [1, 2, 1] / 4 both ways, mirroring at the border, and takes every other pixel.
+    """Returns every other pixel after a blur by [1, 2, 1] / 4 both ways, mirrored at the border.
 
     [b, h, w, c] -> [b, ⌈h/2⌉, ⌈w/2⌉, c]. Source: Zhang, 1904.11486.
     """

@@ -1,6 +1,7 @@
-"""One class for each image: a softmax, and a loss by name.
+"""The task of one class for each image: a softmax, and a loss by name.
 
-An example is right if the class with the largest logit is its label, or one of its likeliest.
+An example counts as right if the class with the largest logit is its label, or one of the likeliest
+labels.
 """
 
 import inspect
@@ -52,13 +53,13 @@ class Loss(NamedTuple):
 
     @property
     def knobs(self) -> tuple[str, ...]:
-        """The names of its numbers: its arguments beside those that describe the arrays."""
+        """The names of its knobs: all its arguments except those that describe the arrays."""
         names = tuple(inspect.signature(self.function).parameters)[2:]
         return tuple(name for name in names if name not in _OF_ARRAYS)
 
 
 def as_loss(name: str, loss: Any) -> Loss:
-    """Returns a loss that somebody else names, or a function, as a `Loss`.
+    """Returns a loss of your own, or a function, as a `Loss`.
 
     Raises:
       RecipeError: It is neither, or an argument of the function has no key.

@@ -1,6 +1,7 @@
-"""Several classes for each image: a sigmoid of each logit, or one class against all others.
+"""The task of several classes for each image: a sigmoid of each logit.
 
-An example is right if the class with the largest logit is one of its labels.
+It also learns one class against all others. An example counts as right if the class with the
+largest logit is one of its labels.
 """
 
 from collections.abc import Callable, Iterator

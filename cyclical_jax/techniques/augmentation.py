@@ -1,4 +1,4 @@
-"""Augmentation of the images, whose strength is a knob. The maths: cyclical_jax/augment.py."""
+"""Augmentation of the images, whose strength is a knob. The maths is in cyclical_jax/augment.py."""
 
 from collections.abc import Iterator
 

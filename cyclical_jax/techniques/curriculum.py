@@ -1,4 +1,4 @@
-"""Easy examples first, by the losses of an earlier run. The maths: cyclical_jax/curriculum.py."""
+"""Easy examples first, by the losses of an earlier run. The maths is in curriculum.py."""
 
 import jax.numpy as jnp
 import numpy as np

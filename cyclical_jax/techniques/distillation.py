@@ -1,4 +1,4 @@
-"""A teacher's soft labels. The maths: cyclical_jax/distillation.py."""
+"""Learning from a teacher's soft labels. The maths is in cyclical_jax/distillation.py."""
 
 from cyclical_jax.distillation import distillation_loss, teacher_logits
 from cyclical_jax.training.fields import earlier_run, knob

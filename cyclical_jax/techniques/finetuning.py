@@ -1,4 +1,4 @@
-"""Fine-tuning of an earlier run, a share of its layers. The maths: cyclical_jax/finetuning.py."""
+"""Fine-tuning of a share of the layers of an earlier run. The maths is in finetuning.py."""
 
 import contextlib
 import functools
@@ -29,7 +29,7 @@ KEYS = {
 
 
 def prepare(host) -> Prepared:
-    """Reads the variables to begin with, without those of a head that is drawn anew."""
+    """Reads the first variables, without those of a head that is drawn anew."""
     head = layers(host.model, host.example)[0]
     read = functools.partial(host.read_start, RUN)
     if host.own[NEW_HEAD]:

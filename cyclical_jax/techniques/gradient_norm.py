@@ -1,8 +1,8 @@
-"""The norm of the plain loss's gradient for the gradient of another loss.
+"""A control: the gradient of a loss gets the norm of plain cross entropy's gradient.
 
-A loss that cycles rescales its gradient, as a cycle of the learning rate would. With this control
-the gradient keeps its direction and gets the norm of the plain cross entropy's, so that the two
-effects can be told apart. This is a control of ours; the papers have none.
+A loss that cycles also rescales its gradient, as a cycle of the learning rate would. With this
+control the gradient keeps its direction but not its norm, so that the two effects can be told
+apart. This is a control of ours; the papers have none.
 """
 
 from cyclical_jax.losses import softmax_cross_entropy

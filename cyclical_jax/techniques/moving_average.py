@@ -1,4 +1,4 @@
-"""A moving average of the variables, which is then evaluated. The maths: averaging.py."""
+"""A moving average of the variables, which is then evaluated. The maths is in averaging.py."""
 
 import jax
 import jax.numpy as jnp

@@ -1,4 +1,4 @@
-"""The network that makes logits of images, by name, with dropout and stochastic depth as knobs."""
+"""The network that maps images to logits, by name, with dropout and stochastic depth as knobs."""
 
 import functools
 import inspect
@@ -99,7 +99,7 @@ class NetworkWithKeys(NamedTuple):
 
 
 def as_network(name: str, network: Any) -> NetworkWithKeys:
-    """Returns a network that somebody else names, or a linen module class, with its keys.
+    """Returns a network of your own, or a linen module class, with its keys.
 
     Raises:
       RecipeError: It is neither, or an option has no key.
@@ -144,7 +144,7 @@ def _own_network(name: str, found: Found) -> OwnNetwork:
     """Returns the network of a class.
 
     Raises:
-      RecipeError: It is no linen module class, or cannot be called as one; a line.
+      RecipeError: It is not a linen module class, or cannot be called as one; a line.
     """
     what, module = f"{NAME} {name!r}", found.value
     _check_class(what, module)
@@ -193,7 +193,7 @@ def _check_class(what: str, module: Any) -> None:
 
 
 def _hints(module: type) -> dict[str, Any]:
-    """Returns {attribute: type}; {} where an annotation names what is not there."""
+    """Returns {attribute: type}; {} if an annotation names something unknown."""
     try:
         return typing.get_type_hints(module)
     except Exception:
@@ -217,13 +217,13 @@ def _key_of(module: type, attribute: Any, hints: Mapping[str, Any]) -> tuple[Fie
 
 
 def _dtype_key(default: Any, meaning: str) -> Field:
-    """Returns a key whose value None is the class's own default."""
+    """Returns a key for the dtype, where None is the class's own default."""
     names = [name for name in _DTYPES if default is not None and default == jnp.dtype(name)]
     return or_none(one_of(names[0] if names else None, _DTYPES, meaning))
 
 
 def _constructed(module: type[nn.Module], **attributes: Any) -> nn.Module:
-    """Returns the module with those of the engine's attributes that it has."""
+    """Returns the module with those attributes of the engine that its class has."""
     its = {attribute.name for attribute in fields(module)}
     kept = {name: value for name, value in attributes.items() if name in its}
     dtype = {"dtype": getattr(jnp, kept["dtype"])} if kept.get("dtype") else {}

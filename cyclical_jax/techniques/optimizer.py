@@ -1,4 +1,4 @@
-"""The optimizer: clips, what preconditions the gradient, weight decay and momentum.
+"""The optimizer: clipping, Adam, weight decay and momentum.
 
 As in SGD and AdamW of Optax, the decay is multiplied by the learning rate. Biases and the
 parameters of normalisation layers do not decay.

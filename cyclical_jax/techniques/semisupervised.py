@@ -1,4 +1,4 @@
-"""Learning from images without labels. The maths: cyclical_jax/semisupervised.py."""
+"""Learning from images without labels. The maths is in cyclical_jax/semisupervised.py."""
 
 from collections.abc import Iterator
 

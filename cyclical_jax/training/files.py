@@ -68,7 +68,7 @@ KINDS = {
         {**_RESULT, ...: NUMBER},
         "Delete it, and give the same command again: it scores the run anew.",
     ),
-    WANDB: Kind({"id": str, "step": int}, "Delete it, and the rows go to a new run of W&B."),
+    WANDB: Kind({"id": str, "step": int}, "Delete it: the rows go to a new run of W&B then."),
 }
 
 

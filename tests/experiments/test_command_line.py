@@ -16,6 +16,7 @@ from cyclical_jax.catalogue import parse
 from cyclical_jax.training.fields import RecipeError
 from cyclical_jax.training.files import WorkdirError
 from experiments import command_line
+from tests import commands
 
 ROOT = Path(__file__).parents[2]
 DIGITS = "--config=configs/digits.py"
@@ -455,3 +456,19 @@ def test_a_config_file_that_fails_is_told_with_its_line(run, tmp_path, code, lin
     file.write_text(code)
     exit_code, (actual,) = run(read_config, f"--config={file}")
     assert exit_code == 2 and re.fullmatch(line, actual)
+
+
+@pytest.mark.parametrize(
+    "script, listed",
+    [
+        ("train", {"config", "set", "plugin", "workdir", "keep", "coordinator"}),
+        ("table", {"table", "datasets", "workdir", "data_dir", "plugin"}),
+        ("evaluate", {"workdir", "data_dir", "confusion", "plugin"}),
+        ("preview", {"config", "set", "plugin", "workdir"}),
+    ],
+)
+def test_the_help_of_a_command_lists_the_options_that_it_takes(script, listed):
+    out = commands.in_this_process(script, "--help").stdout
+    found = re.findall(r"^  --(?:\[no\])?(\w+):", out, re.MULTILINE)
+    assert listed <= {*found} and len(found) == len({*found})
+    assert ("coordinator" in found) == (script == "train")

@@ -1,5 +1,6 @@
 """The tables of docs/ and the numbers around them are those of docs/results."""
 
+import json
 import re
 
 import pytest
@@ -127,6 +128,19 @@ def test_the_verdict_says_what_the_tables_say(records):
     assert f"by up to {luck['digits']:.2f}" in verdict
     defaults = " ".join((front_page.DOCS / "defaults.md").read_text().split())
     assert f"moved Fashion-MNIST 4K by up to {luck['fashion_mnist_4k']:.2f} points" in defaults
+
+
+@pytest.mark.parametrize("name", ["short", "full"])
+def test_the_range_test_is_the_one_that_is_committed(name):
+    path = front_page.RESULTS / "range_test" / f"{name}.json"
+    found = json.loads(path.read_text())
+    ends = [found["suggestion"][key] for key in ("best", "low", "high")]
+    num_runs = len(found["values"]) * len(found["seeds"])
+    (row,) = re.findall(rf"^\| {name},.*", (front_page.DOCS / "results.md").read_text(), re.M)
+    _, best, interval, runs, _ = row.strip("| ").split(" | ")
+    told = re.findall(r"\d[\d.]*e-\d+", f"{best} {interval}")
+    assert list(map(float, told)) == [float(f"{end:.2g}") for end in ends]
+    assert int(runs) == num_runs
 
 
 # ---- what stands between markers

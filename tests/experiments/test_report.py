@@ -442,7 +442,7 @@ def test_a_run_that_is_judged_by_its_loss_has_one_panel_of_it(workdir):
         (b"\x89PNG\xff", "weights.json is damaged: 'utf-8' codec can't decode byte 0x89"),
         (b"{'a': 1}", "weights.json is damaged: Expecting property name"),
         (b"", "weights.json is damaged: Expecting value"),
-        (b"[]", "weights.json is damaged: it is a list, no object. Give the JSON file of a table"),
+        (b"[]", "weights.json is damaged: it is a list, not an object. Give the JSON file of a "),
         (b'{"plain": {}}', "weights.json is damaged: it has no 'table'. Give the JSON file of a "),
     ],
 )
@@ -462,7 +462,7 @@ def test_a_file_that_is_no_table_is_told(table, content, message):
             "metrics.jsonl, line 2, is damaged: Un",
         ),
         ('{"step": 1}\n', "metrics.jsonl, line 1, is damaged: it has no 'epoch'."),
-        ("3\n", "metrics.jsonl, line 1, is damaged: it is 3, no object."),
+        ("3\n", "metrics.jsonl, line 1, is damaged: it is 3, not an object."),
     ],
 )
 def test_a_workdir_without_right_rows_is_told(workdir, content, message):

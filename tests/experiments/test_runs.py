@@ -195,7 +195,7 @@ def test_a_workdir_that_cannot_be_used(tmp_path, open_lab):
 
 def test_a_damaged_file_is_left_alone(tmp_path):
     (tmp_path / runs.RUNS).write_text("{}}\n")
-    with pytest.raises(WorkdirError, match="line 1, is damaged.*delete the line"):
+    with pytest.raises(WorkdirError, match="line 1, is damaged.*Delete the line"):
         runs.Store(tmp_path)
 
 
@@ -229,7 +229,7 @@ def test_a_damaged_line_is_told_by_its_number(open_lab, tmp_path, damage):
         open_lab()
     (line,) = str(error.value).splitlines()
     assert line.startswith(f"{path}, line 2, is damaged: ") and line.endswith(
-        ". If you delete the line, its run is trained again."
+        ". Delete the line, and its run is trained again."
     )
     assert path.read_bytes() == whole + damage + b"\n" + whole
     path.write_bytes(whole)
@@ -260,7 +260,7 @@ OTHER_SHAPES = [
     ("rows", {}, "'rows' is an object, no list"),
     ("rows", [ROW, {"epoch": 1}], "entry 1 of 'rows' has no 'step'"),
     ("rows", [ROW | {"loss": "low"}], "'loss' of entry 0 of 'rows' is \"low\", not a number"),
-    ("scores", [], "'scores' is a list, no object"),
+    ("scores", [], "'scores' is a list, not an object"),
     ("scores", {"test": {"accuracy": 1}}, "'test' of 'scores' has no 'loss'"),
     ("scores", {"test": {"loss": [1]}}, "'loss' of 'test' of 'scores' is a list, not a number"),
     ("error", False, "'error' is false, not text"),
@@ -279,7 +279,7 @@ def test_a_line_of_another_shape_is_told(tmp_path, key, other, words):
     path.write_text(json.dumps(LINE) + "\n" + json.dumps(LINE | {key: other}) + "\n")
     with pytest.raises(WorkdirError) as error:
         runs.Store(tmp_path, mix=True)
-    remedy = "If you delete the line, its run is trained again."
+    remedy = "Delete the line, and its run is trained again."
     assert str(error.value) == f"{path}, line 2, is damaged: {words}. {remedy}"
 
 
