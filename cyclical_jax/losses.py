@@ -337,8 +337,8 @@ def cyclical_multilabel_loss(
 
 def weighted_mean(
     losses: Array,
-    weights: Number | None = None,
     *,
+    weights: Number | None = None,
     labels: Array | None = None,
     where: Array | None = None,
     axis: Axis = None,

@@ -5,7 +5,7 @@ keeps its dtype (bfloat16 too; the arithmetic is float32). 0 / 0 gives 0. And th
 stays in the state, where `current_values` finds it for the log. A number and a schedule give the
 same tree of states, so a checkpoint survives the change from one to the other.
 
-Since Optax 0.2.8 `optax.adamw(1e-3, weight_decay=cyclical_schedule(...))` needs nothing of this
+From Optax 0.2.7 on, `optax.adamw(1e-3, weight_decay=cyclical_schedule(...))` needs nothing of this
 file. `add_decayed_weights` says when it is still worth it to take AdamW apart.
 """
 

@@ -35,7 +35,7 @@ def train(optimizer, loss_of):
 
         def mean_loss(params):
             losses = loss_of(logits_of(params, tokens[:, :-1]), labels, step)
-            return cj.weighted_mean(losses, weights, labels=labels)
+            return cj.weighted_mean(losses, weights=weights, labels=labels)
 
         loss, grads = jax.value_and_grad(mean_loss)(params)
         updates, opt_state = optimizer.update(grads, opt_state, params)

@@ -35,8 +35,8 @@ def cycle(theme: Theme) -> Figure:
     clock = np.arange(41)
     hardness = cj.hardness_schedule(len(clock), factor=4)  # as in README.md
     knobs = {
-        "weight decay": ("1e-5 → 8e-5 → 1e-5", cj.between(1e-5, 8e-5, hardness)),
-        "clipping threshold": ("0.5 → 2 → 0.5", cj.between(0.5, 2, hardness)),
+        "weight decay": ("0.001 → 0.01 → 0.001", cj.between(1e-3, 1e-2, hardness)),
+        "clipping threshold": ("0.1 → 0.4 → 0.1", cj.between(0.1, 0.4, hardness)),
         "temperature": ("0.5 → 2 → 0.5, log", cj.between(0.5, 2, hardness, scale="log")),
         "focal part of loss": ("0 → 1 → 0", hardness),
     }

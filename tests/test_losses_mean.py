@@ -81,7 +81,7 @@ def test_the_mean_of_nothing_is_zero(left_out):
 def test_a_loss_that_is_not_left_out_may_make_the_mean_nan():
     losses = np.array([np.nan, 1], np.float32)
     assert np.isnan(cj.weighted_mean(losses))
-    assert np.isnan(cj.weighted_mean(losses[1:], jnp.array([jnp.nan])))
+    assert np.isnan(cj.weighted_mean(losses[1:], weights=jnp.array([jnp.nan])))
 
 
 @pytest.mark.parametrize(

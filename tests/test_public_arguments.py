@@ -243,13 +243,13 @@ def test_the_largest_and_the_smallest_are_held(number):
 
 def test_a_weight_may_vanish_beside_a_larger_one():
     losses = np.array([1, 2, 3, 6], np.float32)
-    assert cj.weighted_mean(losses, np.array([1e-300, 3, 0, 1])) == 3
+    assert cj.weighted_mean(losses, weights=np.array([1e-300, 3, 0, 1])) == 3
     weights = np.array([1, 1, 1e-42], np.float32)
     run = functools.partial(cj.asymmetric_multilabel_loss, class_weights=weights)
     jax.eval_shape(lambda: run(LOGITS[:, :3], LOGITS[:, :3]))
     for values in ([1e-300, 1e-310, 0, 0], [1e300, 1, 1, 1]):
         with pytest.raises(ValueError, match="`weights` must be 0 or from 1.2e-38"):
-            cj.weighted_mean(losses, np.array(values))
+            cj.weighted_mean(losses, weights=np.array(values))
         with pytest.raises(ValueError, match="`class_weights` must be 0 or from 1.2e-38"):
             call("softmax_cross_entropy", "class_weights", np.array([*values, 0, 0]))
 
