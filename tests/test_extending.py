@@ -136,7 +136,7 @@ TECHNIQUES = (Technique({name!r}, {{{key!r}: or_none(knob(None, "a knob"))}}, sw
 @pytest.mark.parametrize(
     "text, line",
     [
-        ("LOSSES = {'focal': lambda logits, labels: 0}", "The loss 'focal' is there already"),
+        ("LOSSES = {'focal': lambda logits, labels: 0}", "The loss 'focal' exists already"),
         ("MODELS = {'mlp': None}", "model 'mlp' must be a linen module class or a Network"),
         ("LOSSES = {'mine': lambda x, y, *, new: 0}", "loss 'mine' takes 'new', which has no key"),
         (TECHNIQUE.format(name="distillation", key="mine.knob"), "have the name 'distillation'"),
@@ -166,5 +166,5 @@ def test_two_plugins_of_one_name_or_one_loss_are_an_error(tmp_path):
     one, two, other = tmp_path / "a/mine.py", tmp_path / "b/mine.py", tmp_path / "other.py"
     with pytest.raises(RecipeError, match="files of different names, got mine.py, mine.py"):
         with_plugins([one, two])
-    with pytest.raises(RecipeError, match="The loss 'own' is there already"):
+    with pytest.raises(RecipeError, match="The loss 'own' exists already"):
         with_plugins([one, other])
