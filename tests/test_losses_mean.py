@@ -33,13 +33,13 @@ def test_the_weighted_mean(weights, axis):
     labels = np.where(WHERE, 1, -1)
     plain = 1.0 if weights is None else np.asarray(weights, np.float64)
     expected = mean_by_hand(LOSS, plain, WHERE, axis)
-    mean = functools.partial(cj.weighted_mean, axis=axis)
-    np.testing.assert_allclose(mean(LOSS, weights, where=WHERE), expected, rtol=1e-6)
-    np.testing.assert_allclose(mean(LOSS, weights, labels=labels), expected, rtol=1e-6)
-    both = mean(LOSS, weights, labels=np.where(WHERE, labels, 3), where=WHERE)
+    mean = functools.partial(cj.weighted_mean, axis=axis, weights=weights)
+    np.testing.assert_allclose(mean(LOSS, where=WHERE), expected, rtol=1e-6)
+    np.testing.assert_allclose(mean(LOSS, labels=labels), expected, rtol=1e-6)
+    both = mean(LOSS, labels=np.where(WHERE, labels, 3), where=WHERE)
     np.testing.assert_allclose(both, expected, rtol=1e-6)
     whole = mean_by_hand(LOSS, plain, np.full((2, 3), True), axis)
-    np.testing.assert_allclose(mean(LOSS, weights), whole, rtol=1e-6)
+    np.testing.assert_allclose(mean(LOSS), whole, rtol=1e-6)
 
 
 def test_ignored_labels_leave_the_mean():
