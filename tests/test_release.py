@@ -48,6 +48,15 @@ def test_the_sdist_has_all_that_a_clone_has():
     assert set(included) == tracked - ADDED
 
 
+def test_no_text_installs_it_by_a_name_of_an_index():
+    """There the name may be a stranger's."""
+    places = ("cyclical_jax/**/*.py", "experiments/*.py", "docs/**/*.md", "*.md")
+    texts = [path.read_text() for place in places for path in ROOT.glob(place)]
+    told = re.compile(rf"pip install.*\b{PYPROJECT['project']['name']}\b.*")
+    assert len(texts) > 100
+    assert [line for text in texts for line in told.findall(text)] == []
+
+
 def long_description():
     hook = PYPROJECT["tool"]["hatch"]["metadata"]["hooks"]["fancy-pypi-readme"]
     assert [list(fragment) for fragment in hook["fragments"]] == [["path"], ["text"]]

@@ -181,7 +181,7 @@ def _pip(words: list[str]) -> None:
 
 def _extras_of(name: str) -> set[str] | None:
     """The extras of a package that this project installs, or None for another package."""
-    if name in (".", PROJECT["name"]):
+    if name == ".":
         return set(PROJECT["optional-dependencies"])
     if name == "requirements.txt":
         return set()
