@@ -204,14 +204,9 @@ def _source(words: list[str]) -> None:
     assert script == ".venv/bin/activate" and "VENV := .venv" in MAKEFILE
 
 
-def _git(words: list[str]) -> None:
-    assert words[0] == "clone" and words[1] in PROJECT["urls"].values(), words
-
-
 PROOFS = {
     "make": _make,
     "pip": _pip,
     "apt-get": _apt_get,
     "source": _source,
-    "git": _git,
 }
