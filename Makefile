@@ -117,7 +117,8 @@ DOCS_EXTRA := import tomllib; \
 
 $(DOCS): pyproject.toml
 	$(PYTHON) -m venv .venv-docs
-	.venv-docs/bin/pip install --quiet -r <($(PYTHON) -c '$(DOCS_EXTRA)')
+	$(PYTHON) -c '$(DOCS_EXTRA)' > .venv-docs/requirements.txt
+	.venv-docs/bin/pip install --quiet -r .venv-docs/requirements.txt
 	touch $@
 
 $(INSTALLED): requirements.txt pyproject.toml
