@@ -124,7 +124,7 @@ $(DOCS): pyproject.toml
 $(INSTALLED): requirements.txt pyproject.toml
 	@$(PYTHON) experiments/__init__.py
 	$(PYTHON) -m venv $(VENV)
-	@echo "Getting what is needed takes a minute or two:"
+	@echo "Getting what is needed takes about two minutes, most of it downloads:"
 	@$(VENV)/bin/pip install --disable-pip-version-check --progress-bar=off \
 	  -r requirements.txt --editable ".[test]" | awk '$(NAMES)'
 	touch $@
