@@ -117,13 +117,14 @@ DOCS_EXTRA := import tomllib; \
 
 $(DOCS): pyproject.toml
 	$(PYTHON) -m venv .venv-docs
-	.venv-docs/bin/pip install --quiet -r <($(PYTHON) -c '$(DOCS_EXTRA)')
+	$(PYTHON) -c '$(DOCS_EXTRA)' > .venv-docs/requirements.txt
+	.venv-docs/bin/pip install --quiet -r .venv-docs/requirements.txt
 	touch $@
 
 $(INSTALLED): requirements.txt pyproject.toml
 	@$(PYTHON) experiments/__init__.py
 	$(PYTHON) -m venv $(VENV)
-	@echo "Getting what is needed takes a minute or two:"
+	@echo "Getting what is needed takes about two minutes, most of it downloads:"
 	@$(VENV)/bin/pip install --disable-pip-version-check --progress-bar=off \
 	  -r requirements.txt --editable ".[test]" | awk '$(NAMES)'
 	touch $@

@@ -3,6 +3,7 @@
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from cyclical_jax import _extras
 from cyclical_jax.accumulation import updates_of
 from cyclical_jax.losses import (
     asymmetric_focal_loss,
@@ -92,8 +93,11 @@ def _of_the_trainer(module: str, name: str) -> Any:
     try:
         return importlib.import_module(f"{__name__}.{module}")
     except ModuleNotFoundError as error:
-        needs = f"{__name__}.{name} needs more than jax and optax; {error.name} is not installed."
-        raise ImportError(f"{needs} Install it with pip install '<clone>[train]'.") from error
+        message = (
+            f"{__name__}.{name} needs more than jax and optax; {error.name} is not installed. "
+            f"Install it: {_extras.to_install('train')}."
+        )
+        raise ModuleNotFoundError(message, name=error.name) from error
 
 
 def __dir__() -> list[str]:

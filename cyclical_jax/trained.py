@@ -16,6 +16,7 @@ import numpy as np
 from jax import export as jax_export
 
 from cyclical_jax import _checks
+from cyclical_jax._extras import to_install
 from cyclical_jax._types import Array
 from cyclical_jax._words import counted
 from cyclical_jax.catalogue import with_plugins
@@ -238,7 +239,7 @@ def _serialised(exported: jax_export.Exported) -> bytes:
     try:
         return bytes(exported.serialize())
     except ImportError as error:
-        raise ImportError(f"{error} pip install 'cyclical-jax[train]'") from error
+        raise ImportError(f"{error} Install it: {to_install('train')}.") from error
 
 
 # ---- images as they come

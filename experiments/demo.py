@@ -1,4 +1,4 @@
-"""Trains on digits, plain and with each technique: a table and a picture in about a minute.
+"""Trains on digits, plain and with each technique: a table and a picture in about half a minute.
 
 python -m experiments.demo --workdir=runs/demo
 

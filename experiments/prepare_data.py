@@ -9,6 +9,7 @@ from typing import NoReturn
 
 from absl import flags
 
+from cyclical_jax._extras import to_install
 from experiments import command_line, paths
 from experiments.waiting import Waiting
 
@@ -30,7 +31,7 @@ def main() -> None:
 
             builder = prepare(_DATASET.value, data_dir=_DATA_DIR.value, raw_dir=_RAW_DIR.value)
     except ImportError as error:
-        _fail(f"{error}. Install it: pip install 'cyclical-jax[train]'")
+        _fail(f"{error}. Install it: {to_install('train')}.")
     except (OSError, ValueError) as error:
         _fail(str(error))
     counts = [f"{info.num_examples:,} {split}" for split, info in builder.info.splits.items()]

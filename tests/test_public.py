@@ -509,5 +509,7 @@ def test_help_prints_a_readable_signature(name):
 
 def test_what_needs_the_trainer_says_what_is_not_installed(monkeypatch):
     monkeypatch.setitem(sys.modules, "cyclical_jax.trained", None)
-    with pytest.raises(ImportError, match=r"load_run needs more .*pip install '<clone>\[train\]'"):
+    with pytest.raises(ModuleNotFoundError, match=r"load_run needs more .*in the clone") as error:
         cj.load_run  # noqa: B018
+    assert error.value.name == "cyclical_jax.trained"
+    assert str(error.value).endswith('pip install ".[train]".')

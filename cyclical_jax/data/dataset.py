@@ -7,6 +7,7 @@ from collections.abc import Callable
 from types import ModuleType
 from typing import Any, NamedTuple
 
+from cyclical_jax._extras import to_install
 from cyclical_jax.data.images import Normalisation
 from cyclical_jax.data.npz import Arrays
 from cyclical_jax.data.streams import Stream
@@ -117,4 +118,4 @@ def import_optional(module: str) -> ModuleType:
     try:
         return importlib.import_module(module)
     except ImportError as error:
-        raise ImportError(f"{error}. Install it: pip install 'cyclical-jax[train]'") from error
+        raise ImportError(f"{error}. Install it: {to_install('train')}.") from error

@@ -16,6 +16,7 @@ import numpy as np
 from absl import flags
 
 from cyclical_jax import _checks
+from cyclical_jax._extras import to_install
 from cyclical_jax.data import crops, shared_memory
 from cyclical_jax.data.batches import Select
 
@@ -209,7 +210,7 @@ def _import_grain() -> Any:
     try:
         grain = importlib.import_module("grain")
     except ImportError as error:
-        raise ImportError(f"{error}. Install it: pip install 'cyclical-jax[train]'") from error
+        raise ImportError(f"{error}. Install it: {to_install('train')}.") from error
     # Grain 0.2.18 reads this absl flag even if no flags were parsed (google/grain#1355).
     flag = "grain_enable_multiprocess_worker_profiling"
     if flag in flags.FLAGS:

@@ -50,7 +50,8 @@ class Limits(TypedDict, total=False):
     below: float
 
 
-FACTOR: Limits = {"minimum": 1, "maximum": 1e9}
+_FOR_FLOAT32 = 1e9  # nobody wants a larger number, and float32 holds what is computed from it
+FACTOR: Limits = {"minimum": 1, "maximum": _FOR_FLOAT32}
 
 
 class Cycle(NamedTuple):
@@ -290,6 +291,8 @@ def _check_scalar(key: str, value: Any) -> None:
 
 
 def _number_in_words(**limits: Unpack[Limits]) -> str:
+    if limits.get("maximum") == _FOR_FLOAT32:
+        del limits["maximum"]
     if limits.keys() == {"minimum", "maximum"}:
         return f"number from {limits['minimum']:g} to {limits['maximum']:g}"
     return ", ".join(filter(None, ["number", " and ".join(_checks.limits_in_words(**limits))]))

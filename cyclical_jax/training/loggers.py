@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from cyclical_jax import _checks
+from cyclical_jax._extras import to_install
 from cyclical_jax.training import files
 from cyclical_jax.training.files import CONFIG, WANDB, WorkdirError, writing
 from cyclical_jax.training.run import Row
@@ -130,7 +131,7 @@ def _imported(name: str) -> Any:
         return importlib.import_module(package)
     except ImportError as error:
         raise WorkdirError(
-            f"--logger={name} needs {package} ({error}): pip install 'cyclical-jax[{name}]'."
+            f"--logger={name} needs {package} ({error}): {to_install(name)}."
         ) from error
 
 

@@ -587,7 +587,7 @@ class TestCommand:
         )
         run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
         assert run.returncode == 2
-        assert "Install it: pip install 'cyclical-jax[train]'" in run.stderr
+        assert 'Install it: in the clone of cyclical_jax, pip install ".[train]"' in run.stderr
         assert commands.without_waits(run.stderr).count("\n") == 1
 
     @pytest.mark.parametrize("arguments", [["cifar10"], ["--dataset=cifar10", "cifar100"]])

@@ -638,7 +638,7 @@ class TestNames:
         for loaded in [module, *sys.modules]:
             if loaded.partition(".")[0] == module:
                 monkeypatch.setitem(sys.modules, loaded, None)
-        with pytest.raises(ImportError, match=rf"{module}.*pip install 'cyclical-jax\[train\]'"):
+        with pytest.raises(ImportError, match=rf'{module}.*pip install "\.\[train\]"'):
             sources.load(name)
 
 

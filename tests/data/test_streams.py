@@ -169,7 +169,7 @@ def test_a_negative_number_is_refused_at_once(name):
 def test_without_grain_there_are_no_workers(monkeypatch):
     monkeypatch.setitem(sys.modules, "grain", None)
     assert_same(batches(stop=1), batches(stop=1))
-    with pytest.raises(ImportError, match=r"grain.*pip install 'cyclical-jax\[train\]'"):
+    with pytest.raises(ImportError, match=r'grain.*pip install "\.\[train\]"'):
         batches(num_workers=1)
 
 

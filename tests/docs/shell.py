@@ -181,7 +181,7 @@ def _pip(words: list[str]) -> None:
 
 def _extras_of(name: str) -> set[str] | None:
     """The extras of a package that this project installs, or None for another package."""
-    if name in (".", PROJECT["name"]):
+    if name == ".":
         return set(PROJECT["optional-dependencies"])
     if name == "requirements.txt":
         return set()
@@ -204,14 +204,9 @@ def _source(words: list[str]) -> None:
     assert script == ".venv/bin/activate" and "VENV := .venv" in MAKEFILE
 
 
-def _git(words: list[str]) -> None:
-    assert words[0] == "clone" and words[1] in PROJECT["urls"].values(), words
-
-
 PROOFS = {
     "make": _make,
     "pip": _pip,
     "apt-get": _apt_get,
     "source": _source,
-    "git": _git,
 }

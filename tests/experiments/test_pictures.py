@@ -2,12 +2,15 @@
 
 import re
 
+import matplotlib
 import numpy as np
 import pytest
 from matplotlib import image
 
 from experiments import drawing, front_page, pictures
 
+DRAWN_BY = "3.11.2"  # of Matplotlib; another version may write other elements of SVG
+TEXT = re.compile(r"<text[^>]*>([^<]+)</text>")
 NUMBER = re.compile(r"\d+(?:\.\d+)?")
 TO_DO = "run python -m experiments.pictures"
 
@@ -18,7 +21,9 @@ def test_what_is_committed_is_what_is_drawn(name, tmp_path):
         pictures.draw(name, theme, tmp_path / "drawn.svg")
         drawn = (tmp_path / "drawn.svg").read_text()
         committed = (pictures.FOLDER / f"{name}-{theme}.svg").read_text()
-        same_but_for_rounding(drawn, committed)
+        assert sorted(TEXT.findall(drawn)) == sorted(TEXT.findall(committed)) != [], TO_DO
+        if matplotlib.__version__ == DRAWN_BY:
+            same_but_for_rounding(drawn, committed)
 
 
 def same_but_for_rounding(drawn, committed):

@@ -251,7 +251,7 @@ def test_tensorboard_without_its_writer_is_told_before_anything_is_done(tmp_path
     process = train(DIGITS, f"--workdir={workdir}", "--tensorboard")
     assert process.returncode == 2
     (line,) = process.stderr.splitlines()
-    assert "it is blocked" in line and "pip install 'cyclical-jax[tensorboard]'" in line
+    assert "it is blocked" in line and 'pip install ".[tensorboard]"' in line
     assert not workdir.exists()
 
 

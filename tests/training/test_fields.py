@@ -50,7 +50,7 @@ def test_a_meaning_starts_with_a_noun_or_a_verb(key):
         ("duration", "number of steps, epochs or examples, such as '40 epochs'"),
         ("loop", "resident, stepwise or streamed, or None"),
         ("ema_decay", "number from 0 to 1, or cyclical(easy, hard), or None"),
-        ("cycle.factor", "number from 1 to 1e+09"),
+        ("cycle.factor", "number, at least 1"),
         ("model.hidden_sizes", "tuple of whole numbers, at least 1"),
         ("model.batch_norm", "True or False"),
         ("accumulate", "whole number, at least 1, or cyclical(easy, hard)"),

@@ -130,7 +130,7 @@ def test_a_package_that_is_missing_is_a_line(monkeypatch, name, package):
         loggers.require([name])
     line = str(error.value)
     assert line.startswith(f"--logger={name} needs {package} (import of {package} halted")
-    assert line.endswith(f"): pip install 'cyclical-jax[{name}]'.")
+    assert line.endswith(f'): in the clone of cyclical_jax, pip install ".[{name}]".')
 
 
 def test_a_logger_that_is_none_is_a_line():

@@ -219,7 +219,7 @@ def test_a_missing_tensorboardx_is_told_in_a_line(monkeypatch):
         loggers.require(["tensorboard"])
     assert str(error.value) == (
         "--logger=tensorboard needs tensorboardX (No module named 'tensorboardX'): "
-        "pip install 'cyclical-jax[tensorboard]'."
+        'in the clone of cyclical_jax, pip install ".[tensorboard]".'
     )
 
 
