@@ -58,7 +58,7 @@ def own_data_and_model(folder):
     labels = np.arange(400) % 4
     images = np.random.default_rng(0).integers(0, 100, (400, 6, 6)) + 30 * labels[:, None, None]
     np.savez(folder / "mine.npz", image=images.astype(np.uint8), label=labels)
-    (folder / "mine.py").write_text(NET)
+    (folder / "my_net.py").write_text(NET)
 
 
 # What the reader of a page brings: {page: a function that puts it into a folder}.
