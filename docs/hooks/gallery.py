@@ -8,6 +8,7 @@ import ast
 import re
 from pathlib import Path
 
+from mkdocs.exceptions import PluginError
 from mkdocs.structure.files import File
 
 ROOT = Path(__file__).parents[2]
@@ -77,4 +78,6 @@ def _command(name):
     command = re.search(
         rf"^python (?:.*\\\n)*.*{re.escape(name)}(?:.*\\\n)*.*$", text, re.MULTILINE
     )
-    return command[0] if command else f"python -m experiments.train --plugin={name} --print_config"
+    if command is None:
+        raise PluginError(f"docs/extending.md has no command for {name}")
+    return command[0]
