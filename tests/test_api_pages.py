@@ -5,6 +5,8 @@ import runpy
 from collections import Counter
 from pathlib import Path
 
+import pytest
+
 import cyclical_jax as cj
 from tests.test_public import CASES, ON_HOST, function_of
 
@@ -36,3 +38,14 @@ def test_every_name_is_there_once():
         tree = ast.parse(file_of(module).read_text())
         defined = {node.name for node in tree.body if hasattr(node, "name")}
         assert number == 1 and attribute in defined, name
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_a_page_links_to_its_sources(page):
+    """Outside of the site a page has nothing else to read."""
+    text = page.read_text()
+    modules = {name for name in SHOWN(text) if file_of(name).exists()}
+    modules |= {name.rpartition(".")[0] for name in {*SHOWN(text)} - modules}
+    for module in modules:
+        path = file_of(module).relative_to(ROOT).as_posix()
+        assert f"[`{path}`](../../{path})" in text
