@@ -2,8 +2,8 @@
 
 python -m experiments.train --config=configs/digits.py --workdir=runs/digits
 
-On 2 CPU cores training takes about 0.1 s, after some seconds of loading and compilation. Expect about
-98 % of the test images right.
+On 2 CPU cores training takes about 0.1 s, after some seconds of loading and compilation. Expect
+about 98 % of the test images right.
 
 A variant may follow after a colon, as in configs/digits.py:all:
   weight_decay, clipping, temperature, focal   one cyclical technique each

@@ -1,6 +1,6 @@
 """Equinox: clipping, weight decay and the focal loss cycle while an Equinox model is trained.
 
-python examples/equinox_mlp.py
+python examples/equinox_mlp.py    # needs Equinox and scikit-learn
 """
 
 import equinox as eqx

@@ -1,6 +1,6 @@
 """Flax NNX: an `nnx.Optimizer` takes the pieces that cycle, and its count of updates drives them.
 
-python examples/flax_nnx.py
+python examples/flax_nnx.py    # needs Flax and scikit-learn
 """
 
 import jax

@@ -1,6 +1,6 @@
 """Haiku: the batch size cycles. An update takes 8 batches at the easy ends and 2 at the peak.
 
-python examples/haiku_batches.py
+python examples/haiku_batches.py    # needs Haiku (dm-haiku) and scikit-learn
 """
 
 import haiku as hk

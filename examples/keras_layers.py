@@ -1,6 +1,6 @@
 """Keras on JAX: Optax trains layers of Keras, and its chain holds the pieces that cycle.
 
-    python examples/keras_layers.py
+    python examples/keras_layers.py    # needs Keras and scikit-learn
 
 Keras' own optimizers take a schedule for the learning rate alone. A loop takes any chain of Optax.
 """

@@ -1,6 +1,6 @@
 """Plain JAX: clipping, weight decay and the focal loss cycle in a training loop of your own.
 
-python examples/plain_jax.py
+python examples/plain_jax.py    # needs scikit-learn
 """
 
 import jax

@@ -1,6 +1,6 @@
 """Several devices: `jit` keeps the parameters on all of them and spreads each batch over them.
 
-    python examples/sharded_jit.py
+    python examples/sharded_jit.py    # needs scikit-learn
 
 The log is that of one device, up to rounding.
 """

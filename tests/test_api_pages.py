@@ -1,30 +1,27 @@
 """The pages of docs/api: every public name is on one of them, and on one alone."""
 
 import ast
-import re
+import runpy
 from collections import Counter
 from pathlib import Path
+
+import pytest
 
 import cyclical_jax as cj
 from tests.test_public import CASES, ON_HOST, function_of
 
-PAGES = Path(__file__).parents[1] / "docs" / "api"
-DIRECTIVE = re.compile(r"^::: (?P<name>\S+)\n(?P<options>(?:    .*\n?)*)", re.MULTILINE)
+ROOT = Path(__file__).parents[1]
+PAGES = sorted((ROOT / "docs" / "api").glob("*.md"))
+SHOWN = runpy.run_path(str(ROOT / "docs" / "hooks" / "names.py"))["shown"]
 
 
-def shown(text):
-    """Returns the full names that a page shows, as (module, name)."""
-    names = []
-    for match in DIRECTIVE.finditer(text):
-        name, options = match["name"], match["options"]
-        members = re.findall(r"^        - (\w+)$", options, re.MULTILINE)
-        is_module = "show_root_heading: false" in options
-        names += [f"{name}.{member}" for member in members] if is_module else [name]
-    return names
+def file_of(module):
+    return ROOT / f"{module.replace('.', '/')}.py"
 
 
 def on_pages():
-    return Counter(name for page in PAGES.glob("*.md") for name in shown(page.read_text()))
+    names = Counter(name for page in PAGES for name in SHOWN(page.read_text()))
+    return {name: number for name, number in names.items() if not file_of(name).exists()}
 
 
 def test_every_public_function_is_on_one_page():
@@ -32,13 +29,23 @@ def test_every_public_function_is_on_one_page():
     functions = [function_of(name) for name in (*(case.name for case in CASES), *ON_HOST)]
     functions += [cj.load_run]
     for function in functions:
-        assert pages[f"{function.__module__}.{function.__qualname__}"] == 1, function
+        assert pages.get(f"{function.__module__}.{function.__qualname__}") == 1, function
 
 
 def test_every_name_is_there_once():
     for name, number in on_pages().items():
         module, _, attribute = name.rpartition(".")
-        path = PAGES.parents[1] / f"{module.replace('.', '/')}.py"
-        tree = ast.parse(path.read_text())
+        tree = ast.parse(file_of(module).read_text())
         defined = {node.name for node in tree.body if hasattr(node, "name")}
         assert number == 1 and attribute in defined, name
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_a_page_links_to_its_sources(page):
+    """Outside of the site a page has nothing else to read."""
+    text = page.read_text()
+    modules = {name for name in SHOWN(text) if file_of(name).exists()}
+    modules |= {name.rpartition(".")[0] for name in {*SHOWN(text)} - modules}
+    for module in modules:
+        path = file_of(module).relative_to(ROOT).as_posix()
+        assert f"[`{path}`](../../{path})" in text

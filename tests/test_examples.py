@@ -26,6 +26,17 @@ SCRIPTS = sorted((ROOT / "examples").glob("*.py"))
 PEERS = {"equinox_mlp": "equinox", "haiku_batches": "haiku", "keras_layers": "keras"}
 
 
+# All that scripts import beside what comes with this package: {module: its name}.
+NEEDED = {
+    "equinox": "Equinox",
+    "flax": "Flax",
+    "haiku": "Haiku (dm-haiku)",
+    "keras": "Keras",
+    "sklearn": "scikit-learn",
+}
+THERE = {"cyclical_jax", "jax", "numpy", "optax", *sys.stdlib_module_names}
+
+
 def needs_peer(name):
     peer = PEERS.get(name)
     if peer is not None and importlib.util.find_spec(peer) is None:
@@ -42,6 +53,14 @@ def test_a_script_is_short_and_says_how_it_is_run(path):
     text = path.read_text()
     assert len(text.splitlines()) < 60
     assert f"python examples/{path.name}" in ast.get_docstring(ast.parse(text)).splitlines()[2]
+
+
+@pytest.mark.parametrize("path", SCRIPTS, ids=lambda path: path.stem)
+def test_a_script_says_what_else_it_needs(path):
+    tree = ast.parse(path.read_text())
+    imports = re.findall(r"^(?:import|from) (\w+)", path.read_text(), re.M)
+    names = [NEEDED[module] for module in sorted({*imports} - THERE)]
+    assert ast.get_docstring(tree).splitlines()[2].partition("# needs ")[2] == " and ".join(names)
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "examples").rglob("*.py")), ids=lambda p: p.stem)

@@ -16,12 +16,19 @@ import pytest
 
 from cyclical_jax.training.contradictions import uneven_batch
 from tests import commands
+from tests.docs.pages import blocks_of
+from tests.docs.shell import commands_of
 from tests.helpers import stored
 
 ROOT = Path(__file__).parents[1]
-TEXT = (ROOT / "docs" / "machines.md").read_text()
-LINES = "\n".join(re.findall(r"```bash\n(.*?)```", TEXT, re.S)).replace("\\\n", " ").splitlines()
-COMMANDS = [shlex.split(line, comments=True) for line in LINES]
+PAGE = ROOT / "docs" / "machines.md"
+TEXT = PAGE.read_text()
+COMMANDS = [
+    shlex.split(command.replace("\\\n", " "), comments=True)
+    for block in blocks_of(PAGE)
+    if block.language == "bash"
+    for command in commands_of(block.text)
+]
 TRAIN = ["python", "-m", "experiments.train"]
 SLURM = {"SLURM_STEP_NODELIST": "127.0.0.1", "SLURM_LOCALID": "0"}
 

@@ -1,13 +1,15 @@
 """The gallery: a page for each script of examples/, made of its docstring and its code.
 
 The first line of a docstring is "Title: a sentence." A line that begins with `python` is how the
-script is run. The command of a plugin is the one in docs/extending.md, where a test runs it.
+script is run, and says what it needs. The command of a plugin is the one in docs/extending.md, where
+a test runs it.
 """
 
 import ast
 import re
 from pathlib import Path
 
+from mkdocs.exceptions import PluginError
 from mkdocs.structure.files import File
 
 ROOT = Path(__file__).parents[2]
@@ -48,33 +50,35 @@ def _index():
     for group, paths in GROUPS.items():
         lines += [f"## {group}", '<div class="grid cards" markdown>']
         for path in paths:
-            title, sentence, _ = _parts(path)
+            title, sentence, *_ = _parts(path)
             lines.append(f"-   **[{title}]({path.stem}.md)**\n\n    {sentence}")
         lines.append("</div>")
     return "\n\n".join(lines)
 
 
 def _page(path):
-    title, sentence, more = _parts(path)
+    title, sentence, own, more = _parts(path)
     name = path.relative_to(ROOT).as_posix()
     code = f'```python title="{name}"\n{path.read_text().rstrip()}\n```'
-    return "\n\n".join([f"# {title}", sentence, more, f"```bash\n{_command(name)}\n```", code])
+    command = own or _command(name)
+    return "\n\n".join([f"# {title}", sentence, more, f"```bash\n{command}\n```", code])
 
 
 def _parts(path):
-    """Returns title, sentence and further paragraphs of a docstring."""
+    """Returns title, sentence, command and further paragraphs of a docstring."""
     first, *paragraphs = ast.get_docstring(ast.parse(path.read_text())).split("\n\n")
     title, sentence = first.split(": ", 1)
-    more = [text for text in paragraphs if not text.strip().startswith("python ")]
-    return title, sentence[0].upper() + sentence[1:], "\n\n".join(more)
+    commands = [text.strip() for text in paragraphs if text.strip().startswith("python ")]
+    more = [text for text in paragraphs if text.strip() not in commands]
+    return title, sentence[0].upper() + sentence[1:], "".join(commands), "\n\n".join(more)
 
 
 def _command(name):
-    """Returns how to run a script; for a plugin, the command of docs/extending.md."""
-    if not name.startswith("examples/plugins/"):
-        return f"python {name}"
+    """Returns how a plugin is run, from docs/extending.md."""
     text = (ROOT / "docs/extending.md").read_text()
     command = re.search(
         rf"^python (?:.*\\\n)*.*{re.escape(name)}(?:.*\\\n)*.*$", text, re.MULTILINE
     )
-    return command[0] if command else f"python -m experiments.train --plugin={name} --print_config"
+    if command is None:
+        raise PluginError(f"docs/extending.md has no command for {name}")
+    return command[0]

@@ -16,11 +16,12 @@ _FULL: dict[str, str] = {}
 def on_files(files, **_):
     for file in files.documentation_pages():
         if file.src_uri.startswith("api/"):
-            for name in _shown(file.content_string):
+            for name in shown(file.content_string):
                 _FULL[name.rpartition(".")[2]] = name
 
 
-def _shown(text):
+def shown(text):
+    """Yields the full names that a page shows; those of modules, too, beside their members."""
     for name, options in _DIRECTIVE.findall(text):
         is_module = "show_root_heading: false" in options
         yield from (f"{name}.{member}" for member in _MEMBER.findall(options) if is_module)

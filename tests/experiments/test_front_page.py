@@ -195,7 +195,7 @@ def test_all_four_together_were_worst_on_the_4k_sets_alone(records):
     assert "They were worst on the 4K sets" in told("results.md")
 
 
-@pytest.mark.parametrize("page", ["results.md", "faq.md", "choosing.md"])
+@pytest.mark.parametrize("page", ["results.md", "faq.md", "choosing.md", "../README.md"])
 def test_the_verdict_has_the_same_words_everywhere(page):
     assert VERDICT in told(page)
 
