@@ -39,6 +39,7 @@ _NO_CURVES = {"step", "epoch", "images_per_second", "seconds", "skipped"}
 
 _ENDS = ("easy", "hard")  # of a cycle in a config
 
+_GIVE = "Give the JSON file of a table, or the workdir of a run."
 _HINT = "A click on a name hides it in all panels."
 _PAGE = """<!DOCTYPE html>
 <html lang="en">
@@ -91,6 +92,8 @@ def page(*results: Path) -> str:
     Raises:
       WorkdirError: There is neither.
     """
+    for path in results:
+        _check_there(path)
     if len(results) > 1 or results[0].is_dir():
         workdirs = _named(results)
         title, parts = ", ".join(workdirs), run_parts(workdirs)
@@ -105,6 +108,14 @@ def page(*results: Path) -> str:
         themes=json.dumps({name: _colours(theme) for name, theme in drawing.THEMES.items()}),
         **drawing.THEMES,
     )
+
+
+def _check_there(path: Path) -> None:
+    """Raises WorkdirError, a line, unless there is a file, or a folder of a run."""
+    if not files.is_there(path):
+        raise WorkdirError(f"--results: {path} does not exist. {_GIVE}")
+    if path.is_dir() and not any(files.is_there(path / name) for name in (CONFIG, METRICS)):
+        raise WorkdirError(f"--results: {path} is not the workdir of a run: no {CONFIG}. {_GIVE}")
 
 
 def _colours(theme: drawing.Theme) -> dict[str, Any]:

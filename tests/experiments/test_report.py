@@ -483,12 +483,19 @@ def test_a_run_that_has_ended_has_all_of_its_rows(workdir):
         report.page(workdir)
 
 
-def test_what_is_not_there_is_told(tmp_path):
-    for results in (tmp_path / "nothing.json", tmp_path):
-        with pytest.raises(
-            WorkdirError, match=r"^--results: .* (is not there|cannot be read: No such)"
-        ):
-            report.page(results)
+def test_what_is_not_there_is_told(workdir, tmp_path):
+    nothing, folder = tmp_path / "nothing.json", tmp_path / "range_test"
+    folder.mkdir()
+    give = "Give the JSON file of a table, or the workdir of a run."
+    lines = {
+        nothing: f"--results: {nothing} does not exist. {give}",
+        folder: f"--results: {folder} is not the workdir of a run: no config.json. {give}",
+    }
+    for path, line in lines.items():
+        for results in ([path], [workdir, path]):
+            with pytest.raises(WorkdirError) as error:
+                report.page(*results)
+            assert str(error.value) == line
 
 
 # ---- the command
