@@ -9,8 +9,11 @@ PEERS := $(VENV)/peers
 LIBTPU := $(VENV)/libtpu
 DOCS := .venv-docs/installed
 
-# Turns pip's output into one word for each package, so that the terminal is never silent for long.
-NAMES := /^Collecting/ { printf "%s ", $$2 } /^Installing/ { print "and installing" } { fflush() }
+# Turns pip's output into one word for each package, so that the terminal shows life. It is bash's
+# own loop, since an awk may wait for a whole block of lines.
+NAMES := while read -r word name rest; do case $$word in \
+  Collecting) printf '%s ' "$$name";; \
+  Installing) printf '\nInstalling them takes as long again.\n';; esac; done
 SHELL := bash
 .SHELLFLAGS := -o pipefail -c
 
@@ -126,7 +129,7 @@ $(INSTALLED): requirements.txt pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	@echo "Getting what is needed takes about two minutes, most of it downloads:"
 	@$(VENV)/bin/pip install --disable-pip-version-check --progress-bar=off \
-	  -r requirements.txt --editable ".[test]" | awk '$(NAMES)'
+	  -r requirements.txt --editable ".[test]" | { $(NAMES); }
 	touch $@
 
 # The libraries that tests and benchmarks compare ours with. Torch may be a CPU's: torchvision and timm

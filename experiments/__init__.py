@@ -39,7 +39,7 @@ def check_requirements(path):
             old.append(f"{name} must be {oldest} or newer, but is {there}")
     told = old + ([f"not installed: {', '.join(missing)}"] if missing else [])
     if told:
-        sys.exit(f"{'; '.join(told)}. Install what is needed: {_command()}")
+        sys.exit(f"{'; '.join(told)}. Give this command first: {_command()}")
 
 
 def _requirements(path):
@@ -56,6 +56,10 @@ def _parts(version):
 
 
 def _command():
+    """Returns what to type: to activate the environment that `make` has made, or to install."""
+    made = os.path.join(os.path.relpath(_ROOT), ".venv")
+    if os.path.exists(os.path.join(made, "installed")) and not os.path.samefile(made, sys.prefix):
+        return f"source {os.path.normpath(made)}/bin/activate"
     return f"{sys.orig_argv[0]} -m pip install '{os.path.relpath(_ROOT)}[train]'"
 
 

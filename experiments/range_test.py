@@ -52,7 +52,7 @@ def recipes_of(
       RecipeError: The config cannot be run with these values, or `knob` is no key that may cycle.
     """
     catalogue = plugins.catalogue().of(config.to_dict())
-    knobs = [key for key, field in catalogue.keys.items() if "cyclical(" in field.type]
+    knobs = [key for key, field in catalogue.keys.items() if field.may_cycle]
     if knob not in knobs:
         raise RecipeError(_not_a_knob(catalogue, knob, knobs))
     ends = {"log_every": config.duration, "validate_every": config.duration}

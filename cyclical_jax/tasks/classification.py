@@ -84,7 +84,7 @@ LOSSES: dict[str, Loss] = {
 }
 _KNOBS: dict[str, Field] = {
     "loss.temperature": knob(
-        1.0, "divisor of the logits in the labels' loss; everything else uses 1", above=0
+        1.0, "divisor of the logits in the labels' loss; no other loss or score has it", above=0
     ),
     "loss.label_smoothing": knob(
         0.0, "share of each label that is spread evenly over all classes", minimum=0, maximum=1

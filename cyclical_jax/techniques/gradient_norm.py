@@ -2,7 +2,7 @@
 
 A loss that cycles also rescales its gradient, as a cycle of the learning rate would. With this
 control the gradient keeps its direction but not its norm, so that the two effects can be told
-apart. This is a control of ours; the papers have none.
+apart. This control is ours.
 """
 
 from cyclical_jax.losses import softmax_cross_entropy

@@ -12,7 +12,7 @@ from flax import linen as nn
 
 from cyclical_jax import data
 from cyclical_jax.models import MODEL_OPTIONS, NETWORKS, Model, Network, make_model, network_of
-from cyclical_jax.training.attributes import MAY_CYCLE, field_of
+from cyclical_jax.training.attributes import field_of
 from cyclical_jax.training.fields import (
     Field,
     RecipeError,
@@ -151,7 +151,7 @@ def _own_network(name: str, found: Found) -> OwnNetwork:
     keys, required = _keys_of(what, module)
     options = tuple(key.removeprefix("model.") for key in keys)
     network = Network(functools.partial(_constructed, module), options)
-    knobs = tuple(key for key, field in keys.items() if field.type.endswith(MAY_CYCLE))
+    knobs = tuple(key for key, field in keys.items() if field.may_cycle)
     file = f"{found.file}:{module.__name__}", found.digest
     return OwnNetwork(name, NetworkWithKeys(network, keys), knobs, required, file)
 

@@ -10,9 +10,6 @@ from cyclical_jax.training.fields import Field, any_of, flag, knob, number, or_n
 _INT32 = 2**31
 
 
-MAY_CYCLE = "which may cycle"  # ends the type of a key whose value is a number or a cycle
-
-
 def field_of(
     annotation: Any, default: Any, meaning: str, *, may_cycle: bool = True
 ) -> Field | None:
@@ -67,7 +64,7 @@ def _float() -> Field:
     def check(key, value):
         return (cycle if isinstance(value, Mapping) else plain).check(key, value)
 
-    return Field(0.0, check, f"number, {MAY_CYCLE}", "")
+    return Field(0.0, check, "number, which may cycle", "", may_cycle=True)
 
 
 def _one_of(allowed: tuple[Any, ...]) -> Field:

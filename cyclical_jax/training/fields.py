@@ -30,6 +30,7 @@ class Field(NamedTuple):
       type: What a value may be, in words.
       meaning: What it is for, in words.
       is_run: Whether the value is the workdir of an earlier run.
+      may_cycle: Whether the value may be a cycle.
     """
 
     default: Any
@@ -37,6 +38,7 @@ class Field(NamedTuple):
     type: str
     meaning: str
     is_run: bool = False
+    may_cycle: bool = False
 
 
 class Limits(TypedDict, total=False):
@@ -191,7 +193,7 @@ def knob(default: Any, meaning: str, **limits: Unpack[Limits]) -> Field:
         return Cycle(**{**value, **numbers, "factor": factor})
 
     words = f"{_number_in_words(**limits)}, or cyclical(easy, hard)"
-    return Field(default, check, words, meaning)
+    return Field(default, check, words, meaning, may_cycle=True)
 
 
 def constant(default: float, meaning: str, **limits: Unpack[Limits]) -> Field:

@@ -1,7 +1,8 @@
 """Is cyclical weight decay better than a constant one, and under which learning rate?
 
-The paper compares a cycle under a constant rate with a constant decay under a decaying rate. That
-changes two things at once, so this table has all four combinations.
+As we understand the paper, whose full text we did not have, it compares a cycle under a constant
+rate with a constant decay under a falling rate. That changes two things at once, so this table has
+all four combinations.
 """
 
 from experiments.arms import Arm, Range, Table

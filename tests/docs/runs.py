@@ -15,7 +15,8 @@ import tensorflow_datasets as tfds
 from tests.docs import shell
 from tests.docs.pages import ROOT, Block, blocks_of, name_of
 
-_NUMBER = re.compile(r"(?<![\w.])[-+]?\d+(,\d{3})*(\.\d+)?(e[-+]?\d+)?|(?<![A-Za-z_])\d+(\.\d+)?")
+_ANY = r"[-+]?\d+(?:,\d{3})*(?:\.\d*)?(?:e[-+]?\d+)?"
+_NUMBER = re.compile(rf"(?<![\w.]){_ANY}|(?<![A-Za-z_])\d+(?:\.\d+)?")
 _FILE = re.compile(r"# ([\w/]+\.py)\n")
 
 
@@ -26,15 +27,15 @@ def run(page: Path, folder: Path, *, is_slow: bool) -> None:
       AssertionError: A block fails, or prints something else than the page says.
     """
     __tracebackhide__ = True
-    names, printed = {"__name__": "__main__"}, ""
+    names, printed, language = {"__name__": "__main__"}, None, ""
     with _alone_in(folder):
         for block in blocks_of(page):
             if block.language == "text":
-                check(page, block, printed)
+                check(page, block, printed, numbers=language == "python")
             elif "not run" in block.notes or ("slow" in block.notes and not is_slow):
                 printed = None
             elif block.language != "plain":
-                printed = _run_block(page, block, folder, names)
+                printed, language = _run_block(page, block, folder, names), block.language
 
 
 def _run_block(page: Path, block: Block, folder: Path, names: dict) -> str:
@@ -68,22 +69,45 @@ def _write(name: str, text: str, folder: Path) -> None:
         (folder / name).write_text(text)
 
 
-def check(page: Path, block: Block, printed: str | None) -> None:
-    """Compares a block of text with what the block before it printed, if that was run."""
+def check(page: Path, block: Block, printed: str | None, *, numbers: bool) -> None:
+    """Compares a block of text with what the block before it printed, if that was run.
+
+    With `numbers` the numbers agree too, but for rounding; else any number is as good as another,
+    such as a time.
+    """
     __tracebackhide__ = True
     if printed is None:
         return
-    expected, found = _plain(block.text), _plain(printed)
-    parts = (r"(?:.*\n)*?" if line == "..." else re.escape(f"{line}\n") for line in expected)
-    if re.fullmatch("".join(parts), "".join(f"{line}\n" for line in found)) is None:
+    expected, found = _lines(block.text), _lines(printed)
+    parts = (r"(?:.*\n)*?" if line == "..." else _pattern(line) for line in expected)
+    match = re.fullmatch("".join(parts), "".join(f"{line}\n" for line in found))
+    told = [number[0] for line in expected for number in _NUMBER.finditer(line)]
+    if match is None or (numbers and not all(map(_is_near, match.groups(), told))):
         difference = "\n".join(difflib.ndiff(expected, found))
         raise AssertionError(f"{name_of(page)}:{block.line}: other output\n{difference}")
 
 
-def _plain(text: str) -> list[str]:
-    """Lines with # for each number and one space for several."""
-    lines = (re.sub(r"\s+", " ", _NUMBER.sub("#", line)).strip() for line in text.splitlines())
+def _lines(text: str) -> list[str]:
+    """Lines that are not empty, with one space for several."""
+    lines = (re.sub(r"\s+", " ", line).strip() for line in text.splitlines())
     return [line for line in lines if line]
+
+
+def _pattern(line: str) -> str:
+    """Returns a pattern of the line, with a group for each of its numbers."""
+    pieces, start = "", 0
+    for number in _NUMBER.finditer(line):
+        pieces += re.escape(line[start : number.start()]) + f"({_ANY})"
+        start = number.end()
+    return pieces + re.escape(f"{line[start:]}\n")
+
+
+def _is_near(found: str, told: str) -> bool:
+    """Whether two numbers are the same to 2 %, or but for the last digit that the page has."""
+    mantissa, _, exponent = told.replace(",", "").partition("e")
+    last = 10.0 ** (int(exponent or 0) - len(mantissa.partition(".")[2])) if "." in mantissa else 0
+    one, other = (float(number.replace(",", "")) for number in (found, told))
+    return abs(one - other) <= max(0.02 * abs(other), 1.001 * last)
 
 
 @contextlib.contextmanager

@@ -1,10 +1,12 @@
 """Every command and every snippet of the pages runs, as it is there, and prints what it says."""
 
+import contextlib
+
 import numpy as np
 import pytest
 
 from tests.docs import runs
-from tests.docs.pages import TEXTS, blocks_of, name_of, problem_of
+from tests.docs.pages import ROOT, TEXTS, Block, blocks_of, name_of, problem_of
 
 pytestmark = pytest.mark.usefixtures("fast_compilation")
 RUN = ("bash", "python")
@@ -56,7 +58,7 @@ def own_data_and_model(folder):
     labels = np.arange(400) % 4
     images = np.random.default_rng(0).integers(0, 100, (400, 6, 6)) + 30 * labels[:, None, None]
     np.savez(folder / "mine.npz", image=images.astype(np.uint8), label=labels)
-    (folder / "mine.py").write_text(NET)
+    (folder / "my_net.py").write_text(NET)
 
 
 # What the reader of a page brings: {page: a function that puts it into a folder}.
@@ -88,3 +90,23 @@ def test_what_is_not_run_is_known():
         for page, blocks in BLOCKS.items()
     }
     assert {page: reasons for page, reasons in found.items() if reasons} == NOT_RUN
+
+
+@pytest.mark.parametrize(
+    ("told", "numbers", "is_right"),
+    [
+        ("accuracy 95%, 1.0e-03 of 1,200\n", True, True),
+        ("...\naccuracy 95%, 1.0e-03 of 1,200\n", True, True),
+        ("accuracy 94%, 1.1e-03 of 1,201\n", True, True),
+        ("accuracy 92%, 1.0e-03 of 1,200\n", True, False),
+        ("accuracy 95%, 1.0e-02 of 1,200\n", True, False),
+        ("accuracy -95%, 1.0e-03 of 1,200\n", True, False),
+        ("accuracy 12%, 7e+05 of 9\n", False, True),
+        ("precision 95%, 1.0e-03 of 1,200\n", False, False),
+        ("accuracy 95%, 1.0e-03\n", False, False),
+    ],
+)
+def test_what_is_printed_is_compared(told, numbers, is_right):
+    block, page = Block(1, "text", told, {}), ROOT / "README.md"
+    with contextlib.nullcontext() if is_right else pytest.raises(AssertionError, match="README"):
+        runs.check(page, block, "accuracy 95%, 1.0e-03 of 1,200\n", numbers=numbers)

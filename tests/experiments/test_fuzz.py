@@ -84,7 +84,7 @@ def plausible(key: str) -> st.SearchStrategy:
     elif "number and steps" in field.type:
         values = DURATIONS
     elif field.type.startswith("number"):
-        values = NUMBERS | cycles(NUMBERS) if "cyclical(" in field.type else NUMBERS
+        values = NUMBERS | cycles(NUMBERS) if field.may_cycle else NUMBERS
     elif field.type == "True or False":
         values = st.booleans()
     else:
@@ -261,7 +261,7 @@ def runs(draw, config):
     plain_cycles = st.fixed_dictionaries(
         {"easy": ends, "hard": ends}, optional={"factor": st.sampled_from([1, 2.0, 3.5])}
     )
-    knobs = [key for key, field in KEYS.items() if "cyclical(" in field.type]
+    knobs = [key for key, field in KEYS.items() if field.may_cycle]
     knobs.remove("accumulate")  # part of the structure
     knobs = [key for key in knobs if read_by(config, key) and value_at(config, key) is not None]
     config["seed"] = draw(st.integers(0, 9))

@@ -83,3 +83,32 @@ def test_a_mistake_is_a_line_and_exit_code_2_before_anything_is_trained(tmp_path
         assert (code, out) == (2, ""), arguments
         assert [line[: len(begin)] for line in err.splitlines()] == [begin]
     assert not (tmp_path / "runs").exists()
+
+
+NETWORK = """
+from flax import linen as nn
+
+
+class Net(nn.Module):
+    num_classes: int
+    width: int = 8
+    mix: float = 0.5
+
+    @nn.compact
+    def __call__(self, images):
+        x = nn.relu(nn.Dense(self.width)(images.reshape(len(images), -1)))
+        return nn.Dense(self.num_classes)(x + self.mix * nn.Dense(self.width)(x))
+"""
+
+
+def test_a_float_of_ones_own_network_is_tested_and_a_whole_number_is_not(tmp_path):
+    (tmp_path / "own.py").write_text(NETWORK)
+    config = ["--config=configs/digits.py", f"--config.model.name={tmp_path / 'own.py'}:Net"]
+    grid = ["--low=0.1", "--high=1", "--num=2", "--num_seeds=2", "--duration=2 steps"]
+    arguments = [*config, *grid, f"--workdir={tmp_path / 'runs'}"]
+    code, out, err = commands.in_this_process("range_test", *arguments, "--knob=model.mix")
+    assert (code, err) == (0, "")
+    assert "--config.model.mix=" in out
+    code, _, err = commands.in_this_process("range_test", *arguments, "--knob=model.width")
+    assert code == 2 and "--knob model.width is not a key that may cycle: " in err
+    assert "model.mix" in err

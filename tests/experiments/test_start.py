@@ -6,6 +6,7 @@ import sys
 
 import pytest
 
+import experiments
 from tests import commands
 from tests.experiments.test_paths import SCRIPTS
 
@@ -41,7 +42,19 @@ def test_without_the_extra_a_command_says_how_to_get_it(bare, script):
     assert (done.returncode, done.stdout) == (1, "")
     (line,) = done.stderr.splitlines()
     assert line.startswith("not installed: jax, optax, absl-py, ") and "flax" in line
-    assert line.endswith(f". Install what is needed: {bare}/bin/python -m pip install '.[train]'")
+    assert ". Give this command first: " in line
+
+
+@pytest.mark.parametrize("is_made", [True, False])
+def test_the_environment_that_make_has_made_is_to_be_activated(is_made, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(experiments, "_ROOT", str(tmp_path))
+    monkeypatch.setattr(sys, "orig_argv", ["python3"])
+    (tmp_path / ".venv").mkdir()
+    if is_made:
+        (tmp_path / ".venv" / "installed").touch()
+    install = "python3 -m pip install '.[train]'"
+    assert experiments._command() == ("source .venv/bin/activate" if is_made else install)
 
 
 def test_what_is_too_old_is_named_with_the_version_that_is_needed(bare):

@@ -139,7 +139,7 @@ def test_a_column_is_the_last_word_of_a_knob_unless_two_have_it():
 
 def test_the_words_that_two_knobs_of_ours_share():
     """All others are columns in every run."""
-    knobs = [key for key, field in CATALOGUE.keys.items() if "cyclical(" in field.type]
+    knobs = [key for key, field in CATALOGUE.keys.items() if field.may_cycle]
     words = [key.rpartition(".")[2] for key in knobs]
     shared = {word for word in words if words.count(word) > 1}
     assert shared == {"preference", "hardness", "gamma_hc", "gamma_pos", "gamma_neg"}
