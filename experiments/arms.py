@@ -1,5 +1,6 @@
 """The parts of a table: its arms, the values searched for each arm, and the numbers of runs."""
 
+import contextlib
 import importlib
 import runpy
 from collections.abc import Iterator, Mapping, Sequence
@@ -142,14 +143,14 @@ def choose_datasets(table: Table, names: Sequence[str] | None, data_dir: str | N
     """
     if names is None:
         _refuse_unused(table, list(table.budgets), data_dir)
-        here = [name for name in table.budgets if _is_here(name, data_dir)]
+        here = [name for name in table.budgets if _is_here(name, data_dir, table.common)]
         if not here:
             raise RecipeError("None of the datasets of the table is on this machine.")
         return here
     for name in names:
         if name not in table.budgets:
             raise RecipeError(f"--datasets must be among {', '.join(table.budgets)}, got {name!r}.")
-        _find(name, data_dir)
+        _find(name, data_dir, table.common)
     if not names:
         raise RecipeError(f"--datasets must name at least one of {', '.join(table.budgets)}.")
     _refuse_unused(table, names, data_dir)
@@ -164,14 +165,15 @@ def _refuse_unused(table: Table, names: Sequence[str], data_dir: str | None) -> 
         )
 
 
-def _find(name: str, data_dir: str | None) -> None:
-    config = base_config(name, data_dir=data_dir)
-    data.require(config.dataset, data_dir=config.data_dir)
+def _find(name: str, data_dir: str | None, common: Changes) -> None:
+    config = base_config(name, data_dir=data_dir, common=common)
+    with contextlib.suppress(ValueError):  # a wrong `dataset` is told with all that is wrong
+        data.require(config.dataset, data_dir=config.data_dir)
 
 
-def _is_here(name: str, data_dir: str | None) -> bool:
+def _is_here(name: str, data_dir: str | None, common: Changes) -> bool:
     try:
-        _find(name, data_dir)
+        _find(name, data_dir, common)
     except data.DatasetNotFoundError as error:
         print(f"leaving out {name}: {str(error).splitlines()[0]}")
         return False
@@ -192,6 +194,19 @@ def base_config(
     if data_dir and data.uses_data_dir(config.dataset):
         config.data_dir = str(data_dir)
     return config
+
+
+def title_of(dataset: str, base: ConfigDict) -> str:
+    """Returns the name of a dataset of a table, as its results have it.
+
+    Where the changes that all arms share name other data than the config, such as
+    "npz:runs/mine.npz" on "digits", it is "npz:mine.npz (config digits)".
+    """
+    if base.dataset == base_config(dataset).dataset:
+        return dataset
+    kind, colon, place = base.dataset.partition(":")
+    own = Path(place).name if kind in ("npz", "csv", "folder") else place
+    return f"{kind}{colon}{own or place} (config {dataset})"
 
 
 def changed(config: ConfigDict, changes: Changes) -> ConfigDict:

@@ -131,7 +131,7 @@ def chosen(record: Mapping[str, Any] | None) -> Changes:
 
 
 def trials_of(table: Table, datasets: Sequence[str], data_dir: str | None) -> dict[Any, Trials]:
-    """Returns {(dataset, arm): the arm's trials on the dataset}, all of them checked."""
+    """Returns {(title of a dataset, arm): the arm's trials there}, all of them checked."""
     bases = {
         dataset: arms.base_config(dataset, data_dir=data_dir, common=table.common)
         for dataset in datasets
@@ -139,7 +139,7 @@ def trials_of(table: Table, datasets: Sequence[str], data_dir: str | None) -> di
     for dataset, base in bases.items():
         arms.check_arms(table.arms, base, table.budgets[dataset].num_trials)
     return {
-        (dataset, name): Trials(arm, base, table.budgets[dataset])
+        (arms.title_of(dataset, base), name): Trials(arm, base, table.budgets[dataset])
         for dataset, base in bases.items()
         for name, arm in table.arms.items()
     }

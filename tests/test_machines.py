@@ -118,7 +118,10 @@ def test_what_is_installed_exists():
     extras = metadata.metadata("jax").get_all("Provides-Extra")
     asked = set(re.findall(r'"jax\[(\w+)\]"', TEXT))
     assert {"cuda12", "cuda13", "tpu"} == asked and asked <= set(extras)
-    assert all(command[2] == ".[train]" for command in the("pip", "install"))
+    installed = [c for c in COMMANDS if c[:2] == ["pip", "install"]]
+    assert [c[2] for c in installed] == 2 * [".[train]"]
+    pod = shlex.split(only("gcloud", "pip install")[-1])
+    assert pod[-2:] == next(c[2:] for c in installed if "jax[tpu]" in c)
     assert "train = [" in (ROOT / "pyproject.toml").read_text()
 
 
@@ -135,7 +138,8 @@ def test_every_command_is_one_that_a_test_here_runs():
         + ["python -c import jax; print(jax.device_count(), jax.devices()[0].device_kind)"]
         + ["python -m experiments.train"] * 5
         + ["python -m experiments.prepare_data"] * 2
-        + ["cat /shared/first/environment.json", "tail -n 1", "srun", "gcloud compute tpus"]
+        + ["cat /shared/first/environment.json", "tail -n 1", "srun"]
+        + 3 * ["gcloud compute tpus"]
     )
 
 
@@ -150,7 +154,7 @@ def test_what_needs_imagenet_or_a_cluster_is_at_least_right():
         for address in ("127.0.0.1", "10.0.0.1")
     )
     assert two == elsewhere and [c[-1] for c in two] == ["--process_id=0", "--process_id=1"]
-    pod = shlex.split(only("gcloud", "ssh")[-1].removeprefix("--command="))
+    pod = shlex.split(only("gcloud", "experiments.train")[-1].removeprefix("--command="))
     slurm = only("srun")
     ours = [c[c.index("python") :] for c in (pod, slurm)]
     assert ours[0][:-1] == ours[1][:-1] and "--distributed" in ours[0]

@@ -20,7 +20,7 @@ MISTAKES = {"lr", "optimizer.weight_decy"}
 # Options of programs that are not ours: SLURM, gcloud, docker, TensorBoard.
 OF_OTHERS = {
     *("nodes", "ntasks-per-node", "gpus-per-node", "gpus-per-task", "signal", "requeue"),
-    *("worker", "command", "zone", "shm-size", "logdir"),
+    *("worker", "command", "zone", "recurse", "shm-size", "logdir"),
 }
 
 # A folder of Flax's repository.

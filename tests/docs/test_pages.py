@@ -76,7 +76,7 @@ NOT_RUN = {
     "docs/machines.md": [
         *3 * ["tests/test_machines.py runs it"],
         "it needs SLURM",
-        "it needs a TPU pod",
+        *2 * ["it needs a TPU pod"],
         "it needs a second machine",
         "it needs the archives of ImageNet",
     ],

@@ -211,6 +211,35 @@ def test_datasets_that_are_not_here_are_told_before_anything_is_done(tmp_path):
         arms.choose_datasets(Table("", {}, {"cifar10": Budget(1)}), None, str(tmp_path))
 
 
+def test_own_data_takes_the_place_of_a_configs_and_has_its_name_in_the_results(tmp_path):
+    file = tmp_path / "mine.npz"
+    own = {"dataset": f"npz:{file}"}
+    table = Table("", {}, {"fashion_mnist:quick": Budget(1)}, common=own)
+    nowhere = str(tmp_path / "nowhere")  # where Fashion-MNIST is not, which this table does not use
+    with pytest.raises(data.DatasetNotFoundError, match="there is no file .*mine.npz"):
+        arms.choose_datasets(table, ["fashion_mnist:quick"], None)
+    file.write_text("no archive")  # which is told with all that is wrong with the arms
+    assert arms.choose_datasets(table, None, None) == ["fashion_mnist:quick"]
+    with pytest.raises(RecipeError, match="--data_dir must be left out"):
+        arms.choose_datasets(table, None, nowhere)
+
+
+@pytest.mark.parametrize(
+    ("dataset", "title"),
+    [
+        ("digits", "digits:weight_decay"),
+        ("npz:there/mine.npz", "npz:mine.npz (config digits:weight_decay)"),
+        ("folder:there/flowers/", "folder:flowers (config digits:weight_decay)"),
+        ("folder:.", "folder:. (config digits:weight_decay)"),
+        ("tfds:mnist/small:1.0.0", "tfds:mnist/small:1.0.0 (config digits:weight_decay)"),
+        ("cifar10", "cifar10 (config digits:weight_decay)"),
+    ],
+)
+def test_results_name_the_data_that_is_trained_on(dataset, title):
+    base = arms.base_config("digits:weight_decay", common={"dataset": dataset})
+    assert arms.title_of("digits:weight_decay", base) == title
+
+
 def test_a_folder_of_datasets_that_no_dataset_needs_is_one_line(tmp_path):
     table = Table("", {}, BUDGETS | {"fashion_mnist": Budget(1)})
     line = "^--data_dir must be left out: none of digits is a dataset of TFDS.$"
