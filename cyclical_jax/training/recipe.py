@@ -96,8 +96,7 @@ def with_own_defaults(
 
     Args:
       before: The catalogue whose keys `config` has. If a file has its own default for such a key,
-      it
-        replaces the default of `before`, which counts as not set.
+        it replaces the default of `before`, which counts as not set.
       config: The config; it is changed.
       unless: Keys that were set.
     """
@@ -125,8 +124,7 @@ def parse(
     Args:
       catalogue: All tasks and techniques.
       config: All keys of the catalogue, as in `default_config`. The keys of a file that it names
-      may
-        be missing: they have their defaults.
+        may be missing: they have their defaults.
       num_devices: Number of devices that share a batch.
       needs_data: Whether missing data of the user's own is a problem.
 

@@ -1,8 +1,8 @@
 """The gallery: a page for each script of examples/, made of its docstring and its code.
 
 The first line of a docstring is "Title: a sentence." A line that begins with `python` is how the
-script is run, and says what it needs. The command of a plugin is the one in docs/extending.md, where
-a test runs it.
+script is run, and says what it needs. The command of a plugin is the one in docs/extending.md,
+where a test runs it.
 """
 
 import ast

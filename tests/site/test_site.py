@@ -1,14 +1,24 @@
 """The documentation site is built without a warning, and every page looks as it should."""
 
 import os
+import re
 import shutil
 import subprocess
 from pathlib import Path
 
 import pytest
 
+from experiments import drawing
+
 ROOT = Path(__file__).parents[2]
 PYTHON = ROOT / ".venv-docs" / "bin" / "python"  # made by `make docs` and `make test-slow`
+
+
+@pytest.mark.parametrize("name", ["site.css", "logo.svg"])
+def test_the_colours_are_those_of_the_pictures(name):
+    colours = {colour.lower() for theme in drawing.THEMES.values() for colour in theme.lines}
+    found = re.findall(r"#[0-9a-f]{6}\b", (ROOT / "docs" / "assets" / name).read_text().lower())
+    assert found and set(found) <= colours
 
 
 def output_of(*command):
