@@ -294,7 +294,7 @@ def test_without_a_validation_there_is_no_best(tmp_path, dataset):
     empty = {name: array[:0] for name, array in dataset.validation.items()}
     workdir = train(tmp_path / "run", dataset._replace(validation=empty), {})
     assert load_run(workdir, "newest").step == 30
-    with pytest.raises(ValueError, match="^workdir: no checkpoint .* take the newest"):
+    with pytest.raises(ValueError, match="^workdir: no checkpoint .* use the newest"):
         load_run(workdir)
     with pytest.raises(ValueError, match="^checkpoint must be 'best' or 'newest', got 'last'"):
         load_run(workdir, "last")

@@ -138,7 +138,7 @@ def test_other_files_are_left_out_and_named_and_hidden_ones_are_not_seen(root):
         (
             lambda root: save(root / "bee" / "0.png", pixels(0, 9, 7)),
             "the images differ in size, as ant/0.png of 12 x 10 and bee/0.png of 7 x 9: set "
-            "`image_size`, to 10 say.",
+            "`image_size`, e.g. to 10.",
         ),
     ],
 )

@@ -63,7 +63,7 @@ def test_a_run_and_its_checkpoint(python):
     code, out, err = python(*evaluate)
     assert (
         (code, out) == (2, "")
-        and "made with plugin mine.py, which is missing" in err
+        and "made with plugin mine.py, which must be given" in err
         and len(err.splitlines()) == 1
     )
 

@@ -376,9 +376,7 @@ def test_an_index_file_that_has_changed_is_refused(tmp_path):
     listed.write_text(" ".join(map(str, range(1, 401))))
     _, err = here(tmp_path / "run", *arguments, config=SHORT, code=2)
     first, second = err.splitlines()
-    assert first.endswith(
-        "holds a run of other inputs, which have changed since; choose another --workdir:"
-    )
+    assert first.endswith("holds a run whose inputs have changed since; choose another --workdir:")
     assert second.startswith("  subset: 'content ")
 
 

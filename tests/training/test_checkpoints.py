@@ -415,7 +415,7 @@ def test_what_is_no_directory_is_told(tmp_path, read_only):
         Checkpoints(path, read_only=read_only)
     path.unlink()
     path.symlink_to(tmp_path / "gone")
-    with pytest.raises(CheckpointError, match=rf"^{path} is a link to {tmp_path}/gone, which is"):
+    with pytest.raises(CheckpointError, match=rf"^{path} is a link to {tmp_path}/gone, which does"):
         Checkpoints(path, read_only=read_only)
     assert os.listdir(tmp_path) == ["checkpoints"]
 

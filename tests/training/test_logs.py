@@ -90,7 +90,7 @@ def test_a_log_goes_on_from_a_micro_step_and_drops_the_rows_after_it(tmp_path, s
 def test_a_log_without_the_rows_before_a_checkpoint_is_refused(tmp_path):
     with RunLog(tmp_path, TIMETABLE, STRUCTURE) as log:
         log.row(ROWS[0])
-    with pytest.raises(WorkdirError, match="metrics.jsonl has 1 of 2 rows before the check"):
+    with pytest.raises(WorkdirError, match="metrics.jsonl has 1 of the 2 rows before the check"):
         RunLog(tmp_path, TIMETABLE, STRUCTURE, start=12)
     assert len(written(tmp_path).splitlines()) == 1
 
