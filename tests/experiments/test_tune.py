@@ -42,6 +42,8 @@ its_arms = {
 }
 table = Table("", its_arms, {"digits": Budget(3, num_trials=4, seeds_a_trial=2)})
 trials = tune.trials_of(table, ["digits"], None)
+own = Table("", its_arms, {"digits": Budget(1)}, common={"dataset": "fashion_mnist"})
+titles = list(tune.trials_of(own, ["digits"], None))
 told = {}
 for most in (1.0, 0.09, 0.0):
     lab = Lab(most)
@@ -83,6 +85,11 @@ def test_every_arm_has_as_many_trials_with_the_same_seeds_and_points(told):
     decays = [{"easy": 1e-4, "hard": 1e-3}, {"easy": 1e-3, "hard": 1e-2, "factor": 4}]
     assert chosen[1]["optimizer.weight_decay"] in [{**d, "scale": "linear"} for d in decays]
     assert asked == [[["validation"], 8 * [1_000_000, 1_000_001]]]
+
+
+def test_arms_are_named_with_the_data_that_they_are_trained_on():
+    titles = result_of(FAKE, "titles")
+    assert titles[0] == ["fashion_mnist (config digits)", "plain"]
 
 
 def test_a_trial_with_a_run_that_failed_is_null_and_not_chosen(told):
