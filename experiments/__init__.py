@@ -5,6 +5,7 @@ it prints one line with the command that installs it. An old Python must be able
 so its syntax is that of Python 3.6.
 """
 
+import atexit
 import os
 import re
 import sys
@@ -13,6 +14,7 @@ _NEEDED = (3, 11)
 _ROOT = os.path.join(os.path.dirname(__file__), os.pardir)
 _LINE = re.compile(r"([\w.-]+)[^;>]*>=\s*([\w.]+)")  # a name and the oldest version of it
 IS_COMMAND = sys.argv[:1] == ["-m"]  # this process is about to run one, and nothing else
+failed_with = None  # the exit code of a command that an error or a signal has ended
 
 
 def check_python(version):
@@ -63,9 +65,25 @@ def _command():
     return f"{sys.orig_argv[0]} -m pip install '{os.path.relpath(_ROOT)}[train]'"
 
 
+def _leave():
+    """Ends a command that has failed before Python takes its libraries down.
+
+    A thread of XLA that still compiles would crash then. It is registered first, and so called
+    last: all else that is registered with `atexit` has been done.
+    """
+    if failed_with is not None:
+        for stream in (sys.stdout, sys.stderr):
+            try:
+                stream.flush()
+            except (OSError, ValueError):  # its reader may have gone
+                pass
+        os._exit(failed_with)
+
+
 if IS_COMMAND or __name__ == "__main__":  # where `make` asks
     check_python(sys.version_info)
 if IS_COMMAND:
+    atexit.register(_leave)
     check_requirements(os.path.join(_ROOT, "requirements.txt"))
     from experiments import waiting
 

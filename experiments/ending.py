@@ -28,7 +28,8 @@ def ending_in_time() -> Iterator[None]:
     except BaseException as error:
         code = error.code if isinstance(error, SystemExit) else 1
         if code and experiments.IS_COMMAND and not jax.distributed.is_initialized():
-            _end_later(code if isinstance(code, int) else 1)
+            experiments.failed_with = code if isinstance(code, int) else 1
+            _end_later(experiments.failed_with)
         raise
 
 

@@ -36,6 +36,7 @@ def ended_with(monkeypatch):
     """The codes with which this process would have been ended, if it were a command."""
     codes = []
     monkeypatch.setattr(experiments, "IS_COMMAND", True)
+    monkeypatch.setattr(experiments, "failed_with", None)
     monkeypatch.setattr(ending, "PATIENCE", 0.01)
     monkeypatch.setattr(os, "_exit", codes.append)
 
@@ -78,6 +79,41 @@ def test_several_processes_end_together(ended_with, monkeypatch):
 def test_a_program_that_calls_a_script_is_never_ended(ended_with, monkeypatch):
     monkeypatch.setattr(experiments, "IS_COMMAND", False)
     assert ended_with(SystemExit(2)) == []
+
+
+@pytest.mark.parametrize("code", [None, 130])
+def test_only_a_command_that_has_failed_leaves_early(monkeypatch, code):
+    codes = []
+    monkeypatch.setattr(os, "_exit", codes.append)
+    monkeypatch.setattr(experiments, "failed_with", code)
+    experiments._leave()
+    assert codes == ([] if code is None else [code])
+
+
+TAKEN_DOWN = """
+import atexit
+from configs import digits
+
+class Late:
+    def __del__(self, write=__import__("os").write):
+        write(1, b"taken down")
+
+digits.late = Late()  # in a module that lives to the end
+atexit.register(print, "registered")
+
+def get_config():
+    config = digits.get_config("all")
+    config.optimizer.momentum = 7
+    return config
+"""
+
+
+@pytest.mark.slow
+def test_what_is_registered_is_done_and_nothing_is_taken_down(tmp_path):
+    """A thread of XLA that still compiles would crash when its library is taken down."""
+    (tmp_path / "config.py").write_text(TAKEN_DOWN)
+    ended = commands.in_a_process("train", f"--config={tmp_path / 'config.py'}")
+    assert (ended.returncode, ended.stdout) == (2, "registered\n"), ended.stderr
 
 
 def test_these_tests_are_such_a_program():
