@@ -8,6 +8,7 @@ What is of a process itself is not seen there: what ends it, a clean stderr at i
 """
 
 import contextlib
+import importlib
 import io
 import os
 import re
@@ -29,6 +30,8 @@ _WAITS = re.compile(r"\w+ing\b.*(?: \.\.\. \d+|: \d+\.\d) s\n")
 OURS = ("experiments", "configs", "tests")
 
 app.define_help_flags()  # which absl does once a process, and not again where they are gone
+with contextlib.suppress(ImportError):  # it, too, defines flags once: when it is first imported
+    importlib.import_module("array_record.python.array_record_data_source")
 
 
 class Ended(NamedTuple):

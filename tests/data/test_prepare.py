@@ -607,7 +607,7 @@ def test_fashion_mnist_from_debian(data_dir):
     run = subprocess.run([*COMMAND, *arguments], capture_output=True, text=True, check=True)
     directory = data_dir / "fashion_mnist" / "3.0.1"
     last_line = run.stdout.splitlines()[-1]
-    assert last_line == f"fashion_mnist is in {directory}: 60000 train, 10000 test examples."
+    assert last_line == f"fashion_mnist is in {directory}: 60,000 train, 10,000 test examples."
 
     raw = {}
     for split, prefix in [("train", "train"), ("test", "t10k")]:
