@@ -21,6 +21,7 @@ PAGES = FRONT + sorted((ROOT / "docs").rglob("*.md"))
 TEXTS = [page for page in PAGES if ROOT / "docs" / "results" not in page.parents]
 LANGUAGES = ("bash", "python", "text", "plain")
 NOTES = ("not run", "slow", "shortened")
+_FILE = re.compile(r"# ([\w/]+\.py)\n")
 _COMMENT = re.compile(r"<!-- *([a-z ]+?)(?:: *(.*?))? *-->", re.DOTALL)
 
 
@@ -53,6 +54,12 @@ def blocks_of(page: Path) -> list[Block]:
         elif token.type in ("fence", "code_block"):
             blocks.append(Block(token.map[0] + 2, token.info.strip(), token.content, notes))
     return blocks
+
+
+def file_of(block: Block) -> str | None:
+    """Returns the name of the file that a Python block is, if it begins with one."""
+    named = _FILE.match(block.text) if block.language == "python" else None
+    return named and named[1]
 
 
 def problem_of(block: Block) -> str | None:

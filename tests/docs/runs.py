@@ -13,11 +13,10 @@ from unittest import mock
 import tensorflow_datasets as tfds
 
 from tests.docs import shell
-from tests.docs.pages import ROOT, Block, blocks_of, name_of
+from tests.docs.pages import ROOT, Block, blocks_of, file_of, name_of
 
 _ANY = r"[-+]?\d+(?:,\d{3})*(?:\.\d*)?(?:e[-+]?\d+)?"
 _NUMBER = re.compile(rf"(?<![\w.]){_ANY}|(?<![A-Za-z_])\d+(?:\.\d+)?")
-_FILE = re.compile(r"# ([\w/]+\.py)\n")
 
 
 def run(page: Path, folder: Path, *, is_slow: bool) -> None:
@@ -51,8 +50,8 @@ def _run_block(page: Path, block: Block, folder: Path, names: dict) -> str:
 
 def _of_python(page: Path, block: Block, folder: Path, names: dict) -> str:
     code = compile("\n" * (block.line - 1) + block.text, page, "exec", dont_inherit=True)
-    if named := _FILE.match(block.text):
-        _write(named[1], block.text, folder)
+    if name := file_of(block):
+        _write(name, block.text, folder)
         return ""
     with contextlib.redirect_stdout(io.StringIO()) as out:
         exec(code, names)

@@ -2,10 +2,9 @@
 
 import re
 
-from tests.docs.pages import TEXTS, blocks_of, name_of
+from tests.docs.pages import TEXTS, blocks_of, file_of, name_of
 
 _ARGUMENT = re.compile(r"""'(--[^']*)'|(--[\w.]+(?:="[^"]*"|=[^\s"]*)?)""")
-_FILE = re.compile(r"# ([\w/]+\.py)\n")
 _OF_THE_RUN = ("--config", "--plugin")  # other options may differ when a run goes on
 
 # Commands that a page gives to show that they are refused.
@@ -38,9 +37,8 @@ def runs_in(block):
 
 def files_in(block):
     """Yields (name, content) of a file of one's own."""
-    named = _FILE.match(block.text) if block.language == "python" else None
-    if named:
-        yield named[1], block.text
+    if name := file_of(block):
+        yield name, block.text
 
 
 def test_a_workdir_has_one_run():
