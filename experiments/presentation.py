@@ -13,6 +13,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from cyclical_jax._words import counted
 from cyclical_jax.training.fields import RecipeError
 from experiments import drawing
 from experiments.score import Score, fractions_of_record, in_order, number, words
@@ -124,8 +125,8 @@ def sizes(name: str, dataset: Mapping[str, Any]) -> str:
 def _tuning(tuning):
     if tuning is None:
         return "nothing tuned"
-    trials, seeds = len(tuning["trials"]), len(tuning["seeds"])
-    return f"{trials} trials of {seeds} seed{'s' * (seeds > 1)}"
+    trials, seeds = counted(len(tuning["trials"]), "trial"), counted(len(tuning["seeds"]), "seed")
+    return f"{trials} of {seeds}"
 
 
 def _front_cells(dataset, arm):

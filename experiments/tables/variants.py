@@ -1,4 +1,4 @@
-"""What do the variants of configs/fashion_mnist.py do as they stand? Each beside its control.
+"""What do the variants of configs/fashion_mnist.py do as they stand? Each is beside its control.
 
 Nothing is tuned. Three arms need two earlier runs:
 
