@@ -12,6 +12,7 @@ from cyclical_jax.interop import qwix
 from cyclical_jax.models.cnn import CNN
 from cyclical_jax.models.mlp import MLP
 from cyclical_jax.models.patch_dense import PatchDense
+from cyclical_jax.precision import fake_quantize, quantized_conv, quantized_dot_general
 
 # Qwix 0.1.8 asks for a name that Flax 0.12.8 has deprecated.
 pytestmark = pytest.mark.filterwarnings("ignore:'VariableState' was removed:DeprecationWarning")
@@ -158,3 +159,40 @@ def test_qwixs_model_of_whole_weights_computes_the_logits_of_the_floats(library)
     ours = MODULES["mlp"].apply({"params": floats}, IMAGES, train=False)
     np.testing.assert_allclose(theirs, ours, rtol=1e-5, atol=1e-6)
     assert abs(ours - MODULES["mlp"].apply({"params": params}, IMAGES, train=False)).max() > 0.01
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "bits"), CASES)
+def test_the_floats_are_those_that_training_uses(library, name, bits):
+    params = params_of(name)
+    restored = flat(qwix.dequantize(qwix.export(params, bits)))
+    for path, kernel in flat(params).items():
+        if path[-1] == "kernel":
+            axes = range(kernel.ndim - (2 if OF_HEADS & {*path} else 1))
+            trained = fake_quantize(kernel, bits, axes=tuple(axes), symmetric=True)
+            np.testing.assert_array_equal(restored[path], trained)
+
+
+class Net(nn.Module):
+    """A convolution and a dense layer, whose weights have few bits if `bits` are given."""
+
+    bits: int | None = None
+
+    @nn.compact
+    def __call__(self, images):
+        few = {"activation_bits": None, "symmetric": True}
+        conv = quantized_conv(self.bits, None, **few)
+        maps = nn.relu(nn.Conv(6, (3, 3), conv_general_dilated=conv)(images))
+        product = quantized_dot_general(self.bits, None, **few)
+        return nn.Dense(10, dot_general=product)(maps.reshape(len(maps), -1))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("bits", [2, 4, 7])
+def test_the_exported_network_has_the_logits_of_the_trained_one(library, bits):
+    """Within one ulp of a weight's scale, by which a compiled program may differ."""
+    params = Net().init(jax.random.key(3), IMAGES)["params"]
+    trained = jax.jit(lambda params: Net(bits).apply({"params": params}, IMAGES))(params)
+    exported = qwix.dequantize(qwix.export(params, bits))
+    np.testing.assert_allclose(Net().apply({"params": exported}, IMAGES), trained, atol=1e-5)
+    assert abs(Net().apply({"params": params}, IMAGES) - trained).max() > 1e-3
