@@ -7,10 +7,15 @@ validation split, and read the test split only for what you have chosen. If each
 class, the command also prints the scores of each class and the confusion matrix;
 --confusion=FILE.png draws the matrix, and --predictions=FILE.csv lists every example. --export=FILE
 writes the model as a program that needs only JAX; docs/models.md shows how to load it.
+
+--bits=3,4,6,8 instead prints a table: the scores of the run as it is, and with weights of so few
+bits. A run that was trained with precision.* has its own quantizer, and activations of few bits if
+they had so in training. Any other run has symmetric levels in its weights alone.
 """
 
 import dataclasses
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 from absl import flags
@@ -29,7 +34,7 @@ from cyclical_jax.training.files import whole
 from cyclical_jax.training.recipe import load_dataset
 from cyclical_jax.training.structure import Recipe
 from cyclical_jax.training.technique import CLASS_LOGITS
-from experiments import class_scores, command_line, paths, plugins
+from experiments import class_scores, command_line, deployment, paths, plugins
 from experiments.score import Score, in_order, words
 
 _SUFFIXES = {"confusion": ".png", "predictions": ".csv"}
@@ -88,6 +93,27 @@ def scores_of(
     return {"num_examples": data.num_examples(examples)} | scores
 
 
+def scores_by_bits(
+    run: LoadedRun, examples: Split, bits: Sequence[int], *, num_workers: int = 0
+) -> dict[int | None, evaluation.Scores]:
+    """Returns {None: the scores of a run as it is, a number of bits: those with so few}.
+
+    All numbers of bits go through one compiled program.
+
+    Args:
+      run, examples, num_workers: As in `scores_of`.
+      bits: Numbers from 2 to 16, as in `LoadedRun.with_bits`.
+
+    Raises:
+      ValueError: As in `LoadedRun.with_bits`.
+    """
+    runs = {None: run} | {number: run.with_bits(number) for number in bits}
+    return {
+        number: scores_of(of_number, examples, num_workers=num_workers)
+        for number, of_number in runs.items()
+    }
+
+
 def told(recipe: Recipe, scores: evaluation.Scores, top_5: float | None = None) -> str:
     """Returns the scores in one line; the score that the task judges by comes first.
 
@@ -106,6 +132,7 @@ def main(
     checkpoint: str,
     split: str,
     files: dict[str, Path],
+    bits: Sequence[str] | None = None,
     dataset: str | None = None,
     data_dir: str | None = None,
     num_workers: int = 0,
@@ -117,6 +144,7 @@ def main(
       checkpoint: "best" or "newest".
       split: "train", "validation" or "test".
       files: {"confusion", "predictions" or "export": where it is written}.
+      bits: Numbers of bits, as texts; the scores at each are then all that is printed.
       dataset, data_dir: Where the data is, if it has moved.
       num_workers: Processes that read images which do not fit in memory.
 
@@ -126,21 +154,34 @@ def main(
     """
     for name, path in files.items():
         _check_file(name, path)
+    widths = None if bits is None else _checked_bits(bits, files)
     run = read_run("--workdir", workdir, plugins.catalogue(), checkpoint=checkpoint)
     _check_task(run, files)
     if "export" in files:
         _export(run, files["export"])
     examples = split_of(run, split, dataset=dataset, data_dir=data_dir)
+    place = f"{checkpoint} checkpoint kept in {workdir}, after {counted(run.step, 'update')}"
+    if widths is not None:
+        scores = scores_by_bits(run, examples, widths, num_workers=num_workers)
+        number = counted(data.num_examples(examples), "example")
+        print(f"{place}: {split}, {number}\n{deployment.as_text(run, scores)}")
+        return
     reader = class_scores.Reader() if _has_classes(run) else None
     scores = scores_of(run, examples, num_workers=num_workers, look=reader and reader.look)
     number = run.facts.num_classes
     top_5 = reader and class_scores.top_5_accuracy(reader.predictions(), number)
-    print(
-        f"{checkpoint} checkpoint kept in {workdir}, after {counted(run.step, 'update')}: "
-        f"{split} {told(run.recipe, scores, top_5)}"
-    )
+    print(f"{place}: {split} {told(run.recipe, scores, top_5)}")
     if reader:
         _tell_classes(reader.predictions(), run, f"{workdir}, {split}", files)
+
+
+def _checked_bits(bits: Sequence[str], files: dict[str, Path]) -> list[int]:
+    """Returns the numbers of bits; raises RecipeError if they are none, or files are asked for."""
+    widths = deployment.bits_of(bits)
+    if files:
+        names = " and ".join(f"--{name}" for name in files)
+        raise RecipeError(f"--bits prints scores and writes no file: leave out {names}.")
+    return widths
 
 
 def _export(run: LoadedRun, path: Path) -> None:
@@ -205,6 +246,9 @@ if __name__ == "__main__":
             "checkpoint", "newest", CHECKPOINTS, "Checkpoint to score."
         ),
         "split": flags.DEFINE_enum("split", "validation", SPLITS, "Split to score it on."),
+        "bits": flags.DEFINE_list(
+            "bits", None, "Numbers of bits to score the network with, such as 3,4,6,8."
+        ),
         "dataset": flags.DEFINE_string(
             "dataset", None, "Data of the run, if it has moved, such as npz:moved/mine.npz."
         ),
