@@ -19,6 +19,7 @@ from cyclical_jax.training.fields import (
 )
 
 TASK = "task.name"
+DURATION = "duration"
 
 
 def _dataset(meaning: str) -> Field:
@@ -69,7 +70,7 @@ _LENGTHS: dict[str, Field] = {
         "seed of all random numbers: first parameters, order of the examples, and all other draws",
         minimum=0,
     ),
-    "duration": duration("40 epochs", "length of training; a step is one optimizer update"),
+    DURATION: duration("40 epochs", "length of training; a step is one optimizer update"),
     "batch_size": whole(64, "examples per micro step, summed over all devices", minimum=1),
     "accumulate": whole_knob(
         1,
