@@ -233,6 +233,15 @@ def or_none(field: Field) -> Field:
     return field._replace(check=check, type=f"{field.type}, or None")
 
 
+def or_word(word: str, field: Field) -> Field:
+    """Returns the same key, which may also be a word."""
+
+    def check(key, value):
+        return word if isinstance(value, str) and value == word else field.check(key, value)
+
+    return field._replace(check=check, type=f"{field.type}, or {word!r}")
+
+
 _LINEAR = ("scale", "linear")
 
 

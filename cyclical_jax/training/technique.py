@@ -210,6 +210,24 @@ class Prepared(NamedTuple):
     start: Variables | None = None
 
 
+class Restarts(NamedTuple):
+    """What makes a run restart: it then has cycles whose lengths do not depend on its own.
+
+    Attributes:
+      choice: The key that decides, of the technique's own.
+      value: Its value with which the run restarts.
+      ends: (own values, {key: updates} of the own durations) -> iterator of the numbers of updates
+        after which a cycle has ended, without end.
+    """
+
+    choice: str
+    value: str
+    ends: Callable[[Own, Mapping[str, int]], Iterator[int]]
+
+    def __str__(self) -> str:
+        return f"{self.choice} is {self.value!r}"
+
+
 def no_problems(checked: Own) -> Iterator[str]:
     """Yields nothing."""
     return iter(())
@@ -228,6 +246,7 @@ class Technique:
         that the first entry makes.
       model_knobs: Keys of the knobs that `Model.apply` takes, by their last word.
       schedules: (own values, schedules, timetable) -> schedules that replace those of its knobs.
+      restarts: What makes a run restart.
       switch: The key that is None if the technique is off. Without a switch it is on whenever the
         task offers what it needs.
       options: {key of a choice: {value: words of the keys in its section that are then read}}.
@@ -254,6 +273,7 @@ class Technique:
     model: Callable[[Site, Model | None], Model] | None = None
     model_knobs: tuple[str, ...] = ()
     schedules: Callable[[Own, Schedules, Timetable], Schedules] = lambda own, schedules, table: {}
+    restarts: Restarts | None = None
     switch: str | None = None
     options: Mapping[str, Mapping[str, tuple[str, ...]]] | None = None
     needs: frozenset[str] = frozenset()
