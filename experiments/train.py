@@ -7,7 +7,8 @@ value, and '--config.optimizer.weight_decay=cyclical(1e-4, 2e-3)' makes one cycl
 lists all keys, --summary the layers of the model. The test split is read once, when training has
 ended.
 
-The same command, given again, continues the run, however it ended; it refuses a changed config.
+The same command, given again, continues the run, however it ended; it refuses a changed config. A
+longer duration is accepted where the run is, bit for bit, the beginning of the longer one.
 After SIGTERM or Ctrl-C, the run is saved before it stops. Several processes can train one model:
 with --distributed where a cluster numbers them (SLURM, TPU pods), otherwise with --coordinator,
 --num_processes and --process_id.
@@ -34,10 +35,12 @@ from cyclical_jax.training.assembly import assemble_model, example_of, summary_o
 from cyclical_jax.training.checkpoints import Checkpoints
 from cyclical_jax.training.devices import is_first_process
 from cyclical_jax.training.earlier import prepare
+from cyclical_jax.training.extension import Extension
 from cyclical_jax.training.facts import facts_of
 from cyclical_jax.training.files import CHECKPOINTS, WorkdirError
 from cyclical_jax.training.inputs import of_devices, unchanged
 from cyclical_jax.training.keeper import Keeper, StoppedError
+from cyclical_jax.training.keys import DURATION
 from cyclical_jax.training.recipe import load_dataset
 from cyclical_jax.training.structure import Recipe
 from cyclical_jax.training.technique import spec_of
@@ -74,9 +77,8 @@ _NUM_WORKERS = flags.DEFINE_integer(
 )
 
 _LONGER = (
-    "A run keeps its length, because its schedules span the whole of it. To train that long from "
-    "the start, choose another --workdir. To go on from what this run has learned, choose another "
-    "and add --config.finetuning.start={workdir}."
+    "To train that long from the start, choose another --workdir. To go on from what this run has "
+    "learned, choose another and add --config.finetuning.start={workdir}."
 )
 
 
@@ -104,11 +106,18 @@ def run(
         dataset, earlier = prepare(recipe, dataset)
     inputs |= of_devices(recipe, jax.device_count())
     facts = facts_of(recipe.dataset, dataset).as_json()
-    advice = {"duration": _LONGER.format(workdir=workdir)}
+    extension = Extension(recipe, dataset)
     opened = workdirs.opened_workdir(
-        workdir, config.to_dict(), recipe.catalogue, inputs, facts, advice=advice
+        workdir,
+        config.to_dict(),
+        recipe.catalogue,
+        inputs,
+        facts,
+        advice={DURATION: _LONGER.format(workdir=workdir)},
+        why_not_longer=extension.problem,
     )
     with opened as folder:
+        _tell([extension.told] if extension.told else [])
         if result := workdirs.read_result(workdir, recipe.task.judged_by[0]):
             return result
         folder.check()

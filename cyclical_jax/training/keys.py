@@ -21,6 +21,7 @@ from cyclical_jax.training.fields import (
 )
 
 TASK = "task.name"
+DURATION = "duration"
 SPAN, RESTART = "cycle.span", "restart"
 CYCLE = "cycle"  # a value of `validate_every`
 
@@ -73,7 +74,7 @@ _LENGTHS: dict[str, Field] = {
         "seed of all random numbers: first parameters, order of the examples, and all other draws",
         minimum=0,
     ),
-    "duration": duration("40 epochs", "length of training; a step is one optimizer update"),
+    DURATION: duration("40 epochs", "length of training; a step is one optimizer update"),
     "batch_size": whole(64, "examples per micro step, summed over all devices", minimum=1),
     "accumulate": whole_knob(
         1,
