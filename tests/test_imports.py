@@ -218,6 +218,15 @@ def test_datasets_are_read_in_one_folder():
     assert {str(pathlib.Path(path).parent) for path in importers} <= {"cyclical_jax/data"}
 
 
+def test_a_bridge_to_another_library_is_imported_by_nobody_and_alone_imports_it():
+    bridges = [path for path in LIBRARY if path.parts[1] == "interop" and path.stem != "__init__"]
+    assert bridges
+    assert importers_of("cyclical_jax.interop", FILES) == set()
+    for path in bridges:
+        assert importers_of(path.stem, FILES) == {str(path)}
+        assert path.stem in PROJECT["optional-dependencies"]
+
+
 def test_one_file_says_pmap():
     def says_pmap(path):
         tree = ast.parse((ROOT / path).read_text())

@@ -31,6 +31,7 @@ class Field(NamedTuple):
       meaning: What it is for, in words.
       is_run: Whether the value is the workdir of an earlier run.
       may_cycle: Whether the value may be a cycle.
+      is_whole: Whether its numbers are whole.
     """
 
     default: Any
@@ -39,6 +40,7 @@ class Field(NamedTuple):
     meaning: str
     is_run: bool = False
     may_cycle: bool = False
+    is_whole: bool = False
 
 
 class Limits(TypedDict, total=False):
@@ -229,7 +231,7 @@ def whole_knob(default: int, meaning: str, *, minimum: int) -> Field:
         )
         return cycle
 
-    return plain._replace(check=check, type=f"whole {plain.type}")
+    return plain._replace(check=check, type=f"whole {plain.type}", is_whole=True)
 
 
 def or_none(field: Field) -> Field:
