@@ -249,12 +249,12 @@ class Technique:
         one does not take them over.
       schedules: (own values, schedules, timetable) -> schedules that replace those of its knobs,
         and further ones, which `columns` name.
+      restarts: What makes a run restart.
       columns: {key of a knob, or of a further schedule: its name in the log}. By default a knob has
         the last word of its key.
       whole: Those of them whose values are whole numbers, which the log shows as such.
       summary: (own values, schedules, timetable) -> {name: number} about the whole run, which
         follows from its recipe; `result.json` keeps it.
-      restarts: What makes a run restart.
       switch: The key that is None if the technique is off; of several keys, it is on if one is
         set. Without a switch it is on whenever the task offers what it needs.
       options: {key of a choice: {value: words of the keys in its section that are then read}}.
