@@ -324,6 +324,8 @@ class Task(Technique):
       scores: The sums of all batches -> {"loss": ..., ...}, on the host.
       probabilities: The model's outputs -> the probability of each class [batch, classes]; None
         if the outputs are not about classes.
+      averaged: Outputs of several models [models, batch, ...] -> outputs whose `probabilities` are
+        the mean of theirs; None if there is no such function.
       judged_by: The score that decides which model is best, and whether its "max" or "min" is best.
       misfits: (name of a split, the split, number of classes) -> a line for each reason why the
         task cannot learn from it. The split is already as `Dataset` says.
@@ -338,6 +340,7 @@ class Task(Technique):
     sums: Callable[[Site, Model, Variables, Batch], Any] = lambda *arguments: {}
     scores: Callable[[Sequence[Any]], dict[str, float]] = lambda sums: {}
     probabilities: Callable[[Any], jax.Array] | None = None
+    averaged: Callable[[Any], Any] | None = None
     judged_by: tuple[str, str] = ("loss", "min")
     misfits: Callable[[str, Split, int], Iterator[str]] = lambda name, split, classes: iter(())
     outputs: Callable[[Own, Spec], tuple[int, ...] | None] = lambda own, spec: None

@@ -71,6 +71,42 @@ def test_a_schedule_that_would_move_is_named(key, changes):
     assert problem("3 epochs", **changes) == f"{CANNOT}{key} would have other values from {update}"
 
 
+RESTARTS = {
+    "optimizer__learning_rate_schedule": "warm_restarts",
+    "optimizer__first_cycle": "1 epoch",
+    "optimizer__warmup": "1 epoch",
+    "duration": "16 epochs",
+    "validate_every": "cycle",
+}
+
+
+@pytest.mark.parametrize(
+    "there, changes",
+    [
+        ("8 epochs", {}),
+        ("80 steps", {"optimizer__restart_multiplier": 2.0}),
+        ("12 epochs", {"optimizer__restart_multiplier": 1.0}),
+        ("8 epochs", {"optimizer__weight_decay": {"easy": 0, "hard": 1}, "cycle__span": "restart"}),
+    ],
+)
+def test_a_run_of_k_cycles_is_the_beginning_of_one_of_more_cycles(there, changes):
+    assert problem(there, **RESTARTS | changes).endswith(" to 160 updates")
+
+
+def test_hardness_that_spans_the_run_keeps_it_from_becoming_longer():
+    cycle = {"optimizer__weight_decay": {"easy": 0, "hard": 1}}
+    update = "update 2 on, because a schedule spans the whole run."
+    found = problem("8 epochs", **RESTARTS | cycle)
+    assert found == f"{CANNOT}optimizer.weight_decay would have other values from {update}"
+
+
+def test_ends_between_two_validations_are_no_rows_of_the_longer_run():
+    every = {"validate_every": "3 epochs"}
+    assert "after 8 epochs a run of that length has another row" in problem(
+        "8 epochs", **RESTARTS | every
+    )
+
+
 def test_a_value_that_moves_in_one_update_alone_is_found(monkeypatch):
     """Also where it is not in the first part of the updates that are computed at once."""
     monkeypatch.setattr(extension, "_CHUNK", 7)
