@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 from cyclical_jax.data import DATASETS, SUBSETS, TRAIN_ON, check_name, parse_subset
-from cyclical_jax.schedules import MOST_CYCLES, SHAPES
+from cyclical_jax.schedules import MOST_CYCLES
 from cyclical_jax.training.fields import (
     FACTOR,
     Field,
@@ -14,6 +14,7 @@ from cyclical_jax.training.fields import (
     one_of,
     or_none,
     path,
+    shape,
     whole,
     whole_knob,
 )
@@ -111,7 +112,7 @@ _CYCLE: dict[str, Field] = {
     "cycle.factor": number(
         2.0, "place of the peak: hardness is 1 at the fraction 1 / factor of training", **FACTOR
     ),
-    "cycle.shape": one_of("linear", SHAPES, "shape of the rise and fall of the hardness"),
+    "cycle.shape": shape("linear", "shape of the rise and fall of the hardness"),
     "cycle.num_cycles": whole(
         1, "number of times that a run goes easy -> hard -> easy", minimum=1, maximum=MOST_CYCLES
     ),
