@@ -83,7 +83,7 @@ endef
 
 # The tests of what needs jax and optax alone.
 CORE := $(foreach name,schedules transforms losses augment curriculum distillation \
-  semisupervised finetuning averaging accumulation,$(wildcard tests/test_$(name)*.py))
+  semisupervised finetuning averaging accumulation precision,$(wildcard tests/test_$(name)*.py))
 
 floor: $(VENV)-floor/installed ## run the core's tests with the oldest supported jax and optax
 	$(VENV)-floor/bin/python -m pytest $(WORKERS) $(CORE)

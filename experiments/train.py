@@ -30,7 +30,7 @@ from cyclical_jax.data import num_examples
 from cyclical_jax.models import summary
 from cyclical_jax.training import evaluation, files, loggers, logs, loop, workdirs
 from cyclical_jax.training import run as runs
-from cyclical_jax.training.assembly import assemble_model, example_of
+from cyclical_jax.training.assembly import assemble_model, example_of, summary_of
 from cyclical_jax.training.checkpoints import Checkpoints
 from cyclical_jax.training.devices import is_first_process
 from cyclical_jax.training.earlier import prepare
@@ -124,6 +124,7 @@ def run(
         runs.check_finite("test_loss", test["loss"], int(state.step))
         result = {f"test_{name}": files.finite(value) for name, value in test.items()}
         result.setdefault("test_num_examples", num_examples(dataset.test))
+        result |= summary_of(recipe, num_examples(dataset.train))
         result |= _best_validation(recipe, rows) | {
             "steps": int(state.step),
             "training_seconds": rows[-1]["seconds"] if rows else None,  # the first process has all

@@ -156,6 +156,7 @@ LATER = sorted(cyclical_jax._MODULES)  # imported at their first use, for type c
         ("curriculum", ["_checks", "_dtypes", "_sharding", "_types"]),
         ("distillation", ["_checks", "_dtypes", "_examples", "_focal", "_types", "losses"]),
         ("finetuning", ["_checks", "_dtypes", "_types", "opt_state", "transforms"]),
+        ("precision", ["_checks", "_dtypes", "_sharding", "_types"]),
         ("semisupervised", ["_examples", "_types", "losses"]),
         ("__init__", [*AT_ONCE, *LATER]),
     ],

@@ -17,7 +17,7 @@ from cyclical_jax.training import files, own_files
 from cyclical_jax.training.assembly import Given, assemble_model, example_of
 from cyclical_jax.training.checkpoints import CheckpointError
 from cyclical_jax.training.facts import facts_of, read_facts
-from cyclical_jax.training.fields import RecipeError
+from cyclical_jax.training.fields import RecipeError, any_of
 from cyclical_jax.training.files import CHECKPOINTS, CONFIG, INPUTS
 from cyclical_jax.training.reading import read_variables
 from cyclical_jax.training.recipe import default_config, load_source, parse, put, source
@@ -109,7 +109,9 @@ class Host:
           without: Names of parameters that are not read.
         """
         like = _like(self.model, self.example, key=key)
-        return _read(key, Path(self.own[key]), like, without=without)[0]
+        entries = self.recipe.catalogue.entries
+        state = tuple(name for entry in entries for name in entry.model_state)
+        return _read(key, Path(self.own[key]), like, without=without, without_state=state)[0]
 
     def apply(self, trained: TrainedModel, images: Any) -> Any:
         """Returns the outputs of an earlier run for images of this dataset."""
@@ -172,7 +174,11 @@ def _check_what_it_prepared(entry, prepared: Any, dataset: Dataset, others, star
 def check_prepared(recipe: Recipe, earlier: Earlier) -> None:
     """Raises RecipeError if `prepare` was not called for the recipe."""
     wanting = [entry for entry, _ in recipe.structure.entries if entry.prepare is not None]
-    missing = [entry.switch or entry.name for entry in wanting if entry.name not in earlier.given]
+    missing = [
+        any_of(*(entry.switches or (entry.name,)))
+        for entry in wanting
+        if entry.name not in earlier.given
+    ]
     if missing:
         raise RecipeError(
             f"{' and '.join(missing)} must be prepared: call dataset, earlier = "
@@ -325,12 +331,19 @@ def _read(
     like: Variables,
     *,
     without: tuple[str, ...] = (),
+    without_state: tuple[str, ...] = (),
     best: bool = False,
 ) -> tuple[Variables, int]:
-    params: Mapping[str, Any] = like.params
-    kept = {name: part for name, part in params.items() if name not in without}
-    like = like._replace(params=kept)
+    names = Variables(without, without_state)
+    like = Variables(*map(_left, like, names))
     try:
-        return read_variables(workdir / CHECKPOINTS, like, without=without, best=best)
+        return read_variables(workdir / CHECKPOINTS, like, without=names, best=best)
     except CheckpointError as error:
         raise RecipeError(f"{key}: {error}") from error
+
+
+def _left(tree: Any, without: tuple[str, ...]) -> Any:
+    """Returns a tree without its outermost parts of those names."""
+    if not any(name in without for name in (tree if isinstance(tree, Mapping) else ())):
+        return tree
+    return {name: part for name, part in tree.items() if name not in without}

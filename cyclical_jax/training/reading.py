@@ -1,6 +1,5 @@
 """Reads the variables, and the identity, of the checkpoints of an earlier run."""
 
-from collections.abc import Sequence
 from pathlib import Path
 
 import jax
@@ -9,16 +8,18 @@ from cyclical_jax.training.checkpoints import CheckpointError, Checkpoints
 from cyclical_jax.training.snapshots import kinds_of, misfit, name_of
 from cyclical_jax.training.state import JUDGED, Variables
 
+NOTHING = Variables((), ())
+
 
 def read_variables(
-    directory: Path, like: Variables, *, without: Sequence[str] = (), best: bool = False
+    directory: Path, like: Variables, *, without: Variables = NOTHING, best: bool = False
 ) -> tuple[Variables, int]:
     """Returns the variables to evaluate, from the newest undamaged checkpoint.
 
     Args:
       directory: Folder of the checkpoints of a run, which may still be training.
       like: Variables of the same structure and shapes.
-      without: Parts of the parameters that are not in `like`.
+      without: Names of the parts of parameters and state that are not in `like`.
       best: Whether to read the best checkpoint by validation instead.
 
     Returns:
@@ -34,7 +35,9 @@ def read_variables(
     judged = f"0.memory.{JUDGED}."
     whose = judged if any(name.startswith(judged) for name in arrays) else "0."
     parts = tuple(f"{whose}{part}." for part in Variables._fields)
-    out = tuple(f"{whose}params.{name}." for name in without)
+    out = tuple(
+        f"{whose}{part}.{name}." for part, names in without._asdict().items() for name in names
+    )
     found = {
         name.removeprefix(whose): array
         for name, array in arrays.items()
