@@ -31,7 +31,8 @@ def _deficit(span: tuple[float, float]) -> Arm:
 TABLE = Table(
     about="Compares training with 2 bits for a part of the updates with 8 bits throughout; "
     "gradients have 8 bits, and nothing is tuned. A model is tested with the bits of its last "
-    "update: `last 1/4` with 2, the other deficits with 8. The relative cost is counted, not measured.",
+    "update: `last 1/4` with 2, the other deficits with 8. The relative cost is counted, not "
+    "measured.",
     common=parts.ROWS,
     arms={"8 bits": Arm(parts.bits(_MANY))}
     | {name: _deficit(span) for name, span in _SPANS.items()}
