@@ -11,6 +11,9 @@ writes the model as a program that needs only JAX; docs/models.md shows how to l
 --bits=3,4,6,8 instead prints a table: the scores of the run as it is, and with weights of so few
 bits. A run that was trained with precision.* has its own quantizer, and activations of few bits if
 they had so in training. Any other run has symmetric levels in its weights alone.
+
+--checkpoint=cycle_ends scores each end of a cycle that experiments.train --keep_cycle_ends has
+kept, and their averaged probabilities, a snapshot ensemble.
 """
 
 import dataclasses
@@ -34,9 +37,10 @@ from cyclical_jax.training.files import whole
 from cyclical_jax.training.recipe import load_dataset
 from cyclical_jax.training.structure import Recipe
 from cyclical_jax.training.technique import CLASS_LOGITS
-from experiments import class_scores, command_line, deployment, paths, plugins
+from experiments import class_scores, command_line, cycle_ends, deployment, paths, plugins
 from experiments.score import Score, in_order, words
 
+CYCLE_ENDS = "cycle_ends"  # a value of --checkpoint
 _SUFFIXES = {"confusion": ".png", "predictions": ".csv"}
 
 
@@ -141,7 +145,7 @@ def main(
 
     Args:
       workdir: The workdir of the run, which is only read.
-      checkpoint: "best" or "newest".
+      checkpoint: "best", "newest" or "cycle_ends".
       split: "train", "validation" or "test".
       files: {"confusion", "predictions" or "export": where it is written}.
       bits: Numbers of bits, as texts; the scores at each are then all that is printed.
@@ -154,34 +158,58 @@ def main(
     """
     for name, path in files.items():
         _check_file(name, path)
-    widths = None if bits is None else _checked_bits(bits, files)
+    moved = {"dataset": dataset, "data_dir": data_dir}
+    if bits is not None:
+        _tell_bits(workdir, checkpoint, split, files, bits, num_workers, moved)
+    elif checkpoint == CYCLE_ENDS:
+        _tell_cycle_ends(workdir, split, files, num_workers, moved)
+    else:
+        _tell_run(workdir, checkpoint, split, files, num_workers, moved)
+
+
+def _tell_run(workdir, checkpoint, split, files, num_workers, moved) -> None:
+    """Prints the scores of a checkpoint and of each class, and writes the files."""
     run = read_run("--workdir", workdir, plugins.catalogue(), checkpoint=checkpoint)
     _check_task(run, files)
     if "export" in files:
         _export(run, files["export"])
-    examples = split_of(run, split, dataset=dataset, data_dir=data_dir)
-    place = f"{checkpoint} checkpoint kept in {workdir}, after {counted(run.step, 'update')}"
-    if widths is not None:
-        scores = scores_by_bits(run, examples, widths, num_workers=num_workers)
-        number = counted(data.num_examples(examples), "example")
-        print(f"{place}: {split}, {number}\n{deployment.as_text(run, scores)}")
-        return
+    examples = split_of(run, split, **moved)
     reader = class_scores.Reader() if _has_classes(run) else None
     scores = scores_of(run, examples, num_workers=num_workers, look=reader and reader.look)
     number = run.facts.num_classes
     top_5 = reader and class_scores.top_5_accuracy(reader.predictions(), number)
-    print(f"{place}: {split} {told(run.recipe, scores, top_5)}")
+    print(f"{_place(run, workdir, checkpoint)}: {split} {told(run.recipe, scores, top_5)}")
     if reader:
         _tell_classes(reader.predictions(), run, f"{workdir}, {split}", files)
 
 
-def _checked_bits(bits: Sequence[str], files: dict[str, Path]) -> list[int]:
-    """Returns the numbers of bits; raises RecipeError if they are none, or files are asked for."""
+def _place(run: LoadedRun, workdir: Path, checkpoint: str) -> str:
+    return f"{checkpoint} checkpoint kept in {workdir}, after {counted(run.step, 'update')}"
+
+
+def _tell_bits(workdir, checkpoint, split, files, bits, num_workers, moved) -> None:
+    """Prints the scores of a checkpoint at several numbers of bits."""
     widths = deployment.bits_of(bits)
     if files:
-        names = " and ".join(f"--{name}" for name in files)
-        raise RecipeError(f"--bits prints scores and writes no file: leave out {names}.")
-    return widths
+        raise RecipeError(f"--bits prints scores and writes no file; leave out --{min(files)}.")
+    if checkpoint == CYCLE_ENDS:
+        raise RecipeError(f"--bits needs one checkpoint, got --checkpoint={CYCLE_ENDS}.")
+    run = read_run("--workdir", workdir, plugins.catalogue(), checkpoint=checkpoint)
+    examples = split_of(run, split, **moved)
+    scores = scores_by_bits(run, examples, widths, num_workers=num_workers)
+    number = counted(data.num_examples(examples), "example")
+    print(f"{_place(run, workdir, checkpoint)}: {split}, {number}")
+    print(deployment.as_text(run, scores))
+
+
+def _tell_cycle_ends(workdir, split, files, num_workers, moved) -> None:
+    """Prints the scores of the ends of cycles that a run has kept, alone and together."""
+    if files:
+        raise RecipeError(f"--{min(files)} needs one checkpoint, got --checkpoint={CYCLE_ENDS}.")
+    ends = cycle_ends.read_ends("--workdir", workdir, plugins.catalogue())
+    examples = split_of(ends.runs[0], split, **moved)
+    scores = cycle_ends.scores_of(ends, examples, num_workers=num_workers)
+    print(cycle_ends.told(ends, scores, examples, f"{workdir}, {split}"))
 
 
 def _export(run: LoadedRun, path: Path) -> None:
@@ -243,7 +271,7 @@ def _why_not(path: Path) -> str:
 if __name__ == "__main__":
     chosen = {
         "checkpoint": flags.DEFINE_enum(
-            "checkpoint", "newest", CHECKPOINTS, "Checkpoint to score."
+            "checkpoint", "newest", (*CHECKPOINTS, CYCLE_ENDS), "Checkpoint to score."
         ),
         "split": flags.DEFINE_enum("split", "validation", SPLITS, "Split to score it on."),
         "bits": flags.DEFINE_list(
