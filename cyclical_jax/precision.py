@@ -341,8 +341,12 @@ def _given_range(x, limits) -> tuple[jax.Array, jax.Array]:
             )
     if _checks.is_plain(lo, hi) and lo > hi:
         raise ValueError(f"`limits` must rise, got {lo} and {hi}.")
+    ranks = (1,) * x.ndim
     lo, hi = (widened(limit, "limits").astype(x.dtype) for limit in limits)
-    return lo, hi
+    return (
+        lo.reshape(ranks[lo.ndim :] + lo.shape),
+        hi.reshape(ranks[hi.ndim :] + hi.shape),
+    )
 
 
 def _broadcasts(shape: tuple[int, ...], to: tuple[int, ...]) -> bool:
@@ -406,7 +410,8 @@ def _straight_through(x, levels):
 
 @_straight_through.defjvp
 def _straight_through_jvp(primals, tangents):
-    return primals[1], tangents[0]
+    # Called again, so that the derivative of this one passes straight through too.
+    return _straight_through(*primals), tangents[0]
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
