@@ -1,6 +1,5 @@
 """The gradients of quantizers, and what JAX's transformations make of them."""
 
-
 import jax
 import jax.numpy as jnp
 import numpy as np
