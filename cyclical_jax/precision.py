@@ -175,7 +175,34 @@ def quantized_dot_general(
       A function with the arguments of `jax.lax.dot_general`.
 
     Raises:
-      ValueError: A number of bits is none; gradients are quantized without a key.
+      ValueError: A plain number of bits is not from 2 to 16; gradients are quantized without a key.
+
+    Examples:
+      A network of your own, whose bits cycle in a train step that compiles once:
+
+      >>> import cyclical_jax as cj
+      >>> from flax import linen as nn
+      >>> class MLP(nn.Module):
+      ...     @nn.compact
+      ...     def __call__(self, x, bits, key):
+      ...         for layer, features in enumerate((64, 32)):
+      ...             few = quantized_dot_general(bits, 8, jax.random.fold_in(key, layer))
+      ...             x = nn.relu(nn.Dense(features, dot_general=few)(x))
+      ...         return nn.Dense(10)(x)  # the last layer stays whole
+      >>> cycle = PRECISION_SCHEDULES["CT"]  # 8 -> 3 -> 8 bits, four times
+      >>> bits_at = cj.as_integer(cj.cyclical_schedule(**cycle, total_steps=100))
+      >>> @jax.jit
+      ... def gradient(params, step, images, labels):
+      ...     def loss(params):
+      ...         logits = MLP().apply(params, images, bits_at(step), jax.random.key(step))
+      ...         return cj.softmax_cross_entropy(logits, labels).mean()
+      ...     return jax.grad(loss)(params)
+      >>> images, labels = jnp.ones((8, 4)), jnp.arange(8)
+      >>> params = MLP().init(jax.random.key(0), images, 8, jax.random.key(0))
+      >>> for step in (0, 12):
+      ...     gradients = gradient(params, step, images, labels)
+      >>> [int(bits_at(step)) for step in (0, 12)]
+      [8, 3]
     """
     _check_gradient(gradient_bits, key)
     of_input, of_kernel = _of_operands(bits, activation_bits, symmetric)
