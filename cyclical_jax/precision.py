@@ -28,14 +28,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from cyclical_jax import _checks, _sharding
+from cyclical_jax import _checks, _levels
 from cyclical_jax._dtypes import as_array, standard_promotion, widened
 from cyclical_jax._types import Array, Number
 
 Limits: TypeAlias = tuple[Number, Number]
 
 LEAST_BITS, MOST_BITS, WHOLE_BITS = 2, 16, 32
-_TINY = float(np.finfo(np.float32).tiny)
 
 _REPEATED = {"easy": 3, "hard": 8, "factor": 1, "num_cycles": 8}
 _TRIANGULAR = {"easy": 8, "hard": 3, "factor": 2, "num_cycles": 4}
@@ -110,8 +109,9 @@ def fake_quantize(
     # All but the last line is constant to autodiff, which would find NaN in quotients of 0.
     constant, bits = jax.lax.stop_gradient((widened(x), bits))
     lo, hi = jax.lax.stop_gradient(_range(constant, axes, limits, axis_name))
-    quantize = _symmetric if symmetric else _affine
-    levels = quantize(constant, bits, lo, hi, _noise(key, constant))
+    noise = 0.0 if key is None else _levels.draws(key, constant)
+    quantize = _levels.symmetric if symmetric else _levels.affine
+    levels = quantize(constant, bits, lo, hi, noise)
     if limits is not None:  # the clip would hide it
         levels = jnp.where(jnp.isinf(constant), constant, levels)
     return _straight_through(x, levels.astype(x.dtype))
@@ -379,53 +379,6 @@ def _given_range(x, limits) -> tuple[jax.Array, jax.Array]:
 def _broadcasts(shape: tuple[int, ...], to: tuple[int, ...]) -> bool:
     axes = zip(reversed(shape), reversed(to), strict=False)
     return len(shape) <= len(to) and all(one in (1, other) for one, other in axes)
-
-
-def _affine(x, bits, lo, hi, noise):
-    most = _power_of_two(bits) - 1
-    scale = jnp.maximum((hi - lo) / most, _TINY)
-    q = jnp.clip(jnp.round((x - lo) / scale + noise), 0, most)
-    return jnp.where(q == most, hi, q * scale + lo)  # a rounding of the end would move the range
-
-
-def _symmetric(x, bits, lo, hi, noise):
-    half = _power_of_two(bits - 1)
-    scale = jnp.maximum(jnp.maximum(-lo, hi) / (half - 0.5), _TINY)
-    return jnp.clip(jnp.round(x / scale + noise), -half, half - 1) * scale
-
-
-def _power_of_two(exponent: jax.Array) -> jax.Array:
-    """Returns 2^exponent, exactly, which `jnp.exp2` does not."""
-    return jax.lax.bitcast_convert_type((exponent + 127) << 23, jnp.float32)
-
-
-def _noise(key, x):
-    """Returns draws within (-1/2, 1/2), symmetric about 0; 0 without a key.
-
-    A draw is a hash of the key and of the position. JAX's own generator takes several times as long
-    as all the rest, and rounding asks for little: draws that are even, and new for each key.
-    """
-    if key is None:
-        return 0.0
-    first, second = jax.random.bits(key, (2,), jnp.uint32)
-    mixed = _mixed(_positions(x) ^ first, 0x7FEB352D)
-    mixed = _mixed(mixed ^ second, 0x846CA68B)
-    return ((jax.lax.bitcast_convert_type(mixed, jnp.int32) >> 8).astype(x.dtype) + 0.5) / 2**24
-
-
-def _mixed(bits, odd):
-    """Returns 32 bits that change a lot with each of `bits`, one to one; `odd` is a number."""
-    bits = (bits ^ (bits >> 16)) * jnp.uint32(odd)
-    return bits ^ (bits >> 15)
-
-
-def _positions(x):
-    """Returns a number for each entry, spread over devices as `x` is.
-
-    The multiples of 2^32 over the golden ratio are far apart where the entries are neighbours.
-    """
-    numbers = jax.lax.iota(jnp.uint32, x.size) * jnp.uint32(0x9E3779B9)
-    return _sharding.spread_like(numbers.reshape(x.shape), x)
 
 
 @jax.custom_jvp

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cyclical_jax import precision
+from cyclical_jax import _levels
 from cyclical_jax.precision import (
     fake_quantize,
     quantize_gradient,
@@ -229,7 +229,7 @@ def test_a_key_gives_the_same_draws_and_another_key_others():
 def test_a_few_draws_are_independent_of_each_other():
     """Of their neighbours, of the next rows, and of the next key, and all are equally probable."""
     shape = (256, 512)
-    noise = jax.jit(lambda key: precision._noise(key, jnp.zeros(shape)))
+    noise = jax.jit(lambda key: _levels.draws(key, jnp.zeros(shape)))
     draws = np.stack([noise(jax.random.fold_in(KEY, count)) for count in range(4)]).reshape(4, -1)
     assert np.abs(draws).max() < 0.5
     size = draws.shape[1]
