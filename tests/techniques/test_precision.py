@@ -6,12 +6,13 @@ import json
 import jax
 import numpy as np
 import pytest
+from flax import linen as nn
 
 from cyclical_jax import testing
-from cyclical_jax.catalogue import parse
+from cyclical_jax.catalogue import default_config, parse, with_network
 from cyclical_jax.models import Model
 from cyclical_jax.models.quantized import BITS, RANGES, with_bits
-from cyclical_jax.testing import Case
+from cyclical_jax.testing import SMALL, Case
 from cyclical_jax.training import assembly, run
 from cyclical_jax.training.checkpoints import Checkpoints
 from cyclical_jax.training.earlier import prepare, read_trained
@@ -20,7 +21,7 @@ from cyclical_jax.training.fields import RecipeError
 from cyclical_jax.training.files import CHECKPOINTS, CONFIG
 from cyclical_jax.training.keeper import Keeper
 from cyclical_jax.training.population import Population
-from cyclical_jax.training.recipe import cyclical
+from cyclical_jax.training.recipe import cyclical, put
 from cyclical_jax.training.step import make_train_step
 from cyclical_jax.training.technique import spec_of
 from tests.techniques.helpers import assert_same, config_of, digits, recipe, train
@@ -223,6 +224,33 @@ def test_a_model_that_does_not_fit_is_one_line_before_anything_is_compiled(chang
     with pytest.raises(RecipeError) as error:
         run.plan(recipe(**FEW | changes), digits())
     assert str(error.value) == line
+
+
+class Own(nn.Module):
+    num_classes: int = 10
+    weights: float = 1.0
+
+    @nn.compact
+    def __call__(self, images):
+        x = nn.relu(nn.Dense(6)(images.reshape(len(images), -1)))
+        return nn.Dense(self.num_classes)(self.weights * x)
+
+
+def test_a_class_of_a_user_trains_with_few_bits_unless_a_knob_has_the_same_word():
+    name = f"{__name__}:Own"
+    config = default_config(with_network(name))
+    changes = SMALL | {"model.name": name, "precision.weights": 4, "precision.gradients": 4}
+    del changes["model.hidden_sizes"]
+    for key, value in changes.items():
+        put(config, key, value)
+    state, rows = train(parse(config), digits())
+    assert state.model_state == {BITS: {"weights": 4}} and np.isfinite(rows[-1]["loss"])
+    config.model.weights = cyclical(1, 2)
+    with pytest.raises(RecipeError) as error:
+        run.plan(parse(config), digits())
+    assert str(error.value).endswith(
+        "model.weights and precision.weights cannot both be on: the model gets both as 'weights'."
+    )
 
 
 def test_a_model_of_another_library_is_one_line():
