@@ -186,6 +186,7 @@ def test_configs_are_read_in_one_file_and_made_in_another():
 # Words that the engine has too, in a sense of its own.
 OF_THE_ENGINE = {"batch_size", "dtype", "hardness", "labels", "loss", "model", "momentum", "name"}
 OF_THE_ENGINE |= {"network", "optimizer", "share", "start", "strength"}
+OF_THE_ENGINE |= {"gradients", "keep", "weights"}
 FURTHER = {"accuracy", "ema", "teacher", "unlabelled", "difficulty", "rank", "focal", "label"}
 
 
