@@ -79,7 +79,7 @@ VARIANTS = default.variants(cyclical(easy=1e-4, hard=1e-3)) | {
     "one_cycle": {"optimizer.learning_rate_schedule": "one_cycle"},
     "warm_restarts": {
         "optimizer.learning_rate_schedule": "warm_restarts",
-        "optimizer.num_restarts": 2,
+        "optimizer.first_cycle": "1 epoch",  # then 2, 4 and 8: the run ends at the end of a cycle
     },
     "semisupervised": FEW_LABELS
     | {

@@ -55,6 +55,7 @@ MOVED = {
     "running_curriculum.preference for running averages",
     "curriculum.average_decay": "running_curriculum.average_decay",
     "loss.margin": "multilabel.margin",
+    "optimizer.num_restarts": "optimizer.first_cycle, the length of the first cycle",
 }
 # {key: (what it is, the words that other projects use for it)}
 _CUSTOMARY = {

@@ -34,14 +34,18 @@ _LARGEST_PART = 256  # bounds the memory of the activations
 
 
 def load_run(
-    workdir: str | Path, checkpoint: str = "best", *, plugins: Sequence[str | Path] = ()
+    workdir: str | Path,
+    checkpoint: str | int = "best",
+    *,
+    plugins: Sequence[str | Path] = (),
 ) -> LoadedRun:
     """Returns the trained model of a run; needs neither its dataset nor the end of the run.
 
     Args:
       workdir: A workdir of `experiments.train`, on this machine.
-      checkpoint: "best", by the run's validation, or "newest". A moving average of the parameters
-        takes their place, where the run kept one.
+      checkpoint: "best", by the run's validation, or "newest"; or the number of updates after
+        which a cycle ended, of a run that was given --keep_cycle_ends. A moving average of the
+        parameters takes their place, where the run kept one.
       plugins: The files that the run was given by --plugin.
 
     Returns:
@@ -54,24 +58,28 @@ def load_run(
     return read_run("workdir", path, with_plugins(plugins), checkpoint=checkpoint)
 
 
-def read_run(key: str, workdir: Path, catalogue: Catalogue, *, checkpoint: str) -> LoadedRun:
+def read_run(key: str, workdir: Path, catalogue: Catalogue, *, checkpoint: str | int) -> LoadedRun:
     """Returns what `load_run` returns, with the tasks and techniques of a catalogue.
 
     Args:
       key: The name that the user knows the workdir by, for errors.
       workdir, catalogue: The run, and all tasks and techniques.
-      checkpoint: "best" or "newest".
+      checkpoint: "best", "newest", or the number of updates of an end of a cycle.
 
     Raises:
       RecipeError: As `load_run` raises ValueError.
     """
-    if checkpoint not in CHECKPOINTS:
-        raise RecipeError(f"checkpoint must be 'best' or 'newest', got {checkpoint!r}.")
-    best = checkpoint == "best"
+    is_end = isinstance(checkpoint, int) and not isinstance(checkpoint, bool)
+    if not is_end and checkpoint not in CHECKPOINTS:
+        raise RecipeError(
+            "checkpoint must be 'best', 'newest' or the updates of an end of a cycle, got "
+            f"{checkpoint!r}."
+        )
+    which: dict[str, Any] = {"cycle_end": checkpoint} if is_end else {"best": checkpoint == "best"}
     with one_run(key, workdir):
         recipe = read_recipe(key, workdir, catalogue)
         facts = read_facts(key, workdir, recipe)
-        trained = read_checkpoint(key, workdir, recipe.structure, facts.spec, best=best)
+        trained = read_checkpoint(key, workdir, recipe.structure, facts.spec, **which)
         config = files.read(workdir / CONFIG)
     return LoadedRun(jax.device_put(trained), facts, recipe, config)
 

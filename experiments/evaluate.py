@@ -7,6 +7,9 @@ validation split, and read the test split only for what you have chosen. If each
 class, the command also prints the scores of each class and the confusion matrix;
 --confusion=FILE.png draws the matrix, and --predictions=FILE.csv lists every example. --export=FILE
 writes the model as a program that needs only JAX; docs/models.md shows how to load it.
+
+--checkpoint=cycle_ends scores each end of a cycle that experiments.train --keep_cycle_ends has
+kept, and their averaged probabilities, a snapshot ensemble.
 """
 
 import dataclasses
@@ -29,9 +32,10 @@ from cyclical_jax.training.files import whole
 from cyclical_jax.training.recipe import load_dataset
 from cyclical_jax.training.structure import Recipe
 from cyclical_jax.training.technique import CLASS_LOGITS
-from experiments import class_scores, command_line, paths, plugins
+from experiments import class_scores, command_line, cycle_ends, paths, plugins
 from experiments.score import Score, in_order, words
 
+CYCLE_ENDS = "cycle_ends"  # a value of --checkpoint
 _SUFFIXES = {"confusion": ".png", "predictions": ".csv"}
 
 
@@ -114,7 +118,7 @@ def main(
 
     Args:
       workdir: The workdir of the run, which is only read.
-      checkpoint: "best" or "newest".
+      checkpoint: "best", "newest" or "cycle_ends".
       split: "train", "validation" or "test".
       files: {"confusion", "predictions" or "export": where it is written}.
       dataset, data_dir: Where the data is, if it has moved.
@@ -126,11 +130,15 @@ def main(
     """
     for name, path in files.items():
         _check_file(name, path)
+    moved = {"dataset": dataset, "data_dir": data_dir}
+    if checkpoint == CYCLE_ENDS:
+        _tell_cycle_ends(workdir, split, files, num_workers, moved)
+        return
     run = read_run("--workdir", workdir, plugins.catalogue(), checkpoint=checkpoint)
     _check_task(run, files)
     if "export" in files:
         _export(run, files["export"])
-    examples = split_of(run, split, dataset=dataset, data_dir=data_dir)
+    examples = split_of(run, split, **moved)
     reader = class_scores.Reader() if _has_classes(run) else None
     scores = scores_of(run, examples, num_workers=num_workers, look=reader and reader.look)
     number = run.facts.num_classes
@@ -141,6 +149,16 @@ def main(
     )
     if reader:
         _tell_classes(reader.predictions(), run, f"{workdir}, {split}", files)
+
+
+def _tell_cycle_ends(workdir, split, files, num_workers, moved) -> None:
+    """Prints the scores of the ends of cycles that a run has kept, alone and together."""
+    if files:
+        raise RecipeError(f"--{min(files)} needs one checkpoint, got --checkpoint={CYCLE_ENDS}.")
+    ends = cycle_ends.read_ends("--workdir", workdir, plugins.catalogue())
+    examples = split_of(ends.runs[0], split, **moved)
+    scores = cycle_ends.scores_of(ends, examples, num_workers=num_workers)
+    print(cycle_ends.told(ends, scores, examples, f"{workdir}, {split}"))
 
 
 def _export(run: LoadedRun, path: Path) -> None:
@@ -202,7 +220,7 @@ def _why_not(path: Path) -> str:
 if __name__ == "__main__":
     chosen = {
         "checkpoint": flags.DEFINE_enum(
-            "checkpoint", "newest", CHECKPOINTS, "Checkpoint to score."
+            "checkpoint", "newest", (*CHECKPOINTS, CYCLE_ENDS), "Checkpoint to score."
         ),
         "split": flags.DEFINE_enum("split", "validation", SPLITS, "Split to score it on."),
         "dataset": flags.DEFINE_string(

@@ -194,6 +194,16 @@ class Lab:
                 for family, members in families(self._missing(keys, recipes)).items()
             )
 
+    def seconds_a_run(self, recipes: Sequence[Recipe]) -> float:
+        """Returns the seconds that each run takes, measured on first updates, without validation.
+
+        Args:
+          recipes: Runs of one population.
+        """
+        members = {run_key(recipe, ()): recipe for recipe in recipes}
+        (family,) = families(members)
+        return self._population(family, members).seconds_a_member()
+
     def has(self, recipes: Sequence[Recipe], splits: Sequence[str]) -> bool:
         """Returns whether `complete` has nothing to train."""
         return all(run_key(recipe, splits) in self._store for recipe in recipes)

@@ -3,6 +3,7 @@
 The numbers may be traced: everything here is built inside the compiled program.
 """
 
+import functools
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
@@ -12,9 +13,11 @@ import optax
 from cyclical_jax import transforms
 from cyclical_jax.accumulation import windows_schedule
 from cyclical_jax.models import Model
+from cyclical_jax.restarts import in_each_cycle
 from cyclical_jax.schedules import as_schedule, cyclical_schedule
 from cyclical_jax.training.durations import Timetable
 from cyclical_jax.training.fields import RecipeError
+from cyclical_jax.training.keys import RESTART
 from cyclical_jax.training.state import JUDGED, TrainState, Variables, init_state
 from cyclical_jax.training.step import Program
 from cyclical_jax.training.structure import Numbers, Recipe, Structure
@@ -35,18 +38,16 @@ Parts = Mapping[str, Part]  # by name, in the order in which they act
 
 def make_schedules(structure: Structure, numbers: Numbers, timetable: Timetable) -> Schedules:
     """Returns {key: schedule} of each knob that is on."""
-    curves = dict(structure.curves)
-    schedules = {
-        key: cyclical_schedule(
-            knob.easy,
-            knob.hard,
-            timetable.total_steps,
-            factor=knob.factor,
-            num_cycles=structure.num_cycles,
-            **curves[key]._asdict(),
+    curves, num_cycles = dict(structure.curves), structure.num_cycles
+    ends = [timetable.updates(end) for end in timetable.cycle_ends]
+    schedules = {}
+    for key, (easy, hard, factor) in numbers.items():
+        options = {"factor": factor, "num_cycles": num_cycles, **curves[key]._asdict()}
+        of_length = functools.partial(cyclical_schedule, easy, hard, **options)
+        spans_cycles = structure.span == RESTART
+        schedules[key] = (
+            in_each_cycle(of_length, ends) if spans_cycles else of_length(timetable.total_steps)
         )
-        for key, knob in numbers.items()
-    }
     for entry, own in structure.entries:
         schedules |= entry.schedules(dict(own), schedules, timetable)
     return schedules

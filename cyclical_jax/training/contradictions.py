@@ -5,7 +5,7 @@ from typing import Any
 
 from cyclical_jax import data
 from cyclical_jax.training.fields import Cycle, any_of, shown
-from cyclical_jax.training.keys import TASK
+from cyclical_jax.training.keys import CYCLE, RESTART, SPAN, TASK
 from cyclical_jax.training.structure import Catalogue
 from cyclical_jax.training.technique import IN_MEMORY, SPATIAL, Task, Technique
 
@@ -33,6 +33,7 @@ def contradictions(
     if {"dataset", "data_dir"} <= checked.keys():
         yield from _subset_problems(checked)
         yield from _stream_problems(checked)
+    yield from _restart_problems(catalogue, checked)
     for entry in catalogue.entries:
         if is_on(catalogue, checked, entry):
             yield from _batch_problems(entry, checked, num_devices)
@@ -81,6 +82,25 @@ def _accumulation_problems(checked: Checked) -> Iterator[str]:
             yield "accumulate_as is 'one_batch', but accumulate is 1: there is nothing to join."
         if checked.get("loop") == "streamed":
             yield "accumulate_as must be 'micro_steps' where loop is 'streamed'."
+
+
+def _restart_problems(catalogue: Catalogue, checked: Checked) -> Iterator[str]:
+    """Yields a line for each value that does not suit a run that restarts, or one that does not."""
+    able = [e.restarts for e in catalogue.entries if e.restarts and is_on(catalogue, checked, e)]
+    if any(restarts.choice not in checked for restarts in able):
+        return
+    on = [restarts for restarts in able if checked[restarts.choice] == restarts.value]
+    accumulate = checked.get("accumulate", Cycle(1, 1))
+    if on and accumulate.easy != accumulate.hard:
+        yield (
+            f"accumulate must be a number where {on[0]}, got {accumulate.easy:g} and "
+            f"{accumulate.hard:g}: its cycle would change the lengths of the others."
+        )
+    if not on:
+        needed = " or ".join(map(str, able)) or "a run restarts"
+        for key, value in ((SPAN, RESTART), ("validate_every", CYCLE)):
+            if checked.get(key) == value:
+                yield f"{key} may be {value!r} only where {needed}."
 
 
 def _data_problems(checked: Checked) -> list[str]:

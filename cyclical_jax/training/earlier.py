@@ -19,7 +19,7 @@ from cyclical_jax.training.checkpoints import CheckpointError
 from cyclical_jax.training.facts import facts_of, read_facts
 from cyclical_jax.training.fields import RecipeError, any_of
 from cyclical_jax.training.files import CHECKPOINTS, CONFIG, INPUTS
-from cyclical_jax.training.reading import read_variables
+from cyclical_jax.training.reading import kept_cycle_ends, read_variables
 from cyclical_jax.training.recipe import default_config, load_source, parse, put, source
 from cyclical_jax.training.state import Variables
 from cyclical_jax.training.structure import (
@@ -216,7 +216,13 @@ def _read_trained(key: str, path: Path, dataset: Dataset, catalogue: Catalogue) 
 
 
 def read_checkpoint(
-    key: str, workdir: Path, structure: Structure, spec: Spec, *, best: bool = False
+    key: str,
+    workdir: Path,
+    structure: Structure,
+    spec: Spec,
+    *,
+    best: bool = False,
+    cycle_end: int | None = None,
 ) -> TrainedModel:
     """Returns the trained model of the run in `workdir`.
 
@@ -226,12 +232,24 @@ def read_checkpoint(
       structure: The structure of the run.
       spec: The spec of a dataset whose inputs have the same shape, with the same number of classes.
       best: Whether to read the checkpoint with the best validation score, not the newest.
+      cycle_end: The number of updates of the end of a cycle to read instead.
 
     Raises:
       RecipeError: There is no such checkpoint, or it does not fit; a line.
     """
     like = _like(assemble_model(structure, spec), example_of(structure, spec), key=key)
-    return TrainedModel(structure, spec, *_read(key, workdir, like, best=best))
+    found = _read(key, workdir, like, best=best, cycle_end=cycle_end)
+    return TrainedModel(structure, spec, *found)
+
+
+def read_cycle_ends(key: str, workdir: Path) -> dict[int, int]:
+    """Returns {updates: micro step} of the ends of cycles that the run in `workdir` has kept.
+
+    Raises:
+      RecipeError: There are no checkpoints, or one of them is damaged; a line.
+    """
+    with _told_of_run(key):
+        return kept_cycle_ends(workdir / CHECKPOINTS)
 
 
 def read_recipe(key: str, workdir: Path, catalogue: Catalogue) -> Recipe:
@@ -332,12 +350,19 @@ def _read(
     *,
     without: tuple[str, ...] = (),
     without_state: tuple[str, ...] = (),
-    best: bool = False,
+    **which: Any,
 ) -> tuple[Variables, int]:
     names = Variables(without, without_state)
     like = Variables(*map(_left, like, names))
+    with _told_of_run(key):
+        return read_variables(workdir / CHECKPOINTS, like, without=names, **which)
+
+
+@contextlib.contextmanager
+def _told_of_run(key: str) -> Iterator[None]:
+    """Turns a CheckpointError into a RecipeError that names the run as the user knows it."""
     try:
-        return read_variables(workdir / CHECKPOINTS, like, without=names, best=best)
+        yield
     except CheckpointError as error:
         raise RecipeError(f"{key}: {error}") from error
 

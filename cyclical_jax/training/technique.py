@@ -210,6 +210,24 @@ class Prepared(NamedTuple):
     start: Variables | None = None
 
 
+class Restarts(NamedTuple):
+    """What makes a run restart: it then has cycles whose lengths do not depend on its own.
+
+    Attributes:
+      choice: The key that decides, of the technique's own.
+      value: Its value with which the run restarts.
+      ends: (own values, {key: updates} of the own durations) -> iterator of the numbers of updates
+        after which a cycle has ended, without end.
+    """
+
+    choice: str
+    value: str
+    ends: Callable[[Own, Mapping[str, int]], Iterator[int]]
+
+    def __str__(self) -> str:
+        return f"{self.choice} is {self.value!r}"
+
+
 def no_problems(checked: Own) -> Iterator[str]:
     """Yields nothing."""
     return iter(())
@@ -231,6 +249,7 @@ class Technique:
         one does not take them over.
       schedules: (own values, schedules, timetable) -> schedules that replace those of its knobs,
         and further ones, which `columns` name.
+      restarts: What makes a run restart.
       columns: {key of a knob, or of a further schedule: its name in the log}. By default a knob has
         the last word of its key.
       whole: Those of them whose values are whole numbers, which the log shows as such.
@@ -263,6 +282,7 @@ class Technique:
     model_knobs: tuple[str, ...] = ()
     model_state: tuple[str, ...] = ()
     schedules: Callable[[Own, Schedules, Timetable], Schedules] = lambda own, schedules, table: {}
+    restarts: Restarts | None = None
     columns: Mapping[str, str] | None = None
     whole: tuple[str, ...] = ()
     summary: Callable[[Own, Schedules, Timetable], Mapping[str, float]] | None = None
@@ -304,6 +324,8 @@ class Task(Technique):
       scores: The sums of all batches -> {"loss": ..., ...}, on the host.
       probabilities: The model's outputs -> the probability of each class [batch, classes]; None
         if the outputs are not about classes.
+      averaged: Outputs of several models [models, batch, ...] -> outputs whose `probabilities` are
+        the mean of theirs; None if there is no such function.
       judged_by: The score that decides which model is best, and whether its "max" or "min" is best.
       misfits: (name of a split, the split, number of classes) -> a line for each reason why the
         task cannot learn from it. The split is already as `Dataset` says.
@@ -318,6 +340,7 @@ class Task(Technique):
     sums: Callable[[Site, Model, Variables, Batch], Any] = lambda *arguments: {}
     scores: Callable[[Sequence[Any]], dict[str, float]] = lambda sums: {}
     probabilities: Callable[[Any], jax.Array] | None = None
+    averaged: Callable[[Any], Any] | None = None
     judged_by: tuple[str, str] = ("loss", "min")
     misfits: Callable[[str, Split, int], Iterator[str]] = lambda name, split, classes: iter(())
     outputs: Callable[[Own, Spec], tuple[int, ...] | None] = lambda own, spec: None

@@ -95,6 +95,7 @@ def test_what_the_engine_cannot_run_is_one_line(changes, line):
 # ---- options of what is not chosen
 
 
+NEEDED = {"warm_restarts": {"optimizer.first_cycle": "1 epoch"}}  # which has no value by default
 CHOICES = {key: options for e in CATALOGUE.entries for key, options in (e.options or {}).items()}
 
 
@@ -105,8 +106,9 @@ def test_an_option_that_is_not_read_may_stand_at_its_default(choice, chosen):
     keys = [f"{section}.{name}" for name in names]
     defaults = {key: CATALOGUE.keys[key].default for key in keys}
     task = {"task.name": "multilabel" if section == "multilabel" else "classification"}
-    recipe = parse(changed(task | defaults | {choice: chosen}))
+    recipe = parse(changed(task | defaults | {choice: chosen} | NEEDED.get(chosen, {})))
     read = {key for _, own in recipe.structure.entries for key, _ in own} | recipe.numbers.keys()
+    read |= dict(recipe.durations).keys()
     assert read & {*keys} == {f"{section}.{name}" for name in CHOICES[choice][chosen]}
 
 

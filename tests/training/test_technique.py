@@ -36,6 +36,7 @@ def test_no_knob_has_the_name_of_what_is_measured_or_logged():
         techniques=((Technique("mine", {}, measures=("share",)), ()),),
         curves=tuple((f"mine.{word}", curve) for word in (*words, "rate")),
         num_cycles=1,
+        span="run",
         batch_size=4,
         beside=(),
         accumulate=Accumulation(constant, curve),
