@@ -24,7 +24,6 @@ from typing import Any
 
 from absl import flags
 
-from cyclical_jax import data
 from cyclical_jax._words import counted
 from cyclical_jax.data import num_examples
 from cyclical_jax.training import files
@@ -271,8 +270,8 @@ def _planned_config() -> tuple[str, Table, dict[Any, Trials]]:
     keys = {change.partition("=")[0]: None for change in flags.FLAGS["set"].value}
     check_keys({"--config": keys})
     config, name = command_line.config_of(_CONFIG), _name_of(_CONFIG.value)
-    if tune.DATA_DIR.value and data.uses_data_dir(config.dataset):
-        config.data_dir = str(tune.DATA_DIR.value)
+    if tune.DATA_DIR.value:
+        raise RecipeError("--data_dir needs --table; with a config it is --config.data_dir.")
     table = Table(
         about=f"How long to train {_CONFIG.value}.",
         arms={name: Arm()},
