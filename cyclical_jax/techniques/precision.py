@@ -79,17 +79,17 @@ KEYS = {
 
 def problems(checked: Own) -> Iterator[str]:
     deficit, bits = checked[DEFICIT], checked[DEFICIT_BITS]
-    if (deficit is None) != (bits is None):
-        yield f"{DEFICIT} and {DEFICIT_BITS} must both be set or both be None, got " + (
-            f"{deficit} and {bits}."
+    are_whole = checked[WEIGHTS] is None and checked[ACTIVATIONS] is None
+    read = f"read where {any_of(WEIGHTS, ACTIVATIONS)} is set, not None"
+    if are_whole and checked[QUANTIZER] != KEYS[QUANTIZER].default:
+        yield f"{QUANTIZER} is {read}; leave it at {KEYS[QUANTIZER].default!r}."
+    if are_whole and (deficit, bits) != (None, None):
+        yield f"{DEFICIT} and {DEFICIT_BITS} are {read}; leave both at None."
+    elif (deficit is None) != (bits is None):
+        yield (
+            f"{DEFICIT} and {DEFICIT_BITS} must both be set or both be None, got {deficit} and "
+            f"{bits}."
         )
-    if checked[WEIGHTS] is None and checked[ACTIVATIONS] is None:
-        for key in (QUANTIZER, DEFICIT, DEFICIT_BITS):
-            if checked[key] != KEYS[key].default:
-                yield (
-                    f"{key} is read where {any_of(WEIGHTS, ACTIVATIONS)} is set, not None; leave "
-                    f"it at {KEYS[key].default!r}."
-                )
 
 
 def model(site: Site, before: Model | None) -> Model:
