@@ -38,6 +38,7 @@ if TYPE_CHECKING:  # what `__getattr__` imports at its first use
         curriculum,
         distillation,
         finetuning,
+        precision,
         semisupervised,
     )
     from cyclical_jax.trained import load_run as load_run
@@ -68,6 +69,7 @@ __all__ = [
     "hardness_schedule",
     "num_updates",
     "per_epoch",
+    "precision",
     "semisupervised",
     "softmax_cross_entropy",
     "updates_of",
@@ -75,7 +77,10 @@ __all__ = [
     "weighted_mean",
 ]
 
-_MODULES = {"augment", "averaging", "curriculum", "distillation", "finetuning", "semisupervised"}
+_MODULES = {
+    *("augment", "averaging", "curriculum", "distillation", "finetuning"),
+    *("precision", "semisupervised"),
+}
 # Names that need more than jax and optax: {name: the module of this package that has it}. They are
 # not in `__all__`, so that `import *` needs no more either.
 _LAZY = {"load_run": "trained"}

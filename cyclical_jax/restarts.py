@@ -166,12 +166,15 @@ def in_each_cycle(
       ends: Number of updates after which each cycle has ended.
 
     Returns:
-      The schedule. It depends on the ends that a count has passed and on the next one alone; after
-      the last end, the schedule of the last cycle goes on.
+      The schedule. Its compiled values up to an end have the same bits whatever ends come after it.
+      After the last end, the schedule of the last cycle goes on.
     """
-    begins = [0, *ends[:-1]]
+    lengths = np.diff([0, *ends]).tolist()
+    # The last count begins one cycle more, which no training reaches: XLA rounds differently where
+    # it knows a length, and the length of a single cycle would be known.
+    begins = [0, *ends[:-1], _MOST_COUNT]
     begin_at = constant_between(begins, begins)
-    length_at = constant_between(begins, np.diff([0, *ends]).tolist())
+    length_at = constant_between(begins, [*lengths, lengths[-1] + 1])
 
     @standard_promotion
     def schedule(count):

@@ -29,16 +29,31 @@ from cyclical_jax import _checks
 from cyclical_jax._dtypes import as_array, as_count, standard_promotion, widened
 from cyclical_jax._types import ArraySchedule, Number, NumberOrSchedule, Schedule
 
-Shape = Literal["linear", "cosine", "exponential", "rex"]
+Growth = Literal[
+    "linear",
+    "cosine",
+    "exponential",
+    "late_exponential",
+    "rex",
+    "early_rex",
+    "published_exponential",
+    "late_published_exponential",
+]
+Shape = Growth | tuple[Growth, Growth]
 Scale = Literal["linear", "log"]
 
-# Growth from 0 to 1 in terms of the linear hardness h and its complement e = 1 - h. The complement
-# is an argument because the slope of REX at the peak is 10: the rounding of 1 - h would show.
+# Growth in terms of the linear hardness h and its complement e = 1 - h, which is an argument
+# because the slope of REX at the peak is 10: the rounding of 1 - h would show. The products of the
+# late exponentials are 1 - exponential(e), without the loss of digits of a difference near 0.
 _GROWTH: dict[str, Callable[[jax.Array, jax.Array], jax.Array]] = {
     "linear": lambda h, e: h,
     "cosine": lambda h, e: jnp.sin(0.5 * jnp.pi * h) ** 2,
     "exponential": lambda h, e: jnp.expm1(-4 * h) / math.expm1(-4),
+    "late_exponential": lambda h, e: jnp.exp(-4 * e) * (jnp.expm1(-4 * h) / math.expm1(-4)),
     "rex": lambda h, e: h / (h + 10 * e),
+    "early_rex": lambda h, e: 10 * h / (10 * h + e),
+    "published_exponential": lambda h, e: -jnp.expm1(-4 * h),
+    "late_published_exponential": lambda h, e: jnp.exp(-4 * e),
 }
 SHAPES = tuple(_GROWTH)
 SCALES = ("linear", "log")
@@ -76,9 +91,18 @@ def hardness_schedule(
         0 and at count `total_steps - 1`; after that the last value holds.
       factor: At least 1. The peak is at the fraction `1 / factor` of a cycle: 2 is the middle, 4
         the end of the first quarter, 1 the end of the cycle (hardness never falls).
-      shape: How hardness grows towards the peak and, mirrored, falls from it, in terms of the
-        linear hardness h: "linear" h; "cosine" (1 - cos(pi h)) / 2;
-        "exponential" (1 - exp(-4 h)) / (1 - exp(-4)); "rex" h / (10 - 9 h).
+      shape: How hardness grows towards the peak and, mirrored, falls from it; a pair (way up, way
+        back) gives each way its own growth. In terms of the linear hardness h:
+
+        - "linear": h
+        - "cosine": (1 - cos(pi h)) / 2
+        - "exponential": (1 - exp(-4 h)) / (1 - exp(-4))
+        - "late_exponential": (exp(4 h) - 1) / (exp(4) - 1), which is 1 - exponential(1 - h)
+        - "rex": h / (10 - 9 h)
+        - "early_rex": 10 h / (1 + 9 h), which is 1 - rex(1 - h)
+        - "published_exponential": 1 - exp(-4 h), which ends at 0.982
+        - "late_published_exponential": exp(-4 (1 - h)), which begins at 0.018
+
       num_cycles: How many times easy -> hard -> easy is repeated, from 1 to `total_steps - 1`.
 
     `total_steps` and `factor` may be traced scalars; traced numbers are not checked. The gradient
@@ -93,29 +117,41 @@ def hardness_schedule(
       ValueError: A Python or NumPy number is out of its range, or `shape` is unknown.
 
     Source: arXiv 2202.08835 for the linear shape (the cycle of the published code). The other
-    shapes are the growth functions of Wolfe & Kyrillidis (arXiv 2403.02243). Their exponential
-    ends at 0.982, which their rounding to whole bits hides; here it is scaled to reach 1.
+    shapes are the growth functions of Wolfe & Kyrillidis (arXiv 2403.02243) and their mirror
+    images, which their triangular schedules have on one way or on both. Their exponential is
+    "published_exponential": it ends at 0.982, which their rounding to whole bits hides.
+    "exponential" is scaled to reach 1.
 
     Examples:
       >>> hardness = hardness_schedule(total_steps=9, factor=4)
       >>> [round(float(hardness(count)), 2) for count in range(9)]
       [0.0, 0.5, 1.0, 0.83, 0.67, 0.5, 0.33, 0.17, 0.0]
+
+      Slow at first on the way up, slow at first on the way back:
+
+      >>> hardness = hardness_schedule(total_steps=9, shape=("rex", "early_rex"))
+      >>> [round(float(hardness(count)), 2) for count in range(9)]
+      [0.0, 0.03, 0.09, 0.23, 1.0, 0.97, 0.91, 0.77, 0.0]
     """
     _checks.whole_number("total_steps", total_steps, minimum=2, maximum=_MOST_STEPS)
     _checks.number("factor", factor, minimum=1, maximum=_MOST_STEPS)
-    _checks.one_of("shape", shape, SHAPES)
+    up, back = as_pair(checked_shape("shape", shape))
     last = _whole(total_steps) - 1
     most_cycles = min(last, MOST_CYCLES) if _checks.is_plain(total_steps) else MOST_CYCLES
     _checks.whole_number("num_cycles", num_cycles, minimum=1, maximum=most_cycles)
     factor = _real(factor)
-    growth = _GROWTH[shape]
 
     @standard_promotion
     def schedule(count):
         count = jnp.clip(as_count(count), 0, last)
-        to_easy, to_hard = _steps_to_turns(count, last, factor, int(num_cycles))
+        to_easy, to_peak = _steps_to_turns(count, last, factor, int(num_cycles))
+        to_hard = jnp.abs(to_peak)
         length = to_easy + to_hard
-        return growth(to_easy / length, to_hard / length).astype(jnp.float32)
+        h, e = to_easy / length, to_hard / length
+        hardness = _GROWTH[up](h, e)
+        if up != back:
+            hardness = jnp.where(to_peak >= 0, hardness, _GROWTH[back](h, e))
+        return hardness.astype(jnp.float32)
 
     return schedule
 
@@ -290,6 +326,27 @@ def as_schedule(value: NumberOrSchedule) -> Callable[[Any], Any]:
     return value if callable(value) else lambda count: value
 
 
+def checked_shape(name: str, value: Any) -> Shape:
+    """Returns a shape as `hardness_schedule` takes it; a list becomes a tuple, to be hashable.
+
+    Raises ValueError unless it is a word or a pair of words.
+    """
+    if not isinstance(value, tuple | list):
+        _checks.one_of(name, value, SHAPES)
+        return value
+    if len(value) != 2:
+        raise ValueError(f"`{name}` must be a word or a pair (way up, way back), got {value!r}.")
+    for word in value:
+        _checks.one_of(name, word, SHAPES)
+    up, back = value
+    return up, back
+
+
+def as_pair(shape: Shape) -> tuple[Growth, Growth]:
+    """Returns the growth on the way up and the one on the way back."""
+    return shape if isinstance(shape, tuple) else (shape, shape)
+
+
 def _check_not_infinite(name: str, end: Any) -> None:
     if _checks.is_plain(end) and end in (np.inf, -np.inf):
         raise ValueError(
@@ -334,13 +391,16 @@ def _shifted(position: _Position, steps: Any, sign: int) -> _Position:
 
 
 def _steps_to_turns(count, last, factor, num_cycles):
-    """Returns the steps from `count` to the easy end on its side of the peak, and to the peak."""
+    """Returns the steps from `count` to the easy end on its side of the peak, and to the peak.
+
+    The steps to the peak are negative on the way back.
+    """
     now = _Position(count, 0.0)
     cycle = _cycle_of(count, last, num_cycles)
     begin, end = _cycle_begin(cycle, last, num_cycles), _cycle_begin(cycle + 1, last, num_cycles)
     to_peak = _distance(now, _peak(begin, end, last / num_cycles, factor))
     to_easy = jnp.where(to_peak >= 0, _distance(begin, now), _distance(now, end))
-    return to_easy, jnp.abs(to_peak)
+    return to_easy, to_peak
 
 
 def _peak(begin: _Position, end: _Position, cycle_length, factor) -> _Position:

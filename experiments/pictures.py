@@ -21,7 +21,7 @@ from matplotlib.figure import Figure
 
 import cyclical_jax as cj
 from cyclical_jax.training.files import whole
-from experiments import drawing, front_page, grids, presentation, tradeoff_presentation
+from experiments import drawing, front_page, grids, presentation, scatter, tradeoff_presentation
 from experiments.drawing import Theme
 from experiments.score import ACCURACY
 
@@ -99,8 +99,12 @@ def factors(theme: Theme) -> Figure:
 
 
 def shapes(theme: Theme) -> Figure:
-    """Returns the hardness in every shape."""
-    return _panels({shape: _hardness(shape=shape) for shape in cj.schedules.SHAPES}, theme)
+    """Returns the hardness in every shape that looks unlike the others, and in two pairs."""
+    words = ("linear", "cosine", "exponential", "rex", "late_exponential", "early_rex")
+    pairs = (("exponential", "late_exponential"), ("rex", "early_rex"))
+    panels = {word: _hardness(shape=word) for word in words}
+    panels |= {",\n".join(pair): _hardness(shape=pair) for pair in pairs}
+    return _panels(panels, theme, rows=2)
 
 
 def cycles(theme: Theme) -> Figure:
@@ -129,12 +133,12 @@ def _hardness(**options) -> np.ndarray:
     return _at(cj.hardness_schedule(len(_UPDATES), **options), _UPDATES)
 
 
-def _panels(values: Mapping[str, np.ndarray], theme: Theme) -> Figure:
+def _panels(values: Mapping[str, np.ndarray], theme: Theme, *, rows: int = 1) -> Figure:
     """Returns small axes side by side, each with its name above it."""
-    figure = Figure(figsize=(drawing.WIDTH, 2.0), layout="constrained")
-    figure.get_layout_engine().set(wspace=0.08)
-    row = figure.subplots(1, len(values), sharey=True)
-    for axes, (name, of_panel) in zip(row, values.items(), strict=True):
+    figure = Figure(figsize=(drawing.WIDTH, 2.0 * rows), layout="constrained")
+    figure.get_layout_engine().set(wspace=0.08, hspace=0.08)
+    grid = figure.subplots(rows, len(values) // rows, sharey=True)
+    for axes, (name, of_panel) in zip(grid.flat, values.items(), strict=True):
         axes.fill_between(_UPDATES, of_panel, of_panel.min(), color=theme.lines[0], alpha=0.14)
         axes.plot(_UPDATES, of_panel, color=theme.lines[0], linewidth=2.5, clip_on=False)
         axes.set(xticks=[], yticks=[0, 1], xlim=_UPDATES[[0, -1]], title=name)
@@ -196,6 +200,9 @@ def files() -> Iterator[tuple[Path, Callable[[Path], None]]]:
             yield FOLDER / f"{name}-{theme}.svg", functools.partial(draw, name, theme)
     for name, record in front_page.records().items():
         yield front_page.RESULTS / f"{name}.png", functools.partial(presentation.picture, record)
+        if scatter.has_one(record):
+            path = front_page.RESULTS / f"{scatter.name_of(record)}.png"
+            yield path, functools.partial(scatter.picture, record)
     for path in sorted((front_page.RESULTS / "range_test").glob("*.json")):
         record = json.loads(path.read_text())
         yield path.with_suffix(".png"), functools.partial(draw_range_test, record)

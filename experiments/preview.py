@@ -26,6 +26,7 @@ from cyclical_jax._files import whole
 from cyclical_jax._words import counted
 from cyclical_jax.accumulation import windows_schedule
 from cyclical_jax.catalogue import parse
+from cyclical_jax.schedules import as_pair
 from cyclical_jax.techniques import learning_rate
 from cyclical_jax.training import assembly
 from cyclical_jax.training.durations import Timetable
@@ -138,9 +139,13 @@ def _is_log(recipe: Recipe, key: str) -> bool:
 
 
 def _ends(recipe: Recipe, key: str) -> tuple[float, ...]:
-    """Returns the values at which a knob turns; none where a schedule multiplies it."""
+    """Returns the values at which a knob turns; none where it may not reach them.
+
+    A schedule multiplies it, or its shape is a published exponential.
+    """
     easy, hard, _ = recipe.numbers[key]
-    return () if _schedule(recipe, key) else (easy, hard)
+    ways = as_pair(dict(recipe.structure.curves)[key].shape)
+    return () if _schedule(recipe, key) or any("published" in way for way in ways) else (easy, hard)
 
 
 def _scale(recipe: Recipe, key: str) -> str:

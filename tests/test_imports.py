@@ -157,6 +157,8 @@ LATER = sorted(cyclical_jax._MODULES)  # imported at their first use, for type c
         ("curriculum", ["_checks", "_dtypes", "_sharding", "_types"]),
         ("distillation", ["_checks", "_dtypes", "_examples", "_focal", "_types", "losses"]),
         ("finetuning", ["_checks", "_dtypes", "_types", "opt_state", "transforms"]),
+        ("_levels", ["_sharding"]),
+        ("precision", ["_checks", "_dtypes", "_levels", "_types"]),
         ("semisupervised", ["_examples", "_types", "losses"]),
         ("__init__", [*AT_ONCE, *LATER]),
     ],
@@ -184,6 +186,7 @@ def test_configs_are_read_in_one_file_and_made_in_another():
 # Words that the engine has too, in a sense of its own.
 OF_THE_ENGINE = {"batch_size", "dtype", "hardness", "labels", "loss", "model", "momentum", "name"}
 OF_THE_ENGINE |= {"network", "optimizer", "share", "start", "strength"}
+OF_THE_ENGINE |= {"gradients", "keep", "weights"}
 FURTHER = {"accuracy", "ema", "teacher", "unlabelled", "difficulty", "rank", "focal", "label"}
 
 
@@ -215,6 +218,15 @@ def test_techniques_know_nothing_of_each_other():
 def test_datasets_are_read_in_one_folder():
     importers = importers_of("tensorflow_datasets", FILES)
     assert {str(pathlib.Path(path).parent) for path in importers} <= {"cyclical_jax/data"}
+
+
+def test_a_bridge_to_another_library_is_imported_by_nobody_and_alone_imports_it():
+    bridges = [path for path in LIBRARY if path.parts[1] == "interop" and path.stem != "__init__"]
+    assert bridges
+    assert importers_of("cyclical_jax.interop", FILES) == set()
+    for path in bridges:
+        assert importers_of(path.stem, FILES) == {str(path)}
+        assert path.stem in PROJECT["optional-dependencies"]
 
 
 def test_one_file_says_pmap():

@@ -25,10 +25,11 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 import cyclical_jax as cj
 from cyclical_jax import finetuning
+from cyclical_jax._dtypes import as_array
 
 MODULES = (
     *("accumulation", "augment", "averaging", "curriculum"),
-    *("distillation", "finetuning", "semisupervised"),
+    *("distillation", "finetuning", "precision", "semisupervised"),
 )
 LOW = (jnp.bfloat16, jnp.float16)
 KEY = jax.random.key(5)
@@ -46,6 +47,8 @@ LOGITS, OTHERS = 2 * floats(2, BATCH, CLASSES)
 INDICES = np.array([3, 0, 5, 1], np.int32)
 PROBABILITIES = RNG.dirichlet(np.ones(CLASSES), BATCH).astype(np.float32)
 MULTILABELS = (RNG.uniform(size=(BATCH, CLASSES)) < 0.4).astype(np.float32)
+PIXELS = RNG.integers(0, 32, (BATCH, 6, 6, 3)).astype(np.float32)  # levels of 5 bits
+KERNEL = np.array([[0, 3, 31], [31, 0, 1], [9, 31, 0], [4, 7, 2], [5, 3, 1], [8, 1, 0]], "f4")
 COUNTS = np.arange(12, dtype=np.int32)
 UPDATES, PARAMS = ({"a": floats(BATCH, 3), "b": floats(BATCH)} for _ in range(2))
 
@@ -129,6 +132,24 @@ def in_powers(function, data, numbers):
 
 def asked(function, data, numbers):
     return function(lambda variables, images: images * variables, 2.0, **data)
+
+
+def quantized_backwards(function, data, numbers):
+    """Returns the gradient, which is what the function changes."""
+    x = as_array(data["x"])
+    _, of_gradient = jax.vjp(lambda x: function(x, key=KEY, **numbers), x)
+    return of_gradient(x)[0]
+
+
+def multiplied(function, data, numbers):
+    kernel = jnp.asarray(KERNEL, as_array(data["lhs"]).dtype)
+    return function(key=KEY, **numbers)(data["lhs"], kernel, (((1,), (0,)), ((), ())))
+
+
+def convolved(function, data, numbers):
+    kernel = jnp.asarray(KERNEL.reshape(2, 1, 3, -1), as_array(data["lhs"]).dtype)
+    conv = function(key=KEY, **numbers)
+    return conv(data["lhs"], kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"))
 
 
 class Case(NamedTuple):
@@ -247,6 +268,33 @@ CASES = (
         "distillation.distillation_loss",
         {"logits": LOGITS, "teacher_logits": OTHERS},
         {"temperature": 1.3},
+    ),
+    Case("precision.fake_quantize", {"x": LOGITS}, {"bits": 5.3}, keeps_dtype=True),
+    Case(
+        "precision.quantize_gradient",
+        {"x": LOGITS},
+        {"bits": 5.3},
+        quantized_backwards,
+        keeps_dtype=True,
+    ),
+    Case(
+        "precision.quantized_dot_general",
+        {"lhs": PROBABILITIES},
+        {"bits": 5.3, "gradient_bits": 6.7, "activation_bits": 4.6},
+        multiplied,
+        keeps_dtype=True,
+    ),
+    Case(
+        "precision.quantized_conv",
+        {"lhs": PIXELS},
+        {"bits": 5.3, "gradient_bits": 6.7, "activation_bits": 4.6},
+        convolved,
+        keeps_dtype=True,
+    ),
+    Case(
+        "precision.relative_cost",
+        {},
+        {"bits": 5.3, "gradient_bits": 8.4, "activation_bits": 6.1, "reference": 16.0},
     ),
     Case("semisupervised.pseudo_labels", {"logits": LOGITS}, {"threshold": 0.51}),
     Case(

@@ -47,6 +47,7 @@ SOFTMAX = {"temperature": EACH, "label_smoothing": EACH}
 CYCLE = {"total_steps": SCALAR, "factor": SCALAR, "num_cycles": HOST}
 MULTILABEL = GAMMAS | {"margin": EACH, "alpha": EACH}
 COLOUR = {"strength": SCALAR, "most": SCALAR}
+BITS = {"bits": SCALAR, "gradient_bits": SCALAR, "activation_bits": SCALAR}
 
 NUMBERS: dict[str, dict[str, str]] = {
     "softmax_cross_entropy": SOFTMAX,
@@ -86,6 +87,11 @@ NUMBERS: dict[str, dict[str, str]] = {
     "curriculum.update_difficulty": {"decay": SCALAR},
     "distillation.teacher_logits": {"batch_size": HOST},
     "distillation.distillation_loss": {"temperature": EACH},
+    "precision.fake_quantize": {"bits": SCALAR},
+    "precision.quantize_gradient": {"bits": SCALAR},
+    "precision.quantized_dot_general": BITS,
+    "precision.quantized_conv": BITS,
+    "precision.relative_cost": BITS | {"reference": SCALAR},
     "semisupervised.pseudo_labels": {"threshold": EACH},
     "semisupervised.pseudo_label_loss": {"threshold": EACH, "temperature": EACH},
     "warm_restart_schedule": {"first_cycle": HOST, "multiplier": HOST, "warmup": HOST},
@@ -145,10 +151,10 @@ EXAMPLES: dict[str, dict[str, np.ndarray]] = {
 # Arrays that another argument must fit, or of any shape.
 FIRST = {
     *("logits", "strong_logits", "losses", "images", "ranks", "average"),
-    *("key", "opt_state", "params", "variables", "layers"),
+    *("key", "opt_state", "params", "variables", "layers", "x"),
 }
 NO_ARRAY = re.compile(
-    r"Axis|Limits|Shape|Scale|Schedule|ScheduleOf|Windows|bool|Sequence|Callable"
+    r"Axis|Limits|Shape|Scale|Schedule|ScheduleOf|Windows|bool|str|Sequence|Callable"
     r"|optax.GradientTransformation|Any \| Callable|int \| tuple"
 )
 NUMBER = re.compile(r"(Number|NumberOrSchedule|float|int)( \||$)(?! tuple)")

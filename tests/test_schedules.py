@@ -16,7 +16,10 @@ PUBLISHED = json.loads(
     (pathlib.Path(__file__).parent / "reference" / "published_values.json").read_text()
 )["schedule"]
 LAST_COUNT = 2**31 - 1
-SHAPES = ["linear", "cosine", "exponential", "rex"]
+PAIRS = [("exponential", "late_exponential"), ("rex", "early_rex"), ("early_rex", "rex")]
+PUBLISHED_SHAPES = ["published_exponential", "late_published_exponential"]
+SHAPES = ["linear", "cosine", "exponential", "late_exponential", "rex", "early_rex", *PAIRS]
+ALL_SHAPES = [*SHAPES, *PUBLISHED_SHAPES]  # a pair of the last two jumps at the peak
 FACTORS = [1, 1.01, 1.5, 2, 2.5, 3, 4, 8]
 TOTALS = [2, 3, 11, 101, 10_000, 2**24 + 5, 2**31 - 1, 2**31]
 CASES = [(total, factor) for total in TOTALS for factor in FACTORS]
@@ -25,8 +28,10 @@ CASES = [(total, factor) for total in TOTALS for factor in FACTORS]
 def growth_by_hand(shape, h):
     if shape == "cosine":
         return (1 - np.cos(np.pi * h)) / 2
-    if shape == "exponential":
-        return (1 - np.exp(-4 * h)) / (1 - np.exp(-4))
+    if shape.startswith(("late", "early")):
+        return 1 - growth_by_hand(shape.partition("_")[2], 1 - h)
+    if shape.endswith("exponential"):
+        return (1 - np.exp(-4 * h)) / (1 if shape[0] == "p" else 1 - np.exp(-4))
     return h if shape == "linear" else h / (10 - 9 * h)
 
 
@@ -41,7 +46,10 @@ def hardness_by_hand(counts, total_steps, factor=2.0, shape="linear", num_cycles
     )
     factor = np.asarray(factor, np.float64)
     way_back = factor * rest / np.where(factor == 1, np.inf, factor - 1)
-    return growth_by_hand(shape, np.where((factor == 1) | (x <= 1 / factor), factor * x, way_back))
+    up, back = shape if isinstance(shape, tuple) else (shape, shape)
+    is_up = (factor == 1) | (x <= 1 / factor)
+    h = np.where(is_up, factor * x, way_back)
+    return np.where(is_up, growth_by_hand(up, h), growth_by_hand(back, h))
 
 
 @functools.cache
@@ -76,7 +84,7 @@ class Traces:
 
 
 @pytest.mark.parametrize("num_cycles", [1, 2, 3, 7])
-@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("shape", ALL_SHAPES)
 def test_the_formula_with_plain_numbers(shape, num_cycles):
     kwargs = dict(shape=shape, num_cycles=num_cycles)
     for total, factor in CASES:
@@ -94,7 +102,7 @@ def test_the_formula_with_traced_numbers(num_cycles):
     @jax.vmap
     def hardness_at(total, factor, counts):
         kwargs = dict(factor=factor, num_cycles=num_cycles)
-        schedules = [cj.hardness_schedule(total, shape=shape, **kwargs) for shape in SHAPES]
+        schedules = [cj.hardness_schedule(total, shape=shape, **kwargs) for shape in ALL_SHAPES]
         return [jax.vmap(schedule)(counts) for schedule in schedules]
 
     cases = [case for case in [*CASES, *drawn_cases()] if num_cycles < case[0] < 2**31]
@@ -102,7 +110,7 @@ def test_the_formula_with_traced_numbers(num_cycles):
     totals, factors = map(np.array, zip(*cases, strict=True))
     factors = factors.astype(np.float32)
     by_shape = hardness_at(totals.astype(np.int32), factors, counts)
-    for shape, hardness in zip(SHAPES, by_shape, strict=True):
+    for shape, hardness in zip(ALL_SHAPES, by_shape, strict=True):
         args = totals[:, None], factors[:, None], shape, num_cycles
         assert hardness.dtype == jnp.float32 and not hardness.weak_type
         error = np.abs(hardness - hardness_by_hand(counts, *args))
@@ -111,7 +119,7 @@ def test_the_formula_with_traced_numbers(num_cycles):
 
 @pytest.mark.parametrize("total, num_cycles", [(3, 2), (2**24 + 5, 3), (2**31, 1)])
 def test_the_formula_compiled_with_plain_numbers(total, num_cycles):
-    cases = [(shape, factor) for shape in SHAPES for factor in (1.01, 4)]
+    cases = [(shape, factor) for shape in ALL_SHAPES for factor in (1.01, 4)]
     counts = np.stack([counts_of_interest(total, f, num_cycles) for _, f in cases])
     schedules = [
         cj.hardness_schedule(total, factor=f, shape=shape, num_cycles=num_cycles)
@@ -286,9 +294,38 @@ def test_the_mean_hardness_is_one_half(num_cycles):
     np.testing.assert_allclose(means, 0.5, rtol=0, atol=2e-5)
 
 
+def test_the_published_exponentials_do_not_reach_both_ends():
+    counts, end = np.resize([0, 4, 8], 160), 1 - np.exp(-4)
+    for shape, expected in {
+        "published_exponential": (0, end, 0),
+        "late_published_exponential": (1 - end, 1, 1 - end),
+        tuple(PUBLISHED_SHAPES): (0, end, 1 - end),
+    }.items():
+        hardness = cj.hardness_schedule(9, shape=shape)(counts)[:3]
+        np.testing.assert_allclose(hardness, expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize("shape", ["rex", "late_exponential"])
+def test_a_pair_of_one_word_is_that_word(shape):
+    counts, kwargs = np.arange(160), dict(factor=2.5, num_cycles=3)
+    one, pair, listed = (
+        cj.hardness_schedule(101, shape=s, **kwargs)(counts)
+        for s in (shape, (shape, shape), [shape, shape])
+    )
+    np.testing.assert_array_equal(pair, one)
+    np.testing.assert_array_equal(listed, one)
+
+
+def test_a_late_exponential_keeps_its_digits_near_zero():
+    """1 - exponential(1 - h) in float32 would be off by 1 part in 100 there."""
+    hardness = cj.hardness_schedule(2**20, factor=1, shape="late_exponential")(np.arange(1, 161))
+    expected = np.expm1(4 * np.arange(1, 161) / (2**20 - 1)) / np.expm1(4)
+    np.testing.assert_allclose(hardness, expected, rtol=1e-6)
+
+
 def test_hardness_stays_in_its_range():
     counts = np.arange(160)
-    for shape in SHAPES:
+    for shape in ALL_SHAPES:
         for factor in (1, 1.01, 2.3, 7):
             hardness = cj.hardness_schedule(150, factor=factor, shape=shape)(counts)
             assert hardness.min() >= 0 and hardness.max() <= 1
@@ -322,7 +359,7 @@ def test_the_derivative_by_the_factor(mode):
 def test_the_derivative_by_the_factor_is_finite_everywhere(num_cycles):
     def hardness_at(factor, count):
         kwargs = dict(factor=factor, num_cycles=num_cycles)
-        return sum(cj.hardness_schedule(11, shape=shape, **kwargs)(count) for shape in SHAPES)
+        return sum(cj.hardness_schedule(11, shape=s, **kwargs)(count) for s in ALL_SHAPES)
 
     slope = jax.jit(jax.vmap(jax.vmap(jax.grad(hardness_at), (None, 0)), (0, None)))
     slopes = slope(np.array([1, 1.0625, 2, 2.5, 10], np.float32), np.arange(14))
@@ -578,6 +615,15 @@ def test_hardness_schedule_refuses(name, value):
     with pytest.raises(ValueError) as error:
         cj.hardness_schedule(**kwargs)
     assert f"`{name}`" in str(error.value) and str(value) in str(error.value)
+
+
+def test_a_pair_of_shapes_has_two_known_words():
+    with pytest.raises(ValueError, match=r"`shape` must be one of .*, got 'saw'\."):
+        cj.hardness_schedule(9, shape=("rex", "saw"))
+    for shape in ((), ("rex",), ["rex", "rex", "rex"]):
+        line = f"`shape` must be a word or a pair (way up, way back), got {shape!r}."
+        with pytest.raises(ValueError, match=re.escape(line)):
+            cj.cyclical_schedule(1, 2, 9, shape=shape)
 
 
 @pytest.mark.parametrize("total", [2, 3, 8])

@@ -30,6 +30,8 @@ def calls() -> dict[str, Any]:
     fractional = dict(total_steps=10_000, factor=2.5, num_cycles=3)
     values = cj.hardness_schedule(**fractional)(3), cj.cyclical_schedule(1, 2, **fractional)(3)
 
+    both_ways = cj.hardness_schedule(9, shape=("rex", "early_rex"))(3)
+
     # The same by its hardness.
     hardness = cj.hardness_schedule(10_000, factor=4)
     shorter = optax.chain(
@@ -77,6 +79,7 @@ def calls() -> dict[str, Any]:
 def mistakes() -> None:
     """Nobody calls this; strict mypy wants every one of these comments."""
     cj.hardness_schedule(9, shape="sawtooth")  # type: ignore[call-overload]
+    cj.hardness_schedule(9, shape=("rex", "cos"))  # type: ignore[arg-type]
     cj.cyclical_schedule(1, 2, total=9)  # type: ignore[call-overload]
     cj.cyclical_schedule(1, "2", 9)  # type: ignore[call-overload]
     cj.between(1, 2, 0.5)  # type: ignore[arg-type]

@@ -20,7 +20,7 @@ from cyclical_jax.training.fields import RecipeError
 from cyclical_jax.training.keys import RESTART
 from cyclical_jax.training.state import JUDGED, TrainState, Variables, init_state
 from cyclical_jax.training.step import Program
-from cyclical_jax.training.structure import Numbers, Structure
+from cyclical_jax.training.structure import Numbers, Recipe, Structure
 from cyclical_jax.training.technique import (
     BatchTransform,
     LossTerm,
@@ -51,6 +51,25 @@ def make_schedules(structure: Structure, numbers: Numbers, timetable: Timetable)
     for entry, own in structure.entries:
         schedules |= entry.schedules(dict(own), schedules, timetable)
     return schedules
+
+
+def summary_of(recipe: Recipe, num_train: int) -> dict[str, float]:
+    """Returns the numbers about a whole run that follow from its recipe, such as its cost.
+
+    Args:
+      recipe: The run.
+      num_train: Number of its training examples.
+
+    Returns:
+      What the `summary` of each technique in use says; {} if none has one.
+    """
+    structure, timetable = recipe.structure, recipe.timetable(num_train)
+    schedules = make_schedules(structure, recipe.numbers, timetable)
+    found: dict[str, float] = {}
+    for entry, own in structure.entries:
+        if entry.summary is not None:
+            found |= entry.summary(dict(own), schedules, timetable)
+    return found
 
 
 def assemble_model(structure: Structure, spec: Spec, axis_name: str | None = None) -> Model:
@@ -205,7 +224,7 @@ def assemble_state(
 ) -> TrainState:
     """Returns the state before the first update; numbers, seed and variables may be traced.
 
-    If there is a `start`, all variables come from it, except parameters that it lacks.
+    If there is a `start`, all variables come from it, except those that it lacks.
     """
     program = assemble(structure, numbers, timetable=timetable, spec=spec, given=given)
     model = program.model if start is None else _starting_from(program.model, start)
@@ -215,8 +234,10 @@ def assemble_state(
 
 def _starting_from(model: Model, start: Variables) -> Model:
     def init(key, inputs):
-        params, _ = model.init(key, inputs)
-        return {**params, **start.params}, start.model_state
+        params, state = model.init(key, inputs)
+        is_dict = isinstance(state, Mapping)  # of what techniques add the start has nothing
+        state = {**state, **start.model_state} if is_dict else start.model_state
+        return {**params, **start.params}, state
 
     return model._replace(init=init)
 

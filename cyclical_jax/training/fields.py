@@ -11,7 +11,7 @@ from typing import Any, NamedTuple, TypedDict, Unpack
 import numpy as np
 
 from cyclical_jax import _checks
-from cyclical_jax.schedules import SCALES, SHAPES, Scale, Shape
+from cyclical_jax.schedules import SCALES, SHAPES, Scale, Shape, checked_shape
 from cyclical_jax.training.durations import Duration, parse_duration
 
 Check = Callable[[str, Any], Any]
@@ -31,6 +31,7 @@ class Field(NamedTuple):
       meaning: What it is for, in words.
       is_run: Whether the value is the workdir of an earlier run.
       may_cycle: Whether the value may be a cycle.
+      is_whole: Whether its numbers are whole.
     """
 
     default: Any
@@ -39,6 +40,7 @@ class Field(NamedTuple):
     meaning: str
     is_run: bool = False
     may_cycle: bool = False
+    is_whole: bool = False
 
 
 class Limits(TypedDict, total=False):
@@ -72,6 +74,12 @@ def one_of(default: str | None, allowed: tuple[str, ...], meaning: str) -> Field
         return value
 
     return Field(default, check, any_of(*allowed), meaning)
+
+
+def shape(default: Shape, meaning: str) -> Field:
+    """Returns a key whose value is the shape of a cycle: a word, or a pair (way up, way back)."""
+    words = f"{any_of(*SHAPES)}; or a pair of them: (way up, way back)"
+    return Field(default, checked_shape, words, meaning)
 
 
 def any_of(*words: str) -> str:
@@ -190,7 +198,9 @@ def knob(default: Any, meaning: str, **limits: Unpack[Limits]) -> Field:
         own_factor = value.get("factor")
         numbers = {"easy": float(value["easy"]), "hard": float(value["hard"])}
         factor = None if own_factor is None else float(own_factor)
-        return Cycle(**{**value, **numbers, "factor": factor})
+        own = value.get("shape")
+        own_shape = None if own is None else checked_shape(key, own)
+        return Cycle(**{**value, **numbers, "factor": factor, "shape": own_shape})
 
     words = f"{_number_in_words(**limits)}, or cyclical(easy, hard)"
     return Field(default, check, words, meaning, may_cycle=True)
@@ -221,7 +231,7 @@ def whole_knob(default: int, meaning: str, *, minimum: int) -> Field:
         )
         return cycle
 
-    return plain._replace(check=check, type=f"whole {plain.type}")
+    return plain._replace(check=check, type=f"whole {plain.type}", is_whole=True)
 
 
 def or_none(field: Field) -> Field:
@@ -284,7 +294,7 @@ def _problems_of_cycle(key, value, limits):
     if value.get("factor") is not None:
         yield from problem(_check_number, f"{key}.factor", value["factor"], **FACTOR)
     if value.get("shape") is not None:
-        yield from problem(_checks.one_of, f"{key}.shape", value["shape"], SHAPES)
+        yield from problem(checked_shape, f"{key}.shape", value["shape"])
     yield from problem(_checks.one_of, f"{key}.scale", value.get("scale", "linear"), SCALES)
 
 

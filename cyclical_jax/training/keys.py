@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 from cyclical_jax.data import DATASETS, SUBSETS, TRAIN_ON, check_name, parse_subset
-from cyclical_jax.schedules import MOST_CYCLES, SHAPES
+from cyclical_jax.schedules import MOST_CYCLES
 from cyclical_jax.training.fields import (
     FACTOR,
     Field,
@@ -15,11 +15,13 @@ from cyclical_jax.training.fields import (
     or_none,
     or_word,
     path,
+    shape,
     whole,
     whole_knob,
 )
 
 TASK = "task.name"
+DURATION = "duration"
 SPAN, RESTART = "cycle.span", "restart"
 CYCLE = "cycle"  # a value of `validate_every`
 
@@ -72,7 +74,7 @@ _LENGTHS: dict[str, Field] = {
         "seed of all random numbers: first parameters, order of the examples, and all other draws",
         minimum=0,
     ),
-    "duration": duration("40 epochs", "length of training; a step is one optimizer update"),
+    DURATION: duration("40 epochs", "length of training; a step is one optimizer update"),
     "batch_size": whole(64, "examples per micro step, summed over all devices", minimum=1),
     "accumulate": whole_knob(
         1,
@@ -121,7 +123,7 @@ _CYCLE: dict[str, Field] = {
     "cycle.factor": number(
         2.0, "place of the peak: hardness is 1 at the fraction 1 / factor of training", **FACTOR
     ),
-    "cycle.shape": one_of("linear", SHAPES, "shape of the rise and fall of the hardness"),
+    "cycle.shape": shape("linear", "shape of the rise and fall of the hardness"),
     "cycle.num_cycles": whole(
         1, "number of times that a run goes easy -> hard -> easy", minimum=1, maximum=MOST_CYCLES
     ),

@@ -6,7 +6,7 @@ entries of a catalogue.
 """
 
 import difflib
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -35,7 +35,7 @@ def cyclical(
     hard: float,
     *,
     factor: float | None = None,
-    shape: str | None = None,
+    shape: str | Sequence[str] | None = None,
     scale: str = "linear",
 ) -> ConfigDict:
     """Returns a config value that goes easy -> hard -> easy.

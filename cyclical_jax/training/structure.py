@@ -192,8 +192,9 @@ def _problems_of_entry(entry: Technique) -> Iterator[str]:
     """Yields a line for each problem of an entry by itself."""
     if entry.name == JUDGED:
         yield "is a name that the engine has for the variables that are evaluated"
-    if entry.switch is not None and entry.switch not in entry.keys:
-        yield f"has no key {entry.switch}, which is its switch"
+    for key in entry.switches:
+        if key not in entry.keys:
+            yield f"has no key {key}, which is its switch"
     others = (*entry.model_knobs, *(entry.options or {}), *(entry.beside or {}).values())
     for key in (*others, *entry.device_groups):
         if key not in entry.keys:
@@ -301,10 +302,23 @@ class Structure:
 
     @property
     def columns(self) -> dict[str, str]:
-        """{key of a knob: its name in the log}."""
+        """{key of a knob, or of a further schedule of a technique: its name in the log}."""
         score, _ = self.task[0].judged_by
-        taken = (*_TAKEN, *self.measures, "val_loss", f"val_{score}")
-        return columns([key for key, _ in self.curves], taken)
+        on = dict(self.curves)
+        named = {
+            key: name
+            for entry, _ in self.entries
+            for key, name in (entry.columns or {}).items()
+            if key in on or key not in entry.keys
+        }
+        taken = (*_TAKEN, *self.measures, "val_loss", f"val_{score}", *named.values())
+        return {**columns([key for key in on if key not in named], taken), **named}
+
+    @property
+    def whole(self) -> frozenset[str]:
+        """Names in the log of the values that are whole numbers."""
+        keys = {key for entry, _ in self.entries for key in entry.whole}
+        return frozenset(name for key, name in self.columns.items() if key in keys)
 
 
 @dataclass(frozen=True)

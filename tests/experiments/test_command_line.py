@@ -123,6 +123,12 @@ def test_so_does_open_mpis(size, expected):
             "ema_decay",
             {"easy": 0.9, "hard": 0.99, "shape": "rex", "scale": "log"},
         ),
+        (["--config.cycle.shape=('rex', 'early_rex')"], "cycle.shape", ("rex", "early_rex")),
+        (
+            ["--config.ema_decay=cyclical(.9, .99, shape=('rex', 'early_rex'))"],
+            "ema_decay",
+            {"easy": 0.9, "hard": 0.99, "shape": ("rex", "early_rex")},
+        ),
         (
             ["--config.optimizer.weight_decay.easy=1e-4", "--config.optimizer.weight_decay.hard=1"],
             "optimizer.weight_decay",

@@ -101,7 +101,7 @@ def cycles(ends: st.SearchStrategy) -> st.SearchStrategy:
         {"easy": ends, "hard": ends},
         optional={
             "factor": st.sampled_from([None, 1, 2.0, 3.5]),
-            "shape": st.sampled_from([None, "cosine", "rex", "exponential"]),
+            "shape": st.sampled_from([None, "cosine", "exponential", ("rex", "early_rex")]),
             "scale": st.sampled_from(["linear", "log"]),
         },
     )
@@ -186,7 +186,7 @@ def read_by(config: dict, key: str) -> bool:
         return True
     if entry in CATALOGUE.tasks and entry.name != config["task"]["name"]:
         return False
-    if entry.switch is not None and value_at(config, entry.switch) is None:
+    if entry.switches and all(value_at(config, switch) is None for switch in entry.switches):
         return False
     for choice, options in (entry.options or {}).items():
         optional = {option for names in options.values() for option in names}
@@ -225,7 +225,7 @@ def structures(draw, loss):
         "duration": ["4 steps", "2.4 epochs", "70 examples"],
         "log_every": ["2 steps", "1 epoch", "11 examples"],
         "validate_every": ["1 epoch", "3 steps"],
-        "cycle.shape": ["linear", "cosine", "rex"],
+        "cycle.shape": ["linear", "cosine", ("rex", "early_rex")],
     }.items():
         put(config, key, draw(st.sampled_from(words)))
     if config["task"]["name"] == "multilabel":

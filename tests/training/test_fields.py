@@ -89,6 +89,12 @@ def test_a_type_is_said_in_words(key, words):
             Cycle(0.5, 1.0, 3.0, "rex", "log"),
         ),
         ("loss.hardness", {"easy": 1, "hard": 0, "factor": None}, Cycle(1.0, 0.0)),
+        (
+            "loss.hardness",
+            {"easy": 1, "hard": 0, "shape": ["rex", "early_rex"]},
+            Cycle(1.0, 0.0, None, ("rex", "early_rex")),
+        ),
+        ("cycle.shape", ["rex", "early_rex"], ("rex", "early_rex")),
     ],
 )
 def test_a_right_value_becomes_what_the_recipe_holds(key, value, expected):

@@ -6,6 +6,7 @@ from ml_collections import ConfigDict
 
 from configs import default
 from cyclical_jax.catalogue import CATALOGUE, CUSTOMARY, default_config, parse
+from cyclical_jax.schedules import SHAPES
 from cyclical_jax.training.durations import Duration
 from cyclical_jax.training.fields import RecipeError
 from cyclical_jax.training.recipe import completed, cyclical
@@ -226,6 +227,19 @@ def test_a_cycle_without_a_clock_of_its_own_has_that_of_the_config():
     assert curves["optimizer.max_norm"] == Curve("rex", "log")
 
 
+@pytest.mark.parametrize("pair", [("rex", "early_rex"), ["rex", "early_rex"]])
+def test_a_pair_of_shapes_is_one_for_each_way(pair):
+    """A list, as JSON has it, makes the same recipe as a tuple."""
+    own = cyclical(1.0, 2.0, shape=pair)
+    of_config = parse(changed({"cycle.shape": pair, "optimizer.max_norm": 1.0}))
+    of_knob = parse(changed({"optimizer.max_norm": own}))
+    wanted = Curve(("rex", "early_rex"), "linear")
+    for recipe in (of_config, of_knob):
+        assert dict(recipe.structure.curves)["optimizer.max_norm"] == wanted
+        assert hash(recipe.structure)
+    assert dict(of_knob.structure.curves)["optimizer.learning_rate"] == Curve("linear", "linear")
+
+
 # ---- what is wrong: unknown and missing keys
 
 
@@ -404,6 +418,19 @@ DURATION = "must be a number above 0 and a unit, such as '1.5 epochs' or '9 step
             "got 'cosin'. Did you mean 'cosine'?",
         ),
         (
+            {"optimizer.weight_decay": cyclical(1.0, 2.0, shape=("cosine", "rx"))},
+            "'late_published_exponential', got 'rx'. Did you mean 'rex'?",
+        ),
+        (
+            {"optimizer.weight_decay": cyclical(1.0, 2.0, shape=["cosine"])},
+            "optimizer.weight_decay.shape must be a word or a pair (way up, way back), got "
+            "['cosine'].",
+        ),
+        (
+            {"cycle.shape": ("rex", "rex", "rex")},
+            "cycle.shape must be a word or a pair (way up, way back), got ('rex', 'rex', 'rex').",
+        ),
+        (
             {"optimizer.weight_decay": cyclical("a", 2.0)},
             "optimizer.weight_decay.easy must be a number, got 'a'.",
         ),
@@ -424,7 +451,7 @@ def test_every_problem_within_a_cycle_has_its_line():
         f"{begin}.easy must be at least 0, got -1.",
         f"{begin}.hard is missing beside {begin}.easy; a cycle needs easy and hard.",
         f"{begin}.factor must be at least 1 and at most 1e+09, got 0.5.",
-        f"{begin}.shape must be one of 'linear', 'cosine', 'exponential', 'rex', got 'flat'.",
+        f"{begin}.shape must be one of {', '.join(map(repr, SHAPES))}, got 'flat'.",
         f"{begin}.scale must be one of 'linear', 'log', got 'cubic'.",
     ]
 
