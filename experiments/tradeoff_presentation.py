@@ -3,7 +3,7 @@
 All functions take records of `tradeoff_records`; they read the statistics there.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -40,31 +40,34 @@ leaves out 0, and how many of them have the same sign in one run."""
 # ---- how long should I train?
 
 
-def answers(record: Record) -> Iterator[str]:
-    """Yields the answer for each arm of each dataset, a line each."""
-    for name, dataset in record["datasets"].items():
-        for arm_name, arm in dataset["arms"].items():
-            where = name if len(dataset["arms"]) == 1 else f"{name}, {arm_name}"
-            yield f"{where}: {answer(Score.of_record(dataset), arm, len(dataset['seeds']))}"
+def answers(record: Record) -> list[str]:
+    """Returns the answer for each arm of each dataset, a line each; for a single arm some lines."""
+    arms = [
+        (name if len(dataset["arms"]) == 1 else f"{name}, {arm_name}", dataset, arm)
+        for name, dataset in record["datasets"].items()
+        for arm_name, arm in dataset["arms"].items()
+    ]
+    between = "\n" if len(arms) == 1 else " "
+    return [f"{where}: {between.join(_sentences(dataset, arm))}" for where, dataset, arm in arms]
 
 
-def answer(score: Score, arm: Mapping[str, Any], num_seeds: int) -> str:
-    """Returns how long to train an arm, in two or three sentences."""
-    advice = arm["advice"]
+def _sentences(dataset: Mapping[str, Any], arm: Mapping[str, Any]) -> list[str]:
+    """Returns how long to train an arm."""
+    score, advice = Score.of_record(dataset), arm["advice"]
     if advice is None:
-        return "every run stopped being finite; try a lower learning rate."
+        return ["at every length a run stopped being finite; try a lower learning rate."]
     length, best = advice["length"], advice["best"]
     epochs = _epochs(arm["epoch"][length])
     size = f"{counted(arm['step'][length], 'update')}, {_seconds(arm, length)}"
-    parts = [f"train for {epochs} ({size}). {_why(score, arm, length, best)}"]
+    parts = [f"train for {epochs} ({size}).", _why(score, arm, length, best)]
     doubled = advice["doubled"]
     if doubled is None:
         parts.append("No longer training was tried: raise --num_cycles to see one.")
     elif doubled["difference"] is not None:
         parts.append(f"Twice as long would change it by {_points(score, doubled)}.")
-    if num_seeds < 2:
+    if len(dataset["seeds"]) < 2:
         parts.append("One seed cannot tell a gain from luck: give --num_seeds=5.")
-    return " ".join(parts)
+    return parts
 
 
 def _why(score: Score, arm: Mapping[str, Any], length: int, best: int) -> str:
@@ -104,7 +107,7 @@ def markdown(record: Record) -> str:
     """Returns the whole record: its origin, the answers, and the tables of each dataset."""
     origin = [f"{key}: {record[key]}" for key in ("hardware", "version")]
     head = [f"## {record['tradeoff']}", record["about"], f"```\n{record['command']}\n```", *origin]
-    told = "\n".join(f"- {line}" for line in answers(record))
+    told = "\n".join(f"- {line}".replace("\n", " ") for line in answers(record))
     return "\n\n".join([*head, told, tables(record)]) + "\n"
 
 
@@ -157,6 +160,27 @@ def cost(record: Record, dataset: Mapping[str, Any]) -> str:
         words = f"{runs.duration(took)} and {runs.duration(other)}"
         told += f" Seconds of training: {words}, a ratio of {other / took:.2f}."
     return told
+
+
+def front(record: Record, dataset: Mapping[str, Any]) -> str:
+    """Returns a dataset in short: its cost, how far both curves are apart, whether they agree."""
+    seeds = len(dataset["seeds"])
+    sizes = f"{dataset['num_validation']:,} validation images; {seeds} seeds."
+    parts = [f"{sizes} {cost(record, dataset)}", _distances(dataset), agreement_table(dataset)]
+    return "\n\n".join(parts)
+
+
+def _distances(dataset: Mapping[str, Any]) -> str:
+    """Returns a row for each arm: all its gaps in one number, and the largest of them."""
+    score = Score.of_record(dataset)
+    head = ["arm", "RMS of the gaps of means", "largest gap [95 %]", "at epochs"]
+    rows = []
+    for name, arm in dataset["arms"].items():
+        sizes = [abs(gap["difference"] or 0) for gap in arm["gaps"]]
+        at = int(np.argmax(sizes))
+        far = NOTHING if arm["distance"] is None else number(arm["distance"], score.percent)
+        rows.append([name, far, _difference(score, arm["gaps"][at]), f"{arm['epoch'][at]:g}"])
+    return _table(head, rows)
 
 
 def curves_table(dataset: Mapping[str, Any]) -> str:
