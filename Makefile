@@ -138,6 +138,7 @@ $(INSTALLED): requirements.txt pyproject.toml
 $(PEERS): $(INSTALLED)
 	$(VENV)/bin/pip install --quiet torch==2.13.0 safetensors pyyaml
 	$(VENV)/bin/pip install --quiet equinox==0.13.8 dm-haiku==0.0.17 keras==3.15.1  # for examples/
+	$(VENV)/bin/pip install --quiet qwix==0.1.8  # for cyclical_jax/interop/
 	$(VENV)/bin/pip install --quiet --no-deps torchvision==0.28.0 timm==1.0.31
 	touch $@
 

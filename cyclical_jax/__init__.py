@@ -15,6 +15,7 @@ from cyclical_jax.losses import (
     weighted_mean,
 )
 from cyclical_jax.opt_state import current_values, num_updates
+from cyclical_jax.restarts import cycle_ends, warm_restart_schedule
 from cyclical_jax.schedules import (
     as_integer,
     between,
@@ -58,6 +59,7 @@ __all__ = [
     "clip_by_global_norm",
     "current_values",
     "curriculum",
+    "cycle_ends",
     "cyclical_focal_loss",
     "cyclical_multilabel_loss",
     "cyclical_schedule",
@@ -71,6 +73,7 @@ __all__ = [
     "semisupervised",
     "softmax_cross_entropy",
     "updates_of",
+    "warm_restart_schedule",
     "weighted_mean",
 ]
 

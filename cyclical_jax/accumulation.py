@@ -17,8 +17,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from cyclical_jax import _checks
-from cyclical_jax._dtypes import as_count, standard_promotion
 from cyclical_jax._types import ArraySchedule, Number, Schedule
+from cyclical_jax.restarts import constant_between
 from cyclical_jax.schedules import as_integer
 
 Windows = tuple[tuple[int, int], ...]  # (updates in a row, micro steps of each)
@@ -148,19 +148,8 @@ def windows_schedule(windows: Windows) -> ArraySchedule:
     """
     if not windows:
         raise ValueError("`windows` must have at least one entry, got ().")
-    counts, sizes = (np.array(part, np.int32) for part in zip(*windows, strict=True))
-    begins, changes = np.cumsum(counts)[:-1].astype(np.int32), np.diff(sizes)
-
-    @standard_promotion
-    def every(count):
-        count = as_count(count)
-        # A sum, where a look-up would have to say how its result is sharded.
-        axes = tuple(range(jnp.ndim(count)))
-        begin, change = (np.expand_dims(part, axes) for part in (begins, changes))
-        is_past = jnp.expand_dims(count, -1) >= begin
-        return jnp.sum(jnp.where(is_past, change, 0), -1, dtype=jnp.int32) + sizes[0]
-
-    return every
+    counts, sizes = zip(*windows, strict=True)
+    return constant_between([0, *itertools.accumulate(counts[:-1])], sizes)
 
 
 def _every(schedule_of, total_steps: int, size: int) -> np.ndarray:

@@ -23,6 +23,7 @@ from cyclical_jax.techniques import (
     moving_average,
     network,
     optimizer,
+    precision,
     running_curriculum,
     semisupervised,
 )
@@ -46,6 +47,7 @@ TECHNIQUES = (
     class_weights.TECHNIQUE,
     moving_average.TECHNIQUE,
     gradient_norm.TECHNIQUE,
+    precision.TECHNIQUE,
 )
 # {key of an earlier version: what is set now in its place}
 MOVED = {
@@ -53,6 +55,7 @@ MOVED = {
     "running_curriculum.preference for running averages",
     "curriculum.average_decay": "running_curriculum.average_decay",
     "loss.margin": "multilabel.margin",
+    "optimizer.num_restarts": "optimizer.first_cycle, the length of the first cycle",
 }
 # {key: (what it is, the words that other projects use for it)}
 _CUSTOMARY = {
@@ -78,7 +81,13 @@ _CUSTOMARY = {
     "model.name": ("model's name", "model arch architecture network net backbone"),
     "model.dropout": ("dropout", "drop drop_rate dropout_rate"),
     "model.stochastic_depth": ("stochastic depth", "drop_path drop_path_rate"),
-    "model.dtype": ("precision", "precision amp fp16 bf16 mixed_precision half_precision"),
+    "model.dtype": ("number type", "precision amp fp16 bf16 mixed_precision half_precision"),
+    "precision.weights": (
+        "number of bits of the weights",
+        "bits num_bits bit_width quantization quantize quantized qat weight_bits w_bits",
+    ),
+    "precision.activations": ("number of bits of activations", "activation_bits act_bits a_bits"),
+    "precision.gradients": ("number of bits of gradients", "gradient_bits grad_bits"),
     "loss.name": ("loss's name", "loss criterion loss_fn loss_name"),
     "loss.label_smoothing": ("label smoothing", "smoothing"),
     "augment.operations": ("augmentation", "augment augmentation augmentations aug mixup cutmix"),

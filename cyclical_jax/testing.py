@@ -103,7 +103,7 @@ def its_defaults_make_a_recipe(case: Case) -> None:
 
 
 def off_it_leaves_the_program_alone(case: Case) -> None:
-    if isinstance(case.entry, Task) or case.entry.switch is None:
+    if isinstance(case.entry, Task) or not case.entry.switches:
         return
     others = tuple(entry for entry in case.catalogue.techniques if entry is not case.entry)
     without = dataclasses.replace(case.catalogue, techniques=others)
@@ -117,7 +117,7 @@ def on_it_changes_the_run(case: Case) -> None:
     for row in rows:
         bad = [name for name, value in row.items() if not np.isfinite(value)]
         assert not bad, f"{bad} are not finite in {row}."
-    if isinstance(case.entry, Task) or case.entry.switch is not None:
+    if isinstance(case.entry, Task) or case.entry.switches:
         others = without_times(_trained(case._replace(changes={})).rows)
         names = [name for name in rows[-1] if name in others[-1]]
         same = all(rows[-1][name] == others[-1][name] for name in names)
@@ -181,7 +181,7 @@ def two_devices_are_as_good_as_one(case: Case) -> None:
 
 def a_task_that_does_not_offer_its_needs_refuses_it(case: Case) -> None:
     needs = case.entry.needs - {IN_MEMORY, SPATIAL}
-    if isinstance(case.entry, Task) or case.entry.switch is None or not needs:
+    if isinstance(case.entry, Task) or not case.entry.switches or not needs:
         return
     for need in needs:
         poor = dataclasses.replace(case.catalogue.tasks[0], offers=_all_offers(case) - {need})

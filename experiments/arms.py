@@ -91,6 +91,7 @@ class Table:
     arms: Mapping[str, Arm]
     budgets: Mapping[str, Budget]
     common: Changes = field(default_factory=dict)  # that all arms share
+    against: str | None = None  # a number of `assembly.summary_of`, to draw the scores against
 
 
 def load_table(name: str) -> Table:
@@ -254,6 +255,7 @@ def _wrong_types(table: Table, path: Path) -> Iterator[str]:
     parts = [
         ("about", table.about, isinstance(table.about, str), "text"),
         ("common", table.common, _is_dict_of(table.common, object), _CHANGES),
+        ("against", table.against, isinstance(table.against, str | None), "a word, or None"),
         ("arms", table.arms, _is_dict_of(table.arms, Arm), "a dict of names and Arms"),
         (
             "budgets",

@@ -11,13 +11,14 @@ from typing import NamedTuple
 import numpy as np
 from matplotlib.figure import Figure
 
-from cyclical_jax.training.fields import RecipeError
+from cyclical_jax.training.fields import RecipeError, any_of
 from experiments import drawing
 from experiments.score import Score
 from experiments.statistics import Scores, is_finite
 
 SCALES = ("linear", "log")
 LOSS = Score("loss", "min", False)
+MOST_WHOLE = 64  # values of a grid of whole numbers; more are a mistake, and would train for hours
 _LOG_ABOVE = 10.0  # losses that differ by more than this factor are drawn on a log axis
 
 _KEY = "dot: a run; line: mean; band: standard deviation; cross: a run stopped being finite"
@@ -50,6 +51,61 @@ def grid(low: float, high: float, num: int, scale: str) -> list[float]:
         raise RecipeError(f"low must be above 0 on a log scale, got {low}.")
     spaced = np.geomspace if scale == "log" else np.linspace
     return spaced(low, high, num).tolist()
+
+
+def whole_grid(low: float, high: float, num: int | None, scale: str) -> list[int]:
+    """Returns whole numbers from `low` to `high`: `num` of them, spaced as in `grid`, or all.
+
+    Raises:
+      RecipeError: There is no such grid, or it has a number that is not whole.
+    """
+    for name, end in (("low", low), ("high", high)):
+        if not float(end).is_integer():
+            raise RecipeError(f"{name} must be a whole number for this knob, got {end}.")
+    if num is None and scale == "linear":
+        num = max(2, round(high - low) + 1)
+    if num is None:
+        raise RecipeError("num must be given for whole numbers on a log scale.")
+    if num > MOST_WHOLE:
+        raise RecipeError(f"num must be at most {MOST_WHOLE}, got {num} whole numbers.")
+    spaced = np.array(grid(low, high, num, scale))
+    values = np.rint(spaced)
+    if abs(spaced - values).max() > 1e-6:
+        raise RecipeError(_not_whole(int(low), int(high), num, scale))
+    return [int(value) for value in values]
+
+
+def _not_whole(low: int, high: int, num: int, scale: str) -> str:
+    gap = high - low
+    fitting = [gap // step + 1 for step in range(gap, 0, -1) if gap % step == 0]
+    words = any_of(*(str(number) for number in fitting if number <= MOST_WHOLE))
+    hint = f": num={words} fits a linear scale" if scale == "linear" else ""
+    return f"num={num} from {low} to {high} is a grid with numbers that are not whole{hint}."
+
+
+def first_rise(
+    values: Sequence[int], accuracies: Sequence[Scores], rise: float = 0.2
+) -> int | None:
+    """Returns the lowest width of the published precision range test; None if there is none.
+
+    It is the first value whose mean training accuracy is above 1 + `rise` times that of the value
+    before. A value with a run that stopped being finite counts as accuracy 0. The upper width is
+    the one that would be used without a cycle.
+
+    Source: Y. Fu et al., CPT, arXiv 2101.09868, from memory. Their released code has no range
+    test, so we could not check that the threshold is relative and has the default 0.2, nor over
+    how many updates they average.
+
+    Args:
+      values: Numbers of bits, ascending.
+      accuracies: [values][seeds], training accuracies in [0, 1]; None: the run stopped.
+      rise: The threshold, a fraction of the accuracy before.
+    """
+    means = [np.mean(of_value) if all(map(is_finite, of_value)) else 0.0 for of_value in accuracies]
+    for value, before, mean in zip(values[1:], means, means[1:], strict=False):
+        if mean > (1 + rise) * before:
+            return value
+    return None
 
 
 def suggest(values: Sequence[float], losses: Sequence[Scores]) -> Suggestion:

@@ -1,4 +1,4 @@
-"""Draws the pictures of README.md and docs: the idea, the tables and the range tests.
+"""Draws the pictures of README.md and docs: the idea, tables, range tests, trade-off curves.
 
 python -m experiments.pictures
 
@@ -21,7 +21,7 @@ from matplotlib.figure import Figure
 
 import cyclical_jax as cj
 from cyclical_jax.training.files import whole
-from experiments import drawing, front_page, grids, presentation
+from experiments import drawing, front_page, grids, presentation, scatter, tradeoff_presentation
 from experiments.drawing import Theme
 from experiments.score import ACCURACY
 
@@ -200,9 +200,15 @@ def files() -> Iterator[tuple[Path, Callable[[Path], None]]]:
             yield FOLDER / f"{name}-{theme}.svg", functools.partial(draw, name, theme)
     for name, record in front_page.records().items():
         yield front_page.RESULTS / f"{name}.png", functools.partial(presentation.picture, record)
+        if scatter.has_one(record):
+            path = front_page.RESULTS / f"{scatter.name_of(record)}.png"
+            yield path, functools.partial(scatter.picture, record)
     for path in sorted((front_page.RESULTS / "range_test").glob("*.json")):
         record = json.loads(path.read_text())
         yield path.with_suffix(".png"), functools.partial(draw_range_test, record)
+    for name, record in front_page.tradeoffs().items():
+        drawn = functools.partial(tradeoff_presentation.picture, record)
+        yield front_page.TRADEOFFS / f"{name}.png", drawn
 
 
 def main():

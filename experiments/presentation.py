@@ -35,6 +35,7 @@ _POINTS = "in percentage points"
 _LIKELIHOOD = """\
 Loss: negative log likelihood of the test images, at temperature 1 whatever the arm was trained \
 at."""
+_OF_RUN = "a number about the whole run, which follows from its recipe; –: the arm has none."
 _CALIBRATION = "calibration_error"  # only probabilities of classes have one
 _ROW_HEIGHT = 0.4  # inches of an arm
 _ACROSS = 3  # datasets beside each other: more would not be legible
@@ -65,6 +66,8 @@ def legend(record: Record) -> str:
     shown = {name for dataset in datasets for name in fractions_of_record(dataset)}
     parts += [_LIKELIHOOD] if _CALIBRATION in further else []
     parts += [f"{words(name).capitalize()} {_POINTS}." for name in further if name in shown]
+    numbers = dict.fromkeys(name for dataset in datasets for name in _summary(dataset))
+    parts += [f"{words(name).capitalize()}: {_OF_RUN}" for name in numbers]
     return " ".join(parts)
 
 
@@ -72,7 +75,8 @@ def columns(dataset: Mapping[str, Any]) -> list[str]:
     """Returns the heads of the columns of a dataset's table."""
     judged = f"test {Score.of_record(dataset).title}"
     further = map(words, _further(dataset))
-    return ["arm", "control", "n", judged, "difference [95 %]", "p (Holm)", *further]
+    numbers = map(words, _summary(dataset))
+    return ["arm", "control", "n", judged, "difference [95 %]", "p (Holm)", *further, *numbers]
 
 
 def _further(dataset: Mapping[str, Any]) -> list[str]:
@@ -80,6 +84,18 @@ def _further(dataset: Mapping[str, Any]) -> list[str]:
     judged = Score.of_record(dataset).name
     there = dict.fromkeys(name for arm in dataset["arms"].values() for name in arm["test"])
     return [name for name in in_order(judged, there) if name != judged]
+
+
+def _summary(dataset: Mapping[str, Any]) -> list[str]:
+    """Returns the names of the numbers about a run that an arm of the dataset has."""
+    arms = dataset["arms"].values()
+    return list(dict.fromkeys(name for arm in arms for name in arm.get("summary", ())))
+
+
+def _numbers(dataset: Mapping[str, Any], arm: Mapping[str, Any]) -> list[str]:
+    """Returns the cells of an arm with the numbers about its runs."""
+    there = arm.get("summary", {})
+    return [f"{there[name]:.3f}" if name in there else NOTHING for name in _summary(dataset)]
 
 
 def front_table(dataset: Mapping[str, Any], names: Sequence[str] | None = None) -> str:
@@ -107,7 +123,7 @@ def front_table(dataset: Mapping[str, Any], names: Sequence[str] | None = None) 
     else:
         to = ""
         labels = [_against(name, arms[name]["control"]) for name in names]
-    head = ["arm", judged, f"difference{to} [95 %], p"]
+    head = ["arm", judged, f"difference{to} [95 %], p", *map(words, _summary(dataset))]
     cells = [_front_cells(dataset, arms[name]) for name in names]
     return _table(head, [[label, *own] for label, own in zip(labels, cells, strict=True)])
 
@@ -134,11 +150,12 @@ def _front_cells(dataset, arm):
     values, comparison = arm["test"][score.name], arm["comparison"]
     failed = _failed(values)
     told = _spread(values, score.percent) + (f", {failed} failed" if failed else "")
+    numbers = _numbers(dataset, arm)
     if not comparison:
-        return [told, ""]
+        return [told, "", *numbers]
     p = _p(comparison["p_holm"])
     sign = "" if p.startswith("<") else "= "
-    return [told, _difference(score, arm) + ("" if p == NOTHING else f", p {sign}{p}")]
+    return [told, _difference(score, arm) + ("" if p == NOTHING else f", p {sign}{p}"), *numbers]
 
 
 def _section(name, dataset):
@@ -164,6 +181,7 @@ def row(dataset: Mapping[str, Any], name: str) -> list[str]:
         _difference(score, arm) if comparison else "",
         _p(comparison["p_holm"]) if comparison else "",
         *(_spread(test.get(other, ()), other in percent) for other in _further(dataset)),
+        *_numbers(dataset, arm),
     ]
 
 

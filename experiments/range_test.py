@@ -8,6 +8,11 @@ has runs of its own, so that no value profits from those before it. The command 
 around the best one whose mean validation loss lies within one standard error of the best, and draws
 the validation loss and the score that the task judges by. In the paper's reading the lower end is
 easy. The test split is not read.
+
+Several keys, joined by commas, move together: --knob=precision.weights,precision.activations. A key
+of whole numbers has a grid of whole numbers. For bits the command also gives the range of the
+published rule (2101.09868): its lower end is the first width whose training accuracy, in the last
+row of the log, rises by more than --rise over that of the width below, and its upper end is --high.
 """
 
 from collections.abc import Mapping, Sequence
@@ -25,14 +30,28 @@ from cyclical_jax.training.recipe import instead_of
 from cyclical_jax.training.structure import Catalogue, Recipe
 from experiments import command_line, grids, paths, plugins, runs
 from experiments.arms import changed
-from experiments.score import Score
+from experiments.score import ACCURACY, Score
 
 _CONFIG = command_line.define_config()
-_KNOB = flags.DEFINE_string("knob", None, "Key to test, such as optimizer.weight_decay.")
+_KNOB = flags.DEFINE_list(
+    "knob",
+    None,
+    "Key to test, such as optimizer.weight_decay; keys joined by commas move together.",
+)
 _LOW = flags.DEFINE_float("low", None, "Lowest value of the grid.")
 _HIGH = flags.DEFINE_float("high", None, "Highest value of the grid.")
-_NUM = flags.DEFINE_integer("num", 13, "Number of values in the grid.")
-_SCALE = flags.DEFINE_enum("scale", "log", grids.SCALES, "Spacing of the values.")
+_NUM = flags.DEFINE_integer(
+    "num", None, "Number of values in the grid; by default 13, or all whole numbers."
+)
+_SCALE = flags.DEFINE_enum(
+    "scale", None, grids.SCALES, "Spacing of the values; by default log, or linear if whole."
+)
+_RISE = flags.DEFINE_float(
+    "rise",
+    0.2,
+    "Relative rise of training accuracy, of the published rule for bits.",
+    lower_bound=0,
+)
 _NUM_SEEDS = flags.DEFINE_integer("num_seeds", 5, "Number of runs per value.", lower_bound=2)
 _DURATION = flags.DEFINE_string(
     "duration", None, "Length of a run, such as '10 epochs'; by default the config's."
@@ -41,24 +60,57 @@ _WORKDIR = paths.define("workdir", "runs/range_test", "Folder for the runs and t
 _MIX = flags.DEFINE_bool("mix_versions", False, "Also use runs of another version of the code.")
 
 _SPLITS = ("validation",)
+_BITS = "precision."  # begins the keys of bits, of which many are easy
+_TRAINED = "train_accuracy"
+
+
+def grid_of(
+    config: ConfigDict,
+    knobs: Sequence[str],
+    ends: tuple[float, float],
+    num: int | None = None,
+    scale: str | None = None,
+) -> tuple[Sequence[float], str]:
+    """Returns the values, which are whole if those of a knob are, and their scale.
+
+    Raises:
+      RecipeError: There is no such grid, or the knobs are not different keys that may cycle.
+    """
+    keys = _keys(config).keys
+    allowed = [key for key, field in keys.items() if field.may_cycle]
+    for knob in knobs:
+        if knob not in allowed:
+            raise RecipeError(_not_a_knob(_keys(config), knob, allowed))
+    if len({*knobs}) != max(1, len(knobs)):
+        raise RecipeError(f"--knob must be one or several different keys, got {','.join(knobs)!r}.")
+    if any(keys[knob].is_whole for knob in knobs):
+        return grids.whole_grid(*ends, num, scale or "linear"), scale or "linear"
+    return grids.grid(*ends, 13 if num is None else num, scale or "log"), scale or "log"
+
+
+def _keys(config: ConfigDict) -> Catalogue:
+    return plugins.catalogue().of(config.to_dict())
 
 
 def recipes_of(
-    config: ConfigDict, knob: str, values: Sequence[float], num_seeds: int
+    config: ConfigDict, knobs: Sequence[str], values: Sequence[float], num_seeds: int
 ) -> list[list[Recipe]]:
-    """Returns [values][seeds] recipes; each run logs once, at its end.
+    """Returns [values][seeds] recipes; each run validates at its end.
+
+    It logs there alone, except for bits: their rule reads the last row.
 
     Raises:
-      RecipeError: The config cannot be run with these values, or `knob` is no key that may cycle.
+      RecipeError: The config cannot be run with these values.
     """
-    catalogue = plugins.catalogue().of(config.to_dict())
-    knobs = [key for key, field in catalogue.keys.items() if field.may_cycle]
-    if knob not in knobs:
-        raise RecipeError(_not_a_knob(catalogue, knob, knobs))
-    ends = {"log_every": config.duration, "validate_every": config.duration}
+    catalogue = _keys(config)
+    at_end = ["validate_every"] if is_of_bits(knobs) else ["log_every", "validate_every"]
+    ends = dict.fromkeys(at_end, config.duration)
     recipes = [
         [
-            parse(changed(config, ends | {knob: value, "seed": seed}), catalogue=catalogue)
+            parse(
+                changed(config, ends | dict.fromkeys(knobs, value) | {"seed": seed}),
+                catalogue=catalogue,
+            )
             for seed in range(num_seeds)
         ]
         for value in values
@@ -78,37 +130,76 @@ def _not_a_knob(catalogue: Catalogue, knob: str, knobs: Sequence[str]) -> str:
     return f"--knob {knob} is not a key that may cycle: {', '.join(knobs)}."
 
 
-def scores_of(recipes: Sequence[Sequence[Recipe]], lab: runs.Lab) -> dict[str, list[list]]:
-    """Returns the loss and the judged score on validation, by their names.
+def is_of_bits(knobs: Sequence[str]) -> bool:
+    """Returns whether all knobs are numbers of bits."""
+    return all(knob.startswith(_BITS) for knob in knobs)
 
-    Each is [values][seeds], with None where a run is not finite.
+
+def scores_of(
+    recipes: Sequence[Sequence[Recipe]], lab: runs.Lab, *, trained: bool = False
+) -> dict[str, list[list]]:
+    """Returns the loss and the judged score on validation, by the names of the record.
+
+    Each is [values][seeds], with None where a run is not finite. If `trained`, the training
+    accuracy in the last row of the log is there too.
     """
     flat = [recipe for of_value in recipes for recipe in of_value]
     outcomes = iter(lab.complete(flat, _SPLITS))
-    by_value = [[next(outcomes) for _ in of_value] for of_value in recipes]
-    return {
-        name: [[_score(outcome, name) for outcome in of_value] for of_value in by_value]
-        for name in dict.fromkeys(("loss", Score.of_recipe(recipes[0][0]).name))
-    }
+    judged = Score.of_recipe(recipes[0][0]).name
+    by_value = [[_scores(next(outcomes), judged, trained) for _ in of] for of in recipes]
+    return {name: [[run[name] for run in of] for of in by_value] for name in by_value[0][0]}
 
 
-def _score(outcome: Outcome, name: str) -> float | None:
-    return outcome.scores["validation"][name] if outcome.scores else None
+def _scores(outcome: Outcome, judged: str, trained: bool) -> dict[str, float | None]:
+    ended = outcome.scores["validation"] if outcome.scores else {}
+    scores = {f"val_{name}": ended.get(name) for name in ("loss", judged)}
+    if trained:
+        scores[_TRAINED] = outcome.rows[-1][ACCURACY.name] if ended else None
+    return scores
 
 
-def advice(knob: str, values: Sequence[float], suggestion: grids.Suggestion) -> str:
-    """Returns the option to paste, and what to know about it, as text."""
-    low, high = (float(f"{end:.3g}") for end in (suggestion.low, suggestion.high))
-    best = f"{suggestion.best:.3g}"
+def advice(record: Mapping[str, Any]) -> str:
+    """Returns the options to paste, and what to know about them, as text."""
+    values, suggestion = record["values"], grids.Suggestion(**record["suggestion"])
+    low, high, best = (_shown(end) for end in suggestion[:3])
     lines = [f"best value: {best}; values within a standard error of the best: {low} to {high}"]
     if suggestion.low == values[0] or suggestion.high == values[-1]:
         lines.append(
             "the range reaches the end of the grid, and good values may lie beyond: "
             f"{_widened(values, suggestion)} to see"
         )
+    return "\n".join([*lines, _options(record["knob"], low, high), *_published(record)])
+
+
+def _shown(end: float) -> str:
+    return str(end if isinstance(end, int) else float(f"{end:.3g}"))
+
+
+def _options(knob: str, low: str, high: str) -> str:
+    """Returns the options that set the knobs; of bits, many are easy."""
+    knobs = knob.split(",")
     if low == high:
-        return "\n".join([*lines, f"no other value does as well: --config.{knob}={low}"])
-    return "\n".join([*lines, f"'--config.{knob}=cyclical({low}, {high})'"])
+        same = " ".join(f"--config.{one}={low}" for one in knobs)
+        return f"no other value does as well: {same}"
+    easy, hard = (high, low) if is_of_bits(knobs) else (low, high)
+    return " ".join(f"'--config.{one}=cyclical({easy}, {hard})'" for one in knobs)
+
+
+def _published(record: Mapping[str, Any]) -> list[str]:
+    """Returns what the published rule for bits says, as lines."""
+    if "published" not in record:
+        return []
+    low, high, rise = (record["published"][name] for name in ("low", "high", "rise"))
+    if low is None:
+        return [
+            f"published rule: at no width is the training accuracy more than {rise:.0%} above that "
+            "of the width below; all widths learn, or none does"
+        ]
+    return [
+        f"published rule: {low} to {high}, since at {low} bits the training accuracy is first more "
+        f"than {rise:.0%} above that of the width below",
+        _options(record["knob"], str(low), str(high)),
+    ]
 
 
 def _widened(values: Sequence[float], suggestion: grids.Suggestion) -> str:
@@ -124,16 +215,19 @@ def run(config: ConfigDict, workdir: Path) -> dict[str, Any]:
     Returns:
       The record that is in range_test.json.
     """
-    knob, scale = _KNOB.value, _SCALE.value
-    values = grids.grid(_LOW.value, _HIGH.value, _NUM.value, scale)
-    recipes = recipes_of(config, knob, values, _NUM_SEEDS.value)
+    knobs = _KNOB.value
+    values, scale = grid_of(config, knobs, (_LOW.value, _HIGH.value), _NUM.value, _SCALE.value)
+    recipes = recipes_of(config, knobs, values, _NUM_SEEDS.value)
+    trained = is_of_bits(knobs) and ACCURACY.name in recipes[0][0].structure.measures
     with runs.Store(workdir, mix=_MIX.value) as store:
-        scores = scores_of(recipes, runs.Lab(store))
-        suggestion = grids.suggest(values, scores["loss"])
-        record = {"knob": knob, "scale": scale, "values": values}
-        record |= {"seeds": [*range(_NUM_SEEDS.value)]}
-        record |= {f"val_{name}": of_values for name, of_values in scores.items()}
+        scores = scores_of(recipes, runs.Lab(store), trained=trained)
+        suggestion = grids.suggest(values, scores["val_loss"])
+        record = {"knob": ",".join(knobs), "scale": scale, "values": values}
+        record |= {"seeds": [*range(_NUM_SEEDS.value)]} | scores
         record |= {"suggestion": suggestion._asdict(), "version": runs.version()}
+        if trained:
+            low = grids.first_rise(values, scores[_TRAINED], _RISE.value)
+            record["published"] = {"low": low, "high": values[-1], "rise": _RISE.value}
         store.check_place()
         _write(record, suggestion, Score.of_recipe(recipes[0][0]), workdir)
     return record
@@ -160,7 +254,7 @@ def main():
         config.duration = _DURATION.value
     parse(config, catalogue=plugins.catalogue())
     record = run(config, _WORKDIR.value)
-    print(advice(record["knob"], record["values"], grids.Suggestion(**record["suggestion"])))
+    print(advice(record))
     print(f"written to {_WORKDIR.value}: range_test.json, range_test.png")
 
 

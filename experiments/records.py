@@ -24,6 +24,7 @@ _ARM: Pattern = {
     "test": {...: [NUMBER]},
     "curves": {"step": [int], "epoch": [float], ...: _CURVE},
     "knobs": {...: [NUMBER]},
+    Maybe("summary"): {...: NUMBER},
 }
 _DATASET: Pattern = {
     "num_train": int,
@@ -35,6 +36,7 @@ _DATASET: Pattern = {
 }
 RECORD: Pattern = {
     **dict.fromkeys(("table", "about", "command", "version", "hardware"), str),
+    Maybe("against"): str,
     "datasets": {...: _DATASET},
 }
 _REMEDY = "Give the JSON file of a table; the table's command writes it anew."

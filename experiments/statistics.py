@@ -49,6 +49,15 @@ def summary(scores: Scores) -> Summary:
     return Summary(len(finite), mean, std)
 
 
+def interval(scores: Scores) -> tuple[float, float] | None:
+    """Returns the 95 % interval of the mean, by Student's t; None for fewer than two scores."""
+    n, mean, std = summary(scores)
+    if mean is None or std is None:
+        return None
+    half = float(stats.t.ppf((1 + CONFIDENCE) / 2, n - 1)) * std / math.sqrt(n)
+    return mean - half, mean + half
+
+
 def compare(treatment: Scores, control: Scores) -> Comparison:
     """Returns the paired t test of two arms.
 

@@ -1,4 +1,4 @@
-"""Compares the arms of a table on its datasets, and writes JSON, a Markdown table and a picture.
+"""Compares the arms of a table on its datasets, and writes JSON, a Markdown table and pictures.
 
 python -m experiments.table --table=weight_decay --datasets=digits --workdir=runs/tables
 
@@ -20,12 +20,13 @@ from absl import flags
 from cyclical_jax._words import counted
 from cyclical_jax.data import num_examples
 from cyclical_jax.training import files
+from cyclical_jax.training.assembly import summary_of
 from cyclical_jax.training.fields import RecipeError
 from cyclical_jax.training.population import Outcome
 from cyclical_jax.training.run import Row
 from cyclical_jax.training.step import MEASURED
 from cyclical_jax.training.structure import Recipe
-from experiments import arms, command_line, presentation, runs, tune
+from experiments import arms, command_line, presentation, runs, scatter, tune
 from experiments.environment import hardware
 from experiments.score import Score, in_order
 from experiments.statistics import summary, with_comparisons
@@ -50,6 +51,7 @@ def compare(name: str, table: arms.Table, trials: Mapping[Any, Trials], lab: run
       trials: {(dataset, arm): the arm's trials there}.
       lab: The place that makes and keeps runs.
     """
+    _check_against(table.against, trials)
     _tell_time(trials, lab)
     tunings = tune.tune(trials, lab)
     recipes = {key: recipes_of(these, tune.chosen(tunings[key])) for key, these in trials.items()}
@@ -61,7 +63,7 @@ def compare(name: str, table: arms.Table, trials: Mapping[Any, Trials], lab: run
         "version": runs.version(),
         "hardware": hardware(),
         "datasets": {},
-    }
+    } | ({} if table.against is None else {"against": table.against})
     for (dataset, arm), own in recipes.items():
         alike = [of_arm[0] for (name, _), of_arm in recipes.items() if name == dataset]
         entry = record["datasets"].setdefault(dataset, dataset_record(alike))
@@ -107,7 +109,28 @@ def arm_record(
         },
         "curves": _curves(finite, measured),
         "knobs": _knobs(finite, measured),
+        "summary": _summary(recipe),
     }
+
+
+def _check_against(name: str | None, trials: Mapping[Any, Trials]) -> None:
+    """Raises RecipeError if the scores are to be drawn against what no arm has."""
+    if name is None:
+        return
+    there: dict[str, list[str]] = {}
+    for (dataset, _), these in trials.items():
+        own = arms.recipe_of(these.base, these.arm, these.values[0], seed=0)
+        there.setdefault(dataset, []).extend(_summary(own))
+    for dataset, names in there.items():
+        if name not in names:
+            raise RecipeError(
+                f"against must be a number about the runs of an arm on {dataset}, such as "
+                f"relative_cost; got {name!r}, and there are {', '.join(names) or 'none'}."
+            )
+
+
+def _summary(recipe: Recipe) -> dict[str, float]:
+    return summary_of(recipe, num_examples(runs.load(recipe).train))
 
 
 def _names_of_scores(score: Score, outcomes: Sequence[Outcome]) -> Sequence[str]:
@@ -122,8 +145,12 @@ def _measured(recipe: Recipe) -> tuple[str, ...]:
 
 
 def write(record: Mapping[str, Any], workdir: Path) -> list[Path]:
-    """Writes the record as JSON, Markdown and PNG."""
+    """Writes the record as JSON, Markdown and PNG, and its other picture if it has one."""
     paths = [workdir / f"{record['table']}.{suffix}" for suffix in ("json", "md", "png")]
+    if scatter.has_one(record):
+        paths.append(workdir / f"{scatter.name_of(record)}.png")
+        with files.whole(paths[3]) as temporary:
+            scatter.picture(record, temporary)
     files.write(paths[0], record)
     with files.whole(paths[1]) as temporary:
         temporary.write_text(presentation.markdown(record), "utf-8")

@@ -7,7 +7,8 @@ value, and '--config.optimizer.weight_decay=cyclical(1e-4, 2e-3)' makes one cycl
 lists all keys, --summary the layers of the model. The test split is read once, when training has
 ended.
 
-The same command, given again, continues the run, however it ended; it refuses a changed config.
+The same command, given again, continues the run, however it ended; it refuses a changed config. A
+longer duration is accepted where the run is, bit for bit, the beginning of the longer one.
 After SIGTERM or Ctrl-C, the run is saved before it stops. Several processes can train one model:
 with --distributed where a cluster numbers them (SLURM, TPU pods), otherwise with --coordinator,
 --num_processes and --process_id.
@@ -30,14 +31,17 @@ from cyclical_jax.data import num_examples
 from cyclical_jax.models import summary
 from cyclical_jax.training import evaluation, files, loggers, logs, loop, workdirs
 from cyclical_jax.training import run as runs
-from cyclical_jax.training.assembly import assemble_model, example_of
+from cyclical_jax.training.assembly import assemble_model, example_of, summary_of
 from cyclical_jax.training.checkpoints import Checkpoints
 from cyclical_jax.training.devices import is_first_process
 from cyclical_jax.training.earlier import prepare
+from cyclical_jax.training.extension import Extension
 from cyclical_jax.training.facts import facts_of
+from cyclical_jax.training.fields import RecipeError
 from cyclical_jax.training.files import CHECKPOINTS, WorkdirError
 from cyclical_jax.training.inputs import of_devices, unchanged
 from cyclical_jax.training.keeper import Keeper, StoppedError
+from cyclical_jax.training.keys import DURATION
 from cyclical_jax.training.recipe import load_dataset
 from cyclical_jax.training.structure import Recipe
 from cyclical_jax.training.technique import spec_of
@@ -66,6 +70,12 @@ _KEEP = flags.DEFINE_integer(
     "keep", 2, "Number of newest checkpoints to keep, besides the best.", lower_bound=1
 )
 
+_KEEP_CYCLE_ENDS = flags.DEFINE_bool(
+    "keep_cycle_ends",
+    False,
+    "Keep a checkpoint of the end of each cycle too, where the learning rate restarts; it stays.",
+)
+
 _NUM_WORKERS = flags.DEFINE_integer(
     "num_workers",
     command_line.num_cores(),
@@ -73,10 +83,13 @@ _NUM_WORKERS = flags.DEFINE_integer(
     lower_bound=0,
 )
 
+_NO_CYCLES = (
+    "--keep_cycle_ends needs a run whose learning rate restarts: set "
+    "optimizer.learning_rate_schedule='warm_restarts' and optimizer.first_cycle."
+)
 _LONGER = (
-    "A run keeps its length, because its schedules span the whole of it. To train that long from "
-    "the start, choose another --workdir. To go on from what this run has learned, choose another "
-    "and add --config.finetuning.start={workdir}."
+    "To train that long from the start, choose another --workdir. To go on from what this run has "
+    "learned, choose another and add --config.finetuning.start={workdir}."
 )
 
 
@@ -88,6 +101,7 @@ def run(
     further: Sequence[str] = (),
     save_every: float = 30.0,
     keep: int = 2,
+    keep_cycle_ends: bool = False,
     num_workers: int = 0,
     is_stopping: Callable[[], bool] = lambda: False,
 ) -> dict[str, Any]:
@@ -99,20 +113,33 @@ def run(
     loggers.require(further)
     with Waiting(f"loading {recipe.dataset}"):
         dataset = load_dataset(recipe)
-    runs.plan(recipe, dataset)
+    timetable = runs.plan(recipe, dataset)
+    if keep_cycle_ends and not timetable.cycle_ends:
+        raise RecipeError(_NO_CYCLES)
     with Waiting("preparing the examples"), unchanged(recipe) as inputs:
         dataset, earlier = prepare(recipe, dataset)
     inputs |= of_devices(recipe, jax.device_count())
     facts = facts_of(recipe.dataset, dataset).as_json()
-    advice = {"duration": _LONGER.format(workdir=workdir)}
+    extension = Extension(recipe, dataset)
     opened = workdirs.opened_workdir(
-        workdir, config.to_dict(), recipe.catalogue, inputs, facts, advice=advice
+        workdir,
+        config.to_dict(),
+        recipe.catalogue,
+        inputs,
+        facts,
+        advice={DURATION: _LONGER.format(workdir=workdir)},
+        why_not_longer=extension.problem,
     )
     with opened as folder:
+        _tell([extension.told] if extension.told else [])
         if result := workdirs.read_result(workdir, recipe.task.judged_by[0]):
             return result
         folder.check()
-        keep_as = {"every": save_every, "is_stopping": is_stopping}
+        keep_as = {
+            "every": save_every,
+            "keeps_cycle_ends": keep_cycle_ends,
+            "is_stopping": is_stopping,
+        }
         options = {"further": further, "num_workers": num_workers}
         judged_by = recipe.task.judged_by
         with (
@@ -122,7 +149,8 @@ def run(
             state, rows = _train(recipe, dataset, earlier, folder, checkpoints, keep_as, **options)
             test = _test(recipe, dataset, state, Keeper(checkpoints, **keep_as), num_workers)
         runs.check_finite("test_loss", test["loss"], int(state.step))
-        result = {f"test_{name}": files.finite(value) for name, value in test.items()}
+        result = summary_of(recipe, num_examples(dataset.train))
+        result |= {f"test_{name}": files.finite(value) for name, value in test.items()}
         result.setdefault("test_num_examples", num_examples(dataset.test))
         result |= _best_validation(recipe, rows) | {
             "steps": int(state.step),
@@ -209,6 +237,7 @@ def main():
     config = command_line.config_of(_CONFIG)
     recipe = parse(config, num_devices=jax.device_count(), catalogue=plugins.catalogue())
     options = {"save_every": _SAVE_EVERY.value, "keep": _KEEP.value}
+    options["keep_cycle_ends"] = _KEEP_CYCLE_ENDS.value
     command_line.check_alike(config, plugins=dict(recipe.catalogue.plugins), **options)
     if _PRINT_CONFIG.value:
         print(describe(config, recipe.catalogue))
@@ -227,6 +256,7 @@ def main():
             further=list(dict.fromkeys(_LOGGER.value + ["tensorboard"] * _TENSORBOARD.value)),
             save_every=_SAVE_EVERY.value,
             keep=_KEEP.value,
+            keep_cycle_ends=_KEEP_CYCLE_ENDS.value,
             num_workers=_NUM_WORKERS.value,
             is_stopping=is_stopping,
         )

@@ -108,6 +108,7 @@ def structure_of(task, *techniques):
         techniques=tuple(techniques),
         curves=(),
         num_cycles=1,
+        span="run",
         batch_size=4,
         beside=(),
         accumulate=Accumulation(Knob(1, 1, 1), Curve("linear", "linear")),

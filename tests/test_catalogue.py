@@ -8,6 +8,7 @@ import pytest
 
 from cyclical_jax.catalogue import CATALOGUE, default_config, parse
 from cyclical_jax.data.dataset import num_examples
+from cyclical_jax.models.quantized import RANGES
 from cyclical_jax.testing import SMALL, Case, check
 from cyclical_jax.training import ahead, assembly
 from cyclical_jax.training.checkpoints import Checkpoints
@@ -38,8 +39,11 @@ ON = {
     },
     "learning_rate": {
         "optimizer.learning_rate": cyclical(0.01, 0.1),
-        "optimizer.learning_rate_schedule": "one_cycle",
+        "optimizer.learning_rate_schedule": "warm_restarts",
         "optimizer.warmup": "2 steps",
+        "optimizer.first_cycle": "4 steps",
+        "optimizer.restart_multiplier": 1,
+        "cycle.span": "restart",
     },
     "finetuning": {"finetuning.start": RUN, "finetuning.share": cyclical(0, 1)},
     "augmentation": {"augment.operations": ("flip", "mixup"), "augment.strength": cyclical(0, 1)},
@@ -59,8 +63,13 @@ ON = {
     "class_weights": {"loss.class_weights": (2.0, *[1.0] * 9)},
     "moving_average": {"ema_decay": cyclical(0.5, 0.9)},
     "gradient_norm": {"loss.gradient_norm": "cross_entropy"},
+    "precision": {
+        "precision.weights": cyclical(8, 3),
+        "precision.activations": cyclical(8, 3),
+        "precision.gradients": 6,
+    },
 }
-RANDOM = {"network", "augmentation"}
+RANDOM = {"network", "augmentation", "precision"}
 COMMON = {"gradient_norm": {"loss.temperature": 2.0}, "moving_average": BATCH_NORM}
 
 
@@ -111,8 +120,14 @@ def expected_sums(recipe, dataset, earlier, state):
     program = assembly.assemble(recipe.structure, recipe.numbers, given=earlier.given, **static)
     measures = [measure for term in program.terms for measure in term.measures]
     losses = [program.terms, program.reference] if program.reference else [program.terms]
-    params, averages = (lowered.types_of(tree) for tree in state[:2])
+    params = lowered.types_of(state.params)
+    averages, ranges = (
+        lowered.types_of(state.model_state.get(name, {})) for name in ("batch_stats", RANGES)
+    )
     # BatchNorm has two averages a layer, and sums both kinds at once: forwards and backwards.
     statistics = Counter({f"2x{kind}": number for kind, number in averages.items()})
     scalars = Counter({"f32": 1 + len(measures)})  # the loss
-    return sum([params] * len(losses), averages + statistics + scalars)
+    # Both ends of the range of an input at once; those of a gradient one after the other.
+    layers = ranges.total()
+    ends = Counter({"2xf32": layers, "1x1xf32": 2 * layers})
+    return sum([params] * len(losses), averages + statistics + scalars + ranges + ends)

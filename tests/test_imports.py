@@ -111,7 +111,7 @@ def floor_of(module):
         "tasks": 4,
         "training": 3,
     }
-    by_name |= {"schedules": 1, "_checks": 1, "_dtypes": 1, "_types": 1}
+    by_name |= {"schedules": 1, "restarts": 1, "_checks": 1, "_dtypes": 1, "_types": 1}
     found = [floor for name, floor in by_name.items() if is_in(module, f"cyclical_jax.{name}")]
     return found[0] if found else 2
 
@@ -131,7 +131,7 @@ def test_an_import_only_goes_down():
     assert [pair for pair in ours if floor_of(pair[1]) > floor_of(module_of(pair[0]))] == []
 
 
-AT_ONCE = ["_extras", "accumulation", "losses", "opt_state", "schedules", "transforms"]
+AT_ONCE = ["_extras", "accumulation", "losses", "opt_state", "restarts", "schedules", "transforms"]
 LATER = sorted(cyclical_jax._MODULES)  # imported at their first use, for type checkers at once
 
 
@@ -142,6 +142,7 @@ LATER = sorted(cyclical_jax._MODULES)  # imported at their first use, for type c
         ("_dtypes", []),
         ("_types", []),
         ("schedules", ["_checks", "_dtypes", "_types"]),
+        ("restarts", ["_checks", "_dtypes", "_types", "schedules"]),
         ("opt_state", ["_dtypes"]),
         ("transforms", ["_checks", "_dtypes", "_sharding", "_types", "opt_state", "schedules"]),
         ("_compilations", []),
@@ -150,7 +151,7 @@ LATER = sorted(cyclical_jax._MODULES)  # imported at their first use, for type c
         ("_examples", ["_checks", "_dtypes"]),
         ("_focal", ["_checks", "_softmax"]),
         ("losses", ["_dtypes", "_examples", "_focal"]),
-        ("accumulation", ["_checks", "_dtypes", "_types", "schedules"]),
+        ("accumulation", ["_checks", "_types", "restarts", "schedules"]),
         ("augment", ["_checks", "_sharding", "_dtypes", "_types"]),
         ("averaging", ["_checks", "_dtypes", "_types"]),
         ("curriculum", ["_checks", "_dtypes", "_sharding", "_types"]),
@@ -185,6 +186,7 @@ def test_configs_are_read_in_one_file_and_made_in_another():
 # Words that the engine has too, in a sense of its own.
 OF_THE_ENGINE = {"batch_size", "dtype", "hardness", "labels", "loss", "model", "momentum", "name"}
 OF_THE_ENGINE |= {"network", "optimizer", "share", "start", "strength"}
+OF_THE_ENGINE |= {"gradients", "keep", "weights"}
 FURTHER = {"accuracy", "ema", "teacher", "unlabelled", "difficulty", "rank", "focal", "label"}
 
 
@@ -216,6 +218,15 @@ def test_techniques_know_nothing_of_each_other():
 def test_datasets_are_read_in_one_folder():
     importers = importers_of("tensorflow_datasets", FILES)
     assert {str(pathlib.Path(path).parent) for path in importers} <= {"cyclical_jax/data"}
+
+
+def test_a_bridge_to_another_library_is_imported_by_nobody_and_alone_imports_it():
+    bridges = [path for path in LIBRARY if path.parts[1] == "interop" and path.stem != "__init__"]
+    assert bridges
+    assert importers_of("cyclical_jax.interop", FILES) == set()
+    for path in bridges:
+        assert importers_of(path.stem, FILES) == {str(path)}
+        assert path.stem in PROJECT["optional-dependencies"]
 
 
 def test_one_file_says_pmap():

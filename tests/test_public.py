@@ -122,6 +122,10 @@ def windows(function, data, numbers):
     return function(((3, 1), (2, 4)))(data["count"])
 
 
+def restarted(function, data, numbers):
+    return function(3, warmup=2)(data["count"])
+
+
 def in_powers(function, data, numbers):
     return function(lambda total_steps: lambda count: count + total_steps)(5)(data["count"])
 
@@ -204,6 +208,7 @@ CASES = (
     schedule("cyclical_schedule", easy=0.013, hard=1.7, total_steps=11, factor=2.7),
     schedule("between", between_hardness, easy=0.013, hard=1.7),
     schedule("per_epoch", per_two_updates, steps_per_epoch=2),
+    schedule("warm_restart_schedule", restarted),
     Case("as_integer", {"count": COUNTS}, {"schedule": 1.7}, at_counts),
     transform("add_decayed_weights", weight_decay=0.013),
     transform("clip", max_delta=0.7),
@@ -301,6 +306,7 @@ CASES = (
 # Functions of whole numbers, which the host computes with before anything is traced.
 ON_HOST: dict[str, Callable] = {
     "updates_of": lambda function, whole: function(whole(10), whole(3)),
+    "cycle_ends": lambda function, whole: function(whole(10), whole(3), warmup=whole(1)),
     "accumulation.uniform_windows": lambda function, whole: function(whole(10), whole(3)),
     "accumulation.windows_of_updates": lambda function, whole: function(rising, whole(5)),
     "accumulation.windows_of_micro_steps": lambda function, whole: function(

@@ -94,6 +94,10 @@ NUMBERS: dict[str, dict[str, str]] = {
     "precision.relative_cost": BITS | {"reference": SCALAR},
     "semisupervised.pseudo_labels": {"threshold": EACH},
     "semisupervised.pseudo_label_loss": {"threshold": EACH, "temperature": EACH},
+    "warm_restart_schedule": {"first_cycle": HOST, "multiplier": HOST, "warmup": HOST},
+    "cycle_ends": {
+        **{"total_steps": HOST, "first_cycle": HOST, "multiplier": HOST, "warmup": HOST}
+    },
     "updates_of": {"micro_steps": HOST, "every": HOST},
     "accumulation.uniform_windows": {"micro_steps": HOST, "every": HOST},
     "accumulation.windows_of_updates": {"total_steps": HOST},
@@ -107,6 +111,8 @@ ON_HOST: dict[str, dict[str, Any]] = {
         apply=lambda variables, images: images, variables=None, images=LOGITS, batch_size=3
     ),
     "updates_of": dict(micro_steps=10, every=3),
+    "warm_restart_schedule": dict(first_cycle=3),
+    "cycle_ends": dict(total_steps=10, first_cycle=3),
     "accumulation.uniform_windows": dict(micro_steps=10, every=3),
     "accumulation.windows_of_updates": dict(schedule_of=rising, total_steps=5),
     "accumulation.windows_of_micro_steps": dict(

@@ -5,6 +5,7 @@ labels.
 """
 
 import inspect
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -177,6 +178,11 @@ def scores(sums: Sequence[Sums]) -> dict[str, Any]:
     }
 
 
+def averaged(logits: jax.Array) -> jax.Array:
+    """Returns logits [...] whose softmax is the mean of those of `logits` [models, ...]."""
+    return jax.nn.logsumexp(jax.nn.log_softmax(logits), 0) - math.log(len(logits))
+
+
 def class_outputs(own: Own, spec: Spec) -> tuple[int]:
     """Returns the shape of the logits of one example."""
     return (spec.num_outputs,)
@@ -239,6 +245,7 @@ def task(further: Mapping[str, Loss] | None = None) -> Task:
         sums=sums,
         scores=scores,
         probabilities=jax.nn.softmax,
+        averaged=averaged,
         judged_by=(ACCURACY, "max"),
         misfits=misfits,
         outputs=class_outputs,

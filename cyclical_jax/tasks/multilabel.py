@@ -90,6 +90,15 @@ def sums(site: Site, model, variables, batch: Batch) -> Sums:
     return summed(logits, batch, losses_, jax.nn.sigmoid(logits))
 
 
+def averaged(logits: jax.Array) -> jax.Array:
+    """Returns logits [...] whose sigmoid is the mean of those of `logits` [models, ...].
+
+    It is log(sum p) - log(sum (1 - p)), in log space.
+    """
+    likely, unlikely = (jax.nn.logsumexp(jax.nn.log_sigmoid(z), 0) for z in (logits, -logits))
+    return likely - unlikely
+
+
 def problems(checked: Own) -> Iterator[str]:
     if checked.get(LOSS) == "cyclical":
         warn_of_exponent(checked.get("multilabel.gamma_hc"))
@@ -109,6 +118,7 @@ TASK = Task(
     sums=sums,
     scores=scores,
     probabilities=jax.nn.sigmoid,
+    averaged=averaged,
     judged_by=(ACCURACY, "max"),
     misfits=misfits,
     outputs=class_outputs,

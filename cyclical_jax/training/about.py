@@ -17,6 +17,7 @@ _PATTERN = {
     "digest": str,
     "micro_step": (int, None),
     "arrays": ({...: str}, None),
+    "cycle_end": (int, None),
 }
 
 
@@ -28,6 +29,7 @@ class About(NamedTuple):
     worth: float | None = None  # by the task's own score on validation: more is better
     micro_step: int | None = None
     arrays: dict[str, str] | None = None  # name -> type and shape, such as "float32[2, 3]"
+    cycle_end: int | None = None  # updates so far, if it is kept as the end of a cycle
 
     def entries(self, judged_by: tuple[str, str] | None) -> dict[str, Any]:
         """Returns the entries to write, without checksum.
@@ -99,19 +101,20 @@ def set_aside(checkpoint: Path) -> None:
     checkpoint.rename(aside)
 
 
-def lost_in(directory: Path) -> list[tuple[Path, float | None]]:
-    """Returns the damaged checkpoints that were renamed, with their worth; None is unknown.
+def lost_in(directory: Path) -> list[tuple[Path, About | None]]:
+    """Returns the damaged checkpoints that were renamed, with their entries; None is unknown.
 
     A checkpoint that the run has saved again since is left out.
     """
     there = {None, *steps_of(directory)}
     steps = {path: _micro_step_of(path) for path in sorted(directory.glob(f"{_ASIDE}*"))}
-    return [(path, _worth_if_whole(path)) for path, step in steps.items() if step not in there]
+    return [(path, about_if_whole(path)) for path, step in steps.items() if step not in there]
 
 
-def _worth_if_whole(checkpoint: Path) -> float | None:
+def about_if_whole(checkpoint: Path) -> About | None:
+    """Returns the entries beside the arrays of a checkpoint; None if they cannot be read."""
     try:
-        return read_about(checkpoint).worth
+        return read_about(checkpoint)
     except (DamagedError, OSError):
         return None
 

@@ -3,6 +3,7 @@
 The numbers may be traced: everything here is built inside the compiled program.
 """
 
+import functools
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
@@ -12,12 +13,14 @@ import optax
 from cyclical_jax import transforms
 from cyclical_jax.accumulation import windows_schedule
 from cyclical_jax.models import Model
+from cyclical_jax.restarts import in_each_cycle
 from cyclical_jax.schedules import as_schedule, cyclical_schedule
 from cyclical_jax.training.durations import Timetable
 from cyclical_jax.training.fields import RecipeError
+from cyclical_jax.training.keys import RESTART
 from cyclical_jax.training.state import JUDGED, TrainState, Variables, init_state
 from cyclical_jax.training.step import Program
-from cyclical_jax.training.structure import Numbers, Structure
+from cyclical_jax.training.structure import Numbers, Recipe, Structure
 from cyclical_jax.training.technique import (
     BatchTransform,
     LossTerm,
@@ -35,21 +38,38 @@ Parts = Mapping[str, Part]  # by name, in the order in which they act
 
 def make_schedules(structure: Structure, numbers: Numbers, timetable: Timetable) -> Schedules:
     """Returns {key: schedule} of each knob that is on."""
-    curves = dict(structure.curves)
-    schedules = {
-        key: cyclical_schedule(
-            knob.easy,
-            knob.hard,
-            timetable.total_steps,
-            factor=knob.factor,
-            num_cycles=structure.num_cycles,
-            **curves[key]._asdict(),
+    curves, num_cycles = dict(structure.curves), structure.num_cycles
+    ends = [timetable.updates(end) for end in timetable.cycle_ends]
+    schedules = {}
+    for key, (easy, hard, factor) in numbers.items():
+        options = {"factor": factor, "num_cycles": num_cycles, **curves[key]._asdict()}
+        of_length = functools.partial(cyclical_schedule, easy, hard, **options)
+        spans_cycles = structure.span == RESTART
+        schedules[key] = (
+            in_each_cycle(of_length, ends) if spans_cycles else of_length(timetable.total_steps)
         )
-        for key, knob in numbers.items()
-    }
     for entry, own in structure.entries:
         schedules |= entry.schedules(dict(own), schedules, timetable)
     return schedules
+
+
+def summary_of(recipe: Recipe, num_train: int) -> dict[str, float]:
+    """Returns the numbers about a whole run that follow from its recipe, such as its cost.
+
+    Args:
+      recipe: The run.
+      num_train: Number of its training examples.
+
+    Returns:
+      What the `summary` of each technique in use says; {} if none has one.
+    """
+    structure, timetable = recipe.structure, recipe.timetable(num_train)
+    schedules = make_schedules(structure, recipe.numbers, timetable)
+    found: dict[str, float] = {}
+    for entry, own in structure.entries:
+        if entry.summary is not None:
+            found |= entry.summary(dict(own), schedules, timetable)
+    return found
 
 
 def assemble_model(structure: Structure, spec: Spec, axis_name: str | None = None) -> Model:
@@ -204,7 +224,7 @@ def assemble_state(
 ) -> TrainState:
     """Returns the state before the first update; numbers, seed and variables may be traced.
 
-    If there is a `start`, all variables come from it, except parameters that it lacks.
+    If there is a `start`, all variables come from it, except those that it lacks.
     """
     program = assemble(structure, numbers, timetable=timetable, spec=spec, given=given)
     model = program.model if start is None else _starting_from(program.model, start)
@@ -214,8 +234,10 @@ def assemble_state(
 
 def _starting_from(model: Model, start: Variables) -> Model:
     def init(key, inputs):
-        params, _ = model.init(key, inputs)
-        return {**params, **start.params}, start.model_state
+        params, state = model.init(key, inputs)
+        is_dict = isinstance(state, Mapping)  # of what techniques add the start has nothing
+        state = {**state, **start.model_state} if is_dict else start.model_state
+        return {**params, **start.params}, state
 
     return model._replace(init=init)
 

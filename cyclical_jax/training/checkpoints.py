@@ -8,7 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import orbax.checkpoint as ocp
 
@@ -18,7 +18,7 @@ from cyclical_jax.training import orbax_errors
 from cyclical_jax.training.about import About, read_about, steps_of
 from cyclical_jax.training.devices import is_first_process, largest_of_all, wait_for_all
 from cyclical_jax.training.orbax_errors import reason_of
-from cyclical_jax.training.retention import NewestAndBest, best_of
+from cyclical_jax.training.retention import Retention, best_of
 from cyclical_jax.training.snapshots import (
     Arrays,
     HostCopy,
@@ -56,10 +56,10 @@ class _OthersError(Exception):
 class Checkpoints:
     """The checkpoints in a directory, each named by its micro step; a context.
 
-    It keeps the newest `keep`, and the one with the best validation score of all that were saved or
-    held (the last of equals). The format is Orbax's: "state" holds every leaf by its path, "about"
-    is an `About`. With several processes, all of them make all calls and share the directory; only
-    the first one writes.
+    It keeps the newest `keep`, the one with the best validation score of all that were saved or
+    held (the last of equals), and for good each that was saved as the end of a cycle. The format is
+    Orbax's: "state" holds every leaf by its path, "about" is an `About`. With several processes,
+    all of them make all calls and share the directory; only the first one writes.
 
     Args:
       directory: The folder of the checkpoints.
@@ -82,11 +82,11 @@ class Checkpoints:
         if problem := abouts.problem_of(directory, is_read=read_only):
             raise CheckpointError(problem)
         self._directory = directory.resolve()
-        self._worths: dict[int, float | None] = {}
+        self._abouts: dict[int, About] = {}
         self._held: HostCopy | None = None
         self._judged_by, self._read_only = judged_by, read_only
         self._options = ocp.CheckpointManagerOptions(
-            preservation_policy=None if read_only else NewestAndBest(keep, self._worth_of),
+            preservation_policy=None if read_only else Retention(keep, self._about_of),
             lightweight_initialize=True,  # what it would read may be damaged
             save_root_metadata=False,
             create=not read_only,
@@ -142,16 +142,18 @@ class Checkpoints:
         else:
             self._held = host_copy(snapshot, worth)
 
-    def save(self, snapshot: Snapshot, worth: float | None = None) -> None:
+    def save(
+        self, snapshot: Snapshot, worth: float | None = None, *, is_cycle_end: bool = False
+    ) -> None:
         """Starts to write, and returns when all is copied in memory.
 
-        If there is a checkpoint of that micro step, from a run that was stopped in its validation,
-        it stays and gets the worth.
+        If there is a checkpoint of that micro step, from a run that was stopped in its validation
+        or kept no ends of cycles, it stays and gets the worth and the mark.
 
         Raises:
           CheckpointError: This checkpoint cannot be written, or the one before could not.
         """
-        item = host_copy(snapshot, worth)
+        item = host_copy(snapshot, worth, is_cycle_end=is_cycle_end)
         if self._held and self._held.micro_step < item.micro_step:
             self.save_held()
         self._held = None
@@ -164,28 +166,33 @@ class Checkpoints:
             self._write(held)
 
     def _write(self, item: HostCopy) -> None:
-        micro_step, arrays, seconds, worth = item
+        micro_step, arrays, seconds, worth, cycle_end = item
         if micro_step == self._manager.latest_step():
-            self._amend(micro_step, worth)
+            self._amend(micro_step, worth, cycle_end)
             return
-        self._worths[micro_step] = worth
+        of_arrays = digest_of(arrays), worth, micro_step, kinds_of(arrays)
+        about = About(seconds, *of_arrays, cycle_end=cycle_end)
+        self._abouts[micro_step] = about
         self._check_space(arrays)
-        about = About(seconds, digest_of(arrays), worth, micro_step, kinds_of(arrays))
         entries = sealed(about.entries(self._judged_by))
         items = {_STATE: ocp.args.StandardSave(arrays), abouts.ITEM: ocp.args.JsonSave(entries)}
         with self._errors_told():
             self._manager.save(micro_step, args=ocp.args.Composite(**items))
 
-    def _amend(self, micro_step: int, worth: float | None) -> None:
-        """Adds a worth to a checkpoint that was, or is being, written without one."""
-        if worth is None or worth == self._worth_of(micro_step):
+    def _amend(self, micro_step: int, worth: float | None, cycle_end: int | None) -> None:
+        """Adds worth and mark to a checkpoint that was, or is being, written without them."""
+        both = {"worth": worth, "cycle_end": cycle_end}
+        given: dict[str, Any] = {name: one for name, one in both.items() if one is not None}
+        known = self._about_of(micro_step)
+        if known and known == known._replace(**given):
             return
         self.wait()
-        self._worths[micro_step] = worth
+        if known:
+            self._abouts[micro_step] = known._replace(**given)
         if is_first_process():
             checkpoint = self._path(micro_step)
             with self._errors_told():
-                about = read_about(checkpoint)._replace(worth=worth)
+                about = read_about(checkpoint)._replace(**given)
                 abouts.write_entries(checkpoint, about.entries(self._judged_by))
 
     def check(self) -> None:
@@ -229,6 +236,22 @@ class Checkpoints:
             the worth of another one is unknown.
         """
         return self._looked_at(self._best)
+
+    def cycle_ends(self) -> dict[int, int]:
+        """Returns {updates: micro step} of the checkpoints that are kept as ends of cycles.
+
+        Raises:
+          CheckpointError: A checkpoint is damaged, which may be one of them.
+        """
+        return self._looked_at(self._cycle_ends)
+
+    def arrays_at(self, cycle_end: int) -> Arrays:
+        """Returns {path of a leaf: array} of the end of a cycle, by its number of updates.
+
+        Raises:
+          CheckpointError: It is not kept, or it is damaged.
+        """
+        return self._looked_at(lambda steps: self._at(cycle_end, steps))
 
     def newest_about(self) -> tuple[int, About] | None:
         """Returns the newest micro step and the entries beside its arrays; None if there is none.
@@ -274,13 +297,33 @@ class Checkpoints:
             raise CheckpointError(
                 f"no checkpoint in {self._directory} was saved after a validation: use the newest."
             )
-        for path, worth in abouts.lost_in(self._directory):
-            if worth is None or worth >= most:
+        for path, about in abouts.lost_in(self._directory):
+            if about is None or about.worth is None or about.worth >= most:
                 _logger.warning(
                     "checkpoint %s was renamed as damaged, and may have been the best", path
                 )
         remedy = ": use the newest, with --checkpoint=newest."
         return self._sound(lambda _: self._read(best)[0], best, steps, remedy)
+
+    def _cycle_ends(self, steps: list[int]) -> dict[int, int]:
+        remedy = ", and may be the end of a cycle: delete it to go without it."
+        found = {step: self._sound(read_about, step, steps, remedy).cycle_end for step in steps}
+        for path, about in abouts.lost_in(self._directory):
+            if about is None or about.cycle_end is not None:
+                _logger.warning(
+                    "checkpoint %s was renamed as damaged, and may be the end of a cycle", path
+                )
+        return {updates: step for step, updates in found.items() if updates is not None}
+
+    def _at(self, cycle_end: int, steps: list[int]) -> Arrays:
+        kept = self._cycle_ends(steps)
+        if cycle_end not in kept:
+            there = f"there are {', '.join(map(str, kept))}" if kept else "it keeps none"
+            raise CheckpointError(
+                f"{self._directory} keeps no end of a cycle after {cycle_end} updates; {there}."
+            )
+        remedy = ": delete it to go without it."
+        return self._sound(lambda _: self._read(kept[cycle_end])[0], kept[cycle_end], steps, remedy)
 
     def _sound(
         self, read: Callable[[Path], _Found], step: int, steps: list[int], remedy: str = "."
@@ -344,12 +387,17 @@ class Checkpoints:
 
     def _worth_of(self, micro_step: int) -> float | None:
         """Returns the worth by validation; None for a checkpoint without one, or a damaged one."""
-        if micro_step not in self._worths:
-            try:
-                self._worths[micro_step] = read_about(self._path(micro_step)).worth
-            except (DamagedError, OSError):
+        about = self._about_of(micro_step)
+        return about.worth if about else None
+
+    def _about_of(self, micro_step: int) -> About | None:
+        """Returns the entries beside the arrays; None if they are damaged."""
+        if micro_step not in self._abouts:
+            about = abouts.about_if_whole(self._path(micro_step))
+            if about is None:
                 return None
-        return self._worths[micro_step]
+            self._abouts[micro_step] = about
+        return self._abouts[micro_step]
 
     def _check_space(self, arrays: Arrays) -> None:
         """Raises CheckpointError if the disk is too small; Orbax would find out half-way."""

@@ -4,8 +4,8 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from cyclical_jax import data
-from cyclical_jax.training.fields import Cycle, shown
-from cyclical_jax.training.keys import TASK
+from cyclical_jax.training.fields import Cycle, any_of, shown
+from cyclical_jax.training.keys import CYCLE, RESTART, SPAN, TASK
 from cyclical_jax.training.structure import Catalogue
 from cyclical_jax.training.technique import IN_MEMORY, SPATIAL, Task, Technique
 
@@ -33,6 +33,7 @@ def contradictions(
     if {"dataset", "data_dir"} <= checked.keys():
         yield from _subset_problems(checked)
         yield from _stream_problems(checked)
+    yield from _restart_problems(catalogue, checked)
     for entry in catalogue.entries:
         if is_on(catalogue, checked, entry):
             yield from _batch_problems(entry, checked, num_devices)
@@ -59,9 +60,9 @@ def is_on(catalogue: Catalogue, checked: Checked, entry: Technique) -> bool:
     """Returns whether a task is chosen or a technique is in use, as far as the values tell."""
     if isinstance(entry, Task):
         return checked.get(TASK) == entry.name
-    if entry.switch is None:
+    if not entry.switches:
         return not _unoffered(catalogue, checked, entry)
-    return checked.get(entry.switch) is not None
+    return bool(_set_switches(checked, entry))
 
 
 def is_read(catalogue: Catalogue, checked: Checked, key: str) -> bool:
@@ -81,6 +82,25 @@ def _accumulation_problems(checked: Checked) -> Iterator[str]:
             yield "accumulate_as is 'one_batch', but accumulate is 1: there is nothing to join."
         if checked.get("loop") == "streamed":
             yield "accumulate_as must be 'micro_steps' where loop is 'streamed'."
+
+
+def _restart_problems(catalogue: Catalogue, checked: Checked) -> Iterator[str]:
+    """Yields a line for each value that does not suit a run that restarts, or one that does not."""
+    able = [e.restarts for e in catalogue.entries if e.restarts and is_on(catalogue, checked, e)]
+    if any(restarts.choice not in checked for restarts in able):
+        return
+    on = [restarts for restarts in able if checked[restarts.choice] == restarts.value]
+    accumulate = checked.get("accumulate", Cycle(1, 1))
+    if on and accumulate.easy != accumulate.hard:
+        yield (
+            f"accumulate must be a number where {on[0]}, got {accumulate.easy:g} and "
+            f"{accumulate.hard:g}: its cycle would change the lengths of the others."
+        )
+    if not on:
+        needed = " or ".join(map(str, able)) or "a run restarts"
+        for key, value in ((SPAN, RESTART), ("validate_every", CYCLE)):
+            if checked.get(key) == value:
+                yield f"{key} may be {value!r} only where {needed}."
 
 
 def _data_problems(checked: Checked) -> list[str]:
@@ -158,6 +178,11 @@ def _group_problems(entry: Technique, checked: Checked, num_devices: int) -> Ite
         yield from uneven_groups(known, num_devices)
 
 
+def _set_switches(checked: Checked, entry: Technique) -> list[str]:
+    """Returns the keys that turn an entry on."""
+    return [key for key in entry.switches if checked.get(key) is not None]
+
+
 def _unoffered(catalogue: Catalogue, checked: Checked, entry: Technique) -> list[str]:
     """Returns what an entry needs, and the task does not offer, in alphabetical order."""
     if TASK not in checked:
@@ -166,18 +191,19 @@ def _unoffered(catalogue: Catalogue, checked: Checked, entry: Technique) -> list
 
 
 def _unmet_needs(catalogue: Catalogue, checked: Checked, entry: Technique) -> Iterator[str]:
+    switch = " and ".join(_set_switches(checked, entry))
     if missing := _unoffered(catalogue, checked, entry):
         yield (
-            f"{entry.switch} must be None where {TASK} is {checked[TASK]!r}: it needs "
+            f"{switch} must be None where {TASK} is {checked[TASK]!r}: it needs "
             f"{' and '.join(missing)}."
         )
     dataset = checked.get("dataset")
     if SPATIAL in entry.needs and _is_table(checked):
-        yield f"{entry.switch} must be None for {dataset!r}: it needs images, not a table."
+        yield f"{switch} must be None for {dataset!r}: it needs images, not a table."
     if IN_MEMORY in entry.needs and not _is_resident(checked):
         yield (
-            f"{entry.switch} needs a dataset that fits in memory; leave it at None for {dataset!r}."
-            if entry.switch
+            f"{switch} needs a dataset that fits in memory; leave it at None for {dataset!r}."
+            if switch
             else f"dataset must fit in memory, which {entry.name} needs, got {dataset!r}."
         )
 
@@ -199,14 +225,15 @@ def _why_unread(catalogue: Catalogue, checked: Checked, key: str) -> str | None:
     task = checked[TASK]
     if isinstance(entry, Task) and entry.name != task:
         return f"read where {TASK} is {entry.name!r}, not {task!r}"
-    if entry.switch is None and _unoffered(catalogue, checked, entry):
+    if not entry.switches and _unoffered(catalogue, checked, entry):
         return f"not read where {TASK} is {task!r}"
     choice, readers = _readers(entry, key)
     if readers and choice in checked and checked[choice] not in readers:
         named = " or ".join(map(repr, readers))
         return f"read where {choice} is {named}, not {checked[choice]!r}"
-    is_off = entry.switch not in (None, key) and checked.get(entry.switch, True) is None
-    return f"read where {entry.switch} is set, not None" if is_off else None
+    others = entry.switches if key not in entry.switches else ()
+    is_off = others and all(checked.get(switch, True) is None for switch in others)
+    return f"read where {any_of(*others)} is set, not None" if is_off else None
 
 
 def _readers(entry: Technique, key: str) -> tuple[str, list[str]]:

@@ -3,6 +3,8 @@
 A micro step is one batch; one or several of them make a step, which is an optimizer update.
 """
 
+import bisect
+import itertools
 import math
 import re
 from collections.abc import Iterator
@@ -27,6 +29,10 @@ class Duration(NamedTuple):
     amount: float
     unit: str  # one of UNITS
 
+    def __str__(self) -> str:
+        whole = int(self.amount) if self.amount.is_integer() else self.amount
+        return f"{whole} {self.unit}"
+
     def in_micro_steps(self, units: Units, micro_steps_a_step: float) -> int:
         """Returns the nearest whole number of micro steps, at least 1; examples are rounded up."""
         if self.unit == "examples":
@@ -44,9 +50,10 @@ class Timetable(NamedTuple):
     windows: Windows  # the micro steps of each update
     micro_steps_per_epoch: int
     log_every: int
-    validate_every: int
+    validate_every: int | None  # None: at the end of each cycle
     as_one_batch: bool = False  # whether the micro steps of an update are computed as one
     own: tuple[tuple[str, int], ...] = ()  # (key, updates) of the techniques' own durations
+    cycle_ends: tuple[int, ...] = ()  # of a run that restarts; each is the end of an update
 
     @property
     def micro_steps(self) -> int:
@@ -61,7 +68,9 @@ class Timetable(NamedTuple):
     @property
     def longest_interval(self) -> int:
         """An upper bound on the micro steps between two rows of the log."""
-        return self.longest_call(min(self.log_every, self.validate_every))
+        cycles = (end - start for start, end in itertools.pairwise((0, *self.cycle_ends)))
+        validate_every = self.validate_every or max(cycles, default=self.micro_steps)
+        return self.longest_call(min(self.log_every, validate_every))
 
     @property
     def accumulates(self) -> bool:
@@ -79,14 +88,20 @@ class Timetable(NamedTuple):
 
     def next_row(self, micro_step: int) -> int:
         """Returns the first micro step after `micro_step` at which a row is written."""
-        intervals = (self.log_every, self.validate_every)
-        rows = [(micro_step // interval + 1) * interval for interval in intervals]
-        return self.next_stop(min(*rows, self.micro_steps))
+        log = _next_multiple(self.log_every, micro_step)
+        return self.next_stop(min(log, self._next_validation(micro_step), self.micro_steps))
+
+    def _next_validation(self, micro_step: int) -> int:
+        """Returns where the next validation is due, which may be after the end of the run."""
+        if self.validate_every is not None:
+            return _next_multiple(self.validate_every, micro_step)
+        later = bisect.bisect_right(self.cycle_ends, micro_step)
+        return [*self.cycle_ends, self.micro_steps][later]
 
     def next_epoch(self, micro_step: int) -> int:
         """Returns the first micro step after `micro_step` at which an epoch or the run ends."""
-        epoch = micro_step // self.micro_steps_per_epoch + 1
-        return self.next_stop(min(epoch * self.micro_steps_per_epoch, self.micro_steps))
+        epoch = _next_multiple(self.micro_steps_per_epoch, micro_step)
+        return self.next_stop(min(epoch, self.micro_steps))
 
     def is_row(self, micro_step: int) -> bool:
         """Returns whether a row is written there, at the end of a call."""
@@ -138,9 +153,14 @@ class Timetable(NamedTuple):
         if self._largest > 1:
             return self._count_rows(micro_step)
         log, validate = self.log_every, self.validate_every
-        both = micro_step // math.lcm(log, validate)
-        is_extra = micro_step == self.micro_steps and micro_step % log and micro_step % validate
-        return micro_step // log + micro_step // validate - both + bool(is_extra)
+        if validate is None:
+            further = [end for end in self.cycle_ends if end <= micro_step and end % log]
+            is_validated, extra = micro_step in self.cycle_ends, len(further)
+        else:
+            is_validated = micro_step % validate == 0
+            extra = micro_step // validate - micro_step // math.lcm(log, validate)
+        is_last = micro_step == self.micro_steps and micro_step % log > 0 and not is_validated
+        return micro_step // log + extra + is_last
 
     def _count_rows(self, micro_step: int) -> int:
         row = count = 0
@@ -150,13 +170,25 @@ class Timetable(NamedTuple):
 
     def validates_at(self, micro_step: int) -> bool:
         """Returns whether the row at `micro_step` has the validation split's scores."""
-        intervals = (m // self.validate_every for m in (self._before(micro_step), micro_step))
-        return len({*intervals}) == 2 or micro_step == self.micro_steps
+        due = self._next_validation(self._before(micro_step))
+        return due <= micro_step or micro_step == self.micro_steps
+
+    def updates(self, micro_step: int) -> int:
+        """Returns how many updates end at `micro_step` or before it."""
+        updates = end = 0
+        for count, size in self.windows:
+            first, end = end, end + count * size
+            updates += (min(end, max(first, micro_step)) - first) // size
+        return updates
 
     def epoch(self, micro_step: int) -> float:
         """Returns the epochs that have passed; a whole number where they are whole."""
         epochs, rest = divmod(micro_step, self.micro_steps_per_epoch)
         return epochs if rest == 0 else round(micro_step / self.micro_steps_per_epoch, 6)
+
+
+def _next_multiple(interval: int, micro_step: int) -> int:
+    return (micro_step // interval + 1) * interval
 
 
 def parse_duration(text: str) -> Duration:

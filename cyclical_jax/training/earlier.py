@@ -17,9 +17,9 @@ from cyclical_jax.training import files, own_files
 from cyclical_jax.training.assembly import Given, assemble_model, example_of
 from cyclical_jax.training.checkpoints import CheckpointError
 from cyclical_jax.training.facts import facts_of, read_facts
-from cyclical_jax.training.fields import RecipeError
+from cyclical_jax.training.fields import RecipeError, any_of
 from cyclical_jax.training.files import CHECKPOINTS, CONFIG, INPUTS
-from cyclical_jax.training.reading import read_variables
+from cyclical_jax.training.reading import kept_cycle_ends, read_variables
 from cyclical_jax.training.recipe import default_config, load_source, parse, put, source
 from cyclical_jax.training.state import Variables
 from cyclical_jax.training.structure import (
@@ -109,7 +109,9 @@ class Host:
           without: Names of parameters that are not read.
         """
         like = _like(self.model, self.example, key=key)
-        return _read(key, Path(self.own[key]), like, without=without)[0]
+        entries = self.recipe.catalogue.entries
+        state = tuple(name for entry in entries for name in entry.model_state)
+        return _read(key, Path(self.own[key]), like, without=without, without_state=state)[0]
 
     def apply(self, trained: TrainedModel, images: Any) -> Any:
         """Returns the outputs of an earlier run for images of this dataset."""
@@ -172,7 +174,11 @@ def _check_what_it_prepared(entry, prepared: Any, dataset: Dataset, others, star
 def check_prepared(recipe: Recipe, earlier: Earlier) -> None:
     """Raises RecipeError if `prepare` was not called for the recipe."""
     wanting = [entry for entry, _ in recipe.structure.entries if entry.prepare is not None]
-    missing = [entry.switch or entry.name for entry in wanting if entry.name not in earlier.given]
+    missing = [
+        any_of(*(entry.switches or (entry.name,)))
+        for entry in wanting
+        if entry.name not in earlier.given
+    ]
     if missing:
         raise RecipeError(
             f"{' and '.join(missing)} must be prepared: call dataset, earlier = "
@@ -210,7 +216,13 @@ def _read_trained(key: str, path: Path, dataset: Dataset, catalogue: Catalogue) 
 
 
 def read_checkpoint(
-    key: str, workdir: Path, structure: Structure, spec: Spec, *, best: bool = False
+    key: str,
+    workdir: Path,
+    structure: Structure,
+    spec: Spec,
+    *,
+    best: bool = False,
+    cycle_end: int | None = None,
 ) -> TrainedModel:
     """Returns the trained model of the run in `workdir`.
 
@@ -220,12 +232,24 @@ def read_checkpoint(
       structure: The structure of the run.
       spec: The spec of a dataset whose inputs have the same shape, with the same number of classes.
       best: Whether to read the checkpoint with the best validation score, not the newest.
+      cycle_end: The number of updates of the end of a cycle to read instead.
 
     Raises:
       RecipeError: There is no such checkpoint, or it does not fit; a line.
     """
     like = _like(assemble_model(structure, spec), example_of(structure, spec), key=key)
-    return TrainedModel(structure, spec, *_read(key, workdir, like, best=best))
+    found = _read(key, workdir, like, best=best, cycle_end=cycle_end)
+    return TrainedModel(structure, spec, *found)
+
+
+def read_cycle_ends(key: str, workdir: Path) -> dict[int, int]:
+    """Returns {updates: micro step} of the ends of cycles that the run in `workdir` has kept.
+
+    Raises:
+      RecipeError: There are no checkpoints, or one of them is damaged; a line.
+    """
+    with _told_of_run(key):
+        return kept_cycle_ends(workdir / CHECKPOINTS)
 
 
 def read_recipe(key: str, workdir: Path, catalogue: Catalogue) -> Recipe:
@@ -325,12 +349,26 @@ def _read(
     like: Variables,
     *,
     without: tuple[str, ...] = (),
-    best: bool = False,
+    without_state: tuple[str, ...] = (),
+    **which: Any,
 ) -> tuple[Variables, int]:
-    params: Mapping[str, Any] = like.params
-    kept = {name: part for name, part in params.items() if name not in without}
-    like = like._replace(params=kept)
+    names = Variables(without, without_state)
+    like = Variables(*map(_left, like, names))
+    with _told_of_run(key):
+        return read_variables(workdir / CHECKPOINTS, like, without=names, **which)
+
+
+@contextlib.contextmanager
+def _told_of_run(key: str) -> Iterator[None]:
+    """Turns a CheckpointError into a RecipeError that names the run as the user knows it."""
     try:
-        return read_variables(workdir / CHECKPOINTS, like, without=without, best=best)
+        yield
     except CheckpointError as error:
         raise RecipeError(f"{key}: {error}") from error
+
+
+def _left(tree: Any, without: tuple[str, ...]) -> Any:
+    """Returns a tree without its outermost parts of those names."""
+    if not any(name in without for name in (tree if isinstance(tree, Mapping) else ())):
+        return tree
+    return {name: part for name, part in tree.items() if name not in without}

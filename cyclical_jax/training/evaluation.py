@@ -69,6 +69,22 @@ def evaluate(
     if not is_checked:
         _check(structure.task[0], split, spec)
     structure = structure.with_model(model)
+    of_split = structure, spec, variables, split
+    sums = sums_of(*of_split, num_workers=num_workers, after_batch=after_batch, look=look)
+    return scores_of(structure.task[0], sums)
+
+
+def sums_of(
+    structure: Structure,
+    spec: Spec,
+    variables: Any,
+    split: Split,
+    *,
+    num_workers: int = 0,
+    after_batch: Callable[[], None] = lambda: None,
+    look: Look | None = None,
+) -> list[Any]:
+    """Returns the task's `sums` of each batch of a split, on the host; arguments of `evaluate`."""
     program = _sums_on_all_devices(structure, spec, look and look.of_examples)
     select, count = evaluation_batches(data.num_examples(split), jax.device_count())
     sent = sent_batches(split, select, start=0, stop=count, seed=0, num_workers=num_workers)
@@ -81,7 +97,7 @@ def evaluate(
             if look is not None:
                 look.take(_without_padding(of_examples, batch["mask"]))
             after_batch()
-    return scores_of(structure.task[0], jax.device_get(sums))
+    return jax.device_get(sums)
 
 
 def _check(task: Task, split: Split, spec: Spec) -> None:

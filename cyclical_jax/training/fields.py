@@ -31,6 +31,7 @@ class Field(NamedTuple):
       meaning: What it is for, in words.
       is_run: Whether the value is the workdir of an earlier run.
       may_cycle: Whether the value may be a cycle.
+      is_whole: Whether its numbers are whole.
     """
 
     default: Any
@@ -39,6 +40,7 @@ class Field(NamedTuple):
     meaning: str
     is_run: bool = False
     may_cycle: bool = False
+    is_whole: bool = False
 
 
 class Limits(TypedDict, total=False):
@@ -229,7 +231,7 @@ def whole_knob(default: int, meaning: str, *, minimum: int) -> Field:
         )
         return cycle
 
-    return plain._replace(check=check, type=f"whole {plain.type}")
+    return plain._replace(check=check, type=f"whole {plain.type}", is_whole=True)
 
 
 def or_none(field: Field) -> Field:
@@ -239,6 +241,15 @@ def or_none(field: Field) -> Field:
         return None if value is None else field.check(key, value)
 
     return field._replace(check=check, type=f"{field.type}, or None")
+
+
+def or_word(word: str, field: Field) -> Field:
+    """Returns the same key, which may also be a word."""
+
+    def check(key, value):
+        return word if isinstance(value, str) and value == word else field.check(key, value)
+
+    return field._replace(check=check, type=f"{field.type}, or {word!r}")
 
 
 _LINEAR = ("scale", "linear")

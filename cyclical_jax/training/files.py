@@ -108,6 +108,17 @@ def write(path: Path, content: Any) -> None:
         _files.write_json(path, content)
 
 
+def remove(path: Path) -> None:
+    """Removes a file, if it is there, and returns when its name is gone from the disk.
+
+    Raises:
+      WorkdirError: It cannot be removed; a line.
+    """
+    with writing(path):
+        path.unlink(missing_ok=True)
+        _files.sync(path.parent)
+
+
 def read_rows(path: Path) -> list[dict[str, Any]]:
     """Returns the rows of `metrics.jsonl`.
 

@@ -25,11 +25,13 @@ class StoppedError(Exception):
 class Keeper:
     """Saves a run at the first end of an epoch that is `every` seconds after the last save.
 
-    It also saves the state with the best validation so far, even from between two saves.
+    It also saves the state with the best validation so far, even from between two saves; and, if
+    it `keeps_cycle_ends`, the state at the end of each cycle of a run that restarts, for good.
 
     Args:
       checkpoints: The place to save to; None saves nothing.
       every: Seconds between two saves, at least 0; 0 saves every epoch.
+      keeps_cycle_ends: Whether the state at the end of each cycle is kept.
       before_save: Called before each save, for example by a log that puts its rows on the disk.
       is_stopping: Called after each call of the compiled program, from the first on. When it first
         returns True in any process, the run is saved and ends.
@@ -40,11 +42,12 @@ class Keeper:
         checkpoints: Checkpoints | None = None,
         *,
         every: float = 30.0,
+        keeps_cycle_ends: bool = False,
         before_save: Callable[[], None] = lambda: None,
         is_stopping: Callable[[], bool] = lambda: False,
     ):
         self._checkpoints, self._every, self._ask = checkpoints, every, is_stopping
-        self._before_save = before_save
+        self._before_save, self._keeps_ends = before_save, keeps_cycle_ends
         self._saved_at, self._since, self._is_stopping = time.monotonic(), 0.0, False
 
     def agree(self, seconds: float) -> float:
@@ -61,7 +64,9 @@ class Keeper:
 
     def next_stop(self, timetable: Timetable, done: int) -> int:
         """Returns the latest micro step at which the next call may end, to be saved in time."""
-        return timetable.next_epoch(done) if self._is_due() else timetable.micro_steps
+        due = timetable.next_epoch(done) if self._is_due() else timetable.micro_steps
+        ends = timetable.cycle_ends if self._keeps_ends else ()
+        return min(due, next((end for end in ends if end > done), due))
 
     def keep(self, snapshot: Snapshot, timetable: Timetable, done: int, worth=None) -> None:
         """Saves if it is time; called after each call of the program.
@@ -73,11 +78,12 @@ class Keeper:
         if self._checkpoints is None:
             return
         self._checkpoints.check()
+        is_end = self._keeps_ends and done in timetable.cycle_ends
         if self._is_stopping:
-            self._stop(self._checkpoints, snapshot, worth)
-        if self._is_due() and timetable.is_epoch(done):
+            self._stop(self._checkpoints, snapshot, worth, is_cycle_end=is_end)
+        if is_end or (self._is_due() and timetable.is_epoch(done)):
             self._before_save()
-            self._checkpoints.save(snapshot, worth)
+            self._checkpoints.save(snapshot, worth, is_cycle_end=is_end)
             self._saved_at, self._since = time.monotonic(), 0.0
         elif worth is not None:
             self._checkpoints.hold(snapshot, worth)
@@ -125,9 +131,11 @@ class Keeper:
             self._checkpoints.save(snapshot, worth)
             self._checkpoints.wait()
 
-    def _stop(self, checkpoints: Checkpoints, snapshot: Snapshot, worth) -> NoReturn:
+    def _stop(
+        self, checkpoints: Checkpoints, snapshot: Snapshot, worth, *, is_cycle_end: bool = False
+    ) -> NoReturn:
         self._before_save()
-        checkpoints.save(snapshot, worth)
+        checkpoints.save(snapshot, worth, is_cycle_end=is_cycle_end)
         checkpoints.wait()
         updates = counted(int(snapshot.state.step), "update")
         raise StoppedError(f"stopped after {updates}, and saved")

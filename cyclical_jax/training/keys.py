@@ -13,6 +13,7 @@ from cyclical_jax.training.fields import (
     number,
     one_of,
     or_none,
+    or_word,
     path,
     shape,
     whole,
@@ -20,6 +21,9 @@ from cyclical_jax.training.fields import (
 )
 
 TASK = "task.name"
+DURATION = "duration"
+SPAN, RESTART = "cycle.span", "restart"
+CYCLE = "cycle"  # a value of `validate_every`
 
 
 def _dataset(meaning: str) -> Field:
@@ -70,7 +74,7 @@ _LENGTHS: dict[str, Field] = {
         "seed of all random numbers: first parameters, order of the examples, and all other draws",
         minimum=0,
     ),
-    "duration": duration("40 epochs", "length of training; a step is one optimizer update"),
+    DURATION: duration("40 epochs", "length of training; a step is one optimizer update"),
     "batch_size": whole(64, "examples per micro step, summed over all devices", minimum=1),
     "accumulate": whole_knob(
         1,
@@ -90,7 +94,14 @@ _LENGTHS: dict[str, Field] = {
         "treatment of the last examples of an epoch that do not fill a batch",
     ),
     "log_every": duration("1 epoch", "interval between two rows of the log"),
-    "validate_every": duration("1 epoch", "interval between two validations"),
+    "validate_every": or_word(
+        CYCLE,
+        duration(
+            "1 epoch",
+            "interval between two validations; 'cycle' is the end of each cycle of a run whose "
+            "learning rate restarts",
+        ),
+    ),
     "on_nonfinite": one_of(
         "stop",
         ("stop", "skip"),
@@ -115,6 +126,12 @@ _CYCLE: dict[str, Field] = {
     "cycle.shape": shape("linear", "shape of the rise and fall of the hardness"),
     "cycle.num_cycles": whole(
         1, "number of times that a run goes easy -> hard -> easy", minimum=1, maximum=MOST_CYCLES
+    ),
+    SPAN: one_of(
+        "run",
+        ("run", RESTART),
+        "time in which hardness goes easy -> hard -> easy as often as num_cycles says: the whole "
+        "run, or each cycle of a run whose learning rate restarts",
     ),
 }
 

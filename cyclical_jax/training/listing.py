@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from cyclical_jax.training.contradictions import is_on
-from cyclical_jax.training.fields import Field, shown
+from cyclical_jax.training.fields import Field, any_of, shown
 from cyclical_jax.training.keys import SECTIONS, TASK, Section
 from cyclical_jax.training.structure import Catalogue
 from cyclical_jax.training.technique import Task, Technique
@@ -49,7 +49,11 @@ def _sections(catalogue: Catalogue, values: Mapping[str, Any]) -> Iterator[tuple
 def _what_turns_on(entry: Technique) -> str:
     if isinstance(entry, Task):
         return f"off; {TASK} = {entry.name!r} turns it on"
-    return f"off; {entry.switch} turns it on" if entry.switch else "off; not for this task"
+    if not entry.switches:
+        return "off; not for this task"
+    first, *others = entry.switches
+    words = any_of(first, *(f".{key.rpartition('.')[2]}" for key in others))
+    return f"off; {words} turns it on"
 
 
 def _key(key: str, field: Field, value: Any) -> str:

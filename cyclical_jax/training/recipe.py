@@ -15,7 +15,7 @@ from cyclical_jax import data
 from cyclical_jax.training.contradictions import contradictions, is_on, is_read
 from cyclical_jax.training.durations import Duration
 from cyclical_jax.training.fields import Cycle, Field, RecipeError
-from cyclical_jax.training.keys import TASK
+from cyclical_jax.training.keys import SPAN, TASK
 from cyclical_jax.training.structure import (
     Accumulation,
     Catalogue,
@@ -252,6 +252,7 @@ def _assemble(catalogue: Catalogue, checked: Mapping[str, Any]) -> Recipe:
         techniques=tuple((entry, _own(entry, catalogue, read)) for entry in on),
         curves=tuple(curves.items()),
         num_cycles=checked["cycle.num_cycles"],
+        span=checked[SPAN],
         batch_size=checked["batch_size"],
         beside=tuple(
             (name, read[key]) for entry in on for name, key in (entry.beside or {}).items()

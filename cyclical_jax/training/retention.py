@@ -4,23 +4,29 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from cyclical_jax.training.about import About
 
-class NewestAndBest:
-    """Keeps the newest checkpoints and the best; Orbax's own policy fails at damaged metrics.
+
+class Retention:
+    """Keeps the newest checkpoints, the best, and all that were saved as the end of a cycle.
+
+    Orbax's own policy fails at damaged metrics.
 
     Args:
       num_newest: Number of newest checkpoints to keep.
-      worth_of: Micro step -> worth by validation; None if it was not validated.
+      about_of: Micro step -> the entries beside the arrays; None if they are damaged.
     """
 
-    def __init__(self, num_newest: int, worth_of: Callable[[int], float | None]):
-        self._num_newest, self._worth_of = num_newest, worth_of
+    def __init__(self, num_newest: int, about_of: Callable[[int], About | None]):
+        self._num_newest, self._about_of = num_newest, about_of
 
     def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> list[bool]:
         """Returns for each checkpoint whether it is kept, as Orbax asks."""
         steps = [checkpoint.step for checkpoint in checkpoints]
-        best, _ = best_of({step: self._worth_of(step) for step in steps})
-        kept = {*sorted(steps)[-self._num_newest :], best}
+        known = {step: about for step in steps if (about := self._about_of(step))}
+        best, _ = best_of({step: about.worth for step, about in known.items()})
+        ends = {step for step, about in known.items() if about.cycle_end is not None}
+        kept = {*sorted(steps)[-self._num_newest :], best, *ends}
         return [step in kept for step in steps]
 
 

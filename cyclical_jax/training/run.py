@@ -236,6 +236,7 @@ def make_row(
     step, skipped = map(int, counts)
     # By way of its shortest decimal, so that the float32 nearest to 0.1 is logged as 0.1.
     values = {name: float(str(value)) for name, value in totals.values.items()}
+    values |= {name: int(values[name]) for name in structure.whole}
     some = totals.num_examples > 0  # no mean, where all batches were skipped
     means = {name: _finite(mean) if some else None for name, mean in totals.means.items()}
     row: Row = {"step": step, "epoch": timetable.epoch(micro_step), **means, **values}

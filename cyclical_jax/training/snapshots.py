@@ -30,13 +30,15 @@ class HostCopy(NamedTuple):
     arrays: Arrays
     seconds: float
     worth: float | None  # by the task's own score on validation: more is better
+    cycle_end: int | None  # updates so far, if it is to be kept as the end of a cycle
 
 
-def host_copy(snapshot: Snapshot, worth: float | None) -> HostCopy:
+def host_copy(snapshot: Snapshot, worth: float | None, *, is_cycle_end: bool = False) -> HostCopy:
     """Returns a copy that no later step can change; a worth that is not finite is None."""
     worth = None if worth is None or not math.isfinite(worth) else worth
     micro_step = int(snapshot.state.micro_step)
-    return HostCopy(micro_step, arrays_of(snapshot), snapshot.seconds, worth)
+    cycle_end = int(snapshot.state.step) if is_cycle_end else None
+    return HostCopy(micro_step, arrays_of(snapshot), snapshot.seconds, worth, cycle_end)
 
 
 def arrays_of(snapshot: Snapshot) -> Arrays:

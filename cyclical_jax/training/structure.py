@@ -21,6 +21,7 @@ from cyclical_jax.accumulation import (
 )
 from cyclical_jax.models import Model
 from cyclical_jax.schedules import Scale, Shape, cyclical_schedule
+from cyclical_jax.training import cycles
 from cyclical_jax.training import keys as engine
 from cyclical_jax.training.durations import Duration, Timetable, Units
 from cyclical_jax.training.fields import Field, RecipeError, one_of
@@ -191,8 +192,9 @@ def _problems_of_entry(entry: Technique) -> Iterator[str]:
     """Yields a line for each problem of an entry by itself."""
     if entry.name == JUDGED:
         yield "is a name that the engine has for the variables that are evaluated"
-    if entry.switch is not None and entry.switch not in entry.keys:
-        yield f"has no key {entry.switch}, which is its switch"
+    for key in entry.switches:
+        if key not in entry.keys:
+            yield f"has no key {key}, which is its switch"
     others = (*entry.model_knobs, *(entry.options or {}), *(entry.beside or {}).values())
     for key in (*others, *entry.device_groups):
         if key not in entry.keys:
@@ -219,6 +221,7 @@ class Structure:
     techniques: tuple[tuple[Technique, OwnValues], ...]  # those in use, in the catalogue's order
     curves: tuple[tuple[str, Curve], ...]
     num_cycles: int
+    span: str  # in which hardness turns `num_cycles` times: the "run", or each "restart"
     batch_size: int  # examples a micro step, over all devices
     beside: tuple[tuple[str, int], ...]  # (entry, batch size) of examples with their own order
     accumulate: Accumulation
@@ -276,6 +279,14 @@ class Structure:
         yield from (pair for pair in self.techniques if not pair[0].changes_inputs)
 
     @property
+    def restarting(self) -> Technique | None:
+        """The entry that makes the run restart."""
+        for entry, own in self.entries:
+            if entry.restarts and dict(own).get(entry.restarts.choice) == entry.restarts.value:
+                return entry
+        return None
+
+    @property
     def measures(self) -> tuple[str, ...]:
         """Names of the measures of the loss terms."""
         return tuple(name for entry, _ in self.entries for name in entry.measures)
@@ -291,10 +302,23 @@ class Structure:
 
     @property
     def columns(self) -> dict[str, str]:
-        """{key of a knob: its name in the log}."""
+        """{key of a knob, or of a further schedule of a technique: its name in the log}."""
         score, _ = self.task[0].judged_by
-        taken = (*_TAKEN, *self.measures, "val_loss", f"val_{score}")
-        return columns([key for key, _ in self.curves], taken)
+        on = dict(self.curves)
+        named = {
+            key: name
+            for entry, _ in self.entries
+            for key, name in (entry.columns or {}).items()
+            if key in on or key not in entry.keys
+        }
+        taken = (*_TAKEN, *self.measures, "val_loss", f"val_{score}", *named.values())
+        return {**columns([key for key in on if key not in named], taken), **named}
+
+    @property
+    def whole(self) -> frozenset[str]:
+        """Names in the log of the values that are whole numbers."""
+        keys = {key for entry, _ in self.entries for key in entry.whole}
+        return frozenset(name for key, name in self.columns.items() if key in keys)
 
 
 @dataclass(frozen=True)
@@ -309,7 +333,7 @@ class Recipe:
     seed: int
     duration: Duration
     log_every: Duration
-    validate_every: Duration
+    validate_every: Duration | str  # or the word for "at the end of each cycle"
     loop: str | None
     durations: tuple[tuple[str, Duration], ...]  # (key, value) of the techniques' own
     earlier_runs: tuple[tuple[str, str], ...]  # (key, workdir) of the runs that it takes from
@@ -337,17 +361,36 @@ class Recipe:
         windows = _windows(structure, self.duration, units, num_train)
         timetable = Timetable(windows, epoch, 1, 1, as_one_batch=structure.as_one_batch)
         _check_updates(structure.num_cycles, timetable.total_steps, num_train)
-        mean = timetable.micro_steps / timetable.total_steps
+        every = _micro_steps_an_update(structure, timetable)
         log, validate = (
-            min(interval.in_micro_steps(units, mean), timetable.micro_steps)
+            min(interval.in_micro_steps(units, every), timetable.micro_steps)
+            if isinstance(interval, Duration)
+            else None
             for interval in (self.log_every, self.validate_every)
         )
         own = tuple(
-            (key, round(length.in_micro_steps(units, mean) / mean))
+            (key, max(1, round(length.in_micro_steps(units, every) / every)))
             for key, length in self.durations
         )
-        _check_shorter(own, timetable.total_steps)
-        return timetable._replace(log_every=log, validate_every=validate, own=own)
+        _check_shorter(own, timetable.total_steps, structure.restarting)
+        ends = self._cycle_ends(dict(own), units, timetable.micro_steps)
+        return timetable._replace(
+            log_every=log or 1, validate_every=validate, own=own, cycle_ends=ends
+        )
+
+    def _cycle_ends(
+        self, updates: Mapping[str, int], units: Units, micro_steps: int
+    ) -> tuple[int, ...]:
+        """Returns the ends of the cycles of a run that restarts, in micro steps."""
+        entry, structure = self.structure.restarting, self.structure
+        if entry is None or entry.restarts is None:
+            return ()
+        own, every = dict(dict(structure.entries)[entry]), structure.accumulate.least
+        ends, why = entry.restarts.ends(own, updates), str(entry.restarts)
+        found = cycles.ends_within(ends, self.duration, units, every, micro_steps, why)
+        if structure.span == engine.RESTART:
+            cycles.check_turns(found, every, structure.num_cycles)
+        return found
 
 
 def _checked_model(model: Any) -> Model:
@@ -412,9 +455,21 @@ def _check_updates(num_cycles: int, total_steps: int, num_train: int) -> None:
         )
 
 
-def _check_shorter(durations: tuple[tuple[str, int], ...], total_steps: int) -> None:
+def _micro_steps_an_update(structure: Structure, timetable: Timetable) -> float:
+    """Returns the micro steps of an update; their mean where they cycle."""
+    if structure.accumulate.is_constant:
+        return structure.accumulate.least
+    return timetable.micro_steps / timetable.total_steps
+
+
+def _check_shorter(
+    durations: tuple[tuple[str, int], ...], total_steps: int, restarting: Technique | None
+) -> None:
+    """Raises RecipeError for a part that is as long as the run; one cycle may be the run."""
     for key, updates in durations:
-        if updates >= total_steps:
+        may_be_all = restarting is not None and key in restarting.keys
+        if updates >= total_steps + may_be_all:
+            words = "at most as long as" if may_be_all else "shorter than"
             raise RecipeError(
-                f"{key} must be shorter than the run, got {updates} of {total_steps} updates."
+                f"{key} must be {words} the run, got {updates} of {total_steps} updates."
             )

@@ -210,6 +210,24 @@ class Prepared(NamedTuple):
     start: Variables | None = None
 
 
+class Restarts(NamedTuple):
+    """What makes a run restart: it then has cycles whose lengths do not depend on its own.
+
+    Attributes:
+      choice: The key that decides, of the technique's own.
+      value: Its value with which the run restarts.
+      ends: (own values, {key: updates} of the own durations) -> iterator of the numbers of updates
+        after which a cycle has ended, without end.
+    """
+
+    choice: str
+    value: str
+    ends: Callable[[Own, Mapping[str, int]], Iterator[int]]
+
+    def __str__(self) -> str:
+        return f"{self.choice} is {self.value!r}"
+
+
 def no_problems(checked: Own) -> Iterator[str]:
     """Yields nothing."""
     return iter(())
@@ -227,9 +245,18 @@ class Technique:
         The site has only own values, spec and axis. A model that is given to a run replaces the one
         that the first entry makes.
       model_knobs: Keys of the knobs that `Model.apply` takes, by their last word.
-      schedules: (own values, schedules, timetable) -> schedules that replace those of its knobs.
-      switch: The key that is None if the technique is off. Without a switch it is on whenever the
-        task offers what it needs.
+      model_state: Names of what its model adds to the model's state. A run that starts from another
+        one does not take them over.
+      schedules: (own values, schedules, timetable) -> schedules that replace those of its knobs,
+        and further ones, which `columns` name.
+      restarts: What makes a run restart.
+      columns: {key of a knob, or of a further schedule: its name in the log}. By default a knob has
+        the last word of its key.
+      whole: Those of them whose values are whole numbers, which the log shows as such.
+      summary: (own values, schedules, timetable) -> {name: number} about the whole run, which
+        follows from its recipe; `result.json` keeps it.
+      switch: The key that is None if the technique is off; of several keys, it is on if one is
+        set. Without a switch it is on whenever the task offers what it needs.
       options: {key of a choice: {value: words of the keys in its section that are then read}}.
       needs: What the task or the data must offer.
       measures: Names of the measures of its loss terms.
@@ -253,8 +280,13 @@ class Technique:
     part: Callable[[Site], Part] = lambda site: Part()
     model: Callable[[Site, Model | None], Model] | None = None
     model_knobs: tuple[str, ...] = ()
+    model_state: tuple[str, ...] = ()
     schedules: Callable[[Own, Schedules, Timetable], Schedules] = lambda own, schedules, table: {}
-    switch: str | None = None
+    restarts: Restarts | None = None
+    columns: Mapping[str, str] | None = None
+    whole: tuple[str, ...] = ()
+    summary: Callable[[Own, Schedules, Timetable], Mapping[str, float]] | None = None
+    switch: str | tuple[str, ...] | None = None
     options: Mapping[str, Mapping[str, tuple[str, ...]]] | None = None
     needs: frozenset[str] = frozenset()
     measures: tuple[str, ...] = ()
@@ -270,6 +302,11 @@ class Technique:
 
     def __repr__(self) -> str:
         return self.name
+
+    @property
+    def switches(self) -> tuple[str, ...]:
+        """The keys of which one turns it on; none where it has no switch."""
+        return (self.switch,) if isinstance(self.switch, str) else self.switch or ()
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -287,6 +324,8 @@ class Task(Technique):
       scores: The sums of all batches -> {"loss": ..., ...}, on the host.
       probabilities: The model's outputs -> the probability of each class [batch, classes]; None
         if the outputs are not about classes.
+      averaged: Outputs of several models [models, batch, ...] -> outputs whose `probabilities` are
+        the mean of theirs; None if there is no such function.
       judged_by: The score that decides which model is best, and whether its "max" or "min" is best.
       misfits: (name of a split, the split, number of classes) -> a line for each reason why the
         task cannot learn from it. The split is already as `Dataset` says.
@@ -301,6 +340,7 @@ class Task(Technique):
     sums: Callable[[Site, Model, Variables, Batch], Any] = lambda *arguments: {}
     scores: Callable[[Sequence[Any]], dict[str, float]] = lambda sums: {}
     probabilities: Callable[[Any], jax.Array] | None = None
+    averaged: Callable[[Any], Any] | None = None
     judged_by: tuple[str, str] = ("loss", "min")
     misfits: Callable[[str, Split, int], Iterator[str]] = lambda name, split, classes: iter(())
     outputs: Callable[[Own, Spec], tuple[int, ...] | None] = lambda own, spec: None

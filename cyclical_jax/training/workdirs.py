@@ -23,6 +23,7 @@ from cyclical_jax.training.files import (
     plain,
     writing,
 )
+from cyclical_jax.training.keys import DURATION
 from cyclical_jax.training.structure import Catalogue
 
 _NOT_COMPARED = ("data_dir", *Normalisation._fields)
@@ -75,6 +76,7 @@ def opened_workdir(
     facts: dict[str, Any] | None = None,
     *,
     advice: Mapping[str, str] | None = None,
+    why_not_longer: Callable[[Any], str | None] | None = None,
 ) -> Iterator[Folder]:
     """Makes `workdir`, with `config.json` in it, or checks that the run there has this config.
 
@@ -84,6 +86,9 @@ def opened_workdir(
     together, the first one opens it, and the others compare their arguments with it. If a key of
     `advice` differs, its text ends the message.
 
+    The duration alone may differ, if `why_not_longer` returns None for the one in the workdir: the
+    run there becomes longer, and has no result any more. Else it returns a sentence that says why.
+
     Raises:
       WorkdirError: The workdir holds a run of another config, other inputs or other data, or a run
         without checkpoints; or another process writes to it; or it cannot be written.
@@ -91,18 +96,21 @@ def opened_workdir(
     folder: Folder
     given = {CONFIG: plain(config), INPUTS: inputs or {}, DATASET: facts or {}}
 
-    def check():
-        _check_same(workdir / CONFIG, given[CONFIG], as_defaults(catalogue), advice or {})
+    def check() -> bool:
+        """Returns whether the run there becomes longer."""
+        told = as_defaults(catalogue), advice or {}, why_not_longer
+        is_longer = _is_longer(workdir / CONFIG, given[CONFIG], *told)
         for name in (INPUTS, DATASET):
             _check_same(workdir / name, given[name])
+        return is_longer
 
     def open_it():
         nonlocal folder
         folder = stack.enter_context(_locked(workdir))
         _remove_unfinished(workdir)
         is_taken = _is_taken(workdir)
-        if is_taken:
-            check()
+        if is_taken and check():
+            _make_longer(workdir, given[CONFIG])
         _write_given(workdir, given, is_taken)
 
     with contextlib.ExitStack() as stack:
@@ -196,24 +204,57 @@ def _is_taken(workdir: Path) -> bool:
     return False
 
 
-def _check_same(
+def _is_longer(
     path: Path,
     now: dict[str, Any],
-    defaults: Mapping[str, Any] = {},
-    advice: Mapping[str, str] = {},
-) -> None:
+    defaults: Mapping[str, Any],
+    advice: Mapping[str, str],
+    why_not_longer: Callable[[Any], str | None] | None,
+) -> bool:
+    """Returns False for the same config, True for one whose run is the beginning of this run.
+
+    Raises:
+      WorkdirError: It is of another run; a line for each difference, then the reasons.
+    """
+    there = files.read(path)
+    lines = config_differences(there, now, defaults)
+    keys = [line.partition(":")[0] for line in lines]
+    reasons = [advice[key] for key in keys if key in advice]
+    if keys == [DURATION] and why_not_longer is not None:
+        reason = why_not_longer(there.get(DURATION, defaults.get(DURATION)))
+        if reason is None:
+            return True
+        reasons = [reason, *reasons]
+    if lines:
+        raise _of_another(path, [*lines, *reasons])
+    return False
+
+
+def _make_longer(workdir: Path, config: dict[str, Any]) -> None:
+    """Replaces the config of a run by that of the longer run.
+
+    The result goes first, and from the disk too: it would be taken for the longer run's.
+    """
+    files.remove(workdir / RESULT)
+    files.write(workdir / CONFIG, config)
+
+
+def _check_same(path: Path, now: dict[str, Any]) -> None:
     """Raises WorkdirError, with the differences, unless the run began with the content `now`."""
     # Earlier versions wrote no file of the dataset, and a caller may have no facts to compare.
     if path.name == DATASET and not (now and files.is_there(path)):
         return
     # A run without inputs has no file of them.
     there = files.read(path) if files.is_there(path) or path.name != INPUTS else {}
-    if lines := config_differences(there, now, defaults):
-        keys = [line.partition(":")[0] for line in lines]
-        listed = "\n  ".join([*lines, *(advice[key] for key in keys if key in advice)])
-        raise WorkdirError(
-            f"{path.parent} holds a run {_OTHER[path.name]}; choose another --workdir:\n  {listed}"
-        )
+    if lines := config_differences(there, now, {}):
+        raise _of_another(path, lines)
+
+
+def _of_another(path: Path, lines: list[str]) -> WorkdirError:
+    listed = "\n  ".join(lines)
+    return WorkdirError(
+        f"{path.parent} holds a run {_OTHER[path.name]}; choose another --workdir:\n  {listed}"
+    )
 
 
 @contextlib.contextmanager

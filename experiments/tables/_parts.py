@@ -5,7 +5,10 @@ weight decay and 4 for clipping, and search where the range lies. Temperatures f
 among the cycles to choose from.
 """
 
+from typing import Any
+
 import numpy as np
+from ml_collections import ConfigDict
 
 from cyclical_jax.training.recipe import cyclical
 from experiments.arms import Budget, Choice, Range
@@ -22,6 +25,12 @@ CNN = {"fashion_mnist_4k:cnn": Budget(num_seeds=5, num_trials=6)}
 LARGE = {
     name: Budget(num_seeds=5, num_trials=6)
     for name in ("fashion_mnist", "cifar10_4k", "cifar10", "cifar100")
+}
+# Of tables that search nothing.
+UNTUNED = {
+    "digits": Budget(num_seeds=20),
+    "fashion_mnist_4k": Budget(num_seeds=5),
+    "fashion_mnist_4k:cnn": Budget(num_seeds=5),
 }
 
 RATE = {"optimizer.learning_rate": Range(0.02, 0.5)}
@@ -58,3 +67,9 @@ CYCLICAL_FOCAL = {"loss.name": "cyclical_focal"}
 FOCAL_GAMMAS = {"loss.gamma_hc": Choice((1.0, 2.0, 3.0)), "loss.gamma_pos": Choice((1.0, 2.0))}
 EQUALISED = {"loss.gradient_norm": "cross_entropy"}
 SMOOTHED = {"loss.label_smoothing": 0.1}
+
+
+def bits(of_both: int | ConfigDict) -> dict[str, Any]:
+    """Returns the changes for a number of bits, or a cycle of it, of weights and activations."""
+    both = dict.fromkeys(("precision.weights", "precision.activations"), of_both)
+    return both | {"precision.gradients": 8}

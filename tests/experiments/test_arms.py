@@ -259,6 +259,7 @@ def test_a_dataset_is_a_config_that_has_its_variant(dataset):
 OF_OTHER_TYPES = {
     "about=3": "about must be text, got 3.",
     "about=('a', 'b')": "about must be text, got ('a', 'b').",
+    "against=3": "against must be a word, or None, got 3.",
     "common=[1]": "common must be a dict of config keys and their values, got [1].",
     "arms=[Arm()]": "arms must be a dict of names and Arms, got [Arm(",
     "arms={'a': 3}": "arms must be a dict of names and Arms, got {'a': 3}.",

@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-from experiments import front_page
+from experiments import front_page, scatter, tradeoff_presentation
 from experiments.presentation import markdown
 from experiments.score import ACCURACY, Score
 
@@ -33,8 +33,9 @@ def test_a_table_is_shown_as_when_it_was_made(records):
 
 def test_every_table_has_its_three_files(records):
     assert len(records) >= 7
-    for suffix in ("md", "png"):
-        assert {path.stem for path in front_page.RESULTS.glob(f"*.{suffix}")} == set(records)
+    drawn = {scatter.name_of(record) for record in records.values() if scatter.has_one(record)}
+    for suffix, names in {"md": set(records), "png": set(records) | drawn}.items():
+        assert {path.stem for path in front_page.RESULTS.glob(f"*.{suffix}")} == names
 
 
 def test_every_arm_of_every_table_is_on_a_page(records):
@@ -44,7 +45,7 @@ def test_every_arm_of_every_table_is_on_a_page(records):
             if kind == "table":
                 table, dataset, arms = front_page.asked_arms(asked, records)
                 shown |= {(table, dataset, arm) for arm in arms}
-            else:
+            elif kind == "origin":
                 with_origin.add(asked)
     there = {
         (table, name, arm)
@@ -62,9 +63,40 @@ def test_a_table_is_no_wider_than_the_page():
             assert len(line) <= 120, f"{page.name}: {line}"
 
 
+def test_all_trade_off_curves_are_on_a_page_and_shown_as_when_they_were_made():
+    asked = {
+        name
+        for page in front_page.pages()
+        for kind, name in front_page.blocks(page.read_text())
+        if kind == "tradeoff"
+    }
+    there = front_page.tradeoffs()
+    assert there and asked == {
+        *there,
+        *(f"{name} {dataset}" for name, record in there.items() for dataset in record["datasets"]),
+    }
+    for name, record in there.items():
+        shown = (front_page.TRADEOFFS / f"{name}.md").read_text()
+        assert tradeoff_presentation.markdown(record) == shown, name
+
+
+def differences_of_tradeoffs():
+    """Yields (score, comparison) of all trade-off curves."""
+    for record in front_page.tradeoffs().values():
+        for dataset in record["datasets"].values():
+            for arm in dataset["arms"].values():
+                of_methods = arm.get("effects", {}).values()
+                doubled = [arm["advice"]["doubled"]] if arm["advice"] else []
+                for one in [*arm["gaps"], *doubled, *(e for kind in of_methods for e in kind)]:
+                    if one and one["interval"]:
+                        yield Score.of_record(dataset), one
+
+
 def differences(records):
     """Returns {(difference, low, high): {p}} of all tables, as a page writes them."""
     found = {}
+    for score, one in differences_of_tradeoffs():
+        found[tuple(map(score.difference, (one["difference"], *one["interval"])))] = set()
     for record in records.values():
         for dataset in record["datasets"].values():
             score = Score.of_record(dataset)
@@ -82,8 +114,8 @@ def wrong_differences(text, found):
     prose = re.sub(r"^```.*?^```", "", text, flags=re.DOTALL | re.MULTILINE)
     for match in DIFFERENCE.finditer(" ".join(prose.split())):
         *numbers, sign, p = match.groups()
-        its = found.get(tuple(numbers), set())
-        if not its or (p and not any(_is_told(value, sign, p) for value in its)):
+        its = found.get(tuple(numbers))
+        if its is None or (p and not any(_is_told(value, sign, p) for value in its)):
             yield match.group()
 
 

@@ -61,7 +61,11 @@ WORDS = {
     "seed": [0, 1e4, 2**31 - 1],
     "batch_size": [8, 8.0, 16, 64],
     "accumulate": [1, 2, 3, {"easy": 3, "hard": 1}],
-    "optimizer.num_restarts": [None, None, 2],
+    "optimizer.learning_rate_schedule": [None, "cosine", "warm_restarts"],
+    "optimizer.first_cycle": [None, None, "2 steps"],
+    "optimizer.restart_multiplier": [2, 2.0, 1, 1.5],
+    "cycle.span": ["run", "run", "restart"],
+    "validate_every": ["1 epoch", "3 steps", "cycle"],
     "cycle.num_cycles": [1, 2],
     "model.hidden_sizes": [(), (4,), [3, 2]],
     "model.patch_size": [8, 2, 4],
@@ -182,12 +186,12 @@ def read_by(config: dict, key: str) -> bool:
         return True
     if entry in CATALOGUE.tasks and entry.name != config["task"]["name"]:
         return False
-    if entry.switch is not None and value_at(config, entry.switch) is None:
+    if entry.switches and all(value_at(config, switch) is None for switch in entry.switches):
         return False
     for choice, options in (entry.options or {}).items():
         optional = {option for names in options.values() for option in names}
         if name in optional and choice.startswith(f"{section}."):
-            return name in options[value_at(config, choice)]
+            return name in options.get(value_at(config, choice), ())
     return True
 
 

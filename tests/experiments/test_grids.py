@@ -71,6 +71,72 @@ def test_what_is_no_grid_is_said_in_a_line(arguments, message):
     assert str(caught.value) == message
 
 
+@pytest.mark.parametrize(
+    "arguments, values",
+    [
+        ((2.0, 8.0, None, "linear"), [2, 3, 4, 5, 6, 7, 8]),
+        ((2.0, 8.0, 4, "linear"), [2, 4, 6, 8]),
+        ((3.0, 4.0, None, "linear"), [3, 4]),
+        ((1.0, 16.0, 5, "log"), [1, 2, 4, 8, 16]),
+    ],
+)
+def test_a_grid_of_whole_numbers_has_no_others(arguments, values):
+    found = grids.whole_grid(*arguments)
+    assert found == values and {type(value) for value in found} == {int}
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (
+            (2.0, 8.0, 5, "linear"),
+            "num=5 from 2 to 8 is a grid with numbers that are not whole: num=2, 3, 4 or 7 fits a "
+            "linear scale.",
+        ),
+        (
+            (1.0, 8.0, 3, "log"),
+            "num=3 from 1 to 8 is a grid with numbers that are not whole.",
+        ),
+        ((2.5, 8.0, 3, "linear"), "low must be a whole number for this knob, got 2.5."),
+        ((2.0, math.inf, 3, "linear"), "high must be a whole number for this knob, got inf."),
+        ((8.0, 2.0, None, "linear"), "low must be below high, and both finite, got low=8.0, high="),
+        ((1.0, 8.0, None, "log"), "num must be given for whole numbers on a log scale."),
+        ((1.0, 100.0, None, "linear"), "num must be at most 64, got 100 whole numbers."),
+        ((1.0, 8.0, 1, "linear"), "num must be at least 2, for both ends of the grid, got 1."),
+    ],
+)
+def test_what_is_no_grid_of_whole_numbers_is_said_in_a_line(arguments, message):
+    with pytest.raises(RecipeError) as caught:
+        grids.whole_grid(*arguments)
+    assert str(caught.value).startswith(message) and "\n" not in str(caught.value)
+
+
+# ---- the published rule for bits
+
+CURVE = [[0.10, 0.12], [0.11, 0.11], [0.50, 0.40], [0.90, 0.94], [0.95, 0.95]]
+
+
+@pytest.mark.parametrize(
+    "accuracies, rise, low",
+    [
+        (CURVE, 0.2, 4),  # .45 is 4.1 times .11
+        (CURVE, 3.0, 4),
+        (CURVE, 3.2, None),
+        (CURVE[2:], 0.2, 3),  # .92 is 2.04 times .45
+        (CURVE[3:], 0.2, None),  # all learn
+        ([[0.1, 0.1]] * 5, 0.2, None),  # none learns
+        ([[0.50], [0.60], [0.72]], 0.2, None),  # a rise of just the threshold is none
+        ([[0.50], [0.601], [0.8]], 0.2, 3),  # the first, not the largest
+        ([[0.50], [0.60], [0.8]], 0.0, 3),
+        ([[0.8], [0.50], [0.7]], 0.2, 4),  # over the one before, not over the best so far
+        ([[0.8, None], [0.50, 0.5], [0.5, 0.5]], 0.2, 3),  # a run stopped
+        ([[0.8, 0.8], [math.nan, 0.9], [0.9, 0.9]], 0.2, 4),
+    ],
+)
+def test_the_lowest_width_is_the_first_whose_training_accuracy_rises(accuracies, rise, low):
+    assert grids.first_rise([2, 3, 4, 5, 6][: len(accuracies)], accuracies, rise) == low
+
+
 # ---- the suggestion
 
 VALUES = [0.1, 0.2, 0.4, 0.8, 1.6, 3.2]

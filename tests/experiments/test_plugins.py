@@ -96,7 +96,7 @@ PARSED = {
     "range_test": (
         [*CONFIG, "--knob=optimizer.max_norm", "--low=1", "--high=2"],
         "range_test.recipes_of(command_line.config_of(range_test._CONFIG), "
-        "'optimizer.max_norm', [1.0, 2.0], 1)",
+        "['optimizer.max_norm'], [1.0, 2.0], 1)",
     ),
     "demo": ([], "[[demo.recipe_of(variant)] for variant in demo.digits.VARIANTS]"),
 }

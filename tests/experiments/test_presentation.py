@@ -142,6 +142,20 @@ def test_p_has_three_digits(record, p, told):
     assert rows_of(markdown(record))[0][2][5] == told
 
 
+def test_a_number_about_the_runs_is_a_column(record):
+    before = presentation.legend(record)
+    digits, fashion = (dataset["arms"] for dataset in record["datasets"].values())
+    for name, summary in {"constant": {}, "cyclical": {"relative_cost": 0.29688}}.items():
+        digits[name]["summary"] = summary
+    first, second = rows_of(markdown(record))
+    assert [row[-1] for row in first] == ["relative cost", "–", "0.297"]
+    assert first[0][-2] == second[0][-1] == "calibration error"
+    ((head, *rows),) = rows_of(front_table(record["datasets"]["digits"]))
+    assert head[-1] == "relative cost" and [row[-1] for row in rows] == ["–", "0.297"]
+    added = presentation.legend(record).removeprefix(before)
+    assert added.startswith(" Relative cost: a number about the whole run, ")
+
+
 # ---- the front page
 
 

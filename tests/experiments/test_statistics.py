@@ -10,7 +10,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from experiments.statistics import compare, holm, paired_differences, summary, with_comparisons
+from experiments.statistics import (
+    compare,
+    holm,
+    interval,
+    paired_differences,
+    summary,
+    with_comparisons,
+)
 
 TREATMENT = [0.981, 0.975, None, 0.990, 0.968, 0.979]
 CONTROL = [0.970, 0.976, 0.980, 0.971, None, 0.961]
@@ -33,6 +40,13 @@ def test_a_summary_is_of_the_finite_runs():
 )
 def test_a_summary_says_no_more_than_its_runs(scores, expected):
     assert summary(scores) == expected
+
+
+def test_the_interval_of_a_mean_by_hand():
+    low, high = interval([2.0, None, 5.0, 11.0])
+    half = 4.302652729911275 * math.sqrt(21) / math.sqrt(3)  # Student's t, 2 degrees of freedom
+    assert [low, high] == pytest.approx([6 - half, 6 + half])
+    assert interval([0.5, None]) is None and interval([]) is None
 
 
 # ---- two arms

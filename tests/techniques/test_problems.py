@@ -11,6 +11,10 @@ from cyclical_jax.training.recipe import cyclical, put
 from cyclical_jax.training.technique import no_problems
 
 FEW = {"subset": "balanced 60", "semisupervised.unlabelled_weight": 1.0}
+RESTARTS = {
+    "optimizer.learning_rate_schedule": "warm_restarts",
+    "optimizer.first_cycle": "1 epoch",
+}
 IMAGENET = {"dataset": "imagenet2012", "image_size": 32}
 
 # {technique or task: [(changes of the default config, the line)]}
@@ -206,13 +210,50 @@ CASES = {
         ),
         (
             {"optimizer.learning_rate_schedule": "warm_restarts"},
-            "optimizer.num_restarts must be set where optimizer.learning_rate_schedule is "
-            "'warm_restarts', and there alone, got None and 'warm_restarts'.",
+            "optimizer.first_cycle must be set, such as '2 epochs', where "
+            "optimizer.learning_rate_schedule is 'warm_restarts'; got None.",
+        ),
+        (
+            {"optimizer.first_cycle": "1 epoch"},
+            "optimizer.first_cycle is read where optimizer.learning_rate_schedule is "
+            "'warm_restarts', not 'cosine'; leave it at None.",
+        ),
+        (
+            {"optimizer.restart_multiplier": 3},
+            "optimizer.restart_multiplier is read where optimizer.learning_rate_schedule is "
+            "'warm_restarts', not 'cosine'; leave it at 2.0.",
+        ),
+        (
+            RESTARTS | {"optimizer.restart_multiplier": 0.5},
+            "optimizer.restart_multiplier must be at least 1 and at most 1e+06, got 0.5.",
+        ),
+        (
+            RESTARTS | {"optimizer.restart_multiplier": 1.001},
+            "optimizer.restart_multiplier must be 1, or at least 1.01, got 1.001.",
+        ),
+        (
+            RESTARTS | {"optimizer.first_cycle": "2"},
+            "optimizer.first_cycle must be a number above 0 and a unit, such as '1.5 epochs' or "
+            "'9 steps', got '2'.",
         ),
         (
             {"optimizer.num_restarts": 2},
-            "optimizer.num_restarts must be set where optimizer.learning_rate_schedule is "
-            "'warm_restarts', and there alone, got 2 and 'cosine'.",
+            "optimizer.num_restarts is now optimizer.first_cycle, the length of the first cycle.",
+        ),
+        (
+            RESTARTS | {"accumulate": cyclical(4, 1)},
+            "accumulate must be a number where optimizer.learning_rate_schedule is "
+            "'warm_restarts', got 4 and 1: its cycle would change the lengths of the others.",
+        ),
+        (
+            {"cycle.span": "restart", "optimizer.learning_rate_schedule": "one_cycle"},
+            "cycle.span may be 'restart' only where optimizer.learning_rate_schedule is "
+            "'warm_restarts'.",
+        ),
+        (
+            {"validate_every": "cycle", "optimizer.warmup": "1 epoch"},
+            "validate_every may be 'cycle' only where optimizer.learning_rate_schedule is "
+            "'warm_restarts'.",
         ),
         (
             {"optimizer.warmup": "2"},
@@ -391,6 +432,58 @@ CASES = {
             "class logits.",
         ),
     ],
+    "precision": [
+        ({"precision.weights": 1}, "precision.weights must be at least 2 and at most 16, got 1."),
+        (
+            {"precision.gradients": cyclical(17, 3)},
+            "precision.gradients.easy must be at least 2 and at most 16, got 17.",
+        ),
+        (
+            {"precision.weights": 4, "precision.quantizer": "symetric"},
+            "precision.quantizer must be one of 'affine', 'symmetric', got 'symetric'. Did you "
+            "mean 'symmetric'?",
+        ),
+        (
+            {"precision.weights": 4, "precision.keep": "last"},
+            "precision.keep must be a tuple of names, such as ('last',), got 'last'.",
+        ),
+        (
+            {"precision.keep": ("first",)},
+            "precision.keep is read where precision.weights, precision.activations or "
+            "precision.gradients is set, not None; leave it at ('last',).",
+        ),
+        (
+            {"precision.gradients": 8, "precision.quantizer": "symmetric"},
+            "precision.quantizer is read where precision.weights or precision.activations is set, "
+            "not None; leave it at 'affine'.",
+        ),
+        (
+            {"precision.weights": 4, "precision.deficit": 0.5},
+            "precision.deficit must be (start, end), such as (0, 0.25), got 0.5.",
+        ),
+        (
+            {"precision.weights": 4, "precision.deficit": (0.5, 0.5), "precision.deficit_bits": 3},
+            "precision.deficit must be (start, end) with start below end, got (0.5, 0.5).",
+        ),
+        (
+            {"precision.weights": 4, "precision.deficit": (0, 1.5), "precision.deficit_bits": 3},
+            "precision.deficit must be at least 0 and at most 1, got 1.5.",
+        ),
+        (
+            {"precision.weights": 4, "precision.deficit": (0, 0.5)},
+            "precision.deficit and precision.deficit_bits must both be set or both be None, got "
+            "(0.0, 0.5) and None.",
+        ),
+        (
+            {"precision.weights": 4, "precision.deficit": (0, 1), "precision.deficit_bits": 1},
+            "precision.deficit_bits must be a whole number from 2 to 16, got 1.",
+        ),
+        (
+            {"precision.gradients": 8, "precision.deficit_bits": 3, "precision.deficit": (0, 1)},
+            "precision.deficit and precision.deficit_bits are read where precision.weights or "
+            "precision.activations is set, not None; leave both at None.",
+        ),
+    ],
 }
 
 
@@ -414,7 +507,7 @@ def test_every_entry_that_can_be_wrong_has_a_case():
     able = {
         entry.name
         for entry in CATALOGUE.entries
-        if entry.problems is not no_problems or entry.switch or entry.needs or entry.options
+        if entry.problems is not no_problems or entry.switches or entry.needs or entry.options
     }
     assert able == CASES.keys() and all(CASES.values())
 

@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 
 from cyclical_jax import _files
+from cyclical_jax.training import about as abouts
 from cyclical_jax.training import checkpoints as checkpoints_module
 from cyclical_jax.training.checkpoints import CheckpointError, Checkpoints
 from cyclical_jax.training.reading import read_variables
@@ -102,6 +103,69 @@ def test_the_newest_and_the_best_are_kept(directory):
     assert sorted(os.listdir(directory)) == ["3", "5"]  # the last of equals
     saved(directory, 6, 7, 8, keep=2)
     assert sorted(os.listdir(directory)) == ["3", "7", "8"]
+
+
+def save_ends(directory, *micro_steps, **options):
+    with Checkpoints(directory, **options) as checkpoints:
+        for micro_step in micro_steps:
+            now = snapshot(micro_step, value=micro_step + 0.1)
+            checkpoints.save(now, is_cycle_end=micro_step % 10 == 0)
+
+
+def test_ends_of_cycles_are_kept_for_good_beside_the_newest_and_the_best(directory):
+    save_ends(directory, 0, 8, 10, 12, 20, 22, keep=1)
+    assert sorted(map(int, os.listdir(directory))) == [0, 10, 20, 22]
+    saved(directory, 24, 26, worths=[0.5, 0.4], keep=1)  # by a start that keeps no ends
+    assert sorted(map(int, os.listdir(directory))) == [0, 10, 20, 24, 26]
+    with Checkpoints(directory, read_only=True) as checkpoints:
+        assert checkpoints.cycle_ends() == {0: 0, 5: 10, 10: 20}  # two micro steps an update
+        assert checkpoints.arrays_at(5)["0.params.dense.kernel"][0, 0] == np.float32(10.1)
+
+
+@pytest.mark.parametrize("worths", [(None, None), (0.5, None), (None, 0.5), (0.5, 0.5)])
+def test_an_end_that_is_there_already_is_marked_and_keeps_its_worth(directory, worths):
+    """A run that kept no ends was saved there, stopped or ended; it goes on and keeps them."""
+    saved(directory, 10, worths=worths[:1], keep=1)
+    with Checkpoints(directory, keep=1) as checkpoints:
+        checkpoints.save(snapshot(10), worths[1], is_cycle_end=True)
+        checkpoints.save(snapshot(12))
+        checkpoints.save(snapshot(14))
+    with Checkpoints(directory, read_only=True) as checkpoints:
+        assert checkpoints.cycle_ends() == {5: 10}
+    assert abouts.read_about(directory / "10").worth == max((w for w in worths if w), default=None)
+    saved(directory, 14, keep=1)
+    assert sorted(os.listdir(directory)) == ["10", "14"]
+
+
+def test_an_end_that_is_not_kept_is_a_line(directory):
+    saved(directory, 8, 10)
+    with Checkpoints(directory, read_only=True) as checkpoints:
+        assert checkpoints.cycle_ends() == {}
+        with pytest.raises(CheckpointError) as error:
+            checkpoints.arrays_at(5)
+    line = f"{directory} keeps no end of a cycle after 5 updates; "
+    assert str(error.value) == f"{line}it keeps none."
+    save_ends(directory, 20)
+    with Checkpoints(directory, read_only=True) as checkpoints:
+        with pytest.raises(CheckpointError) as error:
+            checkpoints.arrays_at(5)
+    assert str(error.value) == f"{line}there are 10."
+
+
+def test_a_damaged_end_is_told_and_left_out_of_nothing_in_silence(directory, caplog):
+    save_ends(directory, 10, 20)
+    path = directory / "10" / "about" / "metadata"
+    whole = path.read_text()
+    path.write_text(whole.replace('"cycle_end": 5', '"cycle_end": 7'))
+    with Checkpoints(directory, read_only=True) as checkpoints:
+        with pytest.raises(CheckpointError, match="10 is damaged .*may be the end of a cycle"):
+            checkpoints.cycle_ends()
+    path.write_text(whole)
+    (directory / "10").rename(directory / "damaged-10")  # as a start of the run would do it
+    with Checkpoints(directory, read_only=True) as checkpoints:
+        assert checkpoints.cycle_ends() == {10: 20}
+    (told,) = caplog.messages
+    assert told.endswith("damaged-10 was renamed as damaged, and may be the end of a cycle")
 
 
 def test_without_a_validation_the_newest_alone_are_kept(directory):

@@ -16,10 +16,12 @@ TIMETABLE = Timetable(windows=((25, 1),), micro_steps_per_epoch=10, log_every=10
 class Recorder:
     def __init__(self, error=None):
         self.saved, self.held, self.waited, self.error = [], [], 0, error
+        self.ends = []
         self.num_held_saved = 0
 
-    def save(self, snapshot, worth=None):
+    def save(self, snapshot, worth=None, *, is_cycle_end=False):
         self.saved.append((int(snapshot.state.micro_step), worth))
+        self.ends += [int(snapshot.state.micro_step)] * is_cycle_end
 
     def hold(self, snapshot, worth):
         self.held.append((int(snapshot.state.micro_step), worth))
@@ -49,10 +51,47 @@ def snapshot(done):
     return types.SimpleNamespace(state=types.SimpleNamespace(micro_step=done, step=done))
 
 
-def call(keeper, clock, seconds, done, worth=None):
+def call(keeper, clock, seconds, done, worth=None, timetable=TIMETABLE):
     clock.seconds += seconds
     assert keeper.agree(seconds) == seconds
-    keeper.keep(snapshot(done), TIMETABLE, done, worth)
+    keeper.keep(snapshot(done), timetable, done, worth)
+
+
+RESTARTS = TIMETABLE._replace(cycle_ends=(4, 12, 25))
+
+
+def test_the_ends_of_cycles_are_saved_at_their_micro_steps_whenever_the_last_save_was(clock):
+    recorder = Recorder()
+    keeper = Keeper(recorder, every=1000, keeps_cycle_ends=True)
+    assert [keeper.next_stop(RESTARTS, done) for done in (0, 3, 4, 11, 12)] == [4, 4, 12, 12, 25]
+    for done, worth in ((3, None), (4, 0.5), (10, 0.25), (12, None), (25, None)):
+        call(keeper, clock, 1, done, worth, RESTARTS)
+    assert recorder.ends == [4, 12, 25] and recorder.held == [(10, 0.25)]
+    assert recorder.saved == [(4, 0.5), (12, None), (25, None)]
+    keeper.finish(snapshot(25), None)  # which is there already
+
+
+def test_ends_of_cycles_and_of_epochs_are_both_stops(clock):
+    keeper = Keeper(Recorder(), every=0, keeps_cycle_ends=True)
+    assert [keeper.next_stop(RESTARTS, done) for done in (0, 4, 10, 12, 20)] == [4, 10, 12, 20, 25]
+
+
+def test_without_the_option_no_end_of_a_cycle_is_a_stop(clock):
+    recorder = Recorder()
+    keeper = Keeper(recorder, every=1000)
+    assert keeper.next_stop(RESTARTS, 0) == 25
+    call(keeper, clock, 1, 4, 0.5, RESTARTS)
+    assert recorder.saved == [] and recorder.held == [(4, 0.5)]
+
+
+def test_a_run_that_is_stopped_at_an_end_or_goes_on_from_one_keeps_it(clock):
+    recorder, answers = Recorder(), iter([True])
+    keeper = Keeper(recorder, keeps_cycle_ends=True, is_stopping=lambda: next(answers))
+    with pytest.raises(StoppedError):
+        call(keeper, clock, 1, 12, None, RESTARTS)
+    assert recorder.ends == [12]
+    Keeper(recorder, keeps_cycle_ends=True).keep(snapshot(4), RESTARTS, 4)  # its first look
+    assert recorder.ends == [12, 4]
 
 
 def test_a_run_is_saved_at_the_first_end_of_an_epoch_after_its_time(clock):

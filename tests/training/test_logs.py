@@ -30,6 +30,7 @@ def structure_of(task, *techniques):
         techniques=tuple((technique, ()) for technique in techniques),
         curves=(),
         num_cycles=1,
+        span="run",
         batch_size=20,
         beside=(),
         accumulate=Accumulation(Knob(1, 1, 1), curve),

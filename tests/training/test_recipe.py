@@ -73,6 +73,7 @@ def test_every_part_of_the_recipe_is_what_the_config_says():
                 "on_nonfinite": "skip",
                 "loop": "streamed",
                 "cycle.num_cycles": 2,
+                "cycle.span": "restart",
                 "model.name": "patch_dense",
                 "model.hidden_sizes": [5],
                 "model.patch_size": 6,
@@ -83,7 +84,8 @@ def test_every_part_of_the_recipe_is_what_the_config_says():
                 "model.dtype": "bfloat16",
                 "optimizer.name": "adamw",
                 "optimizer.learning_rate_schedule": "warm_restarts",
-                "optimizer.num_restarts": 3,
+                "optimizer.first_cycle": "3 steps",
+                "optimizer.restart_multiplier": 1.5,
                 "optimizer.warmup": "2 steps",
                 "loss.name": "asymmetric_focal",
                 "loss.gradient_norm": "cross_entropy",
@@ -120,16 +122,19 @@ def test_every_part_of_the_recipe_is_what_the_config_says():
         },
         "learning_rate": {
             "optimizer.learning_rate_schedule": "warm_restarts",
-            "optimizer.num_restarts": 3,
+            "optimizer.restart_multiplier": 1.5,
         },
         "gradient_norm": {"loss.gradient_norm": "cross_entropy"},
     }
     assert structure.accumulate == ((3, 3, 1), ("linear", "linear"))
     assert recipe.numbers["model.dropout"] == (0.25, 0.25, 2)
-    assert recipe.durations == (("optimizer.warmup", Duration(2, "steps")),)
+    assert recipe.durations == (
+        ("optimizer.first_cycle", Duration(3, "steps")),
+        ("optimizer.warmup", Duration(2, "steps")),
+    )
     assert recipe.earlier_runs == structure.beside == ()
     assert dict(structure.curves).keys() == recipe.numbers.keys()
-    assert (structure.num_cycles, structure.batch_size) == (2, 100)
+    assert (structure.num_cycles, structure.span, structure.batch_size) == (2, "restart", 100)
     assert (structure.remainder, structure.on_nonfinite) == ("drop", "skip")
     assert structure.as_one_batch is False and recipe.task is structure.task[0]
     assert recipe.catalogue is CATALOGUE

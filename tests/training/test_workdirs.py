@@ -1,11 +1,13 @@
 """The workdir of a run: one process at a time opens it, and a run keeps what it began with."""
 
 import os
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from cyclical_jax.catalogue import CATALOGUE, default_config
+from cyclical_jax.training import files
 from cyclical_jax.training.checkpoints import CheckpointError
 from cyclical_jax.training.fields import Field
 from cyclical_jax.training.files import WorkdirError, plain
@@ -19,7 +21,7 @@ from cyclical_jax.training.workdirs import (
     read_result,
     write_result,
 )
-from tests.helpers import stored
+from tests.helpers import other_user, stored
 
 
 def test_a_workdir_is_made_and_holds_the_config(tmp_path):
@@ -211,3 +213,81 @@ def test_what_cannot_be_written_because_the_workdir_was_moved_is_told_as_that(tm
     with pytest.raises(WorkdirError, match="was moved or deleted"), folder.watched():
         workdir.rename(tmp_path / "elsewhere")
         raise CheckpointError("no such file")
+
+
+# ---- a run that becomes longer
+
+
+def begun(workdir, duration):
+    """A run that has ended."""
+    with opened_workdir(workdir, {"seed": 1, "duration": duration}, CATALOGUE):
+        (workdir / "checkpoints" / "0").mkdir(parents=True)
+        write_result(workdir, RESULT)
+
+
+def open_longer(workdir, config, reason=None):
+    """Opens it with a config; returns the durations that were compared."""
+    asked = []
+
+    def why_not_longer(there):
+        asked.append(there)
+        return reason
+
+    with opened_workdir(workdir, config, CATALOGUE, why_not_longer=why_not_longer):
+        pass
+    return asked
+
+
+def test_a_run_that_becomes_longer_has_the_new_config_and_no_result(tmp_path):
+    begun(tmp_path, "3 epochs")
+    longer = {"seed": 1, "duration": "9 epochs"}
+    assert open_longer(tmp_path, longer) == ["3 epochs"]
+    assert stored(tmp_path / "config.json") == longer
+    assert not (tmp_path / "result.json").exists()
+    assert open_longer(tmp_path, longer) == []
+
+
+def test_the_duration_of_an_earlier_version_s_config_is_the_default(tmp_path):
+    begun(tmp_path, "3 epochs")
+    files.write(tmp_path / "config.json", {"seed": 1})
+    assert open_longer(tmp_path, {"seed": 1, "duration": "90 epochs"}) == ["40 epochs"]
+
+
+@pytest.mark.parametrize(
+    "config, reason, lines",
+    [
+        ({"seed": 1, "duration": "9 epochs"}, "It would move.", ["  It would move."]),
+        ({"seed": 2, "duration": "9 epochs"}, None, ["  seed: 1 there, 2 here"]),
+    ],
+)
+def test_a_run_that_cannot_become_longer_stays_as_it_is(tmp_path, config, reason, lines):
+    begun(tmp_path, "3 epochs")
+    with pytest.raises(WorkdirError) as error:
+        open_longer(tmp_path, config, reason)
+    assert str(error.value).splitlines() == [
+        f"{tmp_path} holds a run of another config; choose another --workdir:",
+        "  duration: '3 epochs' there, '9 epochs' here",
+        *lines,
+    ]
+    assert stored(tmp_path / "config.json") == {"seed": 1, "duration": "3 epochs"}
+    assert read_result(tmp_path, "error") == RESULT
+
+
+def test_a_longer_run_of_other_inputs_is_refused_before_anything_changes(tmp_path):
+    begun(tmp_path, "3 epochs")
+    longer = {"seed": 1, "duration": "9 epochs"}
+    options = {"why_not_longer": lambda there: None}
+    with pytest.raises(WorkdirError, match="inputs have changed"):
+        with opened_workdir(tmp_path, longer, CATALOGUE, {"subset": "content 1"}, **options):
+            pass
+    assert read_result(tmp_path, "error") == RESULT
+    assert stored(tmp_path / "config.json")["duration"] == "3 epochs"
+
+
+def test_a_run_in_a_folder_that_cannot_be_written_does_not_become_longer(tmp_path):
+    begun(tmp_path / "run", "3 epochs")
+    (tmp_path / "run" / ".lock").chmod(0o666)
+    with other_user(tmp_path), pytest.raises(WorkdirError, match="Permission denied"):
+        open_longer(Path("run"), {"seed": 1, "duration": "9 epochs"})
+    assert read_result(tmp_path / "run", "error") == RESULT
+    assert stored(tmp_path / "run" / "config.json")["duration"] == "3 epochs"

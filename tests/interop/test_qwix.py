@@ -1,0 +1,198 @@
+"""Parameters as whole numbers by Qwix; what compares with the library itself is slow."""
+
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import linen as nn
+
+from cyclical_jax.interop import qwix
+from cyclical_jax.models.cnn import CNN
+from cyclical_jax.models.mlp import MLP
+from cyclical_jax.models.patch_dense import PatchDense
+from cyclical_jax.precision import fake_quantize, quantized_conv, quantized_dot_general
+
+# Qwix 0.1.8 asks for a name that Flax 0.12.8 has deprecated.
+pytestmark = pytest.mark.filterwarnings("ignore:'VariableState' was removed:DeprecationWarning")
+
+PARAMS = {"Dense_0": {"kernel": np.ones((2, 3), np.float32), "bias": np.ones(3, np.float32)}}
+
+
+@pytest.fixture
+def library():
+    return pytest.importorskip("qwix", reason="Qwix is not installed")
+
+
+def test_without_qwix_the_command_that_installs_it_is_named(monkeypatch):
+    monkeypatch.setitem(sys.modules, "qwix", None)
+    for call in (
+        lambda: qwix.export(PARAMS, 4),
+        lambda: qwix.dequantize({}),
+        lambda: qwix.rules(4),
+    ):
+        with pytest.raises(ModuleNotFoundError) as error:
+            call()
+        assert str(error.value).endswith(
+            'Install it: in the clone of cyclical_jax, pip install ".[qwix]".'
+        )
+        assert len(str(error.value).splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        ({"bits": 1}, "`bits` must be a whole number from 2 to 8, got 1."),
+        ({"bits": 9}, "`bits` must be a whole number from 2 to 8, got 9."),
+        ({"bits": 4.5}, "`bits` must be a whole number from 2 to 8, got 4.5."),
+        ({"bits": 4, "keep": ["Dense_1"]}, "keep has 'Dense_1', but the layers are Dense_0."),
+        ({"bits": 4, "keep": ["Dense"]}, "keep has 'Dense', but the layers are Dense_0."),
+        ({"bits": 4, "keep": ["Dense_0"]}, "no kernel is left to quantize."),
+        ({"bits": 4, "params": {"w": np.ones((2, 3))}}, "no kernel is left to quantize."),
+    ],
+)
+def test_a_mistake_is_a_line(arguments, line):
+    with pytest.raises(ValueError) as error:
+        qwix.export(**{"params": PARAMS} | arguments)
+    assert str(error.value) == line
+
+
+def test_a_wrong_width_of_activations_is_a_line():
+    with pytest.raises(ValueError, match="^`activation_bits` must be .* from 2 to 8, got 16.$"):
+        qwix.rules(4, activation_bits=16)
+
+
+# ---- with the library
+
+
+class Attention(nn.Module):
+    @nn.compact
+    def __call__(self, images, *, train):
+        words = images.reshape(len(images), 8, 8)
+        return nn.Dense(3)(nn.MultiHeadDotProductAttention(num_heads=2)(words))
+
+
+MODULES = {
+    "mlp": MLP(10, hidden_sizes=(16,)),
+    "cnn": CNN(10, widths=(3, 5)),
+    "patch_dense": PatchDense(10, patch_size=4, stride=2, channels=3, hidden_sizes=(7,)),
+    "attention": Attention(),
+}
+IMAGES = jax.random.normal(jax.random.key(0), (5, 8, 8, 1))
+OF_HEADS = {"query", "key", "value"}  # layers with two axes of channels
+CASES = [*(("mlp", bits) for bits in range(2, 9))]
+CASES += [(name, bits) for name in ("cnn", "patch_dense", "attention") for bits in (3, 8)]
+
+
+def params_of(name):
+    params = MODULES[name].init(jax.random.key(1), IMAGES, train=False)["params"]
+    return jax.tree.map(lopsided, params)
+
+
+def lopsided(leaf):
+    """The channels have other ranges; one is all zeros, one is tiny, and one has no negatives."""
+    changed = np.array(leaf) + np.linspace(0, 1, leaf.shape[-1], dtype=np.float32)
+    changed[..., 0] = abs(changed[..., 0])
+    changed[..., 1] *= 1e-12
+    changed[..., 2] = 0
+    return jnp.asarray(changed)
+
+
+def scale_by_hand(kernel, number, bits):
+    """Scales of the formula, where the last `number` axes are channels."""
+    ranges = np.abs(kernel).max(tuple(range(kernel.ndim - number)), keepdims=True)
+    return np.where(ranges == 0, 1, np.float64(ranges) / (2 ** (bits - 1) - 0.5))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "bits"), CASES)
+def test_whole_numbers_and_scales_are_those_of_the_formula(library, name, bits):
+    params = params_of(name)
+    exported = flat(qwix.export(params, bits))
+    restored = flat(qwix.dequantize(qwix.export(params, bits)))
+    for path, leaf in flat(params).items():
+        found = exported[path]
+        if path[-1] != "kernel":
+            assert found is leaf and restored[path] is leaf
+            continue
+        assert isinstance(found, library.QArray) and found.qvalue.dtype in (jnp.int4, jnp.int8)
+        kernel, scale = np.asarray(leaf), np.asarray(found.scale)
+        number = 2 if OF_HEADS & {*path} else 1
+        np.testing.assert_allclose(scale, scale_by_hand(kernel, number, bits), rtol=3e-7)
+        half = 2 ** (bits - 1)
+        numbers = np.rint(kernel / scale).clip(-half, half - 1)
+        np.testing.assert_array_equal(found.qvalue.astype(np.float32), numbers)
+        np.testing.assert_array_equal(restored[path], numbers * scale)
+
+
+def flat(params):
+    """{path: array or QArray}."""
+    pairs = jax.tree_util.tree_leaves_with_path(params, is_leaf=lambda x: not isinstance(x, dict))
+    return {tuple(key.key for key in path): leaf for path, leaf in pairs}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", MODULES)
+def test_the_rules_make_qwixs_own_model_of_the_same_kernels(library, name):
+    params, keep = params_of(name), ["Dense_0"]
+    model = served(library, name, qwix.rules(6, activation_bits=6, keep=keep))
+    like = jax.eval_shape(lambda: model.init(jax.random.key(1), IMAGES, train=False))["params"]
+    theirs = library.quantize_params(params, like)
+    found, expected = jax.tree.leaves(theirs), jax.tree.leaves(qwix.export(params, 6, keep=keep))
+    assert len(found) == len(expected) > len(jax.tree.leaves(params))
+    for one, other in zip(found, expected, strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def served(library, name, rules):
+    return library.quantize_model(MODULES[name], library.PtqProvider(rules))
+
+
+@pytest.mark.slow
+def test_qwixs_model_of_whole_weights_computes_the_logits_of_the_floats(library):
+    params = params_of("mlp")
+    model = served(library, "mlp", qwix.rules(4, keep=["Dense_1"]))
+    like = jax.eval_shape(lambda: model.init(jax.random.key(1), IMAGES, train=False))["params"]
+    theirs = model.apply({"params": library.quantize_params(params, like)}, IMAGES, train=False)
+    floats = qwix.dequantize(qwix.export(params, 4, keep=["Dense_1"]))
+    ours = MODULES["mlp"].apply({"params": floats}, IMAGES, train=False)
+    np.testing.assert_allclose(theirs, ours, rtol=1e-5, atol=1e-6)
+    assert abs(ours - MODULES["mlp"].apply({"params": params}, IMAGES, train=False)).max() > 0.01
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "bits"), CASES)
+def test_the_floats_are_those_that_training_uses(library, name, bits):
+    params = params_of(name)
+    restored = flat(qwix.dequantize(qwix.export(params, bits)))
+    for path, kernel in flat(params).items():
+        if path[-1] == "kernel":
+            axes = range(kernel.ndim - (2 if OF_HEADS & {*path} else 1))
+            trained = fake_quantize(kernel, bits, axes=tuple(axes), symmetric=True)
+            np.testing.assert_array_equal(restored[path], trained)
+
+
+class Net(nn.Module):
+    """A convolution and a dense layer, whose weights have few bits if `bits` are given."""
+
+    bits: int | None = None
+
+    @nn.compact
+    def __call__(self, images):
+        few = {"activation_bits": None, "symmetric": True}
+        conv = quantized_conv(self.bits, None, **few)
+        maps = nn.relu(nn.Conv(6, (3, 3), conv_general_dilated=conv)(images))
+        product = quantized_dot_general(self.bits, None, **few)
+        return nn.Dense(10, dot_general=product)(maps.reshape(len(maps), -1))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("bits", [2, 4, 7])
+def test_the_exported_network_has_the_logits_of_the_trained_one(library, bits):
+    """Within one ulp of a weight's scale, by which a compiled program may differ."""
+    params = Net().init(jax.random.key(3), IMAGES)["params"]
+    trained = jax.jit(lambda params: Net(bits).apply({"params": params}, IMAGES))(params)
+    exported = qwix.dequantize(qwix.export(params, bits))
+    np.testing.assert_allclose(Net().apply({"params": exported}, IMAGES), trained, atol=1e-5)
+    assert abs(Net().apply({"params": params}, IMAGES) - trained).max() > 1e-3
