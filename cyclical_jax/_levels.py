@@ -24,8 +24,10 @@ def affine(x, bits, lo, hi, noise=0.0):
 def symmetric(x, bits, lo, hi, noise=0.0):
     """Returns `x` at 2^bits multiples of a scale, of which one more is below 0 than above."""
     half = _power_of_two(bits - 1)
-    scale = jnp.maximum(jnp.maximum(-lo, hi) / (half - 0.5), _TINY)
-    return jnp.clip(jnp.round(x / scale + noise), -half, half - 1) * scale
+    # Products, since XLA makes them of quotients in some programs only: the largest number lies
+    # between two levels, and an ulp decides which one it gets.
+    scale = jnp.maximum(jnp.maximum(-lo, hi) * (1 / (half - 0.5)), _TINY)
+    return jnp.clip(jnp.round(x * (1 / scale) + noise), -half, half - 1) * scale
 
 
 def _power_of_two(exponent: jax.Array) -> jax.Array:
