@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from experiments import range_test
+from experiments import grids, range_test
 from tests import commands
 
 KNOB = "optimizer.weight_decay"
