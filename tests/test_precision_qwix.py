@@ -8,7 +8,7 @@ import pytest
 from cyclical_jax.precision import fake_quantize
 
 qwix = pytest.importorskip("qwix", reason="Qwix is not installed")
-pytestmark = pytest.mark.slow  # of the slow tests alone has CI the library
+pytestmark = pytest.mark.slow  # CI installs the library for the slow tests alone
 
 QTYPES = {2: "int2", 3: "int3", 4: jnp.int4, 5: "int5", 6: "int6", 7: "int7", 8: jnp.int8}
 CHANNELS = {(40, 24): (1,), (3, 3, 5, 7): (3,), (6, 4, 5): (1, 2), (301,): ()}  # of kernels' shapes
