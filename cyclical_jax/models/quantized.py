@@ -141,8 +141,6 @@ def _axes_of_a_channel(module: nn.Module, number: int, args, kwargs) -> Axes:
         operands, _, result = einsum.replace(" ", "").replace("...", "").partition("->")
         letters = operands.partition(",")[2]
         return tuple(axis for axis, letter in enumerate(letters) if letter not in result)
-    if isinstance(module, nn.ConvLocal):
-        return (number - 2,)
     is_swapped = isinstance(module, nn.ConvTranspose) and module.transpose_kernel
     output = number - 2 if is_swapped else number - 1
     return tuple(axis for axis in range(number) if axis != output)
