@@ -1,4 +1,4 @@
-"""Compares the arms of a table on its datasets, and writes JSON, a Markdown table and a picture.
+"""Compares the arms of a table on its datasets, and writes JSON, a Markdown table and pictures.
 
 python -m experiments.table --table=weight_decay --datasets=digits --workdir=runs/tables
 

@@ -25,7 +25,8 @@ _BITS = {"minimum": LEAST_BITS, "maximum": MOST_BITS}
 
 
 def _bits(of: str) -> Field:
-    return or_none(knob(None, f"number of bits of {of}, rounded to a whole number", **_BITS))
+    field = knob(None, f"number of bits of {of}, rounded to a whole number", **_BITS)
+    return or_none(field._replace(is_whole=True))
 
 
 def _check_names(key, value):
@@ -94,16 +95,25 @@ def problems(checked: Own) -> Iterator[str]:
 def model(site: Site, before: Model | None) -> Model:
     if before is None:
         raise TypeError("precision wraps a model, but no entry before it makes one.")
-    # A knob that is on is a number of the program, and not among the site's own values.
-    words = tuple(key.rpartition(".")[2] for key in KNOBS if key not in site.own)
-    how = Precision(
-        words=words,
-        symmetric=site.own[QUANTIZER] == "symmetric",
-        keep=site.own[KEEP],
-        axis_name=site.axis_name,
-        keep_is=KEEP,
-    )
-    return quantized(before, how)
+    return quantized(before, how_of(site.own, site.axis_name))
+
+
+def how_of(own: Own, axis_name: str | None = None) -> Precision:
+    """Returns what a run quantizes, and how.
+
+    Args:
+      own: The values of all keys but the knobs that are on, which are numbers of the program.
+      axis_name: The mapped axis over which ranges are taken in training.
+    """
+    words = tuple(key.rpartition(".")[2] for key in KNOBS if key not in own)
+    is_symmetric = own[QUANTIZER] == "symmetric"
+    return Precision(words, is_symmetric, own[KEEP], axis_name, keep_is=KEEP)
+
+
+def own_of_weights() -> dict[str, object]:
+    """Returns the own values of a run that quantizes its weights alone, as Qwix does."""
+    own = {key: field.default for key, field in KEYS.items() if key != WEIGHTS}
+    return own | {QUANTIZER: "symmetric"}
 
 
 def schedules(own: Own, schedules: Schedules, timetable: Timetable) -> Schedules:

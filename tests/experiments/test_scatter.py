@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from matplotlib import image
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.text import Text
 
 from experiments import scatter
 from experiments.statistics import interval
@@ -111,7 +112,8 @@ def test_no_name_hides_another(num_arms, figures, tmp_path):
     canvas = FigureCanvasAgg(figures[0])
     canvas.draw()
     for axes in figures[0].axes:
-        boxes = [text.get_window_extent(canvas.get_renderer()) for text in axes.texts]
+        renderer = canvas.get_renderer()  # an annotation alone would count its line in
+        boxes = [Text.get_window_extent(text, renderer) for text in axes.texts]
         assert len(boxes) == num_arms
         page = figures[0].bbox
         assert all(page.x0 <= box.x0 and box.x1 <= page.x1 for box in boxes)

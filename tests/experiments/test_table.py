@@ -264,6 +264,46 @@ def test_a_table_without_a_control_is_refused_before_it_is_trained(tmp_path):
     assert not (tmp_path / "out").exists()
 
 
+AGAINST = """
+from experiments.arms import Arm, Budget, Table
+
+bits = {"precision.weights": 3, "precision.gradients": 8}
+TABLE = Table(
+    about="Small.",
+    common={"duration": "3 steps", "model.hidden_sizes": (8,)},
+    arms={"whole": Arm(), "3 bits": Arm(bits, control="whole")},
+    budgets={"digits": Budget(num_seeds=2)},
+    against="relative_cost",
+)
+"""
+
+
+def test_scores_are_drawn_against_a_number_of_the_runs(tmp_path):
+    (tmp_path / "bits.py").write_text(AGAINST)
+    path = tmp_path / "out"
+    code, out, err = here(tmp_path, "table", f"--table={tmp_path / 'bits.py'}", f"--workdir={path}")
+    assert (code, err) == (0, ""), err
+    assert out.splitlines()[-1] == str(path / "bits_relative_cost.png")
+    assert (path / "bits_relative_cost.png").stat().st_size > 100
+    record = json.loads((path / "bits.json").read_text())
+    arms = record["datasets"]["digits"]["arms"]
+    assert record["against"] == "relative_cost" and arms["whole"]["summary"] == {}
+    of_layer = (3 * 32 + 3 * 8 + 32 * 8) / (3 * 8**2)  # inputs are whole: 32 bits
+    assert arms["3 bits"]["summary"] == {"relative_cost": pytest.approx(of_layer)}
+    assert "| relative cost |" in (path / "bits.md").read_text()
+
+
+def test_a_number_that_no_arm_has_is_refused_before_training(tmp_path):
+    (tmp_path / "bits.py").write_text(AGAINST.replace("relative_cost", "energy"))
+    path = tmp_path / "out"
+    code, out, err = here(tmp_path, "table", f"--table={tmp_path / 'bits.py'}", f"--workdir={path}")
+    assert code == 2 and "about" not in out
+    assert err == (
+        "against must be a number about the runs of an arm on digits, such as relative_cost; got "
+        "'energy', and there are relative_cost.\n"
+    )
+
+
 def test_tune_tells_what_it_chose(finished, arms):
     code, out, err = run(finished[0], "tune", "--table=small.py", "--workdir=out")
     assert (code, err) == (0, "")
