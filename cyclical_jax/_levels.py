@@ -38,8 +38,9 @@ def _power_of_two(exponent: jax.Array) -> jax.Array:
 def draws(key, x):
     """Returns noise within (-1/2, 1/2), symmetric about 0, for each entry of `x`.
 
-    A draw is a hash of the key and of the position. JAX's own generator takes several times as long
-    as all the rest, and rounding asks for little: draws that are even, and new for each key.
+    A draw is a hash of the key and of the position. On a CPU the draws of JAX's own generator take
+    several times as long as all the rest, and rounding asks for little: draws that are even, and
+    new for each key.
     """
     first, second = jax.random.bits(key, (2,), jnp.uint32)
     mixed = _mixed(_positions(x) ^ first, 0x7FEB352D)

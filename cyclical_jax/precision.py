@@ -106,9 +106,9 @@ def fake_quantize(
     if bits is None:
         return x
     bits = _whole_bits("bits", bits)
-    # All but the last line is constant to autodiff, which would find NaN in quotients of 0.
+    # The levels are constant to autodiff, which has no derivative of a range over devices.
     constant, bits = jax.lax.stop_gradient((widened(x), bits))
-    lo, hi = jax.lax.stop_gradient(_range(constant, axes, limits, axis_name))
+    lo, hi = _range(constant, axes, limits, axis_name)
     noise = 0.0 if key is None else _levels.draws(key, constant)
     quantize = _levels.symmetric if symmetric else _levels.affine
     levels = quantize(constant, bits, lo, hi, noise)
