@@ -3,7 +3,8 @@
 All functions take records of `tradeoff_records`; they read the statistics there.
 """
 
-from collections.abc import Mapping, Sequence
+import textwrap
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -133,40 +134,47 @@ def legend(record: Record) -> str:
 
 def _section(record: Record, name: str) -> str:
     dataset = record["datasets"][name]
-    splits = ("training", "validation")
-    sizes = [f"{dataset[key]:,} {of}" for key, of in zip(_SIZES, splits, strict=True)]
+    sizes = [f"{dataset[key]:,} {of}" for key, of in zip(_SIZES, _SPLITS, strict=True)]
     heading = f"### {name}: {', '.join(sizes)} images, n = {len(dataset['seeds'])}"
-    parts = [heading, cost(record, dataset), curves_table(dataset)]
+    cost = " ".join([_updates(record, dataset), *_times(dataset)])
+    parts = [heading, cost, curves_table(dataset)]
     if dataset["agreement"]:
         parts += [agreement_table(dataset), effects_table(dataset)]
     return "\n\n".join(parts)
 
 
-_SIZES = ("num_train", "num_validation")
+_SIZES, _SPLITS = ("num_train", "num_validation"), ("training", "validation")
+_WIDTH = 115  # characters of a line
 
 
-def cost(record: Record, dataset: Mapping[str, Any]) -> str:
-    """Returns the updates of one run and of separate runs, and their ratio, in a sentence."""
+def _updates(record: Record, dataset: Mapping[str, Any]) -> str:
+    """Returns the updates of one run and of separate runs, and their ratio."""
     arms, seeds = dataset["arms"].values(), len(dataset["seeds"])
     one = seeds * sum(arm["step"][-1] for arm in arms)
     many = seeds * sum(sum(arm["step"]) for arm in arms)
-    told = f"One run an arm and seed: {one:,} updates in all; a run for each length: {many:,}."
     formula = f"2 - 2^(1 - {record['num_cycles']}) = {ratio_of_updates(record['num_cycles']):.3f}"
-    told += f" The ratio is {many / one:.3f}; by the formula {formula}."
-    separate = [arm["seconds"]["separate"] for arm in arms]
-    if all(separate):
-        took = seeds * sum(arm["seconds"]["one_run"][-1] for arm in arms)
-        other = seeds * sum(map(sum, separate))
-        words = f"{runs.duration(took)} and {runs.duration(other)}"
-        told += f" Seconds of training: {words}, a ratio of {other / took:.2f}."
-    return told
+    return (
+        f"One run an arm and seed: {one:,} updates in all; a run for each length: {many:,}. "
+        f"The ratio is {many / one:.3f}; by the formula {formula}."
+    )
+
+
+def _times(dataset: Mapping[str, Any]) -> Iterator[str]:
+    """Yields the seconds of both, and their ratio, if separate runs were trained."""
+    seconds = [arm["seconds"] for arm in dataset["arms"].values()]
+    if all(own["separate"] for own in seconds):
+        one = len(dataset["seeds"]) * sum(own["one_run"][-1] for own in seconds)
+        many = len(dataset["seeds"]) * sum(sum(own["separate"]) for own in seconds)
+        told = f"{runs.duration(one)} and {runs.duration(many)}, a ratio of {many / one:.2f}"
+        yield f"Seconds of training: {told}."
 
 
 def front(record: Record, dataset: Mapping[str, Any]) -> str:
     """Returns a dataset in short: its cost, how far both curves are apart, whether they agree."""
     seeds = len(dataset["seeds"])
-    sizes = f"{dataset['num_validation']:,} validation images; {seeds} seeds."
-    parts = [f"{sizes} {cost(record, dataset)}", _distances(dataset), agreement_table(dataset)]
+    sizes = [f"{dataset[key]:,} {of}" for key, of in zip(_SIZES, _SPLITS, strict=True)]
+    told = f"{', '.join(sizes)} images; {seeds} seeds. {_updates(record, dataset)}"
+    parts = [textwrap.fill(told, _WIDTH), _distances(dataset), agreement_table(dataset)]
     return "\n\n".join(parts)
 
 

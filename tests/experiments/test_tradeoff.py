@@ -370,8 +370,7 @@ def test_a_mistake_is_a_line_before_anything_is_trained(tmp_path):
 
 
 def test_help_says_what_the_command_answers():
-    code, out, _ = commands.in_this_process("tradeoff", "--help")
-    assert code in (0, 1)
+    out = commands.in_this_process("tradeoff", "--help").stdout
     assert 'Answers "how long should I train?"' in out
     for flag in ("--first_cycle", "--num_cycles", "--[no]check", "--table", "--workdir", "--set"):
         assert flag in out
