@@ -81,7 +81,7 @@ _CUSTOMARY = {
     "model.name": ("model's name", "model arch architecture network net backbone"),
     "model.dropout": ("dropout", "drop drop_rate dropout_rate"),
     "model.stochastic_depth": ("stochastic depth", "drop_path drop_path_rate"),
-    "model.dtype": ("number type", "dtype amp fp16 bf16 mixed_precision half_precision"),
+    "model.dtype": ("number type", "precision amp fp16 bf16 mixed_precision half_precision"),
     "precision.weights": (
         "number of bits of the weights",
         "bits num_bits bit_width quantization quantize quantized qat weight_bits w_bits",

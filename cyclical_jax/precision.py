@@ -28,14 +28,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from cyclical_jax import _checks, _sharding
+from cyclical_jax import _checks, _levels
 from cyclical_jax._dtypes import as_array, standard_promotion, widened
 from cyclical_jax._types import Array, Number
 
 Limits: TypeAlias = tuple[Number, Number]
 
 LEAST_BITS, MOST_BITS, WHOLE_BITS = 2, 16, 32
-_TINY = float(np.finfo(np.float32).tiny)
 
 _REPEATED = {"easy": 3, "hard": 8, "factor": 1, "num_cycles": 8}
 _TRIANGULAR = {"easy": 8, "hard": 3, "factor": 2, "num_cycles": 4}
@@ -107,11 +106,12 @@ def fake_quantize(
     if bits is None:
         return x
     bits = _whole_bits("bits", bits)
-    # All but the last line is constant to autodiff, which would find NaN in quotients of 0.
+    # The levels are constant to autodiff, which has no derivative of a range over devices.
     constant, bits = jax.lax.stop_gradient((widened(x), bits))
-    lo, hi = jax.lax.stop_gradient(_range(constant, axes, limits, axis_name))
-    quantize = _symmetric if symmetric else _affine
-    levels = quantize(constant, bits, lo, hi, _noise(key, constant))
+    lo, hi = _range(constant, axes, limits, axis_name)
+    noise = 0.0 if key is None else _levels.draws(key, constant)
+    quantize = _levels.symmetric if symmetric else _levels.affine
+    levels = quantize(constant, bits, lo, hi, noise)
     if limits is not None:  # the clip would hide it
         levels = jnp.where(jnp.isinf(constant), constant, levels)
     return _straight_through(x, levels.astype(x.dtype))
@@ -175,7 +175,34 @@ def quantized_dot_general(
       A function with the arguments of `jax.lax.dot_general`.
 
     Raises:
-      ValueError: A number of bits is none; gradients are quantized without a key.
+      ValueError: A plain number of bits is not from 2 to 16; gradients are quantized without a key.
+
+    Examples:
+      A network of your own, whose bits cycle in a train step that compiles once:
+
+      >>> import cyclical_jax as cj
+      >>> from flax import linen as nn
+      >>> class MLP(nn.Module):
+      ...     @nn.compact
+      ...     def __call__(self, x, bits, key):
+      ...         for layer, features in enumerate((64, 32)):
+      ...             few = quantized_dot_general(bits, 8, jax.random.fold_in(key, layer))
+      ...             x = nn.relu(nn.Dense(features, dot_general=few)(x))
+      ...         return nn.Dense(10)(x)  # the last layer stays whole
+      >>> cycle = PRECISION_SCHEDULES["CT"]  # 8 -> 3 -> 8 bits, four times
+      >>> bits_at = cj.as_integer(cj.cyclical_schedule(**cycle, total_steps=100))
+      >>> @jax.jit
+      ... def gradient(params, step, images, labels):
+      ...     def loss(params):
+      ...         logits = MLP().apply(params, images, bits_at(step), jax.random.key(step))
+      ...         return cj.softmax_cross_entropy(logits, labels).mean()
+      ...     return jax.grad(loss)(params)
+      >>> images, labels = jnp.ones((8, 4)), jnp.arange(8)
+      >>> params = MLP().init(jax.random.key(0), images, 8, jax.random.key(0))
+      >>> for step in (0, 12):
+      ...     gradients = gradient(params, step, images, labels)
+      >>> [int(bits_at(step)) for step in (0, 12)]
+      [8, 3]
     """
     _check_gradient(gradient_bits, key)
     of_input, of_kernel = _of_operands(bits, activation_bits, symmetric)
@@ -341,60 +368,17 @@ def _given_range(x, limits) -> tuple[jax.Array, jax.Array]:
             )
     if _checks.is_plain(lo, hi) and lo > hi:
         raise ValueError(f"`limits` must rise, got {lo} and {hi}.")
+    ranks = (1,) * x.ndim
     lo, hi = (widened(limit, "limits").astype(x.dtype) for limit in limits)
-    return lo, hi
+    return (
+        lo.reshape(ranks[lo.ndim :] + lo.shape),
+        hi.reshape(ranks[hi.ndim :] + hi.shape),
+    )
 
 
 def _broadcasts(shape: tuple[int, ...], to: tuple[int, ...]) -> bool:
     axes = zip(reversed(shape), reversed(to), strict=False)
     return len(shape) <= len(to) and all(one in (1, other) for one, other in axes)
-
-
-def _affine(x, bits, lo, hi, noise):
-    most = _power_of_two(bits) - 1
-    scale = jnp.maximum((hi - lo) / most, _TINY)
-    q = jnp.clip(jnp.round((x - lo) / scale + noise), 0, most)
-    return jnp.where(q == most, hi, q * scale + lo)  # a rounding of the end would move the range
-
-
-def _symmetric(x, bits, lo, hi, noise):
-    half = _power_of_two(bits - 1)
-    scale = jnp.maximum(jnp.maximum(-lo, hi) / (half - 0.5), _TINY)
-    return jnp.clip(jnp.round(x / scale + noise), -half, half - 1) * scale
-
-
-def _power_of_two(exponent: jax.Array) -> jax.Array:
-    """Returns 2^exponent, exactly, which `jnp.exp2` does not."""
-    return jax.lax.bitcast_convert_type((exponent + 127) << 23, jnp.float32)
-
-
-def _noise(key, x):
-    """Returns draws within (-1/2, 1/2), symmetric about 0; 0 without a key.
-
-    A draw is a hash of the key and of the position. JAX's own generator takes several times as long
-    as all the rest, and rounding asks for little: draws that are even, and new for each key.
-    """
-    if key is None:
-        return 0.0
-    first, second = jax.random.bits(key, (2,), jnp.uint32)
-    mixed = _mixed(_positions(x) ^ first, 0x7FEB352D)
-    mixed = _mixed(mixed ^ second, 0x846CA68B)
-    return ((jax.lax.bitcast_convert_type(mixed, jnp.int32) >> 8).astype(x.dtype) + 0.5) / 2**24
-
-
-def _mixed(bits, odd):
-    """Returns 32 bits that change a lot with each of `bits`, one to one; `odd` is a number."""
-    bits = (bits ^ (bits >> 16)) * jnp.uint32(odd)
-    return bits ^ (bits >> 15)
-
-
-def _positions(x):
-    """Returns a number for each entry, spread over devices as `x` is.
-
-    The multiples of 2^32 over the golden ratio are far apart where the entries are neighbours.
-    """
-    numbers = jax.lax.iota(jnp.uint32, x.size) * jnp.uint32(0x9E3779B9)
-    return _sharding.spread_like(numbers.reshape(x.shape), x)
 
 
 @jax.custom_jvp
@@ -406,7 +390,8 @@ def _straight_through(x, levels):
 
 @_straight_through.defjvp
 def _straight_through_jvp(primals, tangents):
-    return primals[1], tangents[0]
+    # Called again, so that the derivative of this one passes straight through too.
+    return _straight_through(*primals), tangents[0]
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(3,))

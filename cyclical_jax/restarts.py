@@ -166,7 +166,7 @@ def in_each_cycle(
       ends: Number of updates after which each cycle has ended.
 
     Returns:
-      The schedule. Compiled, its values up to an end are the same bits, whatever ends come after.
+      The schedule. Its compiled values up to an end have the same bits whatever ends come after it.
       After the last end, the schedule of the last cycle goes on.
     """
     lengths = np.diff([0, *ends]).tolist()

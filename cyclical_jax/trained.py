@@ -20,13 +20,17 @@ from cyclical_jax._extras import to_install
 from cyclical_jax._types import Array
 from cyclical_jax._words import counted
 from cyclical_jax.catalogue import with_plugins
+from cyclical_jax.models import quantized
+from cyclical_jax.precision import LEAST_BITS, MOST_BITS
+from cyclical_jax.techniques import precision
 from cyclical_jax.training import files
+from cyclical_jax.training.assembly import assemble_model, example_of
 from cyclical_jax.training.earlier import TrainedModel, one_run, read_checkpoint, read_recipe
 from cyclical_jax.training.facts import Facts, read_facts
 from cyclical_jax.training.fields import RecipeError
 from cyclical_jax.training.files import CONFIG
 from cyclical_jax.training.state import Variables
-from cyclical_jax.training.structure import Catalogue, Recipe
+from cyclical_jax.training.structure import Catalogue, Recipe, Structure
 
 CHECKPOINTS = ("best", "newest")
 PLATFORMS = ("cpu", "cuda", "tpu")
@@ -132,6 +136,47 @@ class LoadedRun:
         """Names of the classes, in the order of the columns of `predict`; empty if unknown."""
         return self.facts.class_names
 
+    def with_bits(self, bits: int) -> LoadedRun:
+        """Returns the same run with few bits, as it would be served.
+
+        The weights have a range for each output channel. A run that was trained with few bits has
+        the quantizer and the whole layers of its training; if its activations had few bits, these
+        have as many, within their running ranges. Any other run has symmetric levels, as
+        `cyclical_jax.interop.qwix` exports them, and its last layer and its activations stay whole.
+
+        Args:
+          bits: 2 to 16; 0 leaves all whole. No number makes another compiled program.
+
+        Raises:
+          ValueError: `bits` is no such number, or the network has no layer to quantize; a line.
+        """
+        if bits != 0:
+            _checks.whole_number("bits", bits, minimum=LEAST_BITS, maximum=MOST_BITS)
+        self.few_bit_layers()
+        trained, structure = self.trained, _with_precision(self.trained.structure)
+        params, state = trained.variables
+        if structure is not trained.structure:
+            state = {**state, quantized.BITS: {quantized.WEIGHTS: jnp.int32(0)}}
+        variables = Variables(params, quantized.with_bits(state, bits))
+        trained = dataclasses.replace(trained, structure=structure, variables=variables)
+        return dataclasses.replace(self, trained=trained)
+
+    def few_bit_layers(self) -> tuple[list[str], list[str]]:
+        """Returns the layers to which `with_bits` gives few bits, and those that stay whole.
+
+        Raises:
+          ValueError: There is none to give few bits to; a line.
+        """
+        structure, spec = _with_precision(self.trained.structure), self.trained.spec
+        others, own = _without_precision(structure)
+        model, example = assemble_model(others, spec), example_of(others, spec)
+        try:
+            few = quantized.quantized_layers(model, example, precision.how_of(own))
+        except ValueError as error:
+            raise RecipeError(str(error)) from error
+        whole = [path for path in quantized.layers_of(model, example) if path not in few]
+        return ["/".join(path) for path in few], ["/".join(path) for path in whole]
+
     def predict(self, images: Array) -> np.ndarray:
         """Returns the probability of each class.
 
@@ -229,6 +274,21 @@ class LoadedRun:
         filled[:number] = inputs
         found = _outputs(self.trained, filled, as_probabilities=as_probabilities)
         return np.asarray(found)[:number]
+
+
+def _with_precision(structure: Structure) -> Structure:
+    """Returns a structure whose model can have few bits, in its weights if in nothing else."""
+    if any(entry is precision.TECHNIQUE for entry, _ in structure.techniques):
+        return structure
+    weights = precision.TECHNIQUE, tuple(precision.own_of_weights().items())
+    return dataclasses.replace(structure, techniques=(*structure.techniques, weights))
+
+
+def _without_precision(structure: Structure) -> tuple[Structure, dict[str, Any]]:
+    """Returns the structure with a whole model, and the own values of what was taken from it."""
+    of = {entry is precision.TECHNIQUE: own for entry, own in structure.techniques}
+    others = tuple(pair for pair in structure.techniques if pair[0] is not precision.TECHNIQUE)
+    return dataclasses.replace(structure, techniques=others), dict(of[True])
 
 
 @functools.partial(jax.jit, static_argnames="as_probabilities")

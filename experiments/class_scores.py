@@ -131,10 +131,10 @@ def _table(matrix, class_names, rows: Sequence[int], *, with_matrix: bool) -> st
         scores = (_percent(precision[row]), _percent(recall[row]))
         counts = [str(count or ".") for count in matrix[row]] if with_matrix else []
         cells.append([_name(row, class_names), str(matrix[row].sum()), *scores, *counts])
-    return "\n".join(_aligned(cells))
+    return "\n".join(aligned(cells))
 
 
-def _aligned(cells: Sequence[Sequence[str]]) -> Iterator[str]:
+def aligned(cells: Sequence[Sequence[str]]) -> Iterator[str]:
     """Yields lines whose first column is aligned left, the others right."""
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     for first, *others in cells:

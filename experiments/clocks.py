@@ -1,15 +1,17 @@
-"""The places in a run at which its knobs reach their hard ends."""
+"""The places in a run at which its knobs reach their hard ends, and its cycles end."""
 
-from collections.abc import Iterator, Sequence
+import itertools
+from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
 
 from cyclical_jax.schedules import hardness_schedule
 from cyclical_jax.training.durations import Timetable
+from cyclical_jax.training.keys import RESTART
 from cyclical_jax.training.structure import Recipe
 
-_MOST_PEAKS = 4  # that are listed
+_MOST_PEAKS, _MOST_ENDS = 4, 12  # that are listed
 _ROUNDING = 1e-6  # of a hardness; of two updates that are as hard, the later one is told
 
 
@@ -29,9 +31,19 @@ def clocks(recipe: Recipe, timetable: Timetable) -> list[Clock]:
     if not structure.accumulate.is_constant:
         of_factor.setdefault(structure.accumulate.knob.factor, []).append("accumulate")
     return [
-        Clock(tuple(names), _peaks(factor, structure.num_cycles, timetable.total_steps))
+        Clock(tuple(names), tuple(_peaks_of(recipe, timetable, factor)))
         for factor, names in of_factor.items()
     ]
+
+
+def _peaks_of(recipe: Recipe, timetable: Timetable, factor: float) -> Iterator[int]:
+    """Yields the hardest updates of a run, in each time in which hardness turns."""
+    ends: Iterable[int] = (timetable.total_steps,)
+    if recipe.structure.span == RESTART:
+        ends = map(timetable.updates, timetable.cycle_ends)
+    for start, end in itertools.pairwise((0, *ends)):
+        for peak in _peaks(factor, recipe.structure.num_cycles, end - start):
+            yield start + peak
 
 
 def _peaks(factor: float, num_cycles: int, total_steps: int) -> tuple[int, ...]:
@@ -45,23 +57,39 @@ def _peaks(factor: float, num_cycles: int, total_steps: int) -> tuple[int, ...]:
 
 
 def told(recipe: Recipe, timetable: Timetable) -> list[str]:
-    """Returns a line for each clock: "peak (hard) at update 2,250 of 9,001, epoch 10.0 of 40"."""
+    """Returns a line for each clock: "peak (hard) at update 2,250 of 9,001, epoch 10.0 of 40".
+
+    If the run restarts, a line with the ends of its cycles comes first.
+    """
     found = clocks(recipe, timetable)
-    return [_line(clock, timetable, is_only=len(found) == 1) for clock in found]
+    lines = [_line(clock, timetable, is_only=len(found) == 1) for clock in found]
+    return [*_ends(timetable), *lines]
+
+
+def _ends(timetable: Timetable) -> Iterator[str]:
+    """Yields the line of the ends of the cycles of a run that restarts."""
+    ends = timetable.cycle_ends
+    if ends:
+        place = _place([*map(timetable.updates, ends)], ends, timetable, _MOST_ENDS)
+        yield f"{'cycles end' if ends[1:] else 'cycle ends'} (learning rate 0) after {place}"
 
 
 def _line(clock: Clock, timetable: Timetable, *, is_only: bool) -> str:
-    epochs = [timetable.epoch(micro) for micro in _micro_steps(clock.peaks, timetable)]
+    micro_steps = [*_micro_steps(clock.peaks, timetable)]
     knobs = "" if is_only else f" of {', '.join(clock.knobs)}"
-    peak, update, epoch = (
-        ("peaks", "updates", "epochs") if epochs[1:] else ("peak", "update", "epoch")
-    )
-    updates = _listed([f"{count:,}" for count in clock.peaks])
+    place = _place(clock.peaks, micro_steps, timetable, _MOST_PEAKS)
+    return f"{'peaks' if clock.peaks[1:] else 'peak'} (hard){knobs} at {place}"
+
+
+def _place(
+    updates: Sequence[int], micro_steps: Sequence[int], timetable: Timetable, most: int
+) -> str:
+    """Returns where in a run something is: "update 2,250 of 9,001, epoch 10.0 of 40"."""
+    counts = _listed([f"{count:,}" for count in updates], most)
+    epochs = _listed([f"{timetable.epoch(micro):.1f}" for micro in micro_steps], most)
+    update, epoch = ("updates", "epochs") if updates[1:] else ("update", "epoch")
     whole = timetable.epoch(timetable.micro_steps)
-    return (
-        f"{peak} (hard){knobs} at {update} {updates} of {timetable.total_steps:,}, "
-        f"{epoch} {_listed([f'{at:.1f}' for at in epochs])} of {whole:g}"
-    )
+    return f"{update} {counts} of {timetable.total_steps:,}, {epoch} {epochs} of {whole:g}"
 
 
 def _micro_steps(updates: Sequence[int], timetable: Timetable) -> Iterator[int]:
@@ -74,6 +102,6 @@ def _micro_steps(updates: Sequence[int], timetable: Timetable) -> Iterator[int]:
         yield micro
 
 
-def _listed(words: Sequence[str]) -> str:
-    shown, more = words[:_MOST_PEAKS], len(words) - _MOST_PEAKS
+def _listed(words: Sequence[str], most: int) -> str:
+    shown, more = words[:most], len(words) - most
     return ", ".join(shown) + (f" and {more:,} more" if more > 0 else "")

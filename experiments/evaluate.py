@@ -8,12 +8,17 @@ class, the command also prints the scores of each class and the confusion matrix
 --confusion=FILE.png draws the matrix, and --predictions=FILE.csv lists every example. --export=FILE
 writes the model as a program that needs only JAX; docs/models.md shows how to load it.
 
+--bits=3,4,6,8 instead prints a table: the scores of the run as it is, and with weights of so few
+bits. A run that was trained with precision.* has its own quantizer, and activations of few bits if
+they had so in training. Any other run has symmetric levels in its weights alone.
+
 --checkpoint=cycle_ends scores each end of a cycle that experiments.train --keep_cycle_ends has
 kept, and their averaged probabilities, a snapshot ensemble.
 """
 
 import dataclasses
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 from absl import flags
@@ -32,7 +37,7 @@ from cyclical_jax.training.files import whole
 from cyclical_jax.training.recipe import load_dataset
 from cyclical_jax.training.structure import Recipe
 from cyclical_jax.training.technique import CLASS_LOGITS
-from experiments import class_scores, command_line, cycle_ends, paths, plugins
+from experiments import class_scores, command_line, cycle_ends, deployment, paths, plugins
 from experiments.score import Score, in_order, words
 
 CYCLE_ENDS = "cycle_ends"  # a value of --checkpoint
@@ -92,6 +97,27 @@ def scores_of(
     return {"num_examples": data.num_examples(examples)} | scores
 
 
+def scores_by_bits(
+    run: LoadedRun, examples: Split, bits: Sequence[int], *, num_workers: int = 0
+) -> dict[int | None, evaluation.Scores]:
+    """Returns {None: the scores of a run as it is, a number of bits: those with so few}.
+
+    All numbers of bits go through one compiled program.
+
+    Args:
+      run, examples, num_workers: As in `scores_of`.
+      bits: Numbers from 2 to 16, as in `LoadedRun.with_bits`.
+
+    Raises:
+      ValueError: As in `LoadedRun.with_bits`.
+    """
+    runs = {None: run} | {number: run.with_bits(number) for number in bits}
+    return {
+        number: scores_of(of_number, examples, num_workers=num_workers)
+        for number, of_number in runs.items()
+    }
+
+
 def told(recipe: Recipe, scores: evaluation.Scores, top_5: float | None = None) -> str:
     """Returns the scores in one line; the score that the task judges by comes first.
 
@@ -110,6 +136,7 @@ def main(
     checkpoint: str,
     split: str,
     files: dict[str, Path],
+    bits: Sequence[str] | None = None,
     dataset: str | None = None,
     data_dir: str | None = None,
     num_workers: int = 0,
@@ -121,6 +148,7 @@ def main(
       checkpoint: "best", "newest" or "cycle_ends".
       split: "train", "validation" or "test".
       files: {"confusion", "predictions" or "export": where it is written}.
+      bits: Numbers of bits, as texts; the scores at each are then all that is printed.
       dataset, data_dir: Where the data is, if it has moved.
       num_workers: Processes that read images which do not fit in memory.
 
@@ -131,9 +159,16 @@ def main(
     for name, path in files.items():
         _check_file(name, path)
     moved = {"dataset": dataset, "data_dir": data_dir}
-    if checkpoint == CYCLE_ENDS:
+    if bits is not None:
+        _tell_bits(workdir, checkpoint, split, files, bits, num_workers, moved)
+    elif checkpoint == CYCLE_ENDS:
         _tell_cycle_ends(workdir, split, files, num_workers, moved)
-        return
+    else:
+        _tell_run(workdir, checkpoint, split, files, num_workers, moved)
+
+
+def _tell_run(workdir, checkpoint, split, files, num_workers, moved) -> None:
+    """Prints the scores of a checkpoint and of each class, and writes the files."""
     run = read_run("--workdir", workdir, plugins.catalogue(), checkpoint=checkpoint)
     _check_task(run, files)
     if "export" in files:
@@ -143,12 +178,28 @@ def main(
     scores = scores_of(run, examples, num_workers=num_workers, look=reader and reader.look)
     number = run.facts.num_classes
     top_5 = reader and class_scores.top_5_accuracy(reader.predictions(), number)
-    print(
-        f"{checkpoint} checkpoint kept in {workdir}, after {counted(run.step, 'update')}: "
-        f"{split} {told(run.recipe, scores, top_5)}"
-    )
+    print(f"{_place(run, workdir, checkpoint)}: {split} {told(run.recipe, scores, top_5)}")
     if reader:
         _tell_classes(reader.predictions(), run, f"{workdir}, {split}", files)
+
+
+def _place(run: LoadedRun, workdir: Path, checkpoint: str) -> str:
+    return f"{checkpoint} checkpoint kept in {workdir}, after {counted(run.step, 'update')}"
+
+
+def _tell_bits(workdir, checkpoint, split, files, bits, num_workers, moved) -> None:
+    """Prints the scores of a checkpoint at several numbers of bits."""
+    widths = deployment.bits_of(bits)
+    if files:
+        raise RecipeError(f"--bits prints scores and writes no file; leave out --{min(files)}.")
+    if checkpoint == CYCLE_ENDS:
+        raise RecipeError(f"--bits needs one checkpoint, got --checkpoint={CYCLE_ENDS}.")
+    run = read_run("--workdir", workdir, plugins.catalogue(), checkpoint=checkpoint)
+    examples = split_of(run, split, **moved)
+    scores = scores_by_bits(run, examples, widths, num_workers=num_workers)
+    number = counted(data.num_examples(examples), "example")
+    print(f"{_place(run, workdir, checkpoint)}: {split}, {number}")
+    print(deployment.as_text(run, scores))
 
 
 def _tell_cycle_ends(workdir, split, files, num_workers, moved) -> None:
@@ -223,6 +274,9 @@ if __name__ == "__main__":
             "checkpoint", "newest", (*CHECKPOINTS, CYCLE_ENDS), "Checkpoint to score."
         ),
         "split": flags.DEFINE_enum("split", "validation", SPLITS, "Split to score it on."),
+        "bits": flags.DEFINE_list(
+            "bits", None, "Numbers of bits to score the network with, such as 3,4,6,8."
+        ),
         "dataset": flags.DEFINE_string(
             "dataset", None, "Data of the run, if it has moved, such as npz:moved/mine.npz."
         ),

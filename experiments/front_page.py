@@ -9,23 +9,30 @@ A page says itself which arms it shows where:
     <!-- /table -->
     <!-- origin: weight_decay -->        the command, the hardware and the versions
     <!-- /origin -->
+    <!-- tradeoff: methods digits -->        the trade-off curves of a dataset, in short
+    <!-- /tradeoff -->
+    <!-- tradeoff: methods -->        their command, the hardware and the versions
+    <!-- /tradeoff -->
 """
 
+import functools
 import re
 import sys
 from pathlib import Path
 from typing import Any
 
 from cyclical_jax.training.files import WorkdirError, whole
+from experiments import tradeoff_presentation, tradeoff_records
 from experiments.presentation import Record, front_table, sizes
 from experiments.records import read
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
 RESULTS = DOCS / "results"
+TRADEOFFS = RESULTS / "tradeoff"
 
-_BLOCK = re.compile(r"<!-- (table|origin): ([^\n]*?) -->\n.*?<!-- /\1 -->", re.DOTALL)
-_MARKER = re.compile(r"<!-- /?(?:table|origin)\b")
+_BLOCK = re.compile(r"<!-- (table|origin|tradeoff): ([^\n]*?) -->\n.*?<!-- /\1 -->", re.DOTALL)
+_MARKER = re.compile(r"<!-- /?(?:table|origin|tradeoff)\b")
 
 
 def pages() -> dict[Path, str]:
@@ -38,6 +45,12 @@ def pages() -> dict[Path, str]:
 def records() -> dict[str, Record]:
     """Returns the tables of docs/results, by their names."""
     return {path.stem: read(path) for path in sorted(RESULTS.glob("*.json"))}
+
+
+@functools.cache
+def tradeoffs() -> dict[str, tradeoff_records.Record]:
+    """Returns the trade-off curves of docs/results/tradeoff, by their names."""
+    return {path.stem: tradeoff_records.read(path) for path in sorted(TRADEOFFS.glob("*.json"))}
 
 
 def filled(text: str, records: dict[str, Record]) -> str:
@@ -80,15 +93,26 @@ def _table(asked, records):
     return "\n\n".join([*told, front_table(dataset, arms)])
 
 
+def _tradeoff(asked, records):
+    name, _, dataset = asked.partition(" ")
+    record = _found(name, tradeoffs())
+    if not dataset:
+        return _origin_of(record)
+    return tradeoff_presentation.front(record, _found(dataset, record["datasets"]))
+
+
 def _origin(asked, records):
-    record = _found(asked, records)
+    return _origin_of(_found(asked, records))
+
+
+def _origin_of(record):
     words = [word for word in record["command"].split() if not word.startswith("--workdir")]
     versions = ", ".join(record["version"].split(", ")[:2])
     start, datasets = " ".join(words[:-1]), words[-1]
     return f"Command: `{start}\n{datasets}`.\nHardware: {record['hardware']}. Versions: {versions}."
 
 
-_MADE = {"table": _table, "origin": _origin}
+_MADE = {"table": _table, "origin": _origin, "tradeoff": _tradeoff}
 
 
 def _found(name: str, there: dict[str, Any]) -> Any:

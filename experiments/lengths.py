@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from cyclical_jax.data import num_examples
 from cyclical_jax.training import run
 from cyclical_jax.training.durations import Duration, Timetable
 from cyclical_jax.training.fields import RecipeError
@@ -12,6 +13,7 @@ from experiments import arms, runs
 from experiments.arms import Changes, Table
 from experiments.tune import Trials
 
+_ROUNDING = 1e-9  # of a fraction of an epoch
 WARMUP_SHARE = 8 / 90  # of a separate run: the published warm-up grows with the length
 _REASONS = {
     "duration": "--first_cycle and --num_cycles set the lengths",
@@ -98,6 +100,8 @@ def plan(trials: Trials, values: Changes, lengths: Lengths, *, check: bool) -> P
     """
     cycles = range(lengths.num_cycles) if check else ()
     changes = [lengths.of_one_run(), *map(lengths.of_separate_run, cycles)]
+    alone = arms.recipe_of(trials.base, trials.arm, {**values, **lengths.of_separate_run(0)}, 0)
+    _check_whole(lengths.first_cycle, alone)
     one_run, *separate = [
         [
             arms.recipe_of(trials.base, trials.arm, {**values, **own}, seed)
@@ -109,6 +113,20 @@ def plan(trials: Trials, values: Changes, lengths: Lengths, *, check: bool) -> P
         run.plan(own[0], runs.load(own[0]), num_devices=1) for own in (one_run, *separate)
     ]
     return Plan(one_run, separate, timetable)
+
+
+def _check_whole(first_cycle: Duration, recipe: Recipe) -> None:
+    """Raises RecipeError unless the first cycle is a whole number of updates of the recipe."""
+    structure, every = recipe.structure, recipe.structure.accumulate.least
+    epoch = recipe.timetable(num_examples(runs.load(recipe).train)).micro_steps_per_epoch
+    of_unit = {"steps": 1.0, "epochs": epoch / every, "examples": 1 / structure.batch_size / every}
+    updates = first_cycle.amount * of_unit[first_cycle.unit]
+    nearest = max(1, round(updates))
+    if abs(updates - nearest) > _ROUNDING * nearest:
+        raise RecipeError(
+            f"--first_cycle must be a whole number of updates, such as '{nearest} steps', got "
+            f"'{first_cycle}', which is {updates:.4g} updates."
+        )
 
 
 def check_keys(given: dict[str, Changes]) -> None:

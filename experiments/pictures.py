@@ -1,4 +1,4 @@
-"""Draws the pictures of README.md and docs: the idea, the tables and the range tests.
+"""Draws the pictures of README.md and docs: the idea, tables, range tests, trade-off curves.
 
 python -m experiments.pictures
 
@@ -21,7 +21,7 @@ from matplotlib.figure import Figure
 
 import cyclical_jax as cj
 from cyclical_jax.training.files import whole
-from experiments import drawing, front_page, grids, presentation, scatter
+from experiments import drawing, front_page, grids, presentation, scatter, tradeoff_presentation
 from experiments.drawing import Theme
 from experiments.score import ACCURACY
 
@@ -206,6 +206,9 @@ def files() -> Iterator[tuple[Path, Callable[[Path], None]]]:
     for path in sorted((front_page.RESULTS / "range_test").glob("*.json")):
         record = json.loads(path.read_text())
         yield path.with_suffix(".png"), functools.partial(draw_range_test, record)
+    for name, record in front_page.tradeoffs().items():
+        drawn = functools.partial(tradeoff_presentation.picture, record)
+        yield front_page.TRADEOFFS / f"{name}.png", drawn
 
 
 def main():

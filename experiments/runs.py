@@ -194,15 +194,13 @@ class Lab:
                 for family, members in families(self._missing(keys, recipes)).items()
             )
 
-    def seconds_a_run(self, recipes: Sequence[Recipe]) -> float:
-        """Returns the seconds that each run takes, measured on first updates, without validation.
-
-        Args:
-          recipes: Runs of one population.
-        """
-        members = {run_key(recipe, ()): recipe for recipe in recipes}
-        (family,) = families(members)
-        return self._population(family, members).seconds_a_member()
+    def seconds_a_run(self, recipes: Sequence[Recipe]) -> list[float]:
+        """Returns the seconds of each run by itself, by the first updates of its population."""
+        keys, seconds = [run_key(recipe, ()) for recipe in recipes], {}
+        for family, members in families(dict(zip(keys, recipes, strict=True))).items():
+            measured = self._population(family, members).seconds_a_member()
+            seconds |= dict.fromkeys(members, measured)
+        return [seconds[key] for key in keys]
 
     def has(self, recipes: Sequence[Recipe], splits: Sequence[str]) -> bool:
         """Returns whether `complete` has nothing to train."""

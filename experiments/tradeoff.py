@@ -24,7 +24,6 @@ from typing import Any
 
 from absl import flags
 
-from cyclical_jax import data
 from cyclical_jax._words import counted
 from cyclical_jax.data import num_examples
 from cyclical_jax.training import files
@@ -68,9 +67,8 @@ def measure(
       lengths: The lengths of training.
       lab: The place that makes and keeps runs.
     """
-    _plans(trials, lengths, {})  # what is wrong is told before anything is tuned
     tunings = _tuned(trials, lab)
-    plans = _plans(trials, lengths, tunings)
+    plans = plans_of(trials, lengths, tunings)
     recipes = [recipe for own in plans.values() for recipe in own.recipes]
     seconds = None if lab.has(recipes, _SPLITS) else _tell_time(plans, lab)
     outcomes = iter(lab.complete(recipes, _SPLITS))
@@ -83,19 +81,30 @@ def measure(
     return _with_seconds(as_json(with_all_statistics(record)), seconds, plans, lab)
 
 
-def _plans(trials: Mapping[Any, Trials], lengths: Lengths, tunings) -> dict[Any, Plan]:
-    """Returns the runs of all arms; before an arm is tuned, its first trial stands for it."""
-    plans, lines = {}, {}
+def plans_of(trials: Mapping[Any, Trials], lengths: Lengths, tunings) -> dict[Any, Plan]:
+    """Returns the runs of all arms; before an arm is tuned, its first trial stands for it.
+
+    Raises:
+      RecipeError: Some cannot be run; a line for each problem.
+    """
+    plans: dict[Any, Plan] = {}
+    problems: dict[str, list[str]] = {}
     for (dataset, arm), own in trials.items():
         tuning = tunings.get((dataset, arm))
         values = tune.chosen(tuning) if tuning else own.values[0]
         try:
             plans[dataset, arm] = plan(own, values, lengths, check=_CHECK.value)
         except RecipeError as error:
-            lines |= {f"{dataset}, arm {arm}: {line}": 0 for line in str(error).splitlines()}
-    if lines:
+            for line in str(error).splitlines():
+                problems.setdefault(line, []).append(f"{dataset}, arm {arm}: ")
+    if problems:
+        lines = [f"{_unless_all(where, trials)}{line}" for line, where in problems.items()]
         raise RecipeError("\n".join(lines))
     return plans
+
+
+def _unless_all(where: Sequence[str], trials: Mapping[Any, Trials]) -> str:
+    return "" if len(where) == len(trials) else where[0]
 
 
 def _tuned(trials: Mapping[Any, Trials], lab: runs.Lab) -> dict[Any, Any]:
@@ -109,20 +118,28 @@ def _tuned(trials: Mapping[Any, Trials], lab: runs.Lab) -> dict[Any, Any]:
 
 def _tell_time(plans: Mapping[Any, Plan], lab: runs.Lab) -> dict[Any, list[float]]:
     """Prints the time that is left, and returns the seconds of a run of each group."""
-    with Waiting("compiling, to estimate the time"):
-        seconds = _seconds(plans, lab)
-    number, left = 0, 0.0
-    for key, own in plans.items():
-        for group, each in zip(own.groups, seconds[key], strict=True):
-            number += len(group)
-            left += each * sum(not lab.has([recipe], _SPLITS) for recipe in group)
-    told = f"{counted(number, 'run')}; about {runs.duration(left)} for those that are not there yet"
-    print(told, flush=True)
+    seconds = _seconds(plans, lab)
+    groups = [
+        (group, each)
+        for key, own in plans.items()
+        for group, each in zip(own.groups, seconds[key], strict=True)
+    ]
+    left = sum(each for group, each in groups for recipe in group if not lab.has([recipe], _SPLITS))
+    number = counted(sum(len(group) for group, _ in groups), "run")
+    told = f"about {runs.duration(left)} for those that are not there yet"
+    print(f"{number}; {told}", flush=True)
     return seconds
 
 
 def _seconds(plans: Mapping[Any, Plan], lab: runs.Lab) -> dict[Any, list[float]]:
-    return {key: [lab.seconds_a_run(group) for group in own.groups] for key, own in plans.items()}
+    """Returns the seconds of a run of each group of each plan."""
+    recipes = [recipe for own in plans.values() for recipe in own.recipes]
+    with Waiting("compiling, to measure the time"):
+        seconds = iter(lab.seconds_a_run(recipes))
+    return {
+        key: [[next(seconds) for _ in group][0] for group in own.groups]
+        for key, own in plans.items()
+    }
 
 
 # ---- the record
@@ -253,8 +270,8 @@ def _planned_config() -> tuple[str, Table, dict[Any, Trials]]:
     keys = {change.partition("=")[0]: None for change in flags.FLAGS["set"].value}
     check_keys({"--config": keys})
     config, name = command_line.config_of(_CONFIG), _name_of(_CONFIG.value)
-    if tune.DATA_DIR.value and data.uses_data_dir(config.dataset):
-        config.data_dir = str(tune.DATA_DIR.value)
+    if tune.DATA_DIR.value:
+        raise RecipeError("--data_dir needs --table; with a config it is --config.data_dir.")
     table = Table(
         about=f"How long to train {_CONFIG.value}.",
         arms={name: Arm()},
@@ -291,6 +308,8 @@ def _lengths(trials: Mapping[Any, Trials]) -> Lengths:
 def main():
     name, table, trials = _planned()
     lengths = _lengths(trials)
+    with Waiting("checking the lengths"):
+        plans_of(trials, lengths, {})  # what is wrong is told before anything is trained
     with tune.open_lab() as lab:  # no other command writes to the workdir meanwhile
         record = measure(name, table, trials, lengths, lab)
         lab.check_place()

@@ -3,6 +3,7 @@
 All functions take records of `tradeoff_records`; they read the statistics there.
 """
 
+import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -40,31 +41,34 @@ leaves out 0, and how many of them have the same sign in one run."""
 # ---- how long should I train?
 
 
-def answers(record: Record) -> Iterator[str]:
-    """Yields the answer for each arm of each dataset, a line each."""
-    for name, dataset in record["datasets"].items():
-        for arm_name, arm in dataset["arms"].items():
-            where = name if len(dataset["arms"]) == 1 else f"{name}, {arm_name}"
-            yield f"{where}: {answer(Score.of_record(dataset), arm, len(dataset['seeds']))}"
+def answers(record: Record) -> list[str]:
+    """Returns the answer for each arm of each dataset, a line each; for a single arm some lines."""
+    arms = [
+        (name if len(dataset["arms"]) == 1 else f"{name}, {arm_name}", dataset, arm)
+        for name, dataset in record["datasets"].items()
+        for arm_name, arm in dataset["arms"].items()
+    ]
+    between = "\n" if len(arms) == 1 else " "
+    return [f"{where}: {between.join(_sentences(dataset, arm))}" for where, dataset, arm in arms]
 
 
-def answer(score: Score, arm: Mapping[str, Any], num_seeds: int) -> str:
-    """Returns how long to train an arm, in two or three sentences."""
-    advice = arm["advice"]
+def _sentences(dataset: Mapping[str, Any], arm: Mapping[str, Any]) -> list[str]:
+    """Returns how long to train an arm."""
+    score, advice = Score.of_record(dataset), arm["advice"]
     if advice is None:
-        return "every run stopped being finite; try a lower learning rate."
+        return ["at every length a run stopped being finite; try a lower learning rate."]
     length, best = advice["length"], advice["best"]
     epochs = _epochs(arm["epoch"][length])
     size = f"{counted(arm['step'][length], 'update')}, {_seconds(arm, length)}"
-    parts = [f"train for {epochs} ({size}). {_why(score, arm, length, best)}"]
+    parts = [f"train for {epochs} ({size}).", _why(score, arm, length, best)]
     doubled = advice["doubled"]
     if doubled is None:
         parts.append("No longer training was tried: raise --num_cycles to see one.")
     elif doubled["difference"] is not None:
         parts.append(f"Twice as long would change it by {_points(score, doubled)}.")
-    if num_seeds < 2:
+    if len(dataset["seeds"]) < 2:
         parts.append("One seed cannot tell a gain from luck: give --num_seeds=5.")
-    return " ".join(parts)
+    return parts
 
 
 def _why(score: Score, arm: Mapping[str, Any], length: int, best: int) -> str:
@@ -104,7 +108,7 @@ def markdown(record: Record) -> str:
     """Returns the whole record: its origin, the answers, and the tables of each dataset."""
     origin = [f"{key}: {record[key]}" for key in ("hardware", "version")]
     head = [f"## {record['tradeoff']}", record["about"], f"```\n{record['command']}\n```", *origin]
-    told = "\n".join(f"- {line}" for line in answers(record))
+    told = "\n".join(f"- {line}".replace("\n", " ") for line in answers(record))
     return "\n\n".join([*head, told, tables(record)]) + "\n"
 
 
@@ -130,33 +134,61 @@ def legend(record: Record) -> str:
 
 def _section(record: Record, name: str) -> str:
     dataset = record["datasets"][name]
-    splits = ("training", "validation")
-    sizes = [f"{dataset[key]:,} {of}" for key, of in zip(_SIZES, splits, strict=True)]
+    sizes = [f"{dataset[key]:,} {of}" for key, of in zip(_SIZES, _SPLITS, strict=True)]
     heading = f"### {name}: {', '.join(sizes)} images, n = {len(dataset['seeds'])}"
-    parts = [heading, cost(record, dataset), curves_table(dataset)]
+    cost = " ".join([_updates(record, dataset), *_times(dataset)])
+    parts = [heading, cost, curves_table(dataset)]
     if dataset["agreement"]:
         parts += [agreement_table(dataset), effects_table(dataset)]
     return "\n\n".join(parts)
 
 
-_SIZES = ("num_train", "num_validation")
+_SIZES, _SPLITS = ("num_train", "num_validation"), ("training", "validation")
+_WIDTH = 115  # characters of a line
 
 
-def cost(record: Record, dataset: Mapping[str, Any]) -> str:
-    """Returns the updates of one run and of separate runs, and their ratio, in a sentence."""
+def _updates(record: Record, dataset: Mapping[str, Any]) -> str:
+    """Returns the updates of one run and of separate runs, and their ratio."""
     arms, seeds = dataset["arms"].values(), len(dataset["seeds"])
     one = seeds * sum(arm["step"][-1] for arm in arms)
     many = seeds * sum(sum(arm["step"]) for arm in arms)
-    told = f"One run an arm and seed: {one:,} updates in all; a run for each length: {many:,}."
     formula = f"2 - 2^(1 - {record['num_cycles']}) = {ratio_of_updates(record['num_cycles']):.3f}"
-    told += f" The ratio is {many / one:.3f}; by the formula {formula}."
-    separate = [arm["seconds"]["separate"] for arm in arms]
-    if all(separate):
-        took = seeds * sum(arm["seconds"]["one_run"][-1] for arm in arms)
-        other = seeds * sum(map(sum, separate))
-        words = f"{runs.duration(took)} and {runs.duration(other)}"
-        told += f" Seconds of training: {words}, a ratio of {other / took:.2f}."
-    return told
+    return (
+        f"One run an arm and seed: {one:,} updates in all; a run for each length: {many:,}. "
+        f"The ratio is {many / one:.3f}; by the formula {formula}."
+    )
+
+
+def _times(dataset: Mapping[str, Any]) -> Iterator[str]:
+    """Yields the seconds of both, and their ratio, if separate runs were trained."""
+    seconds = [arm["seconds"] for arm in dataset["arms"].values()]
+    if all(own["separate"] for own in seconds):
+        one = len(dataset["seeds"]) * sum(own["one_run"][-1] for own in seconds)
+        many = len(dataset["seeds"]) * sum(sum(own["separate"]) for own in seconds)
+        told = f"{runs.duration(one)} and {runs.duration(many)}, a ratio of {many / one:.2f}"
+        yield f"Seconds of training: {told}."
+
+
+def front(record: Record, dataset: Mapping[str, Any]) -> str:
+    """Returns a dataset in short: its cost, how far both curves are apart, whether they agree."""
+    seeds = len(dataset["seeds"])
+    sizes = [f"{dataset[key]:,} {of}" for key, of in zip(_SIZES, _SPLITS, strict=True)]
+    told = f"{', '.join(sizes)} images; {seeds} seeds. {_updates(record, dataset)}"
+    parts = [textwrap.fill(told, _WIDTH), _distances(dataset), agreement_table(dataset)]
+    return "\n\n".join(parts)
+
+
+def _distances(dataset: Mapping[str, Any]) -> str:
+    """Returns a row for each arm: all its gaps in one number, and the largest of them."""
+    score = Score.of_record(dataset)
+    head = ["arm", "RMS of the gaps of means", "largest gap [95 %]", "at epochs"]
+    rows = []
+    for name, arm in dataset["arms"].items():
+        sizes = [abs(gap["difference"] or 0) for gap in arm["gaps"]]
+        at = int(np.argmax(sizes))
+        far = NOTHING if arm["distance"] is None else number(arm["distance"], score.percent)
+        rows.append([name, far, _difference(score, arm["gaps"][at]), f"{arm['epoch'][at]:g}"])
+    return _table(head, rows)
 
 
 def curves_table(dataset: Mapping[str, Any]) -> str:

@@ -149,9 +149,9 @@ def run(
             state, rows = _train(recipe, dataset, earlier, folder, checkpoints, keep_as, **options)
             test = _test(recipe, dataset, state, Keeper(checkpoints, **keep_as), num_workers)
         runs.check_finite("test_loss", test["loss"], int(state.step))
-        result = {f"test_{name}": files.finite(value) for name, value in test.items()}
+        result = summary_of(recipe, num_examples(dataset.train))
+        result |= {f"test_{name}": files.finite(value) for name, value in test.items()}
         result.setdefault("test_num_examples", num_examples(dataset.test))
-        result |= summary_of(recipe, num_examples(dataset.train))
         result |= _best_validation(recipe, rows) | {
             "steps": int(state.step),
             "training_seconds": rows[-1]["seconds"] if rows else None,  # the first process has all

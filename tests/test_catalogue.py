@@ -39,8 +39,11 @@ ON = {
     },
     "learning_rate": {
         "optimizer.learning_rate": cyclical(0.01, 0.1),
-        "optimizer.learning_rate_schedule": "one_cycle",
+        "optimizer.learning_rate_schedule": "warm_restarts",
         "optimizer.warmup": "2 steps",
+        "optimizer.first_cycle": "4 steps",
+        "optimizer.restart_multiplier": 1,
+        "cycle.span": "restart",
     },
     "finetuning": {"finetuning.start": RUN, "finetuning.share": cyclical(0, 1)},
     "augmentation": {"augment.operations": ("flip", "mixup"), "augment.strength": cyclical(0, 1)},

@@ -157,7 +157,8 @@ LATER = sorted(cyclical_jax._MODULES)  # imported at their first use, for type c
         ("curriculum", ["_checks", "_dtypes", "_sharding", "_types"]),
         ("distillation", ["_checks", "_dtypes", "_examples", "_focal", "_types", "losses"]),
         ("finetuning", ["_checks", "_dtypes", "_types", "opt_state", "transforms"]),
-        ("precision", ["_checks", "_dtypes", "_sharding", "_types"]),
+        ("_levels", ["_sharding"]),
+        ("precision", ["_checks", "_dtypes", "_levels", "_types"]),
         ("semisupervised", ["_examples", "_types", "losses"]),
         ("__init__", [*AT_ONCE, *LATER]),
     ],
@@ -185,6 +186,7 @@ def test_configs_are_read_in_one_file_and_made_in_another():
 # Words that the engine has too, in a sense of its own.
 OF_THE_ENGINE = {"batch_size", "dtype", "hardness", "labels", "loss", "model", "momentum", "name"}
 OF_THE_ENGINE |= {"network", "optimizer", "share", "start", "strength"}
+OF_THE_ENGINE |= {"gradients", "keep", "weights"}
 FURTHER = {"accuracy", "ema", "teacher", "unlabelled", "difficulty", "rank", "focal", "label"}
 
 

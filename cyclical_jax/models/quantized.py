@@ -96,6 +96,19 @@ def with_bits(model_state: Mapping[str, Any], bits: int) -> dict[str, Any]:
 # ---- the layers of a model
 
 
+def quantized_layers(model: Model, inputs: Any, how: Precision) -> list[Path]:
+    """Returns the layers that `quantized` quantizes, in the order of their calls.
+
+    Args:
+      model, inputs: As in `layers_of`.
+      how: As in `quantized`.
+
+    Raises:
+      ValueError: As in `quantized`.
+    """
+    return list(_quantized_layers(model, inputs, how))
+
+
 def layers_of(model: Model, inputs: Any) -> dict[Path, Axes | None]:
     """Returns the layers that can be quantized, in the order of their calls.
 

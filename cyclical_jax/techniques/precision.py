@@ -25,7 +25,8 @@ _BITS = {"minimum": LEAST_BITS, "maximum": MOST_BITS}
 
 
 def _bits(of: str) -> Field:
-    return or_none(knob(None, f"number of bits of {of}, rounded to a whole number", **_BITS))
+    field = knob(None, f"number of bits of {of}, rounded to a whole number", **_BITS)
+    return or_none(field._replace(is_whole=True))
 
 
 def _check_names(key, value):
@@ -78,32 +79,41 @@ KEYS = {
 
 def problems(checked: Own) -> Iterator[str]:
     deficit, bits = checked[DEFICIT], checked[DEFICIT_BITS]
-    if (deficit is None) != (bits is None):
-        yield f"{DEFICIT} and {DEFICIT_BITS} must both be set or both be None, got " + (
-            f"{deficit} and {bits}."
+    are_whole = checked[WEIGHTS] is None and checked[ACTIVATIONS] is None
+    read = f"read where {any_of(WEIGHTS, ACTIVATIONS)} is set, not None"
+    if are_whole and checked[QUANTIZER] != KEYS[QUANTIZER].default:
+        yield f"{QUANTIZER} is {read}; leave it at {KEYS[QUANTIZER].default!r}."
+    if are_whole and (deficit, bits) != (None, None):
+        yield f"{DEFICIT} and {DEFICIT_BITS} are {read}; leave both at None."
+    elif (deficit is None) != (bits is None):
+        yield (
+            f"{DEFICIT} and {DEFICIT_BITS} must both be set or both be None, got {deficit} and "
+            f"{bits}."
         )
-    if checked[WEIGHTS] is None and checked[ACTIVATIONS] is None:
-        for key in (QUANTIZER, DEFICIT, DEFICIT_BITS):
-            if checked[key] != KEYS[key].default:
-                yield (
-                    f"{key} is read where {any_of(WEIGHTS, ACTIVATIONS)} is set, not None; leave "
-                    f"it at {KEYS[key].default!r}."
-                )
 
 
 def model(site: Site, before: Model | None) -> Model:
     if before is None:
         raise TypeError("precision wraps a model, but no entry before it makes one.")
-    # A knob that is on is a number of the program, and not among the site's own values.
-    words = tuple(key.rpartition(".")[2] for key in KNOBS if key not in site.own)
-    how = Precision(
-        words=words,
-        symmetric=site.own[QUANTIZER] == "symmetric",
-        keep=site.own[KEEP],
-        axis_name=site.axis_name,
-        keep_is=KEEP,
-    )
-    return quantized(before, how)
+    return quantized(before, how_of(site.own, site.axis_name))
+
+
+def how_of(own: Own, axis_name: str | None = None) -> Precision:
+    """Returns what a run quantizes, and how.
+
+    Args:
+      own: The values of all keys but the knobs that are on, which are numbers of the program.
+      axis_name: The mapped axis over which ranges are taken in training.
+    """
+    words = tuple(key.rpartition(".")[2] for key in KNOBS if key not in own)
+    is_symmetric = own[QUANTIZER] == "symmetric"
+    return Precision(words, is_symmetric, own[KEEP], axis_name, keep_is=KEEP)
+
+
+def own_of_weights() -> dict[str, object]:
+    """Returns the own values of a run that quantizes its weights alone, as Qwix does."""
+    own = {key: field.default for key, field in KEYS.items() if key != WEIGHTS}
+    return own | {QUANTIZER: "symmetric"}
 
 
 def schedules(own: Own, schedules: Schedules, timetable: Timetable) -> Schedules:

@@ -49,8 +49,11 @@ def _sections(catalogue: Catalogue, values: Mapping[str, Any]) -> Iterator[tuple
 def _what_turns_on(entry: Technique) -> str:
     if isinstance(entry, Task):
         return f"off; {TASK} = {entry.name!r} turns it on"
-    switches = any_of(*entry.switches) if entry.switches else ""
-    return f"off; {switches} turns it on" if switches else "off; not for this task"
+    if not entry.switches:
+        return "off; not for this task"
+    first, *others = entry.switches
+    words = any_of(first, *(f".{key.rpartition('.')[2]}" for key in others))
+    return f"off; {words} turns it on"
 
 
 def _key(key: str, field: Field, value: Any) -> str:

@@ -3,7 +3,7 @@
 import functools
 import sysconfig
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +51,7 @@ def _misfits(model: Model, structure: Structure, spec: Spec) -> Iterator[str]:
     key, example, found = jax.eval_shape(lambda: _start(model, structure, spec))
     made = _pair("init must return params", found)
     words = [knob.rpartition(".")[2] for knob in model_knobs(structure, model)]
+    yield from _same_words(model_knobs(structure, model))
 
     def train(variables, inputs, key, knobs):
         return model.apply(*variables, inputs, train=True, key=key, **knobs)
@@ -66,6 +67,15 @@ def _misfits(model: Model, structure: Structure, spec: Spec) -> Iterator[str]:
     yield from _wrong_outputs([outputs, judged], structure, spec)
     if (new := _shapes(model_state)) != (old := _shapes(made[1])):
         yield f"apply must return a model_state like that of init, {old}, got {new}."
+
+
+def _same_words(knobs: Sequence[str]) -> Iterator[str]:
+    """Yields a line for each two knobs that the model would get by the same word."""
+    of_word: dict[str, str] = {}
+    for key in knobs:
+        word = key.rpartition(".")[2]
+        if (other := of_word.setdefault(word, key)) != key:
+            yield f"{other} and {key} cannot both be on: the model gets both as {word!r}."
 
 
 def _start(model: Model, structure: Structure, spec: Spec) -> tuple[Any, Any, Any]:

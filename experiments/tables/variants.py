@@ -61,6 +61,10 @@ TABLE = Table(
         ),
         "multilabel, constant": Arm(_held("multilabel", multilabel__hardness=0.5), control="plain"),
         "multilabel": Arm(VARIANTS["multilabel"], control="multilabel, constant"),
+        "precision, constant": Arm(
+            _held("precision", precision__weights=6, precision__activations=6), control="plain"
+        ),
+        "precision": Arm(VARIANTS["precision"], control="precision, constant"),
         "long tail": Arm(_only("class_weights", "subset")),
         "class_weights": Arm(VARIANTS["class_weights"], control="long tail"),
         "1,000 labels": Arm(

@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-from experiments import front_page, scatter
+from experiments import front_page, scatter, tradeoff_presentation
 from experiments.presentation import markdown
 from experiments.score import ACCURACY, Score
 
@@ -45,7 +45,7 @@ def test_every_arm_of_every_table_is_on_a_page(records):
             if kind == "table":
                 table, dataset, arms = front_page.asked_arms(asked, records)
                 shown |= {(table, dataset, arm) for arm in arms}
-            else:
+            elif kind == "origin":
                 with_origin.add(asked)
     there = {
         (table, name, arm)
@@ -63,9 +63,51 @@ def test_a_table_is_no_wider_than_the_page():
             assert len(line) <= 120, f"{page.name}: {line}"
 
 
+def test_all_trade_off_curves_are_on_a_page_and_shown_as_when_they_were_made():
+    asked = {
+        name
+        for page in front_page.pages()
+        for kind, name in front_page.blocks(page.read_text())
+        if kind == "tradeoff"
+    }
+    there = front_page.tradeoffs()
+    assert there and asked == {
+        *there,
+        *(f"{name} {dataset}" for name, record in there.items() for dataset in record["datasets"]),
+    }
+    for name, record in there.items():
+        shown = (front_page.TRADEOFFS / f"{name}.md").read_text()
+        assert tradeoff_presentation.markdown(record) == shown, name
+
+
+def differences_of_tradeoffs():
+    """Yields (score, comparison) of all trade-off curves."""
+    for record in front_page.tradeoffs().values():
+        for dataset in record["datasets"].values():
+            for arm in dataset["arms"].values():
+                of_methods = arm.get("effects", {}).values()
+                doubled = [arm["advice"]["doubled"]] if arm["advice"] else []
+                for one in [*arm["gaps"], *doubled, *(e for kind in of_methods for e in kind)]:
+                    if one and one["interval"]:
+                        yield Score.of_record(dataset), one
+
+
+def correlations_of_tradeoffs():
+    """Yields (correlation, low, high) of all trade-off curves, as a page writes them."""
+    for record in front_page.tradeoffs().values():
+        for dataset in record["datasets"].values():
+            arms = dataset["arms"].values()
+            for found in [dataset["agreement"], *(arm.get("agreement") for arm in arms)]:
+                if found and found["correlation"]["interval"]:
+                    numbers = found["correlation"]["value"], *found["correlation"]["interval"]
+                    yield tuple(f"{number:+.2f}" for number in numbers)
+
+
 def differences(records):
     """Returns {(difference, low, high): {p}} of all tables, as a page writes them."""
-    found = {}
+    found = {numbers: set() for numbers in correlations_of_tradeoffs()}
+    for score, one in differences_of_tradeoffs():
+        found[tuple(map(score.difference, (one["difference"], *one["interval"])))] = set()
     for record in records.values():
         for dataset in record["datasets"].values():
             score = Score.of_record(dataset)
@@ -83,8 +125,8 @@ def wrong_differences(text, found):
     prose = re.sub(r"^```.*?^```", "", text, flags=re.DOTALL | re.MULTILINE)
     for match in DIFFERENCE.finditer(" ".join(prose.split())):
         *numbers, sign, p = match.groups()
-        its = found.get(tuple(numbers), set())
-        if not its or (p and not any(_is_told(value, sign, p) for value in its)):
+        its = found.get(tuple(numbers))
+        if its is None or (p and not any(_is_told(value, sign, p) for value in its)):
             yield match.group()
 
 
@@ -252,3 +294,21 @@ def test_the_origin_of_a_table_has_its_command_without_a_folder(records):
 def test_a_marker_that_asks_for_nothing_there_is_refused(records, old, new, message):
     with pytest.raises(ValueError, match=f"^{re.escape(message)}"):
         front_page.filled(PAGE.replace(old, new, 1), records)
+
+
+def test_the_verdict_on_trade_off_curves_is_that_of_their_records():
+    arms = front_page.tradeoffs()["methods"]["datasets"]["digits"]["arms"]
+    assert all(low < 0 < high for low, high in (gap["interval"] for gap in arms["plain"]["gaps"]))
+    assert max(abs(gap["difference"]) for gap in arms["plain"]["gaps"]) < 0.00245
+    constant = [arms[name]["agreement"] for name in ("label smoothing", "mixup", "dropout")]
+    assert [sum(one[key] for one in constant) for key in ("clear", "clear_alike")] == [5, 5]
+    focal = arms["cyclical focal"]["effects"]
+    after = arms["cyclical focal"]["epoch"].index(16)
+    assert focal["separate"][after]["interval"][1] < 0 < focal["one_run"][after]["difference"]
+    page = told("results.md")
+    for words in (
+        "For plain training the two curves are within 0.24 points at every length",
+        "They show five differences to plain training clearly",
+        "After 16 epochs separate runs lose -0.90 [-1.13, -0.67] points to plain training",
+    ):
+        assert words in page

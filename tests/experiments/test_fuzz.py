@@ -186,7 +186,7 @@ def read_by(config: dict, key: str) -> bool:
         return True
     if entry in CATALOGUE.tasks and entry.name != config["task"]["name"]:
         return False
-    if entry.switch is not None and value_at(config, entry.switch) is None:
+    if entry.switches and all(value_at(config, switch) is None for switch in entry.switches):
         return False
     for choice, options in (entry.options or {}).items():
         optional = {option for names in options.values() for option in names}

@@ -98,6 +98,11 @@ PARSED = {
         "range_test.recipes_of(command_line.config_of(range_test._CONFIG), "
         "['optimizer.max_norm'], [1.0, 2.0], 1)",
     ),
+    "tradeoff": (
+        [*CONFIG, "--num_cycles=1", "--num_seeds=1"],
+        "[own.recipes for trials in [tradeoff._planned()[2]] "
+        "for own in tradeoff.plans_of(trials, tradeoff._lengths(trials), {}).values()]",
+    ),
     "demo": ([], "[[demo.recipe_of(variant)] for variant in demo.digits.VARIANTS]"),
 }
 CODE = """

@@ -432,6 +432,58 @@ CASES = {
             "class logits.",
         ),
     ],
+    "precision": [
+        ({"precision.weights": 1}, "precision.weights must be at least 2 and at most 16, got 1."),
+        (
+            {"precision.gradients": cyclical(17, 3)},
+            "precision.gradients.easy must be at least 2 and at most 16, got 17.",
+        ),
+        (
+            {"precision.weights": 4, "precision.quantizer": "symetric"},
+            "precision.quantizer must be one of 'affine', 'symmetric', got 'symetric'. Did you "
+            "mean 'symmetric'?",
+        ),
+        (
+            {"precision.weights": 4, "precision.keep": "last"},
+            "precision.keep must be a tuple of names, such as ('last',), got 'last'.",
+        ),
+        (
+            {"precision.keep": ("first",)},
+            "precision.keep is read where precision.weights, precision.activations or "
+            "precision.gradients is set, not None; leave it at ('last',).",
+        ),
+        (
+            {"precision.gradients": 8, "precision.quantizer": "symmetric"},
+            "precision.quantizer is read where precision.weights or precision.activations is set, "
+            "not None; leave it at 'affine'.",
+        ),
+        (
+            {"precision.weights": 4, "precision.deficit": 0.5},
+            "precision.deficit must be (start, end), such as (0, 0.25), got 0.5.",
+        ),
+        (
+            {"precision.weights": 4, "precision.deficit": (0.5, 0.5), "precision.deficit_bits": 3},
+            "precision.deficit must be (start, end) with start below end, got (0.5, 0.5).",
+        ),
+        (
+            {"precision.weights": 4, "precision.deficit": (0, 1.5), "precision.deficit_bits": 3},
+            "precision.deficit must be at least 0 and at most 1, got 1.5.",
+        ),
+        (
+            {"precision.weights": 4, "precision.deficit": (0, 0.5)},
+            "precision.deficit and precision.deficit_bits must both be set or both be None, got "
+            "(0.0, 0.5) and None.",
+        ),
+        (
+            {"precision.weights": 4, "precision.deficit": (0, 1), "precision.deficit_bits": 1},
+            "precision.deficit_bits must be a whole number from 2 to 16, got 1.",
+        ),
+        (
+            {"precision.gradients": 8, "precision.deficit_bits": 3, "precision.deficit": (0, 1)},
+            "precision.deficit and precision.deficit_bits are read where precision.weights or "
+            "precision.activations is set, not None; leave both at None.",
+        ),
+    ],
 }
 
 
@@ -455,7 +507,7 @@ def test_every_entry_that_can_be_wrong_has_a_case():
     able = {
         entry.name
         for entry in CATALOGUE.entries
-        if entry.problems is not no_problems or entry.switch or entry.needs or entry.options
+        if entry.problems is not no_problems or entry.switches or entry.needs or entry.options
     }
     assert able == CASES.keys() and all(CASES.values())
 

@@ -1,5 +1,7 @@
 """What the engine finds wrong between the values of a config, a line each."""
 
+import dataclasses
+
 import jax.numpy as jnp
 import pytest
 
@@ -43,6 +45,26 @@ def test_a_subset_beside_a_wrong_value_is_not_judged(wrong):
 
 
 # ---- what is wrong between values
+
+
+def test_one_of_several_switches_turns_a_technique_on():
+    keys = {f"mine.{word}": or_none(text(None, "a word")) for word in "abc"}
+    keys["mine.more"] = flag(False, "more")
+    mine = Technique("mine", keys, switch=("mine.a", "mine.b"), needs=frozenset({"sounds"}))
+    catalogue = Catalogue(TASKS, (*TECHNIQUES, mine))
+    off = parse(changed({}, catalogue), catalogue=catalogue)
+    assert mine not in [entry for entry, _ in off.structure.entries]
+    for key in ("mine.more", "mine.c"):
+        value = True if key == "mine.more" else "word"
+        assert lines_of({key: value}, catalogue) == [
+            f"{key} is read where mine.a or mine.b is set, not None; leave it at "
+            f"{keys[key].default!r}."
+        ]
+    assert lines_of({"mine.b": "word", "mine.more": True}, catalogue) == [
+        "mine.b must be None where task.name is 'classification': it needs sounds."
+    ]
+    with pytest.raises(RecipeError, match="mine has no key mine.d, which is its switch"):
+        Catalogue(TASKS, (dataclasses.replace(mine, switch=("mine.a", "mine.d")),))
 
 
 @pytest.mark.parametrize("num_devices, is_wrong", [(1, False), (2, False), (4, False), (3, True)])

@@ -143,7 +143,7 @@ def test_the_words_that_two_knobs_of_ours_share():
     words = [key.rpartition(".")[2] for key in knobs]
     shared = {word for word in words if words.count(word) > 1}
     assert shared == {"preference", "hardness", "gamma_hc", "gamma_pos", "gamma_neg"}
-    assert len(knobs) == 32
+    assert len(knobs) == 35
 
 
 # ---- the catalogue

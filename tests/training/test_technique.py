@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 
 from cyclical_jax.data import Dataset
+from cyclical_jax.training.fields import knob
 from cyclical_jax.training.structure import Accumulation, Curve, Knob, Structure
 from cyclical_jax.training.technique import Spec, Task, Technique, columns, spec_of
+from tests.helpers import structure_of
 
 
 @pytest.mark.parametrize(
@@ -48,6 +50,25 @@ def test_no_knob_has_the_name_of_what_is_measured_or_logged():
     assert structure.columns == {f"mine.{word}": f"mine.{word}" for word in words} | {
         "mine.rate": "rate"
     }
+
+
+def test_a_technique_names_the_columns_of_its_knobs_and_of_further_schedules():
+    """A knob that is off has no column, and another knob of that name has its whole key."""
+    keys = {f"mine.{word}": knob(0.0, "a number") for word in ("rate", "size", "off")}
+    named = {"mine.rate": "my_rate", "mine.off": "my_off", "mine.cost": "my_cost"}
+    mine = Technique("mine", keys, columns=named, whole=("mine.cost", "mine.size"))
+    others = ("mine.rate", "mine.size", "other.my_rate")
+    structure = dataclasses.replace(
+        structure_of(Task("task", {}), mine),
+        curves=tuple((key, Curve("linear", "linear")) for key in others),
+    )
+    assert structure.columns == {
+        "mine.size": "size",
+        "other.my_rate": "other.my_rate",
+        "mine.rate": "my_rate",
+        "mine.cost": "my_cost",
+    }
+    assert structure.whole == {"my_cost", "size"}
 
 
 def test_more_of_what_a_task_judges_by_is_better():
