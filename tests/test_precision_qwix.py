@@ -7,7 +7,8 @@ import pytest
 
 from cyclical_jax.precision import fake_quantize
 
-qwix = pytest.importorskip("qwix")
+qwix = pytest.importorskip("qwix", reason="Qwix is not installed")
+pytestmark = pytest.mark.slow  # CI installs the library for the slow tests alone
 
 QTYPES = {2: "int2", 3: "int3", 4: jnp.int4, 5: "int5", 6: "int6", 7: "int7", 8: jnp.int8}
 CHANNELS = {  # shapes of kernels: axes of their outputs
