@@ -7,7 +7,7 @@ serves all of them. A number with a fraction is rounded to whole bits (halves to
     affine      n = 2^b - 1,  s = (hi - lo) / n,         q = clip(round((x - lo) / s), 0, n)
                 result q s + lo; both ends of the range are levels, and 0 need not be one
     symmetric   m = 2^(b-1),  s = max|x| / (m - 1/2),    q = clip(round(x / s), -m, m - 1)
-                result q s; equal, bit for bit, to what Qwix quantizes and dequantizes
+                result q s; for float32 equal, bit for bit, to what Qwix quantizes and dequantizes
 
 [lo, hi] is the range of the values. Rounding is to the nearest level, halves to even, or with a key
 at random such that the mean is x. The arithmetic is in float32, and the result has the dtype of x.

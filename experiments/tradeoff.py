@@ -8,8 +8,8 @@ The learning rate of the run warms up for w = `--first_cycle`, and then falls to
 over rows, and never reads the test split.
 
 --table compares the arms of a table at all lengths. --check also trains each length by a run of its
-own, with one cosine after a warm-up of 8/90 of the length. It says how far the two curves are
-apart, and whether they agree on the arms.
+own, with one cosine that begins with a warm-up of 8/90 of the length. It says how far the two
+curves are apart, and whether they agree on the arms.
 
 Source: Portes et al., Fast Benchmarking of Accuracy vs. Training Time with Cyclic Learning Rates
 (2206.00832).
