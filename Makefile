@@ -98,6 +98,7 @@ benchmarks: $(INSTALLED) $(PEERS) ## measure the ratios that docs/speed.md quote
 	$(RUN) -m benchmarks.optimizer
 	$(RUN) -m benchmarks.import_time
 	$(RUN) -m benchmarks.train_step
+	$(RUN) -m benchmarks.precision
 	$(RUN) -m benchmarks.loop
 	$(RUN) -m benchmarks.convolutions
 	$(RUN) -m benchmarks.compilation

@@ -13,6 +13,7 @@ A variant may follow after a colon, as in configs/fashion_mnist_4k.py:all:
   weight_decay, clipping, temperature, focal, all   as in configs/fashion_mnist.py
   imbalanced                                        580 images of the first class, 220 of the last
   cnn                                               a small convolutional network
+  short_cnn                                         cnn, for 8 epochs in place of 20
   imbalanced_cnn                                    both
 
 The 4K sets of arXiv 2202.08835 (Table 1) and arXiv 2202.08978 are cut from CIFAR; this one is cut
@@ -33,6 +34,7 @@ _CNN = {
 VARIANTS = {name: fashion_mnist.VARIANTS[name] for name in _TECHNIQUES} | {
     "imbalanced": _IMBALANCED,
     "cnn": _CNN,
+    "short_cnn": _CNN | {"duration": "8 epochs"},
     "imbalanced_cnn": _IMBALANCED | _CNN,
 }
 

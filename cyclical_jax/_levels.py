@@ -24,9 +24,12 @@ def affine(x, bits, lo, hi, noise=0.0):
 def symmetric(x, bits, lo, hi, noise=0.0):
     """Returns `x` at 2^bits multiples of a scale, of which one more is below 0 than above."""
     half = _power_of_two(bits - 1)
-    # Products, since XLA makes them of quotients in some programs only: the largest number lies
-    # between two levels, and an ulp decides which one it gets.
-    scale = jnp.maximum(jnp.maximum(-lo, hi) * (1 / (half - 0.5)), _TINY)
+    size = jnp.maximum(-lo, hi)
+    # XLA makes a product of a quotient whose divisor is broadcast, but not in all programs; and an
+    # ulp decides about the largest number, which lies between two levels. So products are written
+    # out where Qwix has them: all but that of a single scale.
+    scale = size / (half - 0.5) if size.size == 1 else size * (1 / (half - 0.5))
+    scale = jnp.maximum(scale, _TINY)
     return jnp.clip(jnp.round(x * (1 / scale) + noise), -half, half - 1) * scale
 
 
@@ -38,8 +41,9 @@ def _power_of_two(exponent: jax.Array) -> jax.Array:
 def draws(key, x):
     """Returns noise within (-1/2, 1/2), symmetric about 0, for each entry of `x`.
 
-    A draw is a hash of the key and of the position. JAX's own generator takes several times as long
-    as all the rest, and rounding asks for little: draws that are even, and new for each key.
+    A draw is a hash of the key and of the position. On a CPU the draws of JAX's own generator take
+    several times as long as all the rest, and rounding asks for little: draws that are even, and
+    new for each key.
     """
     first, second = jax.random.bits(key, (2,), jnp.uint32)
     mixed = _mixed(_positions(x) ^ first, 0x7FEB352D)

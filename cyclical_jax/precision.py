@@ -7,7 +7,7 @@ serves all of them. A number with a fraction is rounded to whole bits (halves to
     affine      n = 2^b - 1,  s = (hi - lo) / n,         q = clip(round((x - lo) / s), 0, n)
                 result q s + lo; both ends of the range are levels, and 0 need not be one
     symmetric   m = 2^(b-1),  s = max|x| / (m - 1/2),    q = clip(round(x / s), -m, m - 1)
-                result q s; equal, bit for bit, to what Qwix quantizes and dequantizes
+                result q s; for float32 equal, bit for bit, to what Qwix quantizes and dequantizes
 
 [lo, hi] is the range of the values. Rounding is to the nearest level, halves to even, or with a key
 at random such that the mean is x. The arithmetic is in float32, and the result has the dtype of x.
@@ -106,9 +106,9 @@ def fake_quantize(
     if bits is None:
         return x
     bits = _whole_bits("bits", bits)
-    # All but the last line is constant to autodiff, which would find NaN in quotients of 0.
+    # The levels are constant to autodiff, which has no derivative of a range over devices.
     constant, bits = jax.lax.stop_gradient((widened(x), bits))
-    lo, hi = jax.lax.stop_gradient(_range(constant, axes, limits, axis_name))
+    lo, hi = _range(constant, axes, limits, axis_name)
     noise = 0.0 if key is None else _levels.draws(key, constant)
     quantize = _levels.symmetric if symmetric else _levels.affine
     levels = quantize(constant, bits, lo, hi, noise)

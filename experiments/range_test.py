@@ -192,8 +192,8 @@ def _published(record: Mapping[str, Any]) -> list[str]:
     low, high, rise = (record["published"][name] for name in ("low", "high", "rise"))
     if low is None:
         return [
-            f"published rule: at no width is the training accuracy more than {rise:.0%} above that "
-            "of the width below; all widths learn, or none does"
+            f"published rule: no training accuracy is more than {rise:.0%} above that of the width "
+            "below; all learn, or none"
         ]
     return [
         f"published rule: {low} to {high}, since at {low} bits the training accuracy is first more "

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.patheffects import withStroke
 
 from experiments import drawing
 from experiments.drawing import Theme
@@ -142,8 +143,9 @@ def _apart(heights: Sequence[float], gap: float, bottom: float, top: float) -> n
 
 def _write(axes: Axes, point: _Point, place: tuple[float, float], theme: Theme) -> None:
     line = {"arrowstyle": "-", "color": theme.muted, "linewidth": 0.5, "shrinkA": 0, "shrinkB": 0}
-    look = {"fontsize": drawing.SMALL, "va": "center", "annotation_clip": False}
-    axes.annotate(point.name, (point.x, point.mean), xytext=place, arrowprops=line, **look)
+    look = {"fontsize": drawing.SMALL, "va": "center", "annotation_clip": False, "zorder": 4}
+    text = axes.annotate(point.name, (point.x, point.mean), xytext=place, arrowprops=line, **look)
+    text.set_path_effects([withStroke(linewidth=3, foreground=theme.ground)])  # over other lines
 
 
 def has_one(record: Record) -> bool:

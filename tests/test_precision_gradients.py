@@ -39,6 +39,15 @@ def test_the_gradient_passes_straight_through_and_is_0_for_bits(options):
         np.testing.assert_array_equal(of_bits, np.float32(0))
 
 
+def test_the_gradient_passes_straight_through_a_range_over_devices():
+    def slopes(x, upstream):
+        total = lambda x: (fake_quantize(x, 3, axis_name="devices") * upstream).sum()  # noqa: E731
+        return jax.grad(total)(x)
+
+    found = jax.vmap(slopes, axis_name="devices")(jnp.asarray(X), UPSTREAM)
+    np.testing.assert_array_equal(found, UPSTREAM)
+
+
 def test_whole_bits_have_the_gradient_that_jax_gives_whole_numbers():
     def total(x, bits):
         return (quantize_gradient(fake_quantize(x, bits), bits, KEY) ** 2).sum()

@@ -1,5 +1,6 @@
 """The schedule that restarts against its formula, with cycles that are walked one by one."""
 
+import functools
 import itertools
 import math
 
@@ -193,3 +194,21 @@ def test_a_schedule_begins_anew_in_each_cycle(shape, num_cycles):
         for start, end in itertools.pairwise((0, *ends))
     ]
     np.testing.assert_allclose(found, np.concatenate(alone), rtol=1e-5)
+
+
+@pytest.mark.parametrize("shape, num_cycles, end", [("cosine", 3, 54), ("rex", 7, 61)])
+def test_later_cycles_change_no_bit_of_the_first_one(shape, num_cycles, end):
+    """XLA would round otherwise where a single cycle lets it know the length."""
+    options = {"shape": shape, "num_cycles": num_cycles}
+
+    @functools.partial(jax.jit, static_argnums=0)
+    def values(ends, easy, hard, factor, counts):
+        def within(length):
+            return cyclical_schedule(easy, hard, length, factor=factor, **options)
+
+        return in_each_cycle(within, ends)(counts)
+
+    numbers = np.float32(0.5), np.float32(0.9), np.float32(2)
+    alone = values((end,), *numbers, np.arange(end))
+    longer = values((end, 3 * end, 7 * end), *numbers, np.arange(7 * end))
+    np.testing.assert_array_equal(alone, longer[:end])

@@ -153,9 +153,9 @@ def _axes_of_a_channel(module: nn.Module, number: int, args, kwargs) -> Axes:
         einsum = module.einsum_str or (args[0] if args else kwargs["einsum_str"])
         operands, _, result = einsum.replace(" ", "").replace("...", "").partition("->")
         letters = operands.partition(",")[2]
+        if len(letters) != number:
+            raise ValueError(f"a kernel with an ellipsis cannot be quantized, got {einsum!r}.")
         return tuple(axis for axis, letter in enumerate(letters) if letter not in result)
-    if isinstance(module, nn.ConvLocal):
-        return (number - 2,)
     is_swapped = isinstance(module, nn.ConvTranspose) and module.transpose_kernel
     output = number - 2 if is_swapped else number - 1
     return tuple(axis for axis in range(number) if axis != output)

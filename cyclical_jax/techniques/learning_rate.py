@@ -127,7 +127,13 @@ TECHNIQUE = Technique(
     part,
     schedules=schedules,
     restarts=RESTARTS,
-    options={SCHEDULE: {WARM_RESTARTS: ("first_cycle", "restart_multiplier")}},
+    options={
+        SCHEDULE: {
+            "cosine": (),
+            "one_cycle": (),
+            WARM_RESTARTS: ("first_cycle", "restart_multiplier"),
+        }
+    },
     problems=problems,
     about="Sets the learning rate, its schedule and its warm-up.",
 )

@@ -108,7 +108,9 @@ def _schedule_problems(recipe: Recipe, there: Timetable, here: Timetable) -> Ite
     moved = _moved(recipe, there, here)
     if moved:
         update = min(moved.values())
-        keys = " and ".join(key for key, first in moved.items() if first == update)
+        first = [key for key, at in moved.items() if at == update]
+        named = [key for key in first if key in recipe.catalogue.keys]  # others follow from them
+        keys = " and ".join(named or first)
         yield (
             f"This run cannot be made longer: {keys} would have other values from update "
             f"{update + 1:,} on, because a schedule spans the whole run."

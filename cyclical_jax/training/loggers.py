@@ -94,7 +94,9 @@ class WandB:
         about = {"project": project, "name": workdir.resolve().name, "config": config}
         own = {"id": self._state["id"], "resume": "allow", "dir": workdir}
         try:
-            return wandb.init(**about, **own, settings=wandb.Settings(console="off"))
+            run = wandb.init(**about, **own, settings=wandb.Settings(console="off"))
+            run.config.update(config, allow_val_change=True)  # of a run that was made longer
+            return run
         except Exception as error:  # no key, no network, no such project: the package has its own
             reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
             raise WorkdirError(f"--logger=wandb cannot start: {reason}") from error

@@ -80,6 +80,7 @@ NOT_RUN = {
         "it needs a second machine",
         "it needs the archives of ImageNet",
     ],
+    "docs/precision.md": ["tests/interop/test_qwix.py runs it"],
 }
 
 

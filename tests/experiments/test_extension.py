@@ -12,7 +12,9 @@ import pytest
 from cyclical_jax.training import files
 from cyclical_jax.training.checkpoints import Checkpoints
 from tests import commands
-from tests.experiments.test_resume import assert_same_run, rows_of, without_times
+from tests.experiments.test_resume import assert_same_run, finish, rows_of, start_two, without_times
+from tests.experiments.test_resume import environment as environment
+from tests.experiments.test_resume import start as start
 from tests.helpers import stored
 
 pytestmark = pytest.mark.usefixtures("fast_compilation")
@@ -138,12 +140,26 @@ def test_ends_of_cycles_without_cycles_are_one_line(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_run_without_cycles_becomes_longer_too(tmp_path):
-    plain = "--config=configs/digits.py:plain", "--config.optimizer.learning_rate_schedule=None"
+@pytest.mark.parametrize("further", [[], ["--config.model.name=cnn"], ["--config.loop=streamed"]])
+def test_a_run_without_cycles_becomes_longer_too(tmp_path, further):
+    plain = "--config=configs/digits.py", "--config.optimizer.learning_rate_schedule=None", *further
     train(tmp_path / "whole", "5 epochs", config=plain)
     train(tmp_path / "run", "2 epochs", config=plain)
     assert "extended from 36 to 90 updates" in train(tmp_path / "run", "5 epochs", config=plain)
     assert_same_run(tmp_path / "run", tmp_path / "whole")
+
+
+@pytest.mark.slow
+def test_two_processes_make_a_run_longer(start, tmp_path):
+    for name, durations in {"whole": [LONG], "run": [SHORT, LONG]}.items():
+        for duration in durations:
+            config = [*CONFIG, f"--config.duration={duration}"]
+            first, second = start_two(start, tmp_path / name, config=config)
+            out, _ = finish(first)
+            assert "extended from" not in finish(second)[0]
+    assert "extended from 19 to 39 updates" in out.splitlines()
+    assert_same_run(tmp_path / "run", tmp_path / "whole")
+    assert kept_ends(tmp_path / "run") == {9: 18, 19: 38, 39: 78}
 
 
 @pytest.mark.slow

@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 
+from experiments import grids, range_test
 from tests import commands
 
 KNOB = "optimizer.weight_decay"
@@ -63,6 +64,28 @@ def test_a_mistake_is_a_line_and_exit_code_2_before_anything_is_trained(tmp_path
         (["--low=0"], "low must be above 0 on a log scale, got 0.0."),
         (["--high=inf"], "low must be below high, and both finite, got low=0.001, high=inf."),
         (["--low=few"], "flag --low=few: could not convert string to float: 'few'"),
+        (
+            ["--knob=precision.weights", "--low=2", "--high=8", "--num=5"],
+            "num=5 from 2 to 8 is a grid with numbers that are not whole: num=2, 3, 4 or 7 fits",
+        ),
+        (
+            ["--knob=precision.weights", "--low=2.5"],
+            "low must be a whole number for this knob, got 2.5.",
+        ),
+        (
+            ["--knob=precision.weights", "--low=1", "--high=3"],
+            "precision.weights must be at least 2 and at most 16, got 1.",
+        ),
+        (
+            ["--knob=precision.weights,precision.activation", "--low=2"],
+            "--knob precision.activation is not a key that may cycle; nearest: precision.activatio",
+        ),
+        (
+            [f"--knob={KNOB},{KNOB}"],
+            f"--knob must be one or several different keys, got '{KNOB},{KNOB}'.",
+        ),
+        (["--knob="], "--knob must be one or several different keys, got ''."),
+        (["--rise=-1"], "flag --rise=-1: "),
         (["--num=1"], "num must be at least 2, for both ends of the grid, got 1."),
         (["--num_seeds=1"], "flag --num_seeds=1: "),
         (["--scale=cube"], "flag --scale=cube: value should be one of <linear|log>"),
@@ -83,6 +106,63 @@ def test_a_mistake_is_a_line_and_exit_code_2_before_anything_is_trained(tmp_path
         assert (code, out) == (2, ""), arguments
         assert [line[: len(begin)] for line in err.splitlines()] == [begin]
     assert not (tmp_path / "runs").exists()
+
+
+BITS = ["precision.weights", "precision.activations"]
+
+
+def test_bits_move_together_through_whole_numbers(tmp_path):
+    arguments = [*SMALL[:2], f"--knob={','.join(BITS)}", "--low=2", "--high=4", "--num_seeds=2"]
+    arguments += ["--duration=20 steps", "--config.log_every=15 steps", "--rise=0.01"]
+    arguments += ["--config.model.hidden_sizes=(32,)"]
+    ended = commands.in_this_process("range_test", *arguments, f"--workdir={tmp_path}")
+    assert (ended.returncode, ended.stderr) == (0, "")
+    record = json.loads((tmp_path / "range_test.json").read_text())
+    assert (record["knob"], record["scale"]) == (",".join(BITS), "linear")
+    assert record["values"] == [2, 3, 4] and type(record["values"][0]) is int
+    lines = [json.loads(line) for line in (tmp_path / "runs.jsonl").read_text().splitlines()]
+    trained = {}
+    for line in lines:
+        first, last = line["rows"]
+        assert (first["step"], last["step"]) == (15, 20) and "val_loss" not in first
+        assert last["weight_bits"] == last["activation_bits"]
+        trained[last["weight_bits"], line["seed"]] = last["accuracy"]
+    expected = [[trained[bits, seed] for seed in (0, 1)] for bits in (2, 3, 4)]
+    assert record["train_accuracy"] == expected
+    low = grids.first_rise([2, 3, 4], expected, 0.01)
+    assert record["published"] == {"low": low, "high": 4, "rise": 0.01}
+    assert "published rule: " in ended.stdout
+
+
+def advice(knobs, low, high, published):
+    """Returns the lines that are told of a test from 2 to 8 bits."""
+    suggestion = {"low": low, "high": high, "best": high, "best_is_at_end": high == 8}
+    rule = {"low": published, "high": 8, "rise": 0.2}
+    record = {"knob": ",".join(knobs), "values": [*range(2, 9)], "suggestion": suggestion}
+    return range_test.advice(record | {"published": rule}).splitlines()
+
+
+def options(cycle):
+    return " ".join(f"'--config.{knob}={cycle}'" for knob in BITS)
+
+
+def test_many_bits_are_the_easy_end():
+    best, *told = advice(BITS, 5, 7, 3)
+    assert best == "best value: 7; values within a standard error of the best: 5 to 7"
+    rule = (
+        "published rule: 3 to 8, since at 3 bits the training accuracy is first more than 20% "
+        "above that of the width below"
+    )
+    assert told == [options("cyclical(7, 5)"), rule, options("cyclical(8, 3)")]
+
+
+def test_without_a_rise_the_published_rule_has_no_range():
+    _, *told = advice(BITS[:1], 6, 6, None)
+    assert told == [
+        "no other value does as well: --config.precision.weights=6",
+        "published rule: no training accuracy is more than 20% above that of the width below; all "
+        "learn, or none",
+    ]
 
 
 NETWORK = """

@@ -8,11 +8,15 @@ import numpy as np
 import pytest
 from flax import linen as nn
 
+import cyclical_jax
+from cyclical_jax import data
 from cyclical_jax.interop import qwix
 from cyclical_jax.models.cnn import CNN
 from cyclical_jax.models.mlp import MLP
 from cyclical_jax.models.patch_dense import PatchDense
 from cyclical_jax.precision import fake_quantize, quantized_conv, quantized_dot_general
+from tests.docs import shell
+from tests.docs.pages import ROOT, blocks_of
 
 # Qwix 0.1.8 asks for a name that Flax 0.12.8 has deprecated.
 pytestmark = pytest.mark.filterwarnings("ignore:'VariableState' was removed:DeprecationWarning")
@@ -196,3 +200,18 @@ def test_the_exported_network_has_the_logits_of_the_trained_one(library, bits):
     exported = qwix.dequantize(qwix.export(params, bits))
     np.testing.assert_allclose(Net().apply({"params": exported}, IMAGES), trained, atol=1e-5)
     assert abs(Net().apply({"params": params}, IMAGES) - trained).max() > 1e-3
+
+
+@pytest.mark.slow
+def test_the_page_exports_the_weights_of_its_run(library, tmp_path, monkeypatch, capsys):
+    """docs/precision.md: the run of the block that trains with 4 bits, and the block of Qwix."""
+    blocks = blocks_of(ROOT / "docs" / "precision.md")
+    (train,) = (block for block in blocks if "--workdir=runs/four \\" in block.text)
+    place = [i for i, block in enumerate(blocks) if "import qwix" in block.text]
+    block, told = blocks[place[0]], blocks[place[0] + 1]
+    (tmp_path / "configs").symlink_to(ROOT / "configs")
+    shell.run(train.text, tmp_path)
+    monkeypatch.chdir(tmp_path)
+    examples = data.load("digits").validation
+    exec(block.text, {"cj": cyclical_jax, "examples": examples})
+    assert capsys.readouterr().out == told.text

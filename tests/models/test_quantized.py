@@ -314,6 +314,11 @@ def test_kernels_that_are_one_array_are_refused_or_kept():
     "model, keep, line",
     [
         (
+            from_linen(One(nn.Einsum((3, 1, 4), "abc...,c...d->abd...", use_bias=False))),
+            (),
+            "a kernel with an ellipsis cannot be quantized, got 'abc...,c...d->abd...'.",
+        ),
+        (
             mlp(),
             ("Dense_7",),
             "keep must name 'first', 'last' or layers of Dense_0, Dense_1, got 'Dense_7'.",

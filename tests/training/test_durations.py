@@ -30,6 +30,11 @@ def test_words_become_an_amount_and_a_unit(text, amount, unit):
     assert parse_duration(text) == Duration(amount, unit)
 
 
+@pytest.mark.parametrize("text", ["40 epochs", "1.5 epochs", "1000000 steps", "0.001 epochs"])
+def test_a_duration_is_printed_as_it_is_written(text):
+    assert str(parse_duration(text)) == text
+
+
 @pytest.mark.parametrize(
     "text",
     ["", "40", "epochs", "40epochs", "0 steps", "-1 steps", "nan steps", "inf steps", "1e400 steps"]
@@ -130,6 +135,8 @@ def test_all_ends_are_ends_of_updates(as_one_batch, windows, intervals):
         assert stop - start <= timetable.longest_call(most) <= length
     assert timetable.accumulates == (max(sizes) > 1 and not as_one_batch)
     assert timetable.total_steps == len(sizes)
+    for micro_step in range(length + 1):
+        assert timetable.updates(micro_step) == sum(end <= micro_step for end in ends)
     for start, stop in itertools.combinations([0, *ends], 2):
         if not as_one_batch:
             assert list(timetable.parts(start, stop)) == [(stop - start, 1)]

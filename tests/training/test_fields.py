@@ -80,6 +80,8 @@ def test_a_type_is_said_in_words(key, words):
         ("subset", "4k_5_3", "4k_5_3"),
         ("loss.gradient_norm", "cross_entropy", "cross_entropy"),
         ("duration", "3 steps", Duration(3.0, "steps")),
+        ("validate_every", "3 steps", Duration(3.0, "steps")),
+        ("validate_every", "cycle", "cycle"),
         ("optimizer.learning_rate", 2, Cycle(2.0, 2.0)),
         ("optimizer.max_norm", None, None),
         ("optimizer.max_norm", {"easy": 1, "hard": 2}, Cycle(1.0, 2.0, None, None, "linear")),
@@ -111,7 +113,8 @@ def test_the_options_of_a_choice_are_keys_of_its_section():
     choices = {
         key: options for e in CATALOGUE.entries for key, options in (e.options or {}).items()
     }
-    assert choices.keys() == {"loss.name", "multilabel.loss", "model.name", "optimizer.name"}
+    names = {"loss.name", "multilabel.loss", "model.name", "optimizer.name"}
+    assert choices.keys() == names | {"optimizer.learning_rate_schedule"}
     for choice, options in choices.items():
         words = KEYS[choice].type.removesuffix(", or None")
         extra = ("path/to/file.py:ClassName",) if choice == "model.name" else ()
@@ -122,7 +125,7 @@ def test_the_options_of_a_choice_are_keys_of_its_section():
 
 
 def test_the_sections_are_those_of_the_keys():
-    own = "semisupervised", "distillation", "curriculum", "running_curriculum"
+    own = "semisupervised", "distillation", "curriculum", "running_curriculum", "precision"
     first = "cycle", "task", "loss", "multilabel", "model", "optimizer", "finetuning", "augment"
     assert CATALOGUE.sections == (*first, *own)
     assert all(re.fullmatch(r"(\w+\.)?\w+", key) for key in KEYS)

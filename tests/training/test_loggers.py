@@ -14,17 +14,28 @@ from tests.helpers import stored
 from tests.training.test_logs import ROWS, STRUCTURE, TIMETABLE
 
 
+class Config(dict):
+    """W&B's own refuses another value, unless it is told to take it."""
+
+    def update(self, values, *, allow_val_change=False):
+        changed = [key for key in values if self.get(key, values[key]) != values[key]]
+        assert allow_val_change or not changed
+        super().update(values)
+
+
 class Wandb(types.ModuleType):
     """In the place of the package: keeps what it is told."""
 
     def __init__(self, error=None):
         super().__init__("wandb")
         self.began, self.rows, self.finished, self._error = [], [], 0, error
+        self.config = Config()
 
     def init(self, **options):
         if self._error:
             raise self._error
         self.began.append(options)
+        self.config = self.config or Config(options["config"])  # as it was, where it resumes
         return self
 
     def Settings(self, **options):
@@ -79,6 +90,14 @@ def test_a_run_that_was_killed_goes_on_as_itself_and_sends_no_row_twice(tmp_path
     assert first["id"] == second["id"] and second["resume"] == "allow"
     assert [step for step, _ in wandb.rows] == [6, 12, 30]
     assert stored(tmp_path / "wandb.json") == {"id": first["id"], "step": 30}
+
+
+def test_a_run_that_was_made_longer_shows_its_new_length(tmp_path, wandb):
+    for duration in ("3 epochs", "9 epochs"):
+        (tmp_path / "config.json").write_text(f'{{"duration": "{duration}", "seed": 3}}')
+        with log_of(tmp_path):
+            pass
+    assert wandb.config == {"duration": "9 epochs", "seed": 3}
 
 
 def test_a_disk_that_is_full_within_a_row_ends_the_run(tmp_path, wandb, monkeypatch):
