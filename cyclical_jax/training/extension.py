@@ -6,7 +6,7 @@ run, and compared.
 
 import dataclasses
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import jax
@@ -109,12 +109,24 @@ def _schedule_problems(recipe: Recipe, there: Timetable, here: Timetable) -> Ite
     if moved:
         update = min(moved.values())
         first = [key for key, at in moved.items() if at == update]
-        named = [key for key in first if key in recipe.catalogue.keys]  # others follow from them
-        keys = " and ".join(named or first)
+        keys = " and ".join(_knobs_of(recipe, first))
         yield (
             f"This run cannot be made longer: {keys} would have other values from update "
             f"{update + 1:,} on, because a schedule spans the whole run."
         )
+
+
+def _knobs_of(recipe: Recipe, first: Sequence[str]) -> list[str]:
+    """Returns those of the schedules that are knobs, or else the knobs from which they follow."""
+    if named := [key for key in first if key in recipe.catalogue.keys]:
+        return named
+    followed = [
+        entry
+        for entry, _ in recipe.structure.entries
+        if any(key in (entry.columns or {}) for key in first)
+    ]
+    on = dict(recipe.structure.curves)
+    return [key for entry in followed for key in entry.keys if key in on]
 
 
 def _moved(recipe: Recipe, there: Timetable, here: Timetable) -> dict[str, int]:
