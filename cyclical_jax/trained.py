@@ -280,6 +280,8 @@ def _with_precision(structure: Structure) -> Structure:
     """Returns a structure whose model can have few bits, in its weights if in nothing else."""
     if any(entry is precision.TECHNIQUE for entry, _ in structure.techniques):
         return structure
+    # The run's recipe has no such technique, and no catalogue is asked: this entry wraps the model,
+    # and an evaluation reads nothing else of it.
     weights = precision.TECHNIQUE, tuple(precision.own_of_weights().items())
     return dataclasses.replace(structure, techniques=(*structure.techniques, weights))
 
