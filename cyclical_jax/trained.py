@@ -189,10 +189,8 @@ class LoadedRun:
             few = quantized.quantized_layers(model, example, precision.how_of(own))
         except ValueError as error:
             raise RecipeError(str(error)) from error
-        axes = {"/".join(path): of for path, of in quantized.layers_of(model, example).items()}
-        names = ["/".join(path) for path in few]
-        whole = [name for name in axes if name not in names]
-        return {name: of for name in names if (of := axes[name]) is not None}, whole
+        whole = [path for path in quantized.layers_of(model, example) if path not in few]
+        return {"/".join(path): axes for path, axes in few.items()}, ["/".join(p) for p in whole]
 
     def predict(self, images: Array) -> np.ndarray:
         """Returns the probability of each class.
