@@ -26,7 +26,7 @@ _BITS = {"minimum": LEAST_BITS, "maximum": MOST_BITS}
 
 def _bits(of: str) -> Field:
     field = knob(None, f"number of bits of {of}, rounded to a whole number", **_BITS)
-    return or_none(field._replace(is_whole=True))
+    return or_none(field._replace(is_whole=True, high_is_easy=True, is_bits=True))
 
 
 def _check_names(key, value):
