@@ -117,8 +117,10 @@ def with_bits(model_state: Mapping[str, Any], bits: int) -> dict[str, Any]:
 # ---- the layers of a model
 
 
-def quantized_layers(model: Model, inputs: Any, how: Precision) -> list[Path]:
+def quantized_layers(model: Model, inputs: Any, how: Precision) -> dict[Path, Axes]:
     """Returns the layers that `quantized` quantizes, in the order of their calls.
+
+    The value of a layer are the axes of its kernel over which the range of an output is taken.
 
     Args:
       model, inputs: As in `layers_of`.
@@ -127,7 +129,7 @@ def quantized_layers(model: Model, inputs: Any, how: Precision) -> list[Path]:
     Raises:
       ValueError: As in `quantized`.
     """
-    return list(_quantized_layers(model, inputs, how))
+    return _quantized_layers(model, inputs, how)
 
 
 def layers_of(model: Model, inputs: Any) -> dict[Path, Layer]:

@@ -27,7 +27,7 @@ _BITS = {"minimum": LEAST_BITS, "maximum": MOST_BITS}
 
 def _bits(of: str) -> Field:
     field = knob(None, f"number of bits of {of}, rounded to a whole number", **_BITS)
-    return or_none(field._replace(is_whole=True))
+    return or_none(field._replace(is_whole=True, high_is_easy=True, is_bits=True))
 
 
 def _check_names(key, value):
@@ -63,7 +63,7 @@ KEYS = {
         ("last",),
         _check_names,
         "tuple of 'first', 'last' and names of layers",
-        "layers that stay whole: the first or the last that is called, or any by its name",
+        "layers in full precision: the first or the last that is called, or any by its name",
     ),
     DEFICIT: Field(
         None,
@@ -80,11 +80,11 @@ KEYS = {
 
 def problems(checked: Own) -> Iterator[str]:
     deficit, bits = checked[DEFICIT], checked[DEFICIT_BITS]
-    are_whole = checked[WEIGHTS] is None and checked[ACTIVATIONS] is None
+    are_floats = checked[WEIGHTS] is None and checked[ACTIVATIONS] is None
     read = f"read where {any_of(WEIGHTS, ACTIVATIONS)} is set, not None"
-    if are_whole and checked[QUANTIZER] != KEYS[QUANTIZER].default:
+    if are_floats and checked[QUANTIZER] != KEYS[QUANTIZER].default:
         yield f"{QUANTIZER} is {read}; leave it at {KEYS[QUANTIZER].default!r}."
-    if are_whole and (deficit, bits) != (None, None):
+    if are_floats and (deficit, bits) != (None, None):
         yield f"{DEFICIT} and {DEFICIT_BITS} are {read}; leave both at None."
     elif (deficit is None) != (bits is None):
         yield (
