@@ -6,12 +6,16 @@ import math
 import numpy as np
 import pytest
 
+from configs import digits as digits_config
 from cyclical_jax.training.durations import parse_duration
 from cyclical_jax.training.population import Outcome
 from experiments import lengths, tradeoff_records
+from experiments import tradeoff_presentation as presentation
 from experiments import tradeoff_statistics as statistics
+from experiments.arms import Arm, Budget
 from experiments.lengths import Lengths
 from experiments.score import ACCURACY, Score
+from experiments.tune import Trials
 from tests import commands
 
 LOSS = Score("loss", "min", False)
@@ -71,6 +75,38 @@ def test_both_curves_and_all_methods_are_resampled_with_the_same_seeds():
     assert statistics.correlation(one, other).interval == pytest.approx((1, 1))
 
 
+def test_halves_of_two_seeds_by_hand():
+    """Each half is one seed: 1, 2, -1 and -1, 1, -2 after three lengths."""
+    separate = np.array([[[1.0, -1.0], [2.0, 1.0], [-1.0, -2.0]]])
+    one_run = np.array([[[0.0, 0.0], [3.0, 3.0], [-1.0, -1.0]]])
+    # Centred: 1/3, 4/3, -5/3 and -1/3, 5/3, -4/3; of the one run 0 agrees with no sign.
+    found = statistics.correlation_of_halves(one_run, separate)
+    assert found.separate == pytest.approx((-1 + 20 + 20) / 42)
+    assert statistics.same_sign_of_halves(one_run, separate) == pytest.approx((2 / 3, 2 / 3))
+    assert statistics.same_sign_of_halves(separate[..., :1], separate[..., :1]) == (None, None)
+    assert statistics.correlation_of_halves(separate[..., :0], separate[..., :0]) == (None, None)
+
+
+def test_halves_are_as_noisy_as_half_of_the_seeds_and_share_none():
+    """The variance of an effect is 1, and that of its mean over 4 of 8 seeds 4 / 4: r is 1/2."""
+    generator = np.random.default_rng(0)
+    effects = generator.normal(size=(1, 3000, 1))
+    one_run, separate = effects + 2 * generator.normal(size=(2, 1, 3000, 8))
+    found = statistics.correlation_of_halves(one_run, separate)
+    assert found == pytest.approx((1 / 2, 1 / 2), abs=0.03)
+    # All 8 seeds give 1 / (1 + 4 / 8), and the same seeds in both curves would give 1.
+    assert statistics.correlation(one_run, separate).value == pytest.approx(2 / 3, abs=0.03)
+    same = statistics.correlation_of_halves(separate, separate)
+    assert same.one_run == same.separate == found.separate
+
+
+def test_one_run_is_measured_against_the_other_half_of_separate_runs():
+    effects = np.random.default_rng(0).normal(size=(1, 50, 1)) * np.ones(7)
+    found = statistics.correlation_of_halves(-effects, effects)
+    assert found == pytest.approx((1, -1))
+    assert statistics.same_sign_of_halves(-effects, effects) == (1, 0)
+
+
 def test_a_run_that_is_not_there_counts_in_no_mean():
     method, control = [[0.9, None, 0.7], [0.5, 0.5, 0.5]], [[0.5, 0.1, 0.6], [0.4, None, 0.3]]
     found = statistics.differences(method, control)
@@ -114,6 +150,8 @@ def test_the_advice_is_the_shortest_length_within_a_standard_error_of_the_best()
     assert (found.length, found.best) == (2, 3)
     assert found.doubled.difference == pytest.approx(0.01) and found.doubled.n == 2
     assert statistics.advice([[0.1, 0.1], [0.9, 0.9]], ACCURACY) == (1, 1, None)
+    within = [[0.815, 0.815], [0.809, 0.809], [0.81, 0.87]]  # at .025 and .031 below the best
+    assert [statistics.advice(within[at:], ACCURACY).length for at in (0, 1)] == [0, 1]
 
 
 def test_where_lower_is_better_the_advice_is_so_too():
@@ -305,6 +343,29 @@ def test_the_markdown_has_every_number_that_was_asked_for(finished, digits):
     assert [line.split(" | ")[1:3] for line in rows_of_plain] == [["1", "18"], ["2", "36"]]
 
 
+def test_the_markdown_has_the_halves_of_the_seeds(finished, digits):
+    found = digits["agreement"]["halves"]
+    assert set(found) == {"correlation", "same_sign"}
+    of = {kind: f"{100 * found['same_sign'][kind]:.0f} %" for kind in ("separate", "one_run")}
+    text = (finished[0] / "out" / FILES[1]).read_text()
+    (row,) = [line for line in text.splitlines() if line.startswith("| all methods |")][1:]
+    assert row.endswith(f"| {of['separate']} | {of['one_run']} |")
+    head = "| correlation, separate runs with themselves | correlation, one run with them |"
+    assert f"| halves of the seeds {head}" in text
+
+
+@pytest.mark.parametrize(
+    "seconds, words",
+    [(0.0053, "5.3 ms"), (0.2449, "240 ms"), (0.96, "1 s"), (3.44, "3.4 s"), (40.4, "40 s")],
+)
+def test_times_have_two_digits_and_a_unit_that_suits_them(seconds, words):
+    arm = {"seconds": {"one_run": [seconds], "separate": [seconds]}}
+    assert presentation._seconds(arm, 0) == f"about {words}"
+    (told,) = presentation._times({"seeds": [0], "arms": {"plain": arm}})
+    rounded = "3 s" if words == "3.4 s" else words
+    assert told == f"Time of training: {rounded} and {rounded}, a ratio of 1.00."
+
+
 def test_a_config_by_itself_gives_one_curve(tmp_path):
     small = [DIGITS, "--config.model.hidden_sizes=(8,)", "--first_cycle=0.5 epochs"]
     code, out, err = commands.in_this_process(
@@ -367,6 +428,55 @@ def test_a_mistake_is_a_line_before_anything_is_trained(tmp_path):
         assert (code, out) == (2, ""), (arguments, out, err)
         assert [line[: len(begin)] for line in err.splitlines()] == [begin]
     assert not (tmp_path / "out").exists()
+
+
+FADING = """
+from cyclical_jax.training.fields import whole
+from cyclical_jax.training.technique import Part, Technique
+
+RATE = "optimizer.learning_rate"
+
+
+def schedules(own, schedules, timetable):
+    rate, slow = schedules[RATE], own["fading.slow"]
+    total = timetable.total_steps if slow else 9.0
+    return {RATE: lambda count: rate(count) / (1 + count / total)}
+
+
+KEYS = {"fading.slow": whole(0, "1: over the whole run", minimum=0)}
+TECHNIQUES = [Technique("fading", KEYS, schedules=schedules, part=lambda site: Part())]
+"""
+TWO_ARMS = """
+from experiments.arms import Arm, Budget, Table
+
+TABLE = Table(
+    about="Two.",
+    common={"model.hidden_sizes": (2,)},
+    arms={"fast": Arm(), "slow": Arm({"fading.slow": 1}, control="fast")},
+    budgets={"digits": Budget(num_seeds=1)},
+)
+"""
+
+
+def test_a_schedule_of_the_whole_run_is_refused_by_its_values(tmp_path):
+    """One that only a plugin knows; an arm whose schedule does not know the length may run."""
+    (tmp_path / "fading.py").write_text(FADING)
+    (tmp_path / "two.py").write_text(TWO_ARMS)
+    flags = ["--plugin=fading.py", "--table=two.py"]
+    code, out, err = run(tmp_path, *flags, "--num_cycles=3")
+    assert (code, out) == (2, "")
+    assert err == (
+        "digits, arm slow: optimizer.learning_rate must not depend on the length of the run: from "
+        "update 2 on, a run of 4 epochs would have other values, so that no end of a cycle is a "
+        "finished training.\n"
+    )
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_single_length_has_no_shorter_run_to_be_compared_with():
+    trials = Trials(Arm(), digits_config.get_config(), Budget(num_seeds=1))
+    only = lengths.plan(trials, {}, Lengths(parse_duration("1 epoch"), 1), check=False)
+    assert only.epochs == [2]
 
 
 def test_help_says_what_the_command_answers():
