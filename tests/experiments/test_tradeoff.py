@@ -2,11 +2,13 @@
 
 import json
 import math
+import re
 
 import numpy as np
 import pytest
 
 from configs import digits as digits_config
+from cyclical_jax.training import files
 from cyclical_jax.training.durations import parse_duration
 from cyclical_jax.training.population import Outcome
 from experiments import lengths, tradeoff_records
@@ -331,6 +333,28 @@ def test_a_stopped_command_goes_on_with_the_runs_that_it_has(finished, tmp_path)
         for path in (finished[0], tmp_path)
     ]
     assert curves[0] == curves[1]
+
+
+def test_a_damaged_record_is_a_line(finished, tmp_path):
+    text = (finished[0] / "out" / FILES[0]).read_text()
+    content = json.loads(text)
+    content.pop("checksum")
+    arm = content["datasets"]["digits"]["arms"]["slow"]
+    for key, value, words in [
+        ("control", "nobody", "'control' is 'nobody', which is not an arm, in arm 'slow' of 'digi"),
+        ("step", [18], "'step' has 1 entry, not 2, in arm 'slow' of 'digits'"),
+        ("separate", [[0.5, 0.5], [0.5]], "'separate' has 1 entry, not 2, in arm 'slow'"),
+        ("one_run", [0.5, 0.5], "'one_run' of 'slow' of 'arms' of 'digits' of 'datasets' is 0.5"),
+    ]:
+        before, arm[key] = arm[key], value
+        files.write(tmp_path / "x.json", content)
+        with pytest.raises(files.WorkdirError, match=re.escape(words)) as told:
+            tradeoff_records.read(tmp_path / "x.json")
+        assert "\n" not in str(told.value)
+        arm[key] = before
+    (tmp_path / "x.json").write_text(text.replace("0.", "1.", 1))
+    with pytest.raises(files.WorkdirError, match="is damaged"):
+        tradeoff_records.read(tmp_path / "x.json")
 
 
 def test_the_markdown_has_every_number_that_was_asked_for(finished, digits):
