@@ -15,7 +15,9 @@ from experiments.arms import Changes, Table
 from experiments.tune import Trials
 
 _ROUNDING = 1e-9  # of a fraction of an epoch
-WARMUP_SHARE = 8 / 90  # of a separate run: the published warm-up grows with the length
+# Of a separate run: the published warm-up grows with the length. Here it multiplies the cosine,
+# which has then fallen to 0.98; there the cosine begins after it.
+WARMUP_SHARE = 8 / 90
 _REASONS = {
     "duration": "--first_cycle and --num_cycles set the lengths",
     "cycle.span": "this command sets it",
@@ -30,7 +32,7 @@ class Lengths(NamedTuple):
     """The lengths of training: 2w, 4w, ..., 2^K w."""
 
     first_cycle: Duration  # w
-    num_cycles: int  # K
+    num_cycles: int  # K, at least 2
 
     def of(self, cycle: int) -> Duration:
         """Returns the length of training at the end of a cycle, counted from 0."""
@@ -113,8 +115,7 @@ def plan(trials: Trials, values: Changes, lengths: Lengths, *, check: bool) -> P
     timetable, *_ = [
         run.plan(own[0], runs.load(own[0]), num_devices=1) for own in (one_run, *separate)
     ]
-    if lengths.num_cycles > 1:
-        _check_beginning(one_run[0], timetable, lengths.of(lengths.num_cycles - 2))
+    _check_beginning(one_run[0], timetable, lengths.of(lengths.num_cycles - 2))
     return Plan(one_run, separate, timetable)
 
 

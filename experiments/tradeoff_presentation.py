@@ -23,22 +23,33 @@ from experiments.tradeoff_statistics import ratio_of_updates
 NOTHING = "–"
 ONE_RUN, SEPARATE = "one run", "separate runs"
 
-_READ = """\
-Scores are those on validation after the last update of each length, mean ± sample standard \
-deviation over the seeds; test is not read. "One run" is read at the ends of the cycles of a run. \
-Seconds: those of training, measured on the first updates."""
-_CHECKED = """\
-Gap: one run minus separate runs, paired by seed, {unit}, with the 95 % interval of Student's t. \
-RMS: root mean square of the gaps of single runs."""
-_METHODS = """\
-A method's difference is the arm minus its control at one length, paired by seed. Correlation: \
-Pearson's, over the lengths, of the mean differences in one run and in separate runs. Same sign: \
-the share of lengths at which both mean differences have the same sign. Their 95 % intervals come \
-from 2,000 resamples of the seeds. Clear: the differences in separate runs whose 95 % interval \
-leaves out 0, and how many of them have the same sign in one run. Halves: the same correlation and \
-sign between the means over two random halves of the seeds, the mean of 200 halvings. Noise alone \
-keeps separate runs from agreeing with themselves, so what they reach there is the most that one \
-run can be expected to reach."""
+_READ = (
+    "Scores are those on validation after the last update of each length, mean ± sample standard "
+    "deviation over the seeds; test is not read.",
+    f"{ONE_RUN}: read at the ends of the cycles of a run.",
+    "seconds: those of training, measured on the first updates, without compiling.",
+)
+_CHECKED = (
+    "gap: one run minus separate runs, paired by seed, {unit}, with the 95 % interval of Student's "
+    "t.",
+    "RMS: root mean square of the gaps of single runs.",
+)
+_METHODS = (
+    "difference: the arm minus its control at one length, paired by seed, with the 95 % interval "
+    "of Student's t.",
+)
+_AGREEMENT = (
+    "correlation: Pearson's, over the lengths, of the mean differences in one run and in separate "
+    "runs; its 95 % interval comes from 2,000 resamples of the seeds.",
+    "same sign: the share of lengths at which both mean differences have the same sign; its "
+    "interval is made in the same way.",
+    "clear: the differences in separate runs whose 95 % interval leaves out 0, and how many of "
+    "them have the same sign in one run.",
+    "between halves: the same two numbers of means over two random halves of the seeds, averaged "
+    "over 200 halvings. Separate runs of one half are compared with those of the other: noise "
+    "keeps them from agreeing with themselves. One run is compared with the separate runs of the "
+    "other half, and cannot be expected to agree better.",
+)
 
 
 # ---- how long should I train?
@@ -63,8 +74,9 @@ def _sentences(dataset: Mapping[str, Any], arm: Mapping[str, Any]) -> list[str]:
     length, best = advice["length"], advice["best"]
     epochs = _epochs(arm["epoch"][length])
     size = f"{counted(arm['step'][length], 'update')}, {_seconds(arm, length)}"
-    parts = [f"train for {epochs} ({size}).", _why(score, arm, length, best)]
     doubled = advice["doubled"]
+    least = "" if doubled else "at least "
+    parts = [f"train for {least}{epochs} ({size}).", _why(score, arm, length, best)]
     if doubled is None:
         parts.append("No longer training was tried: raise --num_cycles to see one.")
     elif doubled["difference"] is not None:
@@ -95,7 +107,8 @@ def _seconds(arm: Mapping[str, Any], length: int) -> str:
 
 def _points(score: Score, comparison: Mapping[str, Any]) -> str:
     unit = " points" if score.percent else ""
-    return score.difference(comparison["difference"]) + _interval(score, comparison) + unit
+    told = score.difference(comparison["difference"]) + _interval(score, comparison) + unit
+    return told if comparison["interval"] or comparison["n"] < 2 else f"{told}, with every seed"
 
 
 def _interval(score: Score, found: Mapping[str, Any]) -> str:
@@ -121,18 +134,20 @@ def tables(record: Record) -> str:
 
 
 def legend(record: Record) -> str:
-    """Returns what the columns of a record mean."""
+    """Returns what the columns of a record mean, a line each."""
     datasets = record["datasets"].values()
     score = Score.of_record(next(iter(datasets)))
-    parts = [_READ]
+    parts = [*_READ]
     if any(arm["separate"] for dataset in datasets for arm in dataset["arms"].values()):
         unit = "in percentage points" if score.percent else "in the unit of the score"
-        parts.append(_CHECKED.format(unit=unit))
+        parts += [part.format(unit=unit) for part in _CHECKED]
+    if any(map(_methods, datasets)):
+        parts += _METHODS
     if any(dataset["agreement"] for dataset in datasets):
-        parts.append(_METHODS)
+        parts += _AGREEMENT
     if score.hint:
         parts.append("Lower scores are better.")
-    return " ".join(parts)
+    return "\n".join(f"- {part}" for part in parts)
 
 
 def _section(record: Record, name: str) -> str:
@@ -142,7 +157,9 @@ def _section(record: Record, name: str) -> str:
     cost = " ".join([_updates(record, dataset), *_times(dataset)])
     parts = [heading, cost, curves_table(dataset)]
     if dataset["agreement"]:
-        parts += [agreement_table(dataset), halves_table(dataset), effects_table(dataset)]
+        parts += [agreement_table(dataset), halves_table(dataset)]
+    if _methods(dataset):
+        parts.append(effects_table(dataset))
     return "\n\n".join(parts)
 
 
@@ -232,13 +249,13 @@ def agreement_table(dataset: Mapping[str, Any]) -> str:
 
 def halves_table(dataset: Mapping[str, Any]) -> str:
     """Returns how separate runs agree with themselves, and one run with them, in halves."""
-    kinds = (("separate", f"{SEPARATE} with themselves"), ("one_run", f"{ONE_RUN} with them"))
-    head = ["halves of the seeds", *(f"correlation, {words}" for _, words in kinds)]
-    head += [f"same sign, {words}" for _, words in kinds]
+    kinds = ("separate", "one_run")
+    head = ["between halves of the seeds", f"correlation, {SEPARATE}", ONE_RUN]
+    head += [f"same sign, {SEPARATE}", ONE_RUN]
     rows = [
         [of]
-        + [_correlation({"value": found["halves"]["correlation"][kind]}) for kind, _ in kinds]
-        + [_share({"value": found["halves"]["same_sign"][kind]}) for kind, _ in kinds]
+        + [_correlation({"value": found["halves"]["correlation"][kind]}) for kind in kinds]
+        + [_share({"value": found["halves"]["same_sign"][kind]}) for kind in kinds]
         for of, found in _agreements(dataset)
     ]
     return _table(head, rows)
@@ -275,16 +292,16 @@ def _share(estimate: Mapping[str, Any]) -> str:
 
 
 def effects_table(dataset: Mapping[str, Any]) -> str:
-    """Returns each method's difference to its control, at each length, in both curves."""
-    score = Score.of_record(dataset)
-    head = ["method", "epochs", f"difference in {ONE_RUN} [95 %]", f"in {SEPARATE} [95 %]"]
+    """Returns each method's difference to its control, at each length, in the curves there are."""
+    score, arms = Score.of_record(dataset), dataset["arms"]
+    is_checked = bool(dataset["agreement"])
+    head = ["method", "epochs", f"difference in {ONE_RUN} [95 %]"]
+    head += [f"in {SEPARATE} [95 %]"] if is_checked else []
     rows = [
-        [f"{name} minus {arm['control']}", f"{epochs:g}", *(_difference(score, e) for e in both)]
-        for name, arm in dataset["arms"].items()
-        if arm.get("effects")
-        for epochs, *both in zip(
-            arm["epoch"], arm["effects"]["one_run"], arm["effects"]["separate"], strict=True
-        )
+        [f"{name} minus {arms[name]['control']}", f"{arms[name]['epoch'][at]:g}"]
+        + [_difference(score, curve[at]) for curve in arms[name]["effects"].values()]
+        for name in _methods(dataset)
+        for at in range(len(arms[name]["epoch"]))
     ]
     return _table(head, rows)
 
@@ -336,16 +353,17 @@ def _drawn(record: Record, theme: drawing.Theme) -> Figure:
             others = [figure.add_subplot(grid[row, at], sharey=first) for at in range(1, len(own))]
             _draw_methods([first, *others], dataset, theme)
             row += 1
-    figure.supxlabel(_key(bool(any(methods))), fontsize=drawing.SMALL)
+    figure.supxlabel(_key(record, any(methods)), fontsize=drawing.SMALL)
     return figure
 
 
-def _key(checked: bool) -> str:
-    if not checked:
-        return "dot: mean; band: standard deviation over the seeds"
+def _key(record: Record, has_methods: bool) -> str:
+    """Returns what the lines and bands mean."""
+    arms = [arm for dataset in record["datasets"].values() for arm in dataset["arms"].values()]
+    lines = "solid: one run; dashed: separate runs; " if any(a["separate"] for a in arms) else ""
+    bands = "band above: standard deviation over the seeds; below: 95 % interval"
     return (
-        "solid: one run; dashed: separate runs; dot: mean\n"
-        "band above: standard deviation over the seeds; below: 95 % interval"
+        f"{lines}dot: mean\n{bands if has_methods else bands.replace(' above', '').split(';')[0]}"
     )
 
 
@@ -380,8 +398,9 @@ def _draw_methods(row: Sequence[Axes], dataset: Mapping[str, Any], theme: drawin
     for axes, name in zip(row, _methods(dataset), strict=True):
         arm, color = dataset["arms"][name], theme.lines[names.index(name) % len(theme.lines)]
         axes.axhline(0, color=theme.ink, linewidth=0.8)
-        for kind, line, ink in (("one_run", "o-", color), ("separate", "o--", theme.muted)):
-            _draw_effects(axes, arm["epoch"], arm["effects"][kind], _unit(dataset), line, ink)
+        looks = {"one_run": ("o-", color), "separate": ("o--", theme.muted)}
+        for kind, effects in arm["effects"].items():
+            _draw_effects(axes, arm["epoch"], effects, _unit(dataset), *looks[kind])
         axes.set_title(f"{name}\nminus {arm['control']}", fontsize=drawing.SMALL)
         _log_axis(axes, arm["epoch"], label=axes is row[0])
         axes.tick_params(labelleft=axes is row[0])

@@ -236,9 +236,9 @@ def advice(curve: Curve, score: Score) -> Advice | None:
 def with_statistics(dataset: dict[str, Any]) -> dict[str, Any]:
     """Returns the record of a dataset with all statistics added.
 
-    Each arm gets "advice". If there are separate runs, each arm gets "gaps", one for each length,
-    and "distance"; an arm with a control gets "effects" and "agreement"; the dataset gets
-    "agreement", over all methods.
+    Each arm gets "advice", and an arm with a control gets "effects", one for each length of each
+    curve. If there are separate runs, each arm gets "gaps", one for each length, and "distance"; an
+    arm with a control gets "agreement"; the dataset gets "agreement", over all methods.
     """
     score, arms = Score.of_record(dataset), dataset["arms"]
     new = {name: dict(arm) for name, arm in arms.items()}
@@ -249,20 +249,22 @@ def with_statistics(dataset: dict[str, Any]) -> dict[str, Any]:
             pairs = zip(arm["one_run"], arm["separate"], strict=True)
             gaps = [gap(*pair) for pair in pairs]
             arm |= {"gaps": [_plain(one) for one in gaps], "distance": distance(gaps)}
-    methods = [name for name, arm in arms.items() if arm["control"] and arm["separate"]]
+    methods = [name for name, arm in arms.items() if arm["control"]]
     for name in methods:
-        control = arms[new[name]["control"]]
-        new[name] |= _of_method(arms[name], control)
-    return dataset | {"arms": new, "agreement": _of_all(arms, methods) if methods else None}
+        new[name] |= _of_method(arms[name], arms[arms[name]["control"]])
+    checked = [name for name in methods if arms[name]["separate"]]
+    return dataset | {"arms": new, "agreement": _of_all(arms, checked) if checked else None}
 
 
 def _of_method(arm: dict[str, Any], control: dict[str, Any]) -> dict[str, Any]:
-    """Returns the entries of an arm that is compared with its control in both curves."""
-    kinds = ("one_run", "separate")
+    """Returns the entries of an arm that is compared with its control in the curves it has."""
+    kinds = ("one_run", "separate") if arm["separate"] else ("one_run",)
     effects = {
         kind: [_plain(compare(*of)) for of in zip(arm[kind], control[kind], strict=True)]
         for kind in kinds
     }
+    if not arm["separate"]:
+        return {"effects": effects}
     both = [differences(arm[kind], control[kind])[None] for kind in kinds]
     return {"effects": effects, "agreement": _agreement(*both) | clear(effects)}
 

@@ -7,17 +7,14 @@ import re
 import numpy as np
 import pytest
 
-from configs import digits as digits_config
 from cyclical_jax.training import files
 from cyclical_jax.training.durations import parse_duration
 from cyclical_jax.training.population import Outcome
 from experiments import lengths, tradeoff_records
 from experiments import tradeoff_presentation as presentation
 from experiments import tradeoff_statistics as statistics
-from experiments.arms import Arm, Budget
 from experiments.lengths import Lengths
 from experiments.score import ACCURACY, Score
-from experiments.tune import Trials
 from tests import commands
 
 LOSS = Score("loss", "min", False)
@@ -228,6 +225,7 @@ TABLE = Table(
     budgets={"digits": Budget(num_seeds=2, num_trials=2)},
 )
 """
+CYCLING = '{"optimizer.learning_rate": 0.02, "loss.label_smoothing": {"easy": 0.1, "hard": 0.3}}'
 CHECKED = ("--table=small.py", "--first_cycle=9 steps", "--num_cycles=2", "--check")
 FILES = ("tradeoff_small.json", "tradeoff_small.md", "tradeoff_small.png")
 
@@ -257,6 +255,7 @@ def test_the_answer_comes_first_and_three_files_are_left(finished):
     lines = out.splitlines()
     assert lines[0].startswith("18 runs; about ")
     assert lines[1].startswith("digits, plain: train for ")
+    assert "A number cycles here" not in out
     assert "digits, wild: at every length a run stopped being finite" in out
     assert lines[-3:] == [f"out/{name}" for name in FILES]
     assert all((directory / "out" / name).stat().st_size > 100 for name in FILES)
@@ -374,8 +373,8 @@ def test_the_markdown_has_the_halves_of_the_seeds(finished, digits):
     text = (finished[0] / "out" / FILES[1]).read_text()
     (row,) = [line for line in text.splitlines() if line.startswith("| all methods |")][1:]
     assert row.endswith(f"| {of['separate']} | {of['one_run']} |")
-    head = "| correlation, separate runs with themselves | correlation, one run with them |"
-    assert f"| halves of the seeds {head}" in text
+    head = "| between halves of the seeds | correlation, separate runs | one run |"
+    assert f"{head} same sign, separate runs | one run |" in text
 
 
 @pytest.mark.parametrize(
@@ -390,6 +389,22 @@ def test_times_have_two_digits_and_a_unit_that_suits_them(seconds, words):
     assert told == f"Time of training: {rounded} and {rounded}, a ratio of 1.00."
 
 
+def test_the_answer_says_what_no_longer_training_could_tell():
+    """Also of two lengths whose scores differ alike with every seed, where no interval is."""
+
+    def sentences(*curve):
+        arm = {"step": [18, 36], "epoch": [1, 2], "one_run": curve, "separate": None}
+        dataset = {"judged_by": ACCURACY.in_record(), "percent": ["accuracy"], "seeds": [0, 1]}
+        arm |= {"control": None, "seconds": {"one_run": [0.1, 0.2], "separate": None}}
+        told = statistics.with_statistics(dataset | {"arms": {"a": arm}})
+        return presentation._sentences(told, told["arms"]["a"])
+
+    assert sentences([0.5, 0.5], [0.9, 0.8])[0].startswith("train for at least 2 epochs (36 upd")
+    first, _, last = sentences([0.5, 0.5], [0.5, 0.5])
+    assert first.startswith("train for 1 epoch (18 updates, about 100 ms)")
+    assert last == "Twice as long would change it by +0.00 points, with every seed."
+
+
 def test_a_config_by_itself_gives_one_curve(tmp_path):
     small = [DIGITS, "--config.model.hidden_sizes=(8,)", "--first_cycle=0.5 epochs"]
     code, out, err = commands.in_this_process(
@@ -401,6 +416,25 @@ def test_a_config_by_itself_gives_one_curve(tmp_path):
     (arm,) = record["datasets"]["digits"]["arms"].values()
     assert arm["step"] == [18, 36] and arm["separate"] is None
     assert "separate runs |" not in (tmp_path / "tradeoff_digits.md").read_text()
+
+
+def test_a_table_without_separate_runs_compares_its_arms_in_one_run(finished, digits, tmp_path):
+    """The runs of the command with --check are there: the differences are those of its record."""
+    (tmp_path / "small.py").write_text(TABLE.replace('{"optimizer.learning_rate": 0.02}', CYCLING))
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out/runs.jsonl").write_bytes((finished[0] / "out/runs.jsonl").read_bytes())
+    code, out, err = run(tmp_path, *CHECKED[:-1])
+    assert (code, err) == (0, "")
+    assert "A number cycles here, and one run may misjudge that: add --check, at least once." in out
+    arms = tradeoff_records.read(tmp_path / "out" / FILES[0])["datasets"]["digits"]["arms"]
+    assert arms["plain"]["one_run"] == digits["arms"]["plain"]["one_run"]
+    slow = arms["slow"]
+    effects = [
+        statistics.compare(*p) for p in zip(slow["one_run"], arms["plain"]["one_run"], strict=True)
+    ]
+    assert [e["difference"] for e in slow["effects"]["one_run"]] == [e.difference for e in effects]
+    told = ACCURACY.difference(effects[1].difference)
+    assert f"| slow minus plain | 2 | {told} [" in out and "separate" not in out
 
 
 def test_a_mistake_is_a_line_before_anything_is_trained(tmp_path):
@@ -442,7 +476,7 @@ def test_a_mistake_is_a_line_before_anything_is_trained(tmp_path):
         ([config, "--first_cycle=0.5 steps"], "--first_cycle must be a number above 0 and a unit"),
         ([config, "--first_cycle=soon"], "--first_cycle must be a number above 0 and a unit, "),
         ([config, "--num_cycles=21"], "--num_cycles must be at most 20, got 21: each length is tw"),
-        ([config, "--num_cycles=0"], "flag --num_cycles=0: "),
+        ([config, "--num_cycles=1"], "flag --num_cycles=1: "),
         ([config, "--first_cycle=4000 epochs", "--num_cycles=20"], "duration makes 7549747200"),
         ([config, "--check", "--num_seeds=1"], "--check needs --num_seeds of at least 2, for int"),
         ([config, "--config.train_on=train+validation"], "arm digits: train_on must be 'train': "),
@@ -495,12 +529,6 @@ def test_a_schedule_of_the_whole_run_is_refused_by_its_values(tmp_path):
         "finished training.\n"
     )
     assert not (tmp_path / "out").exists()
-
-
-def test_a_single_length_has_no_shorter_run_to_be_compared_with():
-    trials = Trials(Arm(), digits_config.get_config(), Budget(num_seeds=1))
-    only = lengths.plan(trials, {}, Lengths(parse_duration("1 epoch"), 1), check=False)
-    assert only.epochs == [2]
 
 
 def test_help_says_what_the_command_answers():
