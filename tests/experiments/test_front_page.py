@@ -9,6 +9,7 @@ import pytest
 from experiments import front_page, scatter, tradeoff_presentation
 from experiments.presentation import markdown
 from experiments.score import ACCURACY, Score
+from experiments.tradeoff_statistics import advice
 
 # A difference with its interval, and its p where one follows: "+0.30 [+0.09, +0.51], p = 0.128".
 DIFFERENCE = re.compile(
@@ -316,7 +317,14 @@ def test_the_verdict_on_trade_off_curves_is_that_of_their_records():
         if pair[1]["interval"][0] <= 0 <= pair[1]["interval"][1]
     ]
     assert (sum(a * b > 0 for a, b in pairs), len(pairs)) == (10, 16)
-    assert all(arm["advice"]["length"] == 4 for arm in digits.values())
+    own = [[a["advice"]["length"] for a in arms.values()] for arms in (digits, small)]
+    alone = [
+        [advice(arm["separate"], ACCURACY).length for arm in arms.values()]
+        for arms in (digits, small)
+    ]
+    assert own[0] == alone[0] == [4] * 5
+    assert list(small) == ["plain", "label smoothing", "mixup", "dropout", "cyclical focal"]
+    assert [a - b for a, b in zip(own[1], alone[1], strict=True)] == [0, 1, 0, 1, 1]
     page = told("results.md")
     for words in (
         "Separate runs show 5 of 15 differences clearly on digits, and one run gives all 5",
