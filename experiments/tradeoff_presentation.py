@@ -155,7 +155,7 @@ def _section(record: Record, name: str) -> str:
     sizes = [f"{dataset[key]:,} {of}" for key, of in zip(_SIZES, _SPLITS, strict=True)]
     heading = f"### {name}: {', '.join(sizes)} images, n = {len(dataset['seeds'])}"
     cost = " ".join([_updates(record, dataset), *_times(dataset)])
-    parts = [heading, cost, curves_table(dataset)]
+    parts = [heading, cost, *_chosen(dataset), curves_table(dataset)]
     if dataset["agreement"]:
         parts += [agreement_table(dataset), halves_table(dataset)]
     if _methods(dataset):
@@ -187,6 +187,19 @@ def _times(dataset: Mapping[str, Any]) -> Iterator[str]:
         many = len(dataset["seeds"]) * sum(sum(own["separate"]) for own in seconds)
         told = f"{runs.duration(one)} and {runs.duration(many)}, a ratio of {many / one:.2f}"
         yield f"Time of training: {told}."
+
+
+def _chosen(dataset: Mapping[str, Any]) -> Iterator[str]:
+    """Yields the values that were chosen for the arms, if any were searched."""
+    told = []
+    for name, arm in dataset["arms"].items():
+        if tuning := arm["tuning"]:
+            values = tuning["trials"][tuning["chosen"]]["values"].items()
+            chosen = ", ".join(f"{key} = {value}" for key, value in values)
+            told.append(f"{name}: {chosen} (of {counted(len(tuning['trials']), 'trial')})")
+    if told:
+        where = "Chosen with the config's own duration and schedule, for all lengths"
+        yield f"{where}: {'; '.join(told)}."
 
 
 def front(record: Record, dataset: Mapping[str, Any]) -> str:

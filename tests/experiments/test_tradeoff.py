@@ -341,6 +341,7 @@ def test_a_damaged_record_is_a_line(finished, tmp_path):
     arm = content["datasets"]["digits"]["arms"]["slow"]
     for key, value, words in [
         ("control", "nobody", "'control' is 'nobody', which is not an arm, in arm 'slow' of 'digi"),
+        ("tuning", {"trials": [], "chosen": 0}, "'chosen' is 0, which is no trial, in arm 'slow'"),
         ("step", [18], "'step' has 1 entry, not 2, in arm 'slow' of 'digits'"),
         ("separate", [[0.5, 0.5], [0.5]], "'separate' has 1 entry, not 2, in arm 'slow'"),
         ("one_run", [0.5, 0.5], "'one_run' of 'slow' of 'arms' of 'digits' of 'datasets' is 0.5"),
@@ -387,6 +388,14 @@ def test_times_have_two_digits_and_a_unit_that_suits_them(seconds, words):
     (told,) = presentation._times({"seeds": [0], "arms": {"plain": arm}})
     rounded = "3 s" if words == "3.4 s" else words
     assert told == f"Time of training: {rounded} and {rounded}, a ratio of 1.00."
+
+
+def test_the_values_that_were_chosen_are_told():
+    trials = [{"values": {"a.b": 0.1}}, {"values": {"a.b": 0.2, "c": "x"}}]
+    arms = {"plain": {"tuning": None}, "slow": {"tuning": {"trials": trials, "chosen": 1}}}
+    (told,) = presentation._chosen({"arms": arms})
+    assert told.endswith("for all lengths: slow: a.b = 0.2, c = x (of 2 trials).")
+    assert not list(presentation._chosen({"arms": {"plain": {"tuning": None}}}))
 
 
 def test_the_answer_says_what_no_longer_training_could_tell():
