@@ -129,7 +129,7 @@ def quantized_layers(model: Model, inputs: Any, how: Precision) -> dict[Path, Ax
     Raises:
       ValueError: As in `quantized`.
     """
-    return _quantized_layers(model, inputs, how)
+    return {path: layer.axes for path, layer in _quantized_layers(model, inputs, how).items()}
 
 
 def layers_of(model: Model, inputs: Any) -> dict[Path, Layer]:

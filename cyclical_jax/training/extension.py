@@ -105,36 +105,15 @@ def _ends_and_sizes(windows: Windows) -> tuple[np.ndarray, np.ndarray]:
 
 def _schedule_problems(recipe: Recipe, there: Timetable, here: Timetable) -> Iterator[str]:
     """Yields a sentence unless all schedules have the same values, bit for bit."""
-<<<<<<< HEAD
-    moved = _moved(recipe, there, here)
-    if moved:
-        update = min(moved.values())
-        first = [key for key, at in moved.items() if at == update]
-        keys = " and ".join(_knobs_of(recipe, first))
-=======
     found = first_other(recipe, there, here)
     if found:
         keys, update = found
->>>>>>> mendtrade
         yield (
             f"This run cannot be made longer: {keys} would have other values from update "
             f"{update:,} on, because a schedule spans the whole run."
         )
 
 
-<<<<<<< HEAD
-def _knobs_of(recipe: Recipe, first: Sequence[str]) -> list[str]:
-    """Returns those of the schedules that are knobs, or else the knobs from which they follow."""
-    if named := [key for key in first if key in recipe.catalogue.keys]:
-        return named
-    followed = [
-        entry
-        for entry, _ in recipe.structure.entries
-        if any(key in (entry.columns or {}) for key in first)
-    ]
-    on = dict(recipe.structure.curves)
-    return [key for entry in followed for key in entry.keys if key in on]
-=======
 def first_other(recipe: Recipe, there: Timetable, here: Timetable) -> tuple[str, int] | None:
     """Returns which schedules of a recipe are the first to differ between two lengths of it.
 
@@ -152,9 +131,20 @@ def first_other(recipe: Recipe, there: Timetable, here: Timetable) -> tuple[str,
         return None
     count = min(moved.values())
     first = [key for key, at in moved.items() if at == count]
-    named = [key for key in first if key in recipe.catalogue.keys]  # others follow from them
-    return " and ".join(named or first), count + 1
->>>>>>> mendtrade
+    return " and ".join(_knobs_of(recipe, first)), count + 1
+
+
+def _knobs_of(recipe: Recipe, first: Sequence[str]) -> list[str]:
+    """Returns those of the schedules that are knobs, or else the knobs from which they follow."""
+    if named := [key for key in first if key in recipe.catalogue.keys]:
+        return named
+    followed = [
+        entry
+        for entry, _ in recipe.structure.entries
+        if any(key in (entry.columns or {}) for key in first)
+    ]
+    on = dict(recipe.structure.curves)
+    return [key for entry in followed for key in entry.keys if key in on]
 
 
 def _moved(recipe: Recipe, there: Timetable, here: Timetable) -> dict[str, int]:
