@@ -7,12 +7,20 @@ serves all of them. A number with a fraction is rounded to whole bits (halves to
     affine      n = 2^b - 1,  s = (hi - lo) / n,         q = clip(round((x - lo) / s), 0, n)
                 result q s + lo; both ends of the range are levels, and 0 need not be one
     symmetric   m = 2^(b-1),  s = max|x| / (m - 1/2),    q = clip(round(x / s), -m, m - 1)
-                result q s; for float32 equal, bit for bit, to what Qwix quantizes and dequantizes
+                result q s; for float32 and a range for each output channel equal, bit for bit, to
+                what Qwix quantizes and dequantizes
 
 [lo, hi] is the range of the values. Rounding is to the nearest level, halves to even, or with a key
-at random such that the mean is x. The arithmetic is in float32, and the result has the dtype of x.
+at random. The mean is then x, but of symmetric levels only up to the largest one, (m - 1) s: above
+it lies max|x|, half a step away, which is clipped to it. The arithmetic is in float32, and the
+result has the dtype of x. All programs, traced or not, choose the same level; compiled ones agree
+bit for bit, and so do all with symmetric levels. With a single range, Qwix's own s differs in the
+last bit between its compiled programs, which are equal to these, and the others; the level of
+-max|x|, which is halfway between two, may then differ.
+
 A scale s below 1.2e-38, the smallest that float32 holds in full, is raised to it. So a constant
-array gives itself. An array with NaN or an infinity gives NaN where its range reaches.
+array gives itself. A range hi - lo, or 2 max|x|, above 2.5e38 is too large for float32: the result
+is wrong or NaN. An array with NaN or an infinity gives NaN where its range reaches.
 
 Source: affine as in the code of Fu et al., CPT (arXiv 2101.09868), whose scale is at least 1e-8:
 small gradients then lose levels.
@@ -83,7 +91,8 @@ def fake_quantize(
       axes: The axes over which a range is taken; all others have a range for each index, such as
         `axes=0` one for each output of a kernel [in, out]. None: one range for the whole array.
       key: A key for stochastic rounding: x lies between two levels, and the nearer one is the more
-        probable, such that the mean over keys is x. None rounds to the nearest level.
+        probable, such that the mean over keys is x. Beyond the largest symmetric level there is no
+        second one: those x go to it. None rounds to the nearest level.
       symmetric: Whether levels are symmetric about 0, which is then one of them; see the top of
         this file.
       limits: The range (lo, hi) instead of that of `x`, say a running mean of earlier ranges; each

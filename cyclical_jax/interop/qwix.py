@@ -1,8 +1,9 @@
 """Trained parameters as whole numbers of few bits, by Qwix (https://github.com/google/qwix).
 
 Train with `precision.fake_quantize(..., symmetric=True)`, in the trainer
-`precision.quantizer="symmetric"`: with the same axes of ranges, its weights are those of Qwix, bit
-for bit. This module needs `pip install ".[qwix]"` in the clone.
+`precision.quantizer="symmetric"`: with the same axes of ranges, its float32 weights are those of
+Qwix, bit for bit. (If a kernel has one output, its largest weight may get the level beside; see
+`precision`.) This module needs `pip install ".[qwix]"` in the clone.
 """
 
 import re

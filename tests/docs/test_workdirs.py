@@ -31,6 +31,8 @@ def runs_in(block):
         arguments = [one.replace('"', "") or other for other, one in _ARGUMENT.findall(options)]
         workdirs = [one.partition("=")[2] for one in arguments if one.startswith("--workdir=")]
         run = tuple(sorted(one for one in arguments if one.startswith(_OF_THE_RUN)))
+        if any("first_cycle" in one for one in run):  # it may be made longer
+            run = tuple(one for one in run if not one.startswith("--config.duration"))
         if workdirs and (*workdirs, *run) not in REFUSED:
             yield workdirs[0], run
 

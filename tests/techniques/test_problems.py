@@ -483,6 +483,13 @@ CASES = {
             "precision.deficit and precision.deficit_bits are read where precision.weights or "
             "precision.activations is set, not None; leave both at None.",
         ),
+        (
+            RESTARTS
+            | {"cycle.span": "restart", "precision.weights": 4}
+            | {"precision.deficit": (0, 0.5), "precision.deficit_bits": 3},
+            "precision.deficit is a part of the whole run; where cycle.span is 'restart' it must "
+            "be None, got (0.0, 0.5).",
+        ),
     ],
 }
 

@@ -71,6 +71,16 @@ def test_a_schedule_that_would_move_is_named(key, changes):
     assert problem("3 epochs", **changes) == f"{CANNOT}{key} would have other values from {update}"
 
 
+def test_a_schedule_that_is_no_key_is_named_by_the_knobs_that_make_it(monkeypatch):
+    bits = {"precision__weights": {"easy": 8, "hard": 3}, "precision__gradients": 8}
+    update = "other values from update {} on, because a schedule spans the whole run."
+    found = problem("3 epochs", **bits)
+    assert found == f"{CANNOT}precision.weights would have {update.format(3)}"
+    monkeypatch.setattr(extension, "_moved", lambda *_: {"precision.relative_cost": 4})
+    keys = "precision.weights and precision.gradients"
+    assert problem("3 epochs", **bits) == f"{CANNOT}{keys} would have {update.format(5)}"
+
+
 RESTARTS = {
     "optimizer__learning_rate_schedule": "warm_restarts",
     "optimizer__first_cycle": "1 epoch",
