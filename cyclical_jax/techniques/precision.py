@@ -91,7 +91,7 @@ def problems(checked: Own) -> Iterator[str]:
             f"{DEFICIT} and {DEFICIT_BITS} must both be set or both be None, got {deficit} and "
             f"{bits}."
         )
-    if deficit is not None and checked[SPAN] == RESTART:
+    if deficit is not None and checked.get(SPAN) == RESTART:
         yield (
             f"{DEFICIT} is a part of the whole run; where {SPAN} is {RESTART!r} it must be None, "
             f"got {deficit}."
