@@ -135,7 +135,7 @@ def first_other(recipe: Recipe, there: Timetable, here: Timetable) -> tuple[str,
 
 
 def _knobs_of(recipe: Recipe, first: Sequence[str]) -> list[str]:
-    """Returns those of the schedules that are knobs, or else the knobs from which they follow."""
+    """Returns those that are knobs, or else the knobs from which they follow, or else all."""
     if named := [key for key in first if key in recipe.catalogue.keys]:
         return named
     followed = [
@@ -144,7 +144,7 @@ def _knobs_of(recipe: Recipe, first: Sequence[str]) -> list[str]:
         if any(key in (entry.columns or {}) for key in first)
     ]
     on = dict(recipe.structure.curves)
-    return [key for entry in followed for key in entry.keys if key in on]
+    return [key for entry in followed for key in entry.keys if key in on] or list(first)
 
 
 def _moved(recipe: Recipe, there: Timetable, here: Timetable) -> dict[str, int]:

@@ -117,6 +117,19 @@ def test_ends_between_two_validations_are_no_rows_of_the_longer_run():
     )
 
 
+def test_a_schedule_that_follows_from_no_knob_is_named_itself(monkeypatch):
+    real = extension.assembly.make_schedules
+
+    def with_own(structure, numbers, timetable):
+        total = timetable.total_steps
+        return real(structure, numbers, timetable) | {"mine.pace": lambda count: count / total}
+
+    monkeypatch.setattr(extension.assembly, "make_schedules", with_own)
+    assert problem("3 epochs").startswith(
+        f"{CANNOT}mine.pace would have other values from update 2"
+    )
+
+
 def test_a_value_that_moves_in_one_update_alone_is_found(monkeypatch):
     """Also where it is not in the first part of the updates that are computed at once."""
     monkeypatch.setattr(extension, "_CHUNK", 7)
