@@ -13,6 +13,10 @@ from experiments.score import Score, in_order, words
 
 AS_IT_IS, FULL = "as it is", "full precision"
 _MOST_NAMED = 6  # layers
+_LEVELS = {
+    "affine": "affine levels (an export to Qwix needs symmetric ones)",
+    "symmetric": "symmetric levels",
+}
 
 
 def bits_of(texts: Sequence[str]) -> list[int]:
@@ -62,7 +66,7 @@ def _described(run: LoadedRun) -> Iterator[str]:
     few, others = [*run.few_bit_layers()], run.whole_layers()
     levels = run.config.get("precision", {}).get("quantizer") if _bits_in_force(run) else None
     inputs = "weights and inputs" if has_activations(run) else "weights"
-    yield f"few bits: {inputs} of {_named(few)}; {levels or 'symmetric'} levels"
+    yield f"few bits: {inputs} of {_named(few)}; {_LEVELS[levels or 'symmetric']}"
     if others:
         yield f"full precision, by precision.keep: {_named(others)}"
     if not has_activations(run):

@@ -6,8 +6,9 @@ python -m experiments.range_test --config=configs/digits.py --knob=optimizer.wei
 This is L. N. Smith's learning-rate range test (1506.01186) for any key that may cycle. Each value
 has runs of its own, so that no value profits from those before it. The command suggests the values
 around the best one whose mean validation loss lies within one standard error of the best, and draws
-the validation loss and the score that the task judges by. In the paper's reading the lower end is
-easy. The test split is not read.
+the validation loss and the score that the task judges by; their means are printed. In the paper's
+reading the lower end is easy; for the batch size and bits it is the higher one. The test split is
+not read.
 
 Several keys, joined by commas, move together: --knob=precision.weights,precision.activations. A key
 of whole numbers has a grid of whole numbers. For bits the command also gives the range of the
@@ -30,7 +31,9 @@ from cyclical_jax.training.recipe import instead_of
 from cyclical_jax.training.structure import Catalogue, Recipe
 from experiments import command_line, grids, paths, plugins, runs
 from experiments.arms import changed
-from experiments.score import ACCURACY, Score
+from experiments.class_scores import aligned
+from experiments.score import ACCURACY, Score, number
+from experiments.statistics import Scores, is_finite
 
 _CONFIG = command_line.define_config()
 _KNOB = flags.DEFINE_list(
@@ -104,6 +107,10 @@ def recipes_of(
       RecipeError: The config cannot be run with these values.
     """
     catalogue = _keys(config)
+    for end in (values[0], values[-1]):
+        for knob in knobs:
+            for line in problem(catalogue.keys[knob].check, knob, end):
+                raise RecipeError(line.replace("`", ""))
     is_ruled = is_of_bits(catalogue.keys, knobs)
     at_end = ["validate_every"] if is_ruled else ["log_every", "validate_every"]
     ends = dict.fromkeys(at_end, config.duration)
@@ -158,6 +165,24 @@ def _scores(outcome: Outcome, judged: str, trained: bool) -> dict[str, float | N
     if trained:
         scores[_TRAINED] = outcome.rows[-1][ACCURACY.name] if ended else None
     return scores
+
+
+def as_table(record: Mapping[str, Any], judged: Score) -> str:
+    """Returns a row of mean scores for each value, as text."""
+    columns = {f"validation {of.label}": (f"val_{of.name}", of) for of in grids.panels(judged)}
+    if _TRAINED in record:
+        columns[f"training {ACCURACY.label}"] = _TRAINED, ACCURACY
+    cells = [[f"mean of {len(record['seeds'])} seeds", *columns]]
+    for index, value in enumerate(record["values"]):
+        means = (_mean(record[name][index], of) for name, of in columns.values())
+        cells.append([_shown(value), *means])
+    return "\n".join(aligned(cells))
+
+
+def _mean(scores: Scores, score: Score) -> str:
+    if not all(map(is_finite, scores)):
+        return "not finite"
+    return number(sum(scores) / len(scores), score.percent)
 
 
 def advice(record: Mapping[str, Any], keys: Keys) -> str:
@@ -270,8 +295,9 @@ def main():
     config = command_line.config_of(_CONFIG)
     if _DURATION.value:
         config.duration = _DURATION.value
-    parse(config, catalogue=plugins.catalogue())
+    recipe = parse(config, catalogue=plugins.catalogue())
     record = run(config, _WORKDIR.value)
+    print(as_table(record, Score.of_recipe(recipe)))
     print(advice(record, _keys(config).keys))
     print(f"written to {_WORKDIR.value}: range_test.json, range_test.png")
 

@@ -70,7 +70,8 @@ def test_a_run_that_was_trained_in_full_precision_has_a_row_for_each_number_of_b
 def test_a_run_that_was_trained_with_few_bits_has_those_of_its_end_as_it_is(few_run):
     _, *told, _, as_it_is, three = lines_of(few_run, "--bits=3", "--checkpoint=best")
     assert told == [
-        "few bits: weights and inputs of Dense_1, Dense_2; affine levels",
+        "few bits: weights and inputs of Dense_1, Dense_2; affine levels (an export to Qwix needs "
+        "symmetric ones)",
         "full precision, by precision.keep: Dense_0",
         "as it is: weights of 6 bits and activations of 5 bits",
     ]

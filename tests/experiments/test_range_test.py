@@ -34,7 +34,15 @@ def test_the_record_is_that_of_its_runs(tmp_path):
         assert record[f"val_{name}"] == expected
     best = record["values"][np.mean(record["val_loss"], 1).argmin()]
     assert record["suggestion"]["best"] == best
-    assert process.stdout.startswith(f"best value: {best:.3g}; ")
+    table, told = process.stdout.split("\nbest value: ")
+    head, *rows = table.splitlines()
+    assert head.startswith("mean of 2 seeds  ") and told.startswith(f"{best:.3g}; ")
+    means = [np.mean(record[f"val_{name}"], 1) for name in ("loss", "accuracy")]
+    expected = [
+        [f"{value:g}", f"{loss:.4f}", f"{100 * accuracy:.2f}"]
+        for value, loss, accuracy in zip(record["values"], *means, strict=True)
+    ]
+    assert [row.replace(".0 ", "  ").split() for row in rows] == expected
 
 
 def test_a_mistake_is_a_line_and_exit_code_2_before_anything_is_trained(tmp_path):
@@ -78,6 +86,10 @@ def test_a_mistake_is_a_line_and_exit_code_2_before_anything_is_trained(tmp_path
             "precision.weights must be at least 2 and at most 16, got 1.",
         ),
         (
+            ["--knob=precision.weights", "--low=2", "--high=20"],
+            "precision.weights must be at least 2 and at most 16, got 20.",
+        ),
+        (
             ["--knob=precision.weights,precision.activation", "--low=2"],
             "--knob precision.activation is not a key that may cycle; nearest: precision.activatio",
         ),
@@ -93,7 +105,7 @@ def test_a_mistake_is_a_line_and_exit_code_2_before_anything_is_trained(tmp_path
         (["--low=-1", "--scale=linear"], f"{KNOB} must be at least 0, got -1.0."),
         (
             ["--knob=optimizer.momentum", "--scale=linear"],
-            "optimizer.momentum must be at least 0 and at most 1, got 5.0005",
+            "optimizer.momentum must be at least 0 and at most 1, got 10.0",
         ),
         (["--knob=loss.gamma"], "loss.gamma is read where loss.name is "),
         (["--duration=soon"], "duration must be "),
@@ -133,6 +145,19 @@ def test_bits_move_together_through_whole_numbers(tmp_path):
     low = grids.first_rise([2, 3, 4], expected, 0.01)
     assert record["published"] == {"low": low, "high": 4, "rise": 0.01}
     assert "published rule: " in ended.stdout
+    head, *rows = ended.stdout.splitlines()[:4]
+    assert head.endswith("validation accuracy, %  training accuracy, %")
+    ends = [f"{100 * np.mean(of_value):.2f}" for of_value in expected]
+    assert [(row.split()[0], row.split()[-1]) for row in rows] == [*zip("234", ends, strict=True)]
+
+
+def test_a_value_with_a_run_that_is_not_finite_has_no_mean():
+    record = {"seeds": [0, 1], "values": [0.1, 1.0], "val_loss": [[0.5, 0.7], [0.2, None]]}
+    assert range_test.as_table(record, grids.LOSS).splitlines() == [
+        "mean of 2 seeds  validation loss",
+        "0.1                       0.6000",
+        "1.0                   not finite",
+    ]
 
 
 def told(knobs, values, low, high, keys=CATALOGUE.keys, **further):
