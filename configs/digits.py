@@ -14,7 +14,8 @@ A variant may follow after a colon, as in configs/digits.py:all:
 from configs import default
 from cyclical_jax.training.recipe import cyclical
 
-VARIANTS = default.variants(cyclical(easy=1e-4, hard=2e-3)) | {"precision": default.FEW_BITS}
+FOUR = default.variants(cyclical(easy=1e-4, hard=2e-3))
+VARIANTS = FOUR | {"precision": default.FEW_BITS}
 
 
 def get_config(variant: str = "plain"):

@@ -176,7 +176,7 @@ def quantized_dot_general(
 
     Args:
       bits: Bits of the kernel, as in `fake_quantize`, and of the activations.
-      gradient_bits: Bits of the gradient; None leaves it whole.
+      gradient_bits: Bits of the gradient; None leaves it in full precision.
       key: The key of the gradient's stochastic rounding. Each update needs another one, and so does
         each layer: layers with equal keys round equal shapes with equal draws.
       activation_bits: Bits of the activations where they differ from those of the kernel.
@@ -199,7 +199,7 @@ def quantized_dot_general(
       ...         for layer, features in enumerate((64, 32)):
       ...             few = quantized_dot_general(bits, 8, jax.random.fold_in(key, layer))
       ...             x = nn.relu(nn.Dense(features, dot_general=few)(x))
-      ...         return nn.Dense(10)(x)  # the last layer stays whole
+      ...         return nn.Dense(10)(x)  # the last layer, in full precision
       >>> cycle = PRECISION_SCHEDULES["CT"]  # 8 -> 3 -> 8 bits, four times
       >>> bits_at = cj.as_integer(cj.cyclical_schedule(**cycle, total_steps=100))
       >>> @jax.jit
@@ -326,7 +326,7 @@ def _check_gradient(gradient_bits, key) -> None:
     if key is None:
         raise ValueError(
             "`key` must be given with `gradient_bits`, which are rounded at random; or give None "
-            "for `gradient_bits`, to leave gradients whole."
+            "for `gradient_bits`, to leave gradients in full precision."
         )
 
 

@@ -142,12 +142,13 @@ class LoadedRun:
         """Returns the same run with few bits, as it would be served.
 
         The weights have a range for each output channel. A run that was trained with few bits has
-        the quantizer and the whole layers of its training; if its activations had few bits, these
+        the quantizer and `precision.keep` of its training; if its activations had few bits, these
         have as many, within their running ranges. Any other run has symmetric levels, as
-        `cyclical_jax.interop.qwix` exports them, and its last layer and its activations stay whole.
+        `cyclical_jax.interop.qwix` exports them, and its last layer and its activations are in
+        full precision.
 
         Args:
-          bits: 2 to 16, of any integer type; 0 leaves all whole. No number makes another compiled
+          bits: 2 to 16, of any integer type; 0 is full precision. No number makes another compiled
             program.
 
         Raises:
@@ -178,7 +179,7 @@ class LoadedRun:
         return self._layers()[0]
 
     def whole_layers(self) -> list[str]:
-        """Returns the paths of the layers that `with_bits` leaves whole; raises as above."""
+        """Returns the paths of the layers left in full precision; raises as above."""
         return self._layers()[1]
 
     def _layers(self) -> tuple[dict[str, tuple[int, ...]], list[str]]:

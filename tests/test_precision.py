@@ -360,7 +360,7 @@ def test_the_cost_where_weights_and_activations_differ():
         (
             lambda: quantized_conv(4, 8),
             "`key` must be given with `gradient_bits`, which are rounded at random; or give None "
-            "for `gradient_bits`, to leave gradients whole.",
+            "for `gradient_bits`, to leave gradients in full precision.",
         ),
         (
             lambda: quantized_conv(4, 8, KEY, activation_bits="as weigths"),

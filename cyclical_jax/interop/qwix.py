@@ -1,4 +1,4 @@
-"""Trained parameters as whole numbers of few bits, by Qwix (https://github.com/google/qwix).
+"""Trained parameters as integers of few bits, by Qwix (https://github.com/google/qwix).
 
 Train with `precision.fake_quantize(..., symmetric=True)`, in the trainer
 `precision.quantizer="symmetric"`: with the same axes of ranges, its float32 weights are those of
@@ -28,7 +28,7 @@ def export(
     keep: Sequence[str] = (),
     layers: Mapping[str, Sequence[int]] | None = None,
 ) -> Any:
-    """Returns the parameters with whole numbers of few bits in place of each kernel.
+    """Returns the parameters with integers of few bits in place of each kernel.
 
     A kernel is an array of two or more axes under the name "kernel", as the layers of Flax have it.
     With w the weights of an output and s its scale,
@@ -97,13 +97,13 @@ def rules(
 ) -> list[Any]:
     """Returns the rules by which Qwix's own providers quantize the same kernels.
 
-    `qwix.quantize_model(module, qwix.PtqProvider(rules(4)))` is a Flax module that multiplies whole
-    numbers; `qwix.quantize_params` fills it. Qwix knows the outputs of each kernel from the product
-    itself. It computes the range of activations anew for each example, symmetric about 0.
+    `qwix.quantize_model(module, qwix.PtqProvider(rules(4)))` is a Flax module that multiplies
+    integers; `qwix.quantize_params` fills it. Qwix knows the outputs of each kernel from the
+    product itself. It computes the range of activations anew for each example, symmetric about 0.
 
     Args:
       bits: Of the kernels, 2 to 8.
-      activation_bits: Of the inputs of layers, 2 to 8; None leaves them whole. Qwix's convolutions
+      activation_bits: Of the inputs of layers, 2 to 8; None leaves them floats. Qwix's convolutions
         need as many as `bits`.
       keep: As in `export`; in a path, names are those of Flax modules.
       layers: Paths of the layers to quantize, such as `LoadedRun.few_bit_layers()`; None: all.

@@ -2,8 +2,8 @@
 
 Layers of flax.linen are found where they are called, by `flax.linen.intercept_methods`, so that no
 network needs a change. Such a layer gets its input and its kernel quantized, and the gradient with
-respect to its output. Everything else, biases and normalisations among it, stays whole; but the
-gradient of a bias is the sum of the quantized gradient.
+respect to its output. Everything else, biases and normalisations among it, is in full precision;
+but the gradient of a bias is the sum of the quantized gradient.
 """
 
 import functools
@@ -54,7 +54,7 @@ class Precision(NamedTuple):
     Attributes:
       words: Those of WEIGHTS, ACTIVATIONS and GRADIENTS that are quantized in training.
       symmetric: Whether levels of weights and activations are symmetric about 0.
-      keep: The layers that stay whole: "first" and "last" in the order in which they are called,
+      keep: The layers in full precision: "first" and "last" in the order in which they are called,
         names, or parts of paths such as "Block_0/Conv_1".
       axis_name: The mapped axis over which ranges are taken in training; None outside of one.
       keep_is: What a message calls `keep`.
@@ -68,12 +68,12 @@ class Precision(NamedTuple):
 
 
 def quantized(model: Model, how: Precision) -> Model:
-    """Returns a model that computes with few bits; its parameters stay whole.
+    """Returns a model that computes with few bits, from parameters in full precision.
 
     In training, `apply` takes the numbers of bits as the knobs WEIGHTS, ACTIVATIONS and GRADIENTS,
     which may be traced. The model's state holds two more collections. BITS has the numbers of bits
-    of the last training step, int32, 0 for whole. RANGES has a running mean of the range of each
-    layer's input. An evaluation uses both.
+    of the last training step, int32, 0 for full precision. RANGES has a running mean of the
+    range of each layer's input. An evaluation uses both.
 
     Args:
       model: A model of flax.linen layers, as `from_linen` makes.
@@ -110,7 +110,7 @@ def quantized(model: Model, how: Precision) -> Model:
 
 
 def with_bits(model_state: Mapping[str, Any], bits: int) -> dict[str, Any]:
-    """Returns the state of a quantized model with other bits, for an evaluation; 0 is whole."""
+    """Returns the state of a quantized model with other bits, for an evaluation; 0 is none."""
     return {**model_state, BITS: dict.fromkeys(model_state[BITS], jnp.int32(bits))}
 
 
@@ -233,7 +233,7 @@ def _problems(layers: Mapping[Path, Layer], how: Precision) -> Iterator[str]:
 
 
 def _kept(layers: Sequence[Path], how: Precision) -> set[Path]:
-    """Returns the layers that stay whole."""
+    """Returns the layers in full precision."""
     found: set[Path] = set()
     for name in how.keep:
         of_name = [layers[_ENDS[name]]] if name in _ENDS else _named(layers, name)
@@ -315,7 +315,7 @@ class _Call:
         return precision.quantize_gradient(outputs, bits, key, axis_name=axis_name)
 
     def _fake_quantized(self, word: str, x: jax.Array, **options: Any) -> jax.Array:
-        """Returns `x` quantized; 0 bits leave it whole."""
+        """Returns `x` quantized; 0 bits leave it as it is."""
         if self._train and word not in self._how.words:
             return x
         bits, symmetric = self._bits[word], self._how.symmetric

@@ -11,7 +11,7 @@ from cyclical_jax.models.quantized import BITS, GRADIENTS, RANGES, Precision, qu
 from cyclical_jax.precision import LEAST_BITS, MOST_BITS, relative_cost
 from cyclical_jax.schedules import as_integer
 from cyclical_jax.training.durations import Timetable
-from cyclical_jax.training.fields import Field, any_of, knob, number, one_of, or_none, whole
+from cyclical_jax.training.fields import Field, knob, number, one_of, or_none, whole
 from cyclical_jax.training.keys import RESTART, SPAN
 from cyclical_jax.training.technique import Own, Schedules, Site, Technique
 
@@ -80,13 +80,7 @@ KEYS = {
 
 def problems(checked: Own) -> Iterator[str]:
     deficit, bits = checked[DEFICIT], checked[DEFICIT_BITS]
-    are_floats = checked[WEIGHTS] is None and checked[ACTIVATIONS] is None
-    read = f"read where {any_of(WEIGHTS, ACTIVATIONS)} is set, not None"
-    if are_floats and checked[QUANTIZER] != KEYS[QUANTIZER].default:
-        yield f"{QUANTIZER} is {read}; leave it at {KEYS[QUANTIZER].default!r}."
-    if are_floats and (deficit, bits) != (None, None):
-        yield f"{DEFICIT} and {DEFICIT_BITS} are {read}; leave both at None."
-    elif (deficit is None) != (bits is None):
+    if (deficit is None) != (bits is None):
         yield (
             f"{DEFICIT} and {DEFICIT_BITS} must both be set or both be None, got {deficit} and "
             f"{bits}."
@@ -171,6 +165,7 @@ TECHNIQUE = Technique(
     },
     summary=summary,
     switch=KNOBS,
+    read_with=dict.fromkeys((QUANTIZER, DEFICIT, DEFICIT_BITS), (WEIGHTS, ACTIVATIONS)),
     problems=problems,
     about="Trains with few bits, whose number may cycle.",
 )

@@ -256,6 +256,7 @@ class Technique:
         follows from its recipe; `result.json` keeps it.
       switch: The key that is None if the technique is off; of several keys, it is on if one is
         set. Without a switch it is on whenever the task offers what it needs.
+      read_with: {key: those of the switches of which one must be set for the key to be read}.
       options: {key of a choice: {value: words of the keys in its section that are then read}}.
       needs: What the task or the data must offer.
       measures: Names of the measures of its loss terms.
@@ -285,6 +286,7 @@ class Technique:
     columns: Mapping[str, str] | None = None
     summary: Callable[[Own, Schedules, Timetable], Mapping[str, float]] | None = None
     switch: str | tuple[str, ...] | None = None
+    read_with: Mapping[str, tuple[str, ...]] | None = None
     options: Mapping[str, Mapping[str, tuple[str, ...]]] | None = None
     needs: frozenset[str] = frozenset()
     measures: tuple[str, ...] = ()

@@ -480,8 +480,17 @@ CASES = {
         ),
         (
             {"precision.gradients": 8, "precision.deficit_bits": 3, "precision.deficit": (0, 1)},
-            "precision.deficit and precision.deficit_bits are read where precision.weights or "
-            "precision.activations is set, not None; leave both at None.",
+            "precision.deficit is read where precision.weights or precision.activations is set, "
+            "not None; leave it at None.\n"
+            "precision.deficit_bits is read where precision.weights or precision.activations is "
+            "set, not None; leave it at None.",
+        ),
+        (
+            {"precision.deficit_bits": 3, "precision.deficit": (0, 1)},
+            "precision.deficit is read where precision.weights or precision.activations is set, "
+            "not None; leave it at None.\n"
+            "precision.deficit_bits is read where precision.weights or precision.activations is "
+            "set, not None; leave it at None.",
         ),
         (
             RESTARTS
