@@ -3,7 +3,7 @@
     python -m benchmarks.precision
 
 It uses one core, batches of 128 images of 28 x 28, and the seconds that the core worked. A step is
-the forward and backward pass of an MLP or of a small CNN, whose last layer stays whole. The
+the forward and backward pass of an MLP or of a small CNN, whose last layer has full precision. The
 quantized step has weights, activations and gradients of 5 bits, where 5 is an argument of the
 program. To say where the time goes, other rows quantize one of the three, spare the search for the
 range, or round gradients to the nearest level, without random draws; and one row draws by

@@ -21,6 +21,13 @@ get_config = default_config
 # goes 0 -> 1 -> 0 by default.
 CYCLICAL_FOCAL: dict[str, Any] = {"loss.name": "cyclical_focal", "loss.label_smoothing": 0.1}
 
+# Few bits at the peak. Gradients keep 8 bits, as published.
+FEW_BITS: dict[str, Any] = {
+    "precision.weights": cyclical(easy=8, hard=3),
+    "precision.activations": cyclical(easy=8, hard=3),
+    "precision.gradients": 8,
+}
+
 
 def variants(weight_decay: ConfigDict) -> dict[str, Mapping[str, Any]]:
     """Returns {variant: its changes}: "plain", one variant for each of four techniques, and "all".

@@ -8,12 +8,14 @@ about 98 % of the test images right.
 A variant may follow after a colon, as in configs/digits.py:all:
   weight_decay, clipping, temperature, focal   one cyclical technique each
   all                                          these four at once
+  precision                                    few bits at the peak
 """
 
 from configs import default
 from cyclical_jax.training.recipe import cyclical
 
-VARIANTS = default.variants(cyclical(easy=1e-4, hard=2e-3))
+FOUR = default.variants(cyclical(easy=1e-4, hard=2e-3))
+VARIANTS = FOUR | {"precision": default.FEW_BITS}
 
 
 def get_config(variant: str = "plain"):

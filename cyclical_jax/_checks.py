@@ -5,6 +5,7 @@ concrete one would wait for its device.
 """
 
 import difflib
+import operator
 import os
 import re
 from collections.abc import Iterable
@@ -77,6 +78,24 @@ def whole_number(name: str, value: Any, *, minimum: int, maximum: int) -> None:
         raise ValueError(
             f"`{name}` must be a whole number from {minimum} to {maximum}, got {value}."
         )
+
+
+def integer(name: str, value: Any, *, minimum: int, maximum: int) -> int:
+    """Returns a number that `as_int` takes; raises ValueError if there is none in the range."""
+    found = as_int(value)
+    if found is None or not minimum <= found <= maximum:
+        raise ValueError(f"`{name}` must be an integer from {minimum} to {maximum}, got {value!r}.")
+    return found
+
+
+def as_int(value: Any) -> int | None:
+    """Returns a number of any integer type as an int; None for all else, True and False too."""
+    if isinstance(value, bool | np.bool_):
+        return None
+    try:
+        return operator.index(value)
+    except TypeError:
+        return None
 
 
 def one_of(name: str, value: Any, allowed: Iterable[str]) -> None:

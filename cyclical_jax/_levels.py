@@ -13,23 +13,23 @@ from cyclical_jax import _sharding
 _TINY = float(np.finfo(np.float32).tiny)
 
 
+# XLA makes a product of a quotient whose divisor is broadcast or constant, but not in all programs;
+# and for a number halfway between two levels, as the largest symmetric one is, an ulp decides about
+# a whole level. So both quantizers multiply by reciprocals.
+
+
 def affine(x, bits, lo, hi, noise=0.0):
     """Returns `x` at 2^bits levels from lo to hi, both of them levels."""
     most = _power_of_two(bits) - 1
-    scale = jnp.maximum((hi - lo) / most, _TINY)
-    q = jnp.clip(jnp.round((x - lo) / scale + noise), 0, most)
+    scale = jnp.maximum((hi - lo) * (1 / most), _TINY)
+    q = jnp.clip(jnp.round((x - lo) * (1 / scale) + noise), 0, most)
     return jnp.where(q == most, hi, q * scale + lo)  # a rounding of the end would move the range
 
 
 def symmetric(x, bits, lo, hi, noise=0.0):
     """Returns `x` at 2^bits multiples of a scale, of which one more is below 0 than above."""
     half = _power_of_two(bits - 1)
-    size = jnp.maximum(-lo, hi)
-    # XLA makes a product of a quotient whose divisor is broadcast, but not in all programs; and an
-    # ulp decides about the largest number, which lies between two levels. So products are written
-    # out where Qwix has them: all but that of a single scale.
-    scale = size / (half - 0.5) if size.size == 1 else size * (1 / (half - 0.5))
-    scale = jnp.maximum(scale, _TINY)
+    scale = jnp.maximum(jnp.maximum(-lo, hi) * (1 / (half - 0.5)), _TINY)
     return jnp.clip(jnp.round(x * (1 / scale) + noise), -half, half - 1) * scale
 
 

@@ -17,8 +17,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from cyclical_jax import _checks
+from cyclical_jax._piecewise import constant_between
 from cyclical_jax._types import ArraySchedule, Number, Schedule
-from cyclical_jax.restarts import constant_between
 from cyclical_jax.schedules import as_integer
 
 Windows = tuple[tuple[int, int], ...]  # (updates in a row, micro steps of each)

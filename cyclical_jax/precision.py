@@ -7,12 +7,20 @@ serves all of them. A number with a fraction is rounded to whole bits (halves to
     affine      n = 2^b - 1,  s = (hi - lo) / n,         q = clip(round((x - lo) / s), 0, n)
                 result q s + lo; both ends of the range are levels, and 0 need not be one
     symmetric   m = 2^(b-1),  s = max|x| / (m - 1/2),    q = clip(round(x / s), -m, m - 1)
-                result q s; for float32 equal, bit for bit, to what Qwix quantizes and dequantizes
+                result q s; for float32 and a range for each output channel equal, bit for bit, to
+                what Qwix quantizes and dequantizes
 
 [lo, hi] is the range of the values. Rounding is to the nearest level, halves to even, or with a key
-at random such that the mean is x. The arithmetic is in float32, and the result has the dtype of x.
+at random. The mean is then x, but of symmetric levels only up to the largest one, (m - 1) s: above
+it lies max|x|, half a step away, which is clipped to it. The arithmetic is in float32, and the
+result has the dtype of x. All programs, traced or not, choose the same level; compiled ones agree
+bit for bit, and so do all with symmetric levels. With a single range, Qwix's own s differs in the
+last bit between its compiled programs, which are equal to these, and the others; the level of
+-max|x|, which is halfway between two, may then differ.
+
 A scale s below 1.2e-38, the smallest that float32 holds in full, is raised to it. So a constant
-array gives itself. An array with NaN or an infinity gives NaN where its range reaches.
+array gives itself. A range hi - lo, or 2 max|x|, above 2.5e38 is too large for float32: the result
+is wrong or NaN. An array with NaN or an infinity gives NaN where its range reaches.
 
 Source: affine as in the code of Fu et al., CPT (arXiv 2101.09868), whose scale is at least 1e-8:
 small gradients then lose levels.
@@ -40,13 +48,6 @@ _REPEATED = {"easy": 3, "hard": 8, "factor": 1, "num_cycles": 8}
 _TRIANGULAR = {"easy": 8, "hard": 3, "factor": 2, "num_cycles": 4}
 _EXPONENTIAL = ("published_exponential", "late_published_exponential")
 
-# The ten schedules of Wolfe & Kyrillidis (arXiv 2403.02243), as keyword arguments of
-# `cyclical_schedule`: bits = as_integer(cyclical_schedule(**PRECISION_SCHEDULES["CR"],
-# total_steps=...)). A name says the growth (C cosine, L linear, E exponential, R rex) and what
-# follows it. R repeats the rise from 3 to 8 bits eight times; "CR" is that of CPT (arXiv
-# 2101.09868). T goes 8 -> 3 -> 8 bits four times, so that 8 bits are easy and 3 are hard; V: the
-# second way is the first one upside down; H: it is the first one mirrored in time. Where the growth
-# is symmetric, both are the same.
 PRECISION_SCHEDULES: dict[str, dict[str, Any]] = {
     "CR": _REPEATED | {"shape": "cosine"},
     "LR": _REPEATED | {"shape": "linear"},
@@ -59,6 +60,15 @@ PRECISION_SCHEDULES: dict[str, dict[str, Any]] = {
     "RTV": _TRIANGULAR | {"shape": ("rex", "early_rex")},
     "RTH": _TRIANGULAR | {"shape": "early_rex"},
 }
+"""The ten schedules of Wolfe & Kyrillidis (arXiv 2403.02243), as arguments of `cyclical_schedule`.
+
+The bits of an update are `as_integer(cyclical_schedule(**cycle, total_steps=...))(count)` with one
+of the values as `cycle`. A name says the growth (C cosine, L linear, E exponential, R rex) and what
+follows it. R repeats the rise from 3 to 8 bits eight times; "CR" is that of CPT (arXiv 2101.09868).
+T goes 8 -> 3 -> 8 bits four times, so that 8 bits are easy and 3 are hard; V: the second way is the
+first one upside down; H: it is the first one mirrored in time. Where the growth is symmetric, both
+are the same.
+"""
 
 
 @standard_promotion
@@ -81,7 +91,8 @@ def fake_quantize(
       axes: The axes over which a range is taken; all others have a range for each index, such as
         `axes=0` one for each output of a kernel [in, out]. None: one range for the whole array.
       key: A key for stochastic rounding: x lies between two levels, and the nearer one is the more
-        probable, such that the mean over keys is x. None rounds to the nearest level.
+        probable, such that the mean over keys is x. Beyond the largest symmetric level there is no
+        second one: those x go to it. None rounds to the nearest level.
       symmetric: Whether levels are symmetric about 0, which is then one of them; see the top of
         this file.
       limits: The range (lo, hi) instead of that of `x`, say a running mean of earlier ranges; each
@@ -165,7 +176,7 @@ def quantized_dot_general(
 
     Args:
       bits: Bits of the kernel, as in `fake_quantize`, and of the activations.
-      gradient_bits: Bits of the gradient; None leaves it whole.
+      gradient_bits: Bits of the gradient; None leaves it in full precision.
       key: The key of the gradient's stochastic rounding. Each update needs another one, and so does
         each layer: layers with equal keys round equal shapes with equal draws.
       activation_bits: Bits of the activations where they differ from those of the kernel.
@@ -188,7 +199,7 @@ def quantized_dot_general(
       ...         for layer, features in enumerate((64, 32)):
       ...             few = quantized_dot_general(bits, 8, jax.random.fold_in(key, layer))
       ...             x = nn.relu(nn.Dense(features, dot_general=few)(x))
-      ...         return nn.Dense(10)(x)  # the last layer stays whole
+      ...         return nn.Dense(10)(x)  # the last layer, in full precision
       >>> cycle = PRECISION_SCHEDULES["CT"]  # 8 -> 3 -> 8 bits, four times
       >>> bits_at = cj.as_integer(cj.cyclical_schedule(**cycle, total_steps=100))
       >>> @jax.jit
@@ -315,7 +326,7 @@ def _check_gradient(gradient_bits, key) -> None:
     if key is None:
         raise ValueError(
             "`key` must be given with `gradient_bits`, which are rounded at random; or give None "
-            "for `gradient_bits`, to leave gradients whole."
+            "for `gradient_bits`, to leave gradients in full precision."
         )
 
 

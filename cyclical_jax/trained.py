@@ -8,7 +8,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, SupportsIndex
 
 import jax
 import jax.numpy as jnp
@@ -39,7 +39,7 @@ _LARGEST_PART = 256  # bounds the memory of the activations
 
 def load_run(
     workdir: str | Path,
-    checkpoint: str | int = "best",
+    checkpoint: str | SupportsIndex = "best",
     *,
     plugins: Sequence[str | Path] = (),
 ) -> LoadedRun:
@@ -62,7 +62,9 @@ def load_run(
     return read_run("workdir", path, with_plugins(plugins), checkpoint=checkpoint)
 
 
-def read_run(key: str, workdir: Path, catalogue: Catalogue, *, checkpoint: str | int) -> LoadedRun:
+def read_run(
+    key: str, workdir: Path, catalogue: Catalogue, *, checkpoint: str | SupportsIndex
+) -> LoadedRun:
     """Returns what `load_run` returns, with the tasks and techniques of a catalogue.
 
     Args:
@@ -73,13 +75,13 @@ def read_run(key: str, workdir: Path, catalogue: Catalogue, *, checkpoint: str |
     Raises:
       RecipeError: As `load_run` raises ValueError.
     """
-    is_end = isinstance(checkpoint, int) and not isinstance(checkpoint, bool)
-    if not is_end and checkpoint not in CHECKPOINTS:
+    end = _checks.as_int(checkpoint)
+    if end is None and not (isinstance(checkpoint, str) and checkpoint in CHECKPOINTS):
         raise RecipeError(
             "checkpoint must be 'best', 'newest' or the updates of an end of a cycle, got "
             f"{checkpoint!r}."
         )
-    which: dict[str, Any] = {"cycle_end": checkpoint} if is_end else {"best": checkpoint == "best"}
+    which: dict[str, Any] = {"best": checkpoint == "best"} if end is None else {"cycle_end": end}
     with one_run(key, workdir):
         recipe = read_recipe(key, workdir, catalogue)
         facts = read_facts(key, workdir, recipe)
@@ -136,37 +138,51 @@ class LoadedRun:
         """Names of the classes, in the order of the columns of `predict`; empty if unknown."""
         return self.facts.class_names
 
-    def with_bits(self, bits: int) -> LoadedRun:
+    def with_bits(self, bits: SupportsIndex) -> LoadedRun:
         """Returns the same run with few bits, as it would be served.
 
         The weights have a range for each output channel. A run that was trained with few bits has
-        the quantizer and the whole layers of its training; if its activations had few bits, these
+        the quantizer and `precision.keep` of its training; if its activations had few bits, these
         have as many, within their running ranges. Any other run has symmetric levels, as
-        `cyclical_jax.interop.qwix` exports them, and its last layer and its activations stay whole.
+        `cyclical_jax.interop.qwix` exports them, and its last layer and its activations are in
+        full precision.
 
         Args:
-          bits: 2 to 16; 0 leaves all whole. No number makes another compiled program.
+          bits: 2 to 16, of any integer type; 0 is full precision. No number makes another compiled
+            program.
 
         Raises:
           ValueError: `bits` is no such number, or the network has no layer to quantize; a line.
         """
-        if bits != 0:
-            _checks.whole_number("bits", bits, minimum=LEAST_BITS, maximum=MOST_BITS)
+        number = _checks.as_int(bits)
+        if number != 0:
+            number = _checks.integer("bits", bits, minimum=LEAST_BITS, maximum=MOST_BITS)
         self.few_bit_layers()
         trained, structure = self.trained, _with_precision(self.trained.structure)
         params, state = trained.variables
         if structure is not trained.structure:
             state = {**state, quantized.BITS: {quantized.WEIGHTS: jnp.int32(0)}}
-        variables = Variables(params, quantized.with_bits(state, bits))
+        variables = Variables(params, quantized.with_bits(state, number))
         trained = dataclasses.replace(trained, structure=structure, variables=variables)
         return dataclasses.replace(self, trained=trained)
 
-    def few_bit_layers(self) -> tuple[list[str], list[str]]:
-        """Returns the layers to which `with_bits` gives few bits, and those that stay whole.
+    def few_bit_layers(self) -> dict[str, tuple[int, ...]]:
+        """Returns the layers to which `with_bits` gives few bits, and the axes of their ranges.
+
+        Returns:
+          {path of a layer: axes of its kernel over which the range of an output is taken}, as
+          `cyclical_jax.interop.qwix.export` has it for `layers`.
 
         Raises:
           ValueError: There is none to give few bits to; a line.
         """
+        return self._layers()[0]
+
+    def whole_layers(self) -> list[str]:
+        """Returns the paths of the layers left in full precision; raises as above."""
+        return self._layers()[1]
+
+    def _layers(self) -> tuple[dict[str, tuple[int, ...]], list[str]]:
         structure, spec = _with_precision(self.trained.structure), self.trained.spec
         others, own = _without_precision(structure)
         model, example = assemble_model(others, spec), example_of(others, spec)
@@ -175,7 +191,7 @@ class LoadedRun:
         except ValueError as error:
             raise RecipeError(str(error)) from error
         whole = [path for path in quantized.layers_of(model, example) if path not in few]
-        return ["/".join(path) for path in few], ["/".join(path) for path in whole]
+        return {"/".join(path): axes for path, axes in few.items()}, ["/".join(p) for p in whole]
 
     def predict(self, images: Array) -> np.ndarray:
         """Returns the probability of each class.
@@ -280,6 +296,8 @@ def _with_precision(structure: Structure) -> Structure:
     """Returns a structure whose model can have few bits, in its weights if in nothing else."""
     if any(entry is precision.TECHNIQUE for entry, _ in structure.techniques):
         return structure
+    # The run's recipe has no such technique, and no catalogue is asked: this entry wraps the model,
+    # and an evaluation reads nothing else of it.
     weights = precision.TECHNIQUE, tuple(precision.own_of_weights().items())
     return dataclasses.replace(structure, techniques=(*structure.techniques, weights))
 

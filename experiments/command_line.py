@@ -63,6 +63,7 @@ _NUM_PROCESSES = flags.DEFINE_integer(
 _PROCESS_ID = flags.DEFINE_integer(
     "process_id", None, "Number of this process, from 0, with --coordinator."
 )
+_SHARED = ("plugin", "distributed", "coordinator", "num_processes", "process_id")
 flags.disclaim_key_flags()  # what is defined from here on belongs to the file that calls
 
 
@@ -84,6 +85,7 @@ def run(main: Callable[[], None], *, device_a_core: bool = False) -> None:
         shared_memory.remove_left()
         if argv[1:]:
             _end(f"unknown argument {argv[1]!r}")
+        _refuse_unread()
         use_compilation_cache()
         try:
             main()
@@ -105,6 +107,20 @@ def run(main: Callable[[], None], *, device_a_core: bool = False) -> None:
 
     with ending.ending_in_time():
         app.run(guarded_main, flags_parser=_parse_flags)
+
+
+def _refuse_unread() -> None:
+    """Ends the process if a flag of all commands is given that this command does not read.
+
+    Those that it reads are its key flags, which --help lists.
+    """
+    read = {flag.name for of in flags.FLAGS.key_flags_by_module_dict().values() for flag in of}
+    for name in _SHARED:
+        if name not in read and flags.FLAGS[name].present:
+            _end(f"--{name} is not an option of this command.")
+    if "set" not in read and _SET.value:
+        key = _SET.value[0].partition("=")[0]
+        _end(f"--config.{key} changes a config, and this command reads none.")
 
 
 def define_config() -> flags.FlagHolder:

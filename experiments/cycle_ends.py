@@ -1,6 +1,6 @@
 """Scores of the states that a run has kept at the ends of its cycles, alone and together."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,6 +13,7 @@ from cyclical_jax.training.earlier import read_cycle_ends
 from cyclical_jax.training.ensemble import EnsembleScores, evaluate_together
 from cyclical_jax.training.fields import RecipeError
 from cyclical_jax.training.structure import Catalogue
+from experiments.class_scores import aligned
 from experiments.score import Score, in_order, words
 
 
@@ -54,7 +55,7 @@ def told(ends: Ends, scores: EnsembleScores, examples: Split, of_what: str) -> s
     """Returns a table of the scores, and what it shows; `of_what` names the run and the split."""
     number = counted(len(ends.runs), "end of a cycle", "ends of cycles")
     head = f"{number} of {of_what}, on {counted(data.num_examples(examples), 'example')}"
-    return "\n".join([head, *_aligned([*_cells(ends, scores)]), *_notes(ends, scores)])
+    return "\n".join([head, *aligned([*_cells(ends, scores)]), *_notes(ends, scores)])
 
 
 def _cells(ends: Ends, scores: EnsembleScores) -> Iterator[list[str]]:
@@ -73,11 +74,3 @@ def _notes(ends: Ends, scores: EnsembleScores) -> Iterator[str]:
     elif len(ends.runs) > 1:
         task = ends.runs[0].recipe.task
         yield f"not scored together: the task {task} says no way to average its outputs"
-
-
-def _aligned(cells: Sequence[Sequence[str]]) -> Iterator[str]:
-    """Yields lines whose first column is aligned left, the others right."""
-    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    for first, *others in cells:
-        padded = [cell.rjust(width) for cell, width in zip(others, widths[1:], strict=True)]
-        yield "  ".join([first.ljust(widths[0]), *padded])

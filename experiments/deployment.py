@@ -11,8 +11,12 @@ from cyclical_jax.training.fields import RecipeError
 from experiments.class_scores import aligned
 from experiments.score import Score, in_order, words
 
-AS_IT_IS = "as it is"
+AS_IT_IS, FULL = "as it is", "full precision"
 _MOST_NAMED = 6  # layers
+_LEVELS = {
+    "affine": "affine levels (an export to Qwix needs symmetric ones)",
+    "symmetric": "symmetric levels",
+}
 
 
 def bits_of(texts: Sequence[str]) -> list[int]:
@@ -43,7 +47,7 @@ def _bits_in_force(run: LoadedRun) -> Mapping[str, Any]:
 
 
 def as_text(run: LoadedRun, scores: Mapping[int | None, Scores]) -> str:
-    """Returns what has few bits and what stays whole, and a row of scores for each number of bits.
+    """Returns which layers have few bits, and a row of scores for each number of bits.
 
     Args:
       run: The run.
@@ -59,14 +63,14 @@ def as_text(run: LoadedRun, scores: Mapping[int | None, Scores]) -> str:
 
 
 def _described(run: LoadedRun) -> Iterator[str]:
-    few, whole = run.few_bit_layers()
+    few, others = [*run.few_bit_layers()], run.whole_layers()
     levels = run.config.get("precision", {}).get("quantizer") if _bits_in_force(run) else None
     inputs = "weights and inputs" if has_activations(run) else "weights"
-    yield f"few bits: {inputs} of {_named(few)}; {levels or 'symmetric'} levels"
-    if whole:
-        yield f"whole, by precision.keep: {_named(whole)}"
+    yield f"few bits: {inputs} of {_named(few)}; {_LEVELS[levels or 'symmetric']}"
+    if others:
+        yield f"full precision, by precision.keep: {_named(others)}"
     if not has_activations(run):
-        yield "whole: the inputs of all layers, since the run has no running ranges of them"
+        yield "full precision: the inputs of all layers, since training kept no ranges of them"
     yield f"{AS_IT_IS}: {_in_force(run)}"
 
 
@@ -77,7 +81,7 @@ def _in_force(run: LoadedRun) -> str:
         for word in (WEIGHTS, ACTIVATIONS)
         if word in bits and int(bits[word])
     ]
-    return " and ".join(some) or "whole"
+    return " and ".join(some) or FULL
 
 
 def _named(layers: Sequence[str]) -> str:

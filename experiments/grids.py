@@ -42,13 +42,13 @@ def grid(low: float, high: float, num: int, scale: str) -> list[float]:
       RecipeError: There is no such grid.
     """
     if scale not in SCALES:
-        raise RecipeError(f"scale must be one of {', '.join(SCALES)}, got {scale!r}.")
+        raise RecipeError(f"--scale must be one of {', '.join(SCALES)}, got {scale!r}.")
     if num < 2:
-        raise RecipeError(f"num must be at least 2, for both ends of the grid, got {num}.")
+        raise RecipeError(f"--num must be at least 2, for both ends of the grid, got {num}.")
     if not (math.isfinite(low) and math.isfinite(high) and low < high):
-        raise RecipeError(f"low must be below high, and both finite, got low={low}, high={high}.")
+        raise RecipeError(f"--low must be below high, and both finite, got low={low}, high={high}.")
     if scale == "log" and low <= 0:
-        raise RecipeError(f"low must be above 0 on a log scale, got {low}.")
+        raise RecipeError(f"--low must be above 0 on a log scale, got {low}.")
     spaced = np.geomspace if scale == "log" else np.linspace
     return spaced(low, high, num).tolist()
 
@@ -61,13 +61,13 @@ def whole_grid(low: float, high: float, num: int | None, scale: str) -> list[int
     """
     for name, end in (("low", low), ("high", high)):
         if not float(end).is_integer():
-            raise RecipeError(f"{name} must be a whole number for this knob, got {end}.")
+            raise RecipeError(f"--{name} must be a whole number for this knob, got {end}.")
     if num is None and scale == "linear":
         num = max(2, round(high - low) + 1)
     if num is None:
-        raise RecipeError("num must be given for whole numbers on a log scale.")
+        raise RecipeError("--num must be given for whole numbers on a log scale.")
     if num > MOST_WHOLE:
-        raise RecipeError(f"num must be at most {MOST_WHOLE}, got {num} whole numbers.")
+        raise RecipeError(f"--num must be at most {MOST_WHOLE}, got {num} whole numbers.")
     spaced = np.array(grid(low, high, num, scale))
     values = np.rint(spaced)
     if abs(spaced - values).max() > 1e-6:
@@ -79,8 +79,8 @@ def _not_whole(low: int, high: int, num: int, scale: str) -> str:
     gap = high - low
     fitting = [gap // step + 1 for step in range(gap, 0, -1) if gap % step == 0]
     words = any_of(*(str(number) for number in fitting if number <= MOST_WHOLE))
-    hint = f": num={words} fits a linear scale" if scale == "linear" else ""
-    return f"num={num} from {low} to {high} is a grid with numbers that are not whole{hint}."
+    hint = f": --num={words} fits a linear scale" if scale == "linear" else ""
+    return f"--num={num} from {low} to {high} is a grid with numbers that are not whole{hint}."
 
 
 def first_rise(

@@ -6,8 +6,9 @@ python -m experiments.range_test --config=configs/digits.py --knob=optimizer.wei
 This is L. N. Smith's learning-rate range test (1506.01186) for any key that may cycle. Each value
 has runs of its own, so that no value profits from those before it. The command suggests the values
 around the best one whose mean validation loss lies within one standard error of the best, and draws
-the validation loss and the score that the task judges by. In the paper's reading the lower end is
-easy. The test split is not read.
+the validation loss and the score that the task judges by; their means are printed. In the paper's
+reading the lower end is easy; for the batch size and bits it is the higher one. The test split is
+not read.
 
 Several keys, joined by commas, move together: --knob=precision.weights,precision.activations. A key
 of whole numbers has a grid of whole numbers. For bits the command also gives the range of the
@@ -15,7 +16,7 @@ published rule (2101.09868): its lower end is the first width whose training acc
 row of the log, rises by more than --rise over that of the width below, and its upper end is --high.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,13 +25,15 @@ from ml_collections import ConfigDict
 
 from cyclical_jax.catalogue import parse
 from cyclical_jax.training import files
-from cyclical_jax.training.fields import RecipeError
+from cyclical_jax.training.fields import Field, RecipeError, problem
 from cyclical_jax.training.population import Outcome
 from cyclical_jax.training.recipe import instead_of
 from cyclical_jax.training.structure import Catalogue, Recipe
 from experiments import command_line, grids, paths, plugins, runs
 from experiments.arms import changed
-from experiments.score import ACCURACY, Score
+from experiments.class_scores import aligned
+from experiments.score import ACCURACY, Score, number
+from experiments.statistics import Scores, is_finite
 
 _CONFIG = command_line.define_config()
 _KNOB = flags.DEFINE_list(
@@ -59,8 +62,9 @@ _DURATION = flags.DEFINE_string(
 _WORKDIR = paths.define("workdir", "runs/range_test", "Folder for the runs and the results.")
 _MIX = flags.DEFINE_bool("mix_versions", False, "Also use runs of another version of the code.")
 
+Keys = Mapping[str, Field]
+
 _SPLITS = ("validation",)
-_BITS = "precision."  # begins the keys of bits, of which many are easy
 _TRAINED = "train_accuracy"
 
 
@@ -103,7 +107,12 @@ def recipes_of(
       RecipeError: The config cannot be run with these values.
     """
     catalogue = _keys(config)
-    at_end = ["validate_every"] if is_of_bits(knobs) else ["log_every", "validate_every"]
+    for end in (values[0], values[-1]):
+        for knob in knobs:
+            for line in problem(catalogue.keys[knob].check, knob, end):
+                raise RecipeError(line.replace("`", ""))
+    is_ruled = is_of_bits(catalogue.keys, knobs)
+    at_end = ["validate_every"] if is_ruled else ["log_every", "validate_every"]
     ends = dict.fromkeys(at_end, config.duration)
     recipes = [
         [
@@ -130,9 +139,9 @@ def _not_a_knob(catalogue: Catalogue, knob: str, knobs: Sequence[str]) -> str:
     return f"--knob {knob} is not a key that may cycle: {', '.join(knobs)}."
 
 
-def is_of_bits(knobs: Sequence[str]) -> bool:
+def is_of_bits(keys: Keys, knobs: Sequence[str]) -> bool:
     """Returns whether all knobs are numbers of bits."""
-    return all(knob.startswith(_BITS) for knob in knobs)
+    return all(keys[knob].is_bits for knob in knobs)
 
 
 def scores_of(
@@ -158,34 +167,50 @@ def _scores(outcome: Outcome, judged: str, trained: bool) -> dict[str, float | N
     return scores
 
 
-def advice(record: Mapping[str, Any]) -> str:
+def as_table(record: Mapping[str, Any], judged: Score) -> str:
+    """Returns a row of mean scores for each value, as text."""
+    columns = {f"validation {of.label}": (f"val_{of.name}", of) for of in grids.panels(judged)}
+    if _TRAINED in record:
+        columns[f"training {ACCURACY.label}"] = _TRAINED, ACCURACY
+    cells = [[f"mean of {len(record['seeds'])} seeds", *columns]]
+    for index, value in enumerate(record["values"]):
+        means = (_mean(record[name][index], of) for name, of in columns.values())
+        cells.append([_shown(value), *means])
+    return "\n".join(aligned(cells))
+
+
+def _mean(scores: Scores, score: Score) -> str:
+    if not all(map(is_finite, scores)):
+        return "not finite"
+    return number(sum(scores) / len(scores), score.percent)
+
+
+def advice(record: Mapping[str, Any], keys: Keys) -> str:
     """Returns the options to paste, and what to know about them, as text."""
-    values, suggestion = record["values"], grids.Suggestion(**record["suggestion"])
-    low, high, best = (_shown(end) for end in suggestion[:3])
+    low, high, best = (_shown(record["suggestion"][end]) for end in ("low", "high", "best"))
     lines = [f"best value: {best}; values within a standard error of the best: {low} to {high}"]
-    if suggestion.low == values[0] or suggestion.high == values[-1]:
-        lines.append(
-            "the range reaches the end of the grid, and good values may lie beyond: "
-            f"{_widened(values, suggestion)} to see"
-        )
-    return "\n".join([*lines, _options(record["knob"], low, high), *_published(record)])
+    lines += _beyond(record, keys)
+    lines.append(_options(record["knob"], low, high, keys))
+    return "\n".join([*lines, *_published(record, keys)])
 
 
 def _shown(end: float) -> str:
     return str(end if isinstance(end, int) else float(f"{end:.3g}"))
 
 
-def _options(knob: str, low: str, high: str) -> str:
-    """Returns the options that set the knobs; of bits, many are easy."""
+def _options(knob: str, low: str, high: str, keys: Keys) -> str:
+    """Returns the options that set the knobs."""
     knobs = knob.split(",")
     if low == high:
         same = " ".join(f"--config.{one}={low}" for one in knobs)
         return f"no other value does as well: {same}"
-    easy, hard = (high, low) if is_of_bits(knobs) else (low, high)
-    return " ".join(f"'--config.{one}=cyclical({easy}, {hard})'" for one in knobs)
+    ends = {one: (high, low) if keys[one].high_is_easy else (low, high) for one in knobs}
+    return " ".join(
+        f"'--config.{one}=cyclical({easy}, {hard})'" for one, (easy, hard) in ends.items()
+    )
 
 
-def _published(record: Mapping[str, Any]) -> list[str]:
+def _published(record: Mapping[str, Any], keys: Keys) -> list[str]:
     """Returns what the published rule for bits says, as lines."""
     if "published" not in record:
         return []
@@ -198,15 +223,31 @@ def _published(record: Mapping[str, Any]) -> list[str]:
     return [
         f"published rule: {low} to {high}, since at {low} bits the training accuracy is first more "
         f"than {rise:.0%} above that of the width below",
-        _options(record["knob"], str(low), str(high)),
+        _options(record["knob"], str(low), str(high), keys),
     ]
 
 
-def _widened(values: Sequence[float], suggestion: grids.Suggestion) -> str:
-    """Returns what to do with the flags of the ends that were reached."""
-    low = ["lower --low"] if suggestion.low == values[0] else []
-    high = ["raise --high"] if suggestion.high == values[-1] else []
-    return " and ".join(low + high)
+def _beyond(record: Mapping[str, Any], keys: Keys) -> Iterator[str]:
+    """Yields what to do where the range reaches an end of the grid."""
+    values, suggestion = record["values"], record["suggestion"]
+    knobs, wider = record["knob"].split(","), []
+    for end, near, sign, option, compared in (
+        (values[0], values[1], -1, "lower --low", "lower"),
+        (values[-1], values[-2], 1, "raise --high", "higher"),
+    ):
+        if suggestion["low" if sign < 0 else "high"] != end:
+            continue
+        step = 1 if isinstance(end, int) else 1e-6 * abs(near - end)
+        limited = [knob for knob in knobs if [*problem(keys[knob].check, knob, end + sign * step)]]
+        if limited:
+            yield f"the range reaches {_shown(end)}, and {limited[0]} cannot be {compared}"
+        else:
+            wider.append(option)
+    if wider:
+        yield (
+            "the range reaches the end of the grid, and good values may lie beyond: "
+            f"{' and '.join(wider)} to see"
+        )
 
 
 def run(config: ConfigDict, workdir: Path) -> dict[str, Any]:
@@ -218,7 +259,9 @@ def run(config: ConfigDict, workdir: Path) -> dict[str, Any]:
     knobs = _KNOB.value
     values, scale = grid_of(config, knobs, (_LOW.value, _HIGH.value), _NUM.value, _SCALE.value)
     recipes = recipes_of(config, knobs, values, _NUM_SEEDS.value)
-    trained = is_of_bits(knobs) and ACCURACY.name in recipes[0][0].structure.measures
+    trained = (
+        is_of_bits(_keys(config).keys, knobs) and ACCURACY.name in recipes[0][0].structure.measures
+    )
     with runs.Store(workdir, mix=_MIX.value) as store:
         scores = scores_of(recipes, runs.Lab(store), trained=trained)
         suggestion = grids.suggest(values, scores["val_loss"])
@@ -252,9 +295,10 @@ def main():
     config = command_line.config_of(_CONFIG)
     if _DURATION.value:
         config.duration = _DURATION.value
-    parse(config, catalogue=plugins.catalogue())
+    recipe = parse(config, catalogue=plugins.catalogue())
     record = run(config, _WORKDIR.value)
-    print(advice(record))
+    print(as_table(record, Score.of_recipe(recipe)))
+    print(advice(record, _keys(config).keys))
     print(f"written to {_WORKDIR.value}: range_test.json, range_test.png")
 
 

@@ -1,6 +1,7 @@
 """The pages of docs/api: every public name is on one of them, and on one alone."""
 
 import ast
+import itertools
 import runpy
 from collections import Counter
 from pathlib import Path
@@ -37,7 +38,20 @@ def test_every_name_is_there_once():
         module, _, attribute = name.rpartition(".")
         tree = ast.parse(file_of(module).read_text())
         defined = {node.name for node in tree.body if hasattr(node, "name")}
+        defined |= set(documented_values(tree))
         assert number == 1 and attribute in defined, name
+
+
+def documented_values(tree):
+    """Yields the names of values that have a docstring below them: no others are shown."""
+    for node, after in itertools.pairwise(tree.body):
+        is_value = isinstance(node, ast.AnnAssign) and isinstance(after, ast.Expr)
+        if is_value and isinstance(after.value, ast.Constant):
+            yield node.target.id
+
+
+def test_the_published_schedules_are_on_a_page():
+    assert on_pages()["cyclical_jax.precision.PRECISION_SCHEDULES"] == 1
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)

@@ -84,7 +84,8 @@ def test_a_run_that_was_trained_whole_has_symmetric_weights_and_a_whole_last_lay
     few = lambda kernel: symmetric_columns(kernel, bits)  # noqa: E731
     assert_same(found.logits(images), logits_by_hand(whole_run, images, (few, same)))
     assert abs(found.logits(images) - whole_run.logits(images)).max() > 1e-5
-    assert whole_run.few_bit_layers() == (["Dense_0"], ["Dense_1"])
+    assert whole_run.few_bit_layers() == {"Dense_0": (0,)}
+    assert whole_run.whole_layers() == ["Dense_1"]
 
 
 def test_a_run_that_was_trained_with_few_bits_keeps_quantizer_layers_and_ranges(affine_run, images):
@@ -96,14 +97,15 @@ def test_a_run_that_was_trained_with_few_bits_keeps_quantizer_layers_and_ranges(
     inputs = same, lambda x: affine(x, bits, lo, hi)
     found = run.with_bits(bits).logits(images)
     assert_same(found, logits_by_hand(run, images, kernels, inputs))
-    assert run.few_bit_layers() == (["Dense_1"], ["Dense_0"])
+    assert (run.few_bit_layers(), run.whole_layers()) == ({"Dense_1": (0,)}, ["Dense_0"])
 
 
 def test_a_run_without_ranges_has_whole_activations(symmetric_run, images):
     kernels = [lambda kernel: symmetric_columns(kernel, 3)] * 2
     found = symmetric_run.with_bits(3).logits(images)
     assert_same(found, logits_by_hand(symmetric_run, images, kernels))
-    assert symmetric_run.few_bit_layers() == (["Dense_0", "Dense_1"], [])
+    assert symmetric_run.few_bit_layers() == {"Dense_0": (0,), "Dense_1": (0,)}
+    assert symmetric_run.whole_layers() == []
 
 
 def test_the_bits_of_the_training_give_the_run_as_it_is(symmetric_run, affine_run, images):
@@ -132,8 +134,14 @@ def test_one_program_serves_all_numbers_of_bits(name, request, images, count_com
     assert all(abs(first - other).max() > 1e-6 for other in others)
 
 
-@pytest.mark.parametrize("bits", [1, 17, -1, 2.5, True, "four"])
+@pytest.mark.parametrize("bits", [1, 17, -1, 2.5, 4.0, True, False, "four", jnp.int32(1), [4]])
 def test_what_is_no_number_of_bits_is_one_line(whole_run, bits):
     with pytest.raises(ValueError, match="^`bits` must be .* got") as error:
         whole_run.with_bits(bits)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("bits", [np.int64(4), np.uint8(4), jnp.int32(4), np.array(4)])
+def test_bits_have_any_integer_type(whole_run, images, bits):
+    found = whole_run.with_bits(bits).logits(images)
+    np.testing.assert_array_equal(found, whole_run.with_bits(4).logits(images))

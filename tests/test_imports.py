@@ -111,7 +111,8 @@ def floor_of(module):
         "tasks": 4,
         "training": 3,
     }
-    by_name |= {"schedules": 1, "restarts": 1, "_checks": 1, "_dtypes": 1, "_types": 1}
+    first = ("schedules", "restarts", "_piecewise", "_checks", "_dtypes", "_types")
+    by_name |= dict.fromkeys(first, 1)
     found = [floor for name, floor in by_name.items() if is_in(module, f"cyclical_jax.{name}")]
     return found[0] if found else 2
 
@@ -142,7 +143,8 @@ LATER = sorted(cyclical_jax._MODULES)  # imported at their first use, for type c
         ("_dtypes", []),
         ("_types", []),
         ("schedules", ["_checks", "_dtypes", "_types"]),
-        ("restarts", ["_checks", "_dtypes", "_types", "schedules"]),
+        ("_piecewise", ["_dtypes", "_types"]),
+        ("restarts", ["_checks", "_dtypes", "_piecewise", "_types", "schedules"]),
         ("opt_state", ["_dtypes"]),
         ("transforms", ["_checks", "_dtypes", "_sharding", "_types", "opt_state", "schedules"]),
         ("_compilations", []),
@@ -151,7 +153,7 @@ LATER = sorted(cyclical_jax._MODULES)  # imported at their first use, for type c
         ("_examples", ["_checks", "_dtypes"]),
         ("_focal", ["_checks", "_softmax"]),
         ("losses", ["_dtypes", "_examples", "_focal"]),
-        ("accumulation", ["_checks", "_types", "restarts", "schedules"]),
+        ("accumulation", ["_checks", "_piecewise", "_types", "schedules"]),
         ("augment", ["_checks", "_sharding", "_dtypes", "_types"]),
         ("averaging", ["_checks", "_dtypes", "_types"]),
         ("curriculum", ["_checks", "_dtypes", "_sharding", "_types"]),

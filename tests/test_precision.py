@@ -116,6 +116,54 @@ def test_none_is_off_and_a_fraction_is_rounded(is_symmetric):
         np.testing.assert_array_equal(quantize(jnp.float32(given)), quantize(whole))
 
 
+# ---- the same in every program
+
+MAPPED = RNG.normal(size=(16, 301)).astype("f4")
+MAPPED[:4, 0] = -np.abs(MAPPED[:4]).max(1) - 0.1  # halfway between two symmetric levels
+MAPPED[4:8, 1] = np.abs(MAPPED[4:8]).max(1) + 0.1
+MAPPED[4:8, 0], MAPPED[4:8, 2] = -MAPPED[4:8, 1], 0  # 0 is halfway between two affine levels
+MAPPED[8:12] = RNG.integers(-8, 9, (4, 301)) * RNG.lognormal(size=(4, 1))
+
+
+def programs(bits, **options):
+    """Returns {name: levels of each row of MAPPED}; a row has one range, or a range for each."""
+    quantize = functools.partial(fake_quantize, **options)
+    static = functools.partial(quantize, bits=bits)
+    of_rows = functools.partial(fake_quantize, axes=1, **options)
+    traced, constant = jax.jit(quantize), jax.jit(static)
+    found = {
+        "eager": np.stack([static(row) for row in MAPPED]),
+        "traced": np.stack([traced(row, bits) for row in MAPPED]),
+        "static": np.stack([constant(row) for row in MAPPED]),
+        "vmap": jax.jit(jax.vmap(quantize, (0, None)))(MAPPED, bits),
+        "vmap of static": jax.jit(jax.vmap(static))(MAPPED),
+        "vmap of bits": jax.jit(jax.vmap(quantize))(MAPPED, jnp.full(len(MAPPED), bits)),
+        "map": jax.jit(lambda x, b: jax.lax.map(lambda row: quantize(row, b), x))(MAPPED, bits),
+        "eager ranges": of_rows(MAPPED, bits),
+        "traced ranges": jax.jit(of_rows)(MAPPED, bits),
+        "static ranges": jax.jit(functools.partial(of_rows, bits=bits))(MAPPED),
+    }
+    return {name: np.asarray(levels) for name, levels in found.items()}
+
+
+@pytest.mark.parametrize("bits", [3, 8])
+def test_symmetric_levels_are_the_same_in_every_program(bits):
+    found = programs(bits, symmetric=True)
+    for name, levels in found.items():
+        np.testing.assert_array_equal(levels, found["eager"], err_msg=name)
+
+
+@pytest.mark.parametrize("bits", [3, 8])
+def test_affine_levels_are_the_same_in_every_program(bits):
+    """Without compilation, the last bit of a level may be another one, but not the level."""
+    found = programs(bits)
+    steps = (MAPPED.max(1) - MAPPED.min(1))[:, None] / (2**bits - 1)
+    for name, levels in found.items():
+        of_kind = "eager" if "eager" in name else "traced"
+        np.testing.assert_array_equal(levels, found[of_kind], err_msg=name)
+        assert (np.abs(levels - found["eager"]) < 1e-4 * steps).all(), name
+
+
 # ---- arrays at the limits of floats
 
 
@@ -145,6 +193,15 @@ def test_a_scale_that_float32_cannot_hold_leaves_the_values_where_they_are():
     x = np.float32(1e-37) * np.linspace(-1, 1, 101, dtype=np.float32)
     found = np.asarray(fake_quantize(x, 8))
     assert np.abs(found - x).max() < 1.2e-38 and len(np.unique(found)) > 10
+
+
+@pytest.mark.parametrize("is_symmetric", [False, True], ids=["affine", "symmetric"])
+def test_the_largest_range_is_that_of_the_docstring(is_symmetric):
+    x = np.float32(1.25e38) * np.linspace(-0.99, 0.99, 101, dtype=np.float32)
+    for bits in (2, 8):
+        found = np.asarray(quantize(x, bits, symmetric=is_symmetric), np.float64)
+        expected, clear = FORMULAS[is_symmetric](x.astype("f8"), bits, *range_of(x))
+        np.testing.assert_allclose(found[clear], expected[clear], rtol=1e-5, atol=1e33)
 
 
 @pytest.mark.parametrize("wrong", [np.nan, np.inf, -np.inf])
@@ -215,6 +272,13 @@ def test_the_mean_over_keys_is_the_array_at_both_ends_too():
     probability = np.asarray(x + 1) / step % 1
     spread = step * np.sqrt(probability * (1 - probability))
     np.testing.assert_allclose(draws.std(0), spread, atol=0.005)
+
+
+def test_the_mean_of_symmetric_levels_is_the_array_below_the_largest_one():
+    x = jnp.array([-1.0, -0.7, -0.02, 0.3, 5 / 7, 6 / 7, 0.9, 1.0])  # 3 bits: 3 s = 6/7
+    keys = jax.random.split(KEY, 20_000)
+    draws = jax.vmap(lambda key: fake_quantize(x, 3, key=key, symmetric=True))(keys)
+    np.testing.assert_allclose(draws.mean(0), jnp.minimum(x, 6 / 7), atol=0.005)
 
 
 def test_a_key_gives_the_same_draws_and_another_key_others():
@@ -296,7 +360,7 @@ def test_the_cost_where_weights_and_activations_differ():
         (
             lambda: quantized_conv(4, 8),
             "`key` must be given with `gradient_bits`, which are rounded at random; or give None "
-            "for `gradient_bits`, to leave gradients whole.",
+            "for `gradient_bits`, to leave gradients in full precision.",
         ),
         (
             lambda: quantized_conv(4, 8, KEY, activation_bits="as weigths"),

@@ -11,7 +11,8 @@ from cyclical_jax.models.quantized import BITS, GRADIENTS, RANGES, Precision, qu
 from cyclical_jax.precision import LEAST_BITS, MOST_BITS, relative_cost
 from cyclical_jax.schedules import as_integer
 from cyclical_jax.training.durations import Timetable
-from cyclical_jax.training.fields import Field, any_of, knob, number, one_of, or_none, whole
+from cyclical_jax.training.fields import Field, knob, number, one_of, or_none, whole
+from cyclical_jax.training.keys import RESTART, SPAN
 from cyclical_jax.training.technique import Own, Schedules, Site, Technique
 
 WEIGHTS, ACTIVATIONS = "precision.weights", "precision.activations"
@@ -26,7 +27,7 @@ _BITS = {"minimum": LEAST_BITS, "maximum": MOST_BITS}
 
 def _bits(of: str) -> Field:
     field = knob(None, f"number of bits of {of}, rounded to a whole number", **_BITS)
-    return or_none(field._replace(is_whole=True))
+    return or_none(field._replace(is_whole=True, high_is_easy=True, is_bits=True))
 
 
 def _check_names(key, value):
@@ -62,7 +63,7 @@ KEYS = {
         ("last",),
         _check_names,
         "tuple of 'first', 'last' and names of layers",
-        "layers that stay whole: the first or the last that is called, or any by its name",
+        "layers in full precision: the first or the last that is called, or any by its name",
     ),
     DEFICIT: Field(
         None,
@@ -79,16 +80,15 @@ KEYS = {
 
 def problems(checked: Own) -> Iterator[str]:
     deficit, bits = checked[DEFICIT], checked[DEFICIT_BITS]
-    are_whole = checked[WEIGHTS] is None and checked[ACTIVATIONS] is None
-    read = f"read where {any_of(WEIGHTS, ACTIVATIONS)} is set, not None"
-    if are_whole and checked[QUANTIZER] != KEYS[QUANTIZER].default:
-        yield f"{QUANTIZER} is {read}; leave it at {KEYS[QUANTIZER].default!r}."
-    if are_whole and (deficit, bits) != (None, None):
-        yield f"{DEFICIT} and {DEFICIT_BITS} are {read}; leave both at None."
-    elif (deficit is None) != (bits is None):
+    if (deficit is None) != (bits is None):
         yield (
             f"{DEFICIT} and {DEFICIT_BITS} must both be set or both be None, got {deficit} and "
             f"{bits}."
+        )
+    if deficit is not None and checked.get(SPAN) == RESTART:
+        yield (
+            f"{DEFICIT} is a part of the whole run; where {SPAN} is {RESTART!r} it must be None, "
+            f"got {deficit}."
         )
 
 
@@ -163,9 +163,9 @@ TECHNIQUE = Technique(
         GRADIENT: "gradient_bits",
         COST: "relative_cost",
     },
-    whole=KNOBS,
     summary=summary,
     switch=KNOBS,
+    read_with=dict.fromkeys((QUANTIZER, DEFICIT, DEFICIT_BITS), (WEIGHTS, ACTIVATIONS)),
     problems=problems,
     about="Trains with few bits, whose number may cycle.",
 )

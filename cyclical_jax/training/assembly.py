@@ -11,9 +11,9 @@ import jax
 import optax
 
 from cyclical_jax import transforms
+from cyclical_jax._piecewise import in_each_cycle
 from cyclical_jax.accumulation import windows_schedule
 from cyclical_jax.models import Model
-from cyclical_jax.restarts import in_each_cycle
 from cyclical_jax.schedules import as_schedule, cyclical_schedule
 from cyclical_jax.training.durations import Timetable
 from cyclical_jax.training.fields import RecipeError

@@ -231,7 +231,8 @@ def _why_unread(catalogue: Catalogue, checked: Checked, key: str) -> str | None:
     if readers and choice in checked and checked[choice] not in readers:
         named = " or ".join(map(repr, readers))
         return f"read where {choice} is {named}, not {checked[choice]!r}"
-    others = entry.switches if key not in entry.switches else ()
+    needed = (entry.read_with or {}).get(key, entry.switches)
+    others = needed if key not in entry.switches else ()
     is_off = others and all(checked.get(switch, True) is None for switch in others)
     return f"read where {any_of(*others)} is set, not None" if is_off else None
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from cyclical_jax.training.durations import Duration, Units
 from cyclical_jax.training.fields import RecipeError
 
-MOST_CYCLES = 1000  # of a run that restarts; each may have a row and a validation
+MOST_ENDS = 1000  # of cycles, in a run that restarts; each may have a row and a validation
 _MOST_MICRO_STEPS = 2**31 - 1
 
 
@@ -26,10 +26,10 @@ def ends_within(
     Raises:
       RecipeError: The run does not end at the end of a cycle, or it has too many cycles; a line.
     """
-    found = list(itertools.islice(_until(micro_steps, (end * every for end in ends)), MOST_CYCLES))
-    if found[-1] < micro_steps and len(found) == MOST_CYCLES:
+    found = list(itertools.islice(_until(micro_steps, (end * every for end in ends)), MOST_ENDS))
+    if found[-1] < micro_steps and len(found) == MOST_ENDS:
         raise RecipeError(
-            f"duration must have at most {MOST_CYCLES} cycles where {why}; "
+            f"duration must have at most {MOST_ENDS} cycles where {why}; "
             f"'{_nearest(found[-1], duration.unit, units, every)}' has as many, got '{duration}'."
         )
     if found[-1] != micro_steps:

@@ -80,7 +80,7 @@ _LENGTHS: dict[str, Field] = {
         1,
         "micro steps per update, whose gradients are averaged; a cycle makes the batch size cycle",
         minimum=1,
-    ),
+    )._replace(high_is_easy=True),
     "accumulate_as": one_of(
         "micro_steps",
         ("micro_steps", "one_batch"),

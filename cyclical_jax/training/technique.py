@@ -252,11 +252,11 @@ class Technique:
       restarts: What makes a run restart.
       columns: {key of a knob, or of a further schedule: its name in the log}. By default a knob has
         the last word of its key.
-      whole: Those of them whose values are whole numbers, which the log shows as such.
       summary: (own values, schedules, timetable) -> {name: number} about the whole run, which
         follows from its recipe; `result.json` keeps it.
       switch: The key that is None if the technique is off; of several keys, it is on if one is
         set. Without a switch it is on whenever the task offers what it needs.
+      read_with: {key: those of the switches of which one must be set for the key to be read}.
       options: {key of a choice: {value: words of the keys in its section that are then read}}.
       needs: What the task or the data must offer.
       measures: Names of the measures of its loss terms.
@@ -284,9 +284,9 @@ class Technique:
     schedules: Callable[[Own, Schedules, Timetable], Schedules] = lambda own, schedules, table: {}
     restarts: Restarts | None = None
     columns: Mapping[str, str] | None = None
-    whole: tuple[str, ...] = ()
     summary: Callable[[Own, Schedules, Timetable], Mapping[str, float]] | None = None
     switch: str | tuple[str, ...] | None = None
+    read_with: Mapping[str, tuple[str, ...]] | None = None
     options: Mapping[str, Mapping[str, tuple[str, ...]]] | None = None
     needs: frozenset[str] = frozenset()
     measures: tuple[str, ...] = ()

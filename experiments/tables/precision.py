@@ -23,8 +23,9 @@ _PUBLISHED_LOW, _LOW = 3, 2
 
 def _cycle(name: str) -> Arm:
     """Returns the arm of a published schedule, with our lower end."""
-    published = PRECISION_SCHEDULES[name]
-    cycle = {key: _LOW if value == _PUBLISHED_LOW else value for key, value in published.items()}
+    cycle = dict(PRECISION_SCHEDULES[name])
+    for end in ("easy", "hard"):
+        cycle[end] = _LOW if cycle[end] == _PUBLISHED_LOW else cycle[end]
     num_cycles = cycle.pop("num_cycles")
     changes = parts.bits(cyclical(**cycle)) | {"cycle.num_cycles": num_cycles}
     return Arm(changes, control="8 bits")

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cyclical_jax import data
+from cyclical_jax import data, precision
 from cyclical_jax.training.fields import RecipeError
 from cyclical_jax.training.recipe import cyclical
 from experiments import arms
@@ -40,6 +40,14 @@ def test_the_papers_questions_are_there():
     assert asked <= set(TABLES)
     combined = arms.load_table("combined").arms
     assert len(combined) == 16 and "weight decay + temperature + clipping + focal" in combined
+
+
+def test_a_published_schedule_has_our_lower_end_and_else_stays(monkeypatch):
+    published = precision.PRECISION_SCHEDULES["LT"]
+    monkeypatch.setitem(precision.PRECISION_SCHEDULES, "LT", published | {"num_cycles": 3})
+    changes = arms.load_table("precision").arms["LT"].changes
+    bits = changes["precision.weights"]
+    assert (bits["easy"], bits["hard"], changes["cycle.num_cycles"]) == (8, 2, 3)
 
 
 def test_a_range_is_even_on_the_log_scale_and_a_choice_in_its_parts():

@@ -478,3 +478,44 @@ def test_the_help_of_a_command_lists_the_options_that_it_takes(script, listed):
     found = re.findall(r"^  --(?:\[no\])?(\w+):", out, re.MULTILINE)
     assert listed <= {*found} and len(found) == len({*found})
     assert ("coordinator" in found) == (script == "train")
+
+
+NO_CONFIG = {
+    "augmentations": ["--output=none.png"],
+    "demo": ["--workdir=none"],
+    "evaluate": ["--workdir=none"],
+    "prepare_data": ["--dataset=digits"],
+    "report": ["--results=none"],
+    "table": ["--table=focal_loss"],
+    "tune": ["--table=focal_loss"],
+}
+CONFIG_OF_ITS_OWN = "changes a config, and this command reads none."
+UNREAD = [
+    ("--config.nonsense=3", f"--config.nonsense {CONFIG_OF_ITS_OWN}"),
+    ('--config.precision.keep=("a",)', f"--config.precision.keep {CONFIG_OF_ITS_OWN}"),
+    ("--set=seed=1", f"--config.seed {CONFIG_OF_ITS_OWN}"),
+    ("--distributed", "--distributed is not an option of this command."),
+    ("--coordinator=here:1", "--coordinator is not an option of this command."),
+]
+
+
+def test_the_commands_without_a_config_are_all_there():
+    scripts = {file.stem: file.read_text() for file in (ROOT / "experiments").glob("*.py")}
+    commands_ = {name for name, text in scripts.items() if "\n    command_line.run(" in text}
+    assert NO_CONFIG.keys() == {
+        name for name in commands_ if "command_line.define_config()" not in scripts[name]
+    }
+
+
+@pytest.mark.parametrize("script", NO_CONFIG)
+def test_what_a_command_does_not_read_is_refused(script, tmp_path):
+    for option, line in UNREAD:
+        ended = commands.in_this_process(script, *NO_CONFIG[script], option, cwd=tmp_path)
+        assert ended == (2, "", f"{line}\n"), option
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("script", ["augmentations", "demo", "prepare_data", "report"])
+def test_a_plugin_is_refused_where_none_is_read(script, tmp_path):
+    ended = commands.in_this_process(script, *NO_CONFIG[script], "--plugin=x.py", cwd=tmp_path)
+    assert ended == (2, "", "--plugin is not an option of this command.\n")

@@ -152,7 +152,7 @@ def test_a_run_that_kept_no_end_is_one_line(run, tmp_path):
 
 
 def test_load_run_takes_the_updates_of_an_end(run):
-    assert [load_run(run, end).step for end in ENDS] == [*ENDS]
+    assert [load_run(run, end).step for end in (*ENDS, np.int64(54))] == [*ENDS, 54]
     with pytest.raises(ValueError) as error:
         load_run(run, 17)
     line = "keeps no end of a cycle after 17 updates; there are 18, 54, 126."

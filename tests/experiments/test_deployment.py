@@ -20,7 +20,7 @@ def trained(tmp_path_factory, *options):
 
 
 @pytest.fixture(scope="module")
-def whole_run(tmp_path_factory):
+def full_run(tmp_path_factory):
     return trained(tmp_path_factory)
 
 
@@ -48,18 +48,18 @@ def accuracy_and_loss(run, split):
     return f"{accuracy:.2%}", f"{-np.log(of_label).mean():.4f}"
 
 
-def test_a_run_that_was_trained_whole_has_a_row_for_each_number_of_bits(whole_run):
-    first, *told, head, as_it_is, four, two = lines_of(whole_run, "--bits=4,2", "--split=test")
-    start = f"newest checkpoint kept in {whole_run}, after 54 updates: test, 400 examples"
+def test_a_run_that_was_trained_in_full_precision_has_a_row_for_each_number_of_bits(full_run):
+    first, *told, head, as_it_is, four, two = lines_of(full_run, "--bits=4,2", "--split=test")
+    start = f"newest checkpoint kept in {full_run}, after 54 updates: test, 400 examples"
     assert first == start
     assert told == [
         "few bits: weights of Dense_0, Dense_1; symmetric levels",
-        "whole, by precision.keep: Dense_2",
-        "whole: the inputs of all layers, since the run has no running ranges of them",
-        "as it is: whole",
+        "full precision, by precision.keep: Dense_2",
+        "full precision: the inputs of all layers, since training kept no ranges of them",
+        "as it is: full precision",
     ]
     assert head.split() == ["bits", "accuracy", "loss", "calibration", "error"]
-    run = load_run(whole_run, "newest")
+    run = load_run(full_run, "newest")
     assert as_it_is.removeprefix("as it is").split()[:2] == [*accuracy_and_loss(run, "test")]
     for bits, row in ((4, four), (2, two)):
         expected = accuracy_and_loss(run.with_bits(bits), "test")
@@ -70,8 +70,9 @@ def test_a_run_that_was_trained_whole_has_a_row_for_each_number_of_bits(whole_ru
 def test_a_run_that_was_trained_with_few_bits_has_those_of_its_end_as_it_is(few_run):
     _, *told, _, as_it_is, three = lines_of(few_run, "--bits=3", "--checkpoint=best")
     assert told == [
-        "few bits: weights and inputs of Dense_1, Dense_2; affine levels",
-        "whole, by precision.keep: Dense_0",
+        "few bits: weights and inputs of Dense_1, Dense_2; affine levels (an export to Qwix needs "
+        "symmetric ones)",
+        "full precision, by precision.keep: Dense_0",
         "as it is: weights of 6 bits and activations of 5 bits",
     ]
     run = load_run(few_run, "best")
@@ -81,7 +82,7 @@ def test_a_run_that_was_trained_with_few_bits_has_those_of_its_end_as_it_is(few_
     assert as_it_is.removeprefix("as it is").split()[0] in plain
 
 
-@pytest.mark.parametrize("name", ["whole_run", "few_run"])
+@pytest.mark.parametrize("name", ["full_run", "few_run"])
 def test_one_program_serves_all_numbers_of_bits(name, request, count_compilations):
     run = load_run(request.getfixturevalue(name), "newest")
     examples = evaluate.split_of(run, "validation")

@@ -42,27 +42,27 @@ def test_the_ends_are_exact_and_values_ascend(low, ratio, num, scale):
 @pytest.mark.parametrize(
     "arguments, message",
     [
-        ((0.0, 1.0, 5, "log"), "low must be above 0 on a log scale, got 0.0."),
-        ((-1.0, 1.0, 5, "log"), "low must be above 0 on a log scale, got -1.0."),
+        ((0.0, 1.0, 5, "log"), "--low must be above 0 on a log scale, got 0.0."),
+        ((-1.0, 1.0, 5, "log"), "--low must be above 0 on a log scale, got -1.0."),
         (
             (2.0, 1.0, 5, "linear"),
-            "low must be below high, and both finite, got low=2.0, high=1.0.",
+            "--low must be below high, and both finite, got low=2.0, high=1.0.",
         ),
-        ((1.0, 1.0, 5, "log"), "low must be below high, and both finite, got low=1.0, high=1.0."),
+        ((1.0, 1.0, 5, "log"), "--low must be below high, and both finite, got low=1.0, high=1.0."),
         (
             (0.0, math.inf, 5, "linear"),
-            "low must be below high, and both finite, got low=0.0, high=inf.",
+            "--low must be below high, and both finite, got low=0.0, high=inf.",
         ),
         (
             (-math.inf, 1.0, 5, "linear"),
-            "low must be below high, and both finite, got low=-inf, high=1.0.",
+            "--low must be below high, and both finite, got low=-inf, high=1.0.",
         ),
         (
             (math.nan, 1.0, 5, "log"),
-            "low must be below high, and both finite, got low=nan, high=1.0.",
+            "--low must be below high, and both finite, got low=nan, high=1.0.",
         ),
-        ((1.0, 2.0, 1, "log"), "num must be at least 2, for both ends of the grid, got 1."),
-        ((1.0, 2.0, 5, "cosine"), "scale must be one of linear, log, got 'cosine'."),
+        ((1.0, 2.0, 1, "log"), "--num must be at least 2, for both ends of the grid, got 1."),
+        ((1.0, 2.0, 5, "cosine"), "--scale must be one of linear, log, got 'cosine'."),
     ],
 )
 def test_what_is_no_grid_is_said_in_a_line(arguments, message):
@@ -90,19 +90,22 @@ def test_a_grid_of_whole_numbers_has_no_others(arguments, values):
     [
         (
             (2.0, 8.0, 5, "linear"),
-            "num=5 from 2 to 8 is a grid with numbers that are not whole: num=2, 3, 4 or 7 fits a "
-            "linear scale.",
+            "--num=5 from 2 to 8 is a grid with numbers that are not whole: --num=2, 3, 4 or 7 "
+            "fits a linear scale.",
         ),
         (
             (1.0, 8.0, 3, "log"),
-            "num=3 from 1 to 8 is a grid with numbers that are not whole.",
+            "--num=3 from 1 to 8 is a grid with numbers that are not whole.",
         ),
-        ((2.5, 8.0, 3, "linear"), "low must be a whole number for this knob, got 2.5."),
-        ((2.0, math.inf, 3, "linear"), "high must be a whole number for this knob, got inf."),
-        ((8.0, 2.0, None, "linear"), "low must be below high, and both finite, got low=8.0, high="),
-        ((1.0, 8.0, None, "log"), "num must be given for whole numbers on a log scale."),
-        ((1.0, 100.0, None, "linear"), "num must be at most 64, got 100 whole numbers."),
-        ((1.0, 8.0, 1, "linear"), "num must be at least 2, for both ends of the grid, got 1."),
+        ((2.5, 8.0, 3, "linear"), "--low must be a whole number for this knob, got 2.5."),
+        ((2.0, math.inf, 3, "linear"), "--high must be a whole number for this knob, got inf."),
+        (
+            (8.0, 2.0, None, "linear"),
+            "--low must be below high, and both finite, got low=8.0, high=",
+        ),
+        ((1.0, 8.0, None, "log"), "--num must be given for whole numbers on a log scale."),
+        ((1.0, 100.0, None, "linear"), "--num must be at most 64, got 100 whole numbers."),
+        ((1.0, 8.0, 1, "linear"), "--num must be at least 2, for both ends of the grid, got 1."),
     ],
 )
 def test_what_is_no_grid_of_whole_numbers_is_said_in_a_line(arguments, message):

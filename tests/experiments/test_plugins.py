@@ -103,7 +103,7 @@ PARSED = {
         "[own.recipes for trials in [tradeoff._planned()[2]] "
         "for own in tradeoff.plans_of(trials, tradeoff._lengths(trials), {}).values()]",
     ),
-    "demo": ([], "[[demo.recipe_of(variant)] for variant in demo.digits.VARIANTS]"),
+    "demo": ([], "[[demo.recipe_of(variant)] for variant in demo.digits.FOUR]"),
 }
 CODE = """
 import json, sys

@@ -323,7 +323,7 @@ def test_a_score_that_is_not_finite_is_none_in_the_result(tmp_path, monkeypatch)
 @pytest.mark.slow
 def test_the_demo_makes_its_table_and_picture(tmp_path):
     results = demo.run(tmp_path, num_seeds=2)
-    assert list(results) == ["plain", "smoothed", *list(digits.VARIANTS)[1:]]
+    assert list(results) == ["plain", "smoothed", *list(digits.FOUR)[1:]]
     for runs in results.values():
         assert len(runs.test_accuracy) == 2 and min(runs.test_accuracy) > 0.95
     lines = demo.table(results).splitlines()

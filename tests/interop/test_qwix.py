@@ -11,6 +11,7 @@ from flax import linen as nn
 import cyclical_jax
 from cyclical_jax import data
 from cyclical_jax.interop import qwix
+from cyclical_jax.models import from_linen, quantized
 from cyclical_jax.models.cnn import CNN
 from cyclical_jax.models.mlp import MLP
 from cyclical_jax.models.patch_dense import PatchDense
@@ -47,9 +48,9 @@ def test_without_qwix_the_command_that_installs_it_is_named(monkeypatch):
 @pytest.mark.parametrize(
     ("arguments", "line"),
     [
-        ({"bits": 1}, "`bits` must be a whole number from 2 to 8, got 1."),
-        ({"bits": 9}, "`bits` must be a whole number from 2 to 8, got 9."),
-        ({"bits": 4.5}, "`bits` must be a whole number from 2 to 8, got 4.5."),
+        ({"bits": 1}, "`bits` must be an integer from 2 to 8, got 1."),
+        ({"bits": 9}, "`bits` must be an integer from 2 to 8, got 9."),
+        ({"bits": 4.5}, "`bits` must be an integer from 2 to 8, got 4.5."),
         ({"bits": 4, "keep": ["Dense_1"]}, "keep has 'Dense_1', but the layers are Dense_0."),
         ({"bits": 4, "keep": ["Dense"]}, "keep has 'Dense', but the layers are Dense_0."),
         ({"bits": 4, "keep": ["Dense_0"]}, "no kernel is left to quantize."),
@@ -60,6 +61,47 @@ def test_a_mistake_is_a_line(arguments, line):
     with pytest.raises(ValueError) as error:
         qwix.export(**{"params": PARAMS} | arguments)
     assert str(error.value) == line
+
+
+DENSE = {"Dense_0": (0,)}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        ({"layers": {"Dense_1": (0,)}}, "layers has 'Dense_1', but the layers are Dense_0."),
+        ({"layers": {}}, "no kernel is left to quantize."),
+        ({"layers": DENSE, "keep": ["Dense_0"]}, "no kernel is left to quantize."),
+        (
+            {"layers": {"Dense_0": (0, 2)}},
+            "layers has the axes (0, 2) for Dense_0, whose kernel is [2, 3].",
+        ),
+    ],
+)
+def test_a_mistake_in_layers_is_a_line(arguments, line):
+    with pytest.raises(ValueError) as error:
+        qwix.export(PARAMS, 4, **arguments)
+    assert str(error.value) == line
+
+
+@pytest.mark.parametrize(
+    ("kernel", "bias"),
+    [
+        ((2, 3, 4), None),  # a convolution over one axis, or heads of attention
+        ((3, 2, 4), (3, 4)),  # nn.DenseGeneral with an axis of batches
+        ((4, 2), (4,)),  # nn.Einsum("...i,oi->...o")
+        ((3, 3, 4, 2), (4,)),  # nn.ConvTranspose(transpose_kernel=True)
+        ((5, 5, 9, 4), (5, 5, 4)),  # nn.ConvLocal
+    ],
+)
+def test_a_kernel_whose_outputs_cannot_be_known_is_refused(kernel, bias):
+    layer = {"kernel": np.ones(kernel)} | ({"bias": np.ones(bias)} if bias else {})
+    with pytest.raises(ValueError) as error:
+        qwix.export({"a": {"b": layer}} | PARAMS, 4)
+    assert str(error.value) == (
+        "the outputs of the kernel of a/b cannot be known from its shape: give `layers`, such as "
+        "run.few_bit_layers(), or add it to keep."
+    )
 
 
 def test_a_wrong_width_of_activations_is_a_line():
@@ -77,11 +119,25 @@ class Attention(nn.Module):
         return nn.Dense(3)(nn.MultiHeadDotProductAttention(num_heads=2)(words))
 
 
+class Block(nn.Module):
+    @nn.compact
+    def __call__(self, x):
+        return nn.Dense(5)(x)
+
+
+class Nested(nn.Module):
+    @nn.compact
+    def __call__(self, images, *, train):
+        x = Block(name="Block")(images.reshape(len(images), -1))
+        return nn.Dense(3, name="Dense_0")(x)
+
+
 MODULES = {
     "mlp": MLP(10, hidden_sizes=(16,)),
     "cnn": CNN(10, widths=(3, 5)),
     "patch_dense": PatchDense(10, patch_size=4, stride=2, channels=3, hidden_sizes=(7,)),
     "attention": Attention(),
+    "nested": Nested(),
 }
 IMAGES = jax.random.normal(jax.random.key(0), (5, 8, 8, 1))
 OF_HEADS = {"query", "key", "value"}  # layers with two axes of channels
@@ -136,10 +192,59 @@ def flat(params):
     return {tuple(key.key for key in path): leaf for path, leaf in pairs}
 
 
+class Odd(nn.Module):
+    """Layers whose kernels have their outputs on other axes than the last, or on several."""
+
+    @nn.compact
+    def __call__(self, images, *, train):
+        x = nn.ConvTranspose(3, (3, 3), transpose_kernel=True)(images)
+        x = nn.ConvLocal(3, (3, 3))(x)
+        x = nn.Conv(6, (3, 3), feature_group_count=3, use_bias=False)(x)
+        rows = x.reshape(len(x), 8, 48).swapaxes(0, 1)
+        x = nn.DenseGeneral(8, axis=-1, batch_dims=(0,))(rows).swapaxes(0, 1)
+        x = nn.Conv(8, (3,), use_bias=False)(x)
+        x = nn.MultiHeadDotProductAttention(num_heads=2, use_bias=False)(x)
+        x = nn.Einsum((7, 8), "...i,oi->...o")(x)
+        return nn.Dense(4, use_bias=False)(x.mean(1))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("bits", [2, 4, 7])
+def test_with_the_layers_of_training_the_floats_are_its_own_bit_for_bit(library, bits):
+    """And without them, what differs is refused."""
+    model = from_linen(Odd())
+    how = quantized.Precision((quantized.WEIGHTS,), symmetric=True, keep=("last",))
+    params = model.init(jax.random.key(1), IMAGES)[0]
+    few = quantized.quantized_layers(model, IMAGES, how)
+    given = {"/".join(path): axes for path, axes in few.items()}
+    assert len(given) == 10
+    restored = flat(qwix.dequantize(qwix.export(params, bits, layers=given)))
+    for path, leaf in flat(params).items():
+        axes = given.get("/".join(path[:-1])) if path[-1] == "kernel" else None
+        few = leaf if axes is None else fake_quantize(leaf, bits, axes=axes, symmetric=True)
+        np.testing.assert_array_equal(restored[path], few)
+    with pytest.raises(ValueError, match="^the outputs of the kernel of .*query.* cannot be known"):
+        qwix.export(params, bits)
+
+
+@pytest.mark.slow
+def test_the_rules_can_be_of_the_same_layers(library):
+    """ "Dense_0" is not kept with its namesake, as a name in `keep` would be."""
+    params, layers = params_of("nested"), {"Block/Dense_0": (0,)}
+    model = served(library, "nested", qwix.rules(6, activation_bits=6, layers=layers))
+    like = jax.eval_shape(lambda: model.init(jax.random.key(1), IMAGES, train=False))["params"]
+    theirs = library.quantize_params(params, like)
+    found = jax.tree.leaves(theirs)
+    expected = jax.tree.leaves(qwix.export(params, 6, layers=layers))
+    assert len(found) == len(expected) == len(jax.tree.leaves(params)) + 1
+    for one, other in zip(found, expected, strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", MODULES)
 def test_the_rules_make_qwixs_own_model_of_the_same_kernels(library, name):
-    params, keep = params_of(name), ["Dense_0"]
+    params, keep = params_of(name), ["Block" if name == "nested" else "Dense_0"]
     model = served(library, name, qwix.rules(6, activation_bits=6, keep=keep))
     like = jax.eval_shape(lambda: model.init(jax.random.key(1), IMAGES, train=False))["params"]
     theirs = library.quantize_params(params, like)

@@ -480,8 +480,29 @@ CASES = {
         ),
         (
             {"precision.gradients": 8, "precision.deficit_bits": 3, "precision.deficit": (0, 1)},
-            "precision.deficit and precision.deficit_bits are read where precision.weights or "
-            "precision.activations is set, not None; leave both at None.",
+            "precision.deficit is read where precision.weights or precision.activations is set, "
+            "not None; leave it at None.\n"
+            "precision.deficit_bits is read where precision.weights or precision.activations is "
+            "set, not None; leave it at None.",
+        ),
+        (
+            {"precision.deficit_bits": 3, "precision.deficit": (0, 1)},
+            "precision.deficit is read where precision.weights or precision.activations is set, "
+            "not None; leave it at None.\n"
+            "precision.deficit_bits is read where precision.weights or precision.activations is "
+            "set, not None; leave it at None.",
+        ),
+        (
+            RESTARTS
+            | {"cycle.span": "restart", "precision.weights": 4}
+            | {"precision.deficit": (0, 0.5), "precision.deficit_bits": 3},
+            "precision.deficit is a part of the whole run; where cycle.span is 'restart' it must "
+            "be None, got (0.0, 0.5).",
+        ),
+        (
+            {"cycle.span": "restrat", "precision.weights": 4}
+            | {"precision.deficit": (0, 0.5), "precision.deficit_bits": 3},
+            "cycle.span must be one of 'run', 'restart', got 'restrat'. Did you mean 'restart'?",
         ),
     ],
 }
