@@ -1,10 +1,11 @@
 """The lengths of a trade-off curve, the runs that give them, and the rows that are read."""
 
+import dataclasses
 from collections.abc import Sequence
 from typing import NamedTuple
 
 from cyclical_jax.data import num_examples
-from cyclical_jax.training import run
+from cyclical_jax.training import extension, run
 from cyclical_jax.training.durations import Duration, Timetable
 from cyclical_jax.training.fields import RecipeError
 from cyclical_jax.training.population import Outcome
@@ -14,7 +15,9 @@ from experiments.arms import Changes, Table
 from experiments.tune import Trials
 
 _ROUNDING = 1e-9  # of a fraction of an epoch
-WARMUP_SHARE = 8 / 90  # of a separate run: the published warm-up grows with the length
+# Of a separate run: the published warm-up grows with the length. Here it multiplies the cosine,
+# which has then fallen to 0.98; there the cosine begins after it.
+WARMUP_SHARE = 8 / 90
 _REASONS = {
     "duration": "--first_cycle and --num_cycles set the lengths",
     "cycle.span": "this command sets it",
@@ -29,7 +32,7 @@ class Lengths(NamedTuple):
     """The lengths of training: 2w, 4w, ..., 2^K w."""
 
     first_cycle: Duration  # w
-    num_cycles: int  # K
+    num_cycles: int  # K, at least 2
 
     def of(self, cycle: int) -> Duration:
         """Returns the length of training at the end of a cycle, counted from 0."""
@@ -112,6 +115,7 @@ def plan(trials: Trials, values: Changes, lengths: Lengths, *, check: bool) -> P
     timetable, *_ = [
         run.plan(own[0], runs.load(own[0]), num_devices=1) for own in (one_run, *separate)
     ]
+    _check_beginning(one_run[0], timetable, lengths.of(lengths.num_cycles - 2))
     return Plan(one_run, separate, timetable)
 
 
@@ -126,6 +130,22 @@ def _check_whole(first_cycle: Duration, recipe: Recipe) -> None:
         raise RecipeError(
             f"--first_cycle must be a whole number of updates, such as '{nearest} steps', got "
             f"'{first_cycle}', which is {updates:.4g} updates."
+        )
+
+
+def _check_beginning(recipe: Recipe, timetable: Timetable, shorter: Duration) -> None:
+    """Raises RecipeError unless a run that ends a cycle earlier is the beginning of this run.
+
+    Only then is the end of a cycle a finished training of that length. Nothing is assumed of a
+    schedule: those of both runs are compared at every update, bit for bit.
+    """
+    num_train = num_examples(runs.load(recipe).train)
+    there = dataclasses.replace(recipe, duration=shorter).timetable(num_train)
+    if found := extension.first_other(recipe, there, timetable):
+        keys, update = found
+        raise RecipeError(
+            f"{keys} must not depend on the length of the run: from update {update:,} on, a run of "
+            f"{shorter} would have other values, so that no end of a cycle is a finished training."
         )
 
 

@@ -49,6 +49,8 @@ def read(path: Path) -> dict[str, Any]:
       WorkdirError: It cannot be read, is damaged, or is no record of a table; a line.
     """
     with files.reading(path, _REMEDY):
+        if "tradeoff" in _files.read_json(path, {}):
+            raise DamagedError(f"{path} is the record of a trade-off, not of a table.")
         record = _files.read_json(path, RECORD)
         for problem in _problems(record):
             raise DamagedError(f"{path} is damaged: {problem}.")

@@ -303,7 +303,9 @@ def _is_string(node: ast.AST) -> bool:
 
 
 def duration(seconds: float) -> str:
-    """Returns a duration in words, such as "40 s" or "1 h 5 min"."""
+    """Returns a duration in words, such as "5.3 ms", "40 s" or "1 h 5 min"."""
+    if 0 < seconds < 0.95:
+        return f"{float(f'{1000 * seconds:.2g}'):g} ms"
     if seconds < 100:
         return f"{seconds:.0f} s"
     hours, minutes = divmod(round(seconds / 60), 60)

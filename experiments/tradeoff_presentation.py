@@ -23,19 +23,33 @@ from experiments.tradeoff_statistics import ratio_of_updates
 NOTHING = "–"
 ONE_RUN, SEPARATE = "one run", "separate runs"
 
-_READ = """\
-Scores are those on validation after the last update of each length, mean ± sample standard \
-deviation over the seeds; test is not read. "One run" is read at the ends of the cycles of a run. \
-Seconds: those of training, measured on the first updates."""
-_CHECKED = """\
-Gap: one run minus separate runs, paired by seed, {unit}, with the 95 % interval of Student's t. \
-RMS: root mean square of the gaps of single runs."""
-_METHODS = """\
-A method's difference is the arm minus its control at one length, paired by seed. Correlation: \
-Pearson's, over the lengths, of the mean differences in one run and in separate runs. Same sign: \
-the share of lengths at which both mean differences have the same sign. Their 95 % intervals come \
-from 2,000 resamples of the seeds. Clear: the differences in separate runs whose 95 % interval \
-leaves out 0, and how many of them have the same sign in one run."""
+_READ = (
+    "Scores are those on validation after the last update of each length, mean ± sample standard "
+    "deviation over the seeds; test is not read.",
+    f"{ONE_RUN}: read at the ends of the cycles of a run.",
+    "seconds: those of training, measured on the first updates, without compiling.",
+)
+_CHECKED = (
+    "gap: one run minus separate runs, paired by seed, {unit}, with the 95 % interval of Student's "
+    "t.",
+    "RMS: root mean square of the gaps of single runs.",
+)
+_METHODS = (
+    "difference: the arm minus its control at one length, paired by seed, with the 95 % interval "
+    "of Student's t.",
+)
+_AGREEMENT = (
+    "correlation: Pearson's, over the lengths, of the mean differences in one run and in separate "
+    "runs; its 95 % interval comes from 2,000 resamples of the seeds.",
+    "same sign: the share of lengths at which both mean differences have the same sign; its "
+    "interval is made in the same way.",
+    "clear: the differences in separate runs whose 95 % interval leaves out 0, and how many of "
+    "them have the same sign in one run.",
+    "between halves: the same two numbers of means over two random halves of the seeds, averaged "
+    "over 200 halvings. Separate runs of one half are compared with those of the other: noise "
+    "keeps them from agreeing with themselves. One run is compared with the separate runs of the "
+    "other half, and cannot be expected to agree better.",
+)
 
 
 # ---- how long should I train?
@@ -60,8 +74,9 @@ def _sentences(dataset: Mapping[str, Any], arm: Mapping[str, Any]) -> list[str]:
     length, best = advice["length"], advice["best"]
     epochs = _epochs(arm["epoch"][length])
     size = f"{counted(arm['step'][length], 'update')}, {_seconds(arm, length)}"
-    parts = [f"train for {epochs} ({size}).", _why(score, arm, length, best)]
     doubled = advice["doubled"]
+    least = "" if doubled else "at least "
+    parts = [f"train for {least}{epochs} ({size}).", _why(score, arm, length, best)]
     if doubled is None:
         parts.append("No longer training was tried: raise --num_cycles to see one.")
     elif doubled["difference"] is not None:
@@ -87,12 +102,13 @@ def _epochs(epochs: float) -> str:
 
 def _seconds(arm: Mapping[str, Any], length: int) -> str:
     seconds = arm["seconds"]["one_run"][length]
-    return f"about {seconds:.2g} s" if seconds < 10 else f"about {runs.duration(seconds)}"
+    return f"about {f'{seconds:.2g} s' if 1 <= seconds < 10 else runs.duration(seconds)}"
 
 
 def _points(score: Score, comparison: Mapping[str, Any]) -> str:
     unit = " points" if score.percent else ""
-    return score.difference(comparison["difference"]) + _interval(score, comparison) + unit
+    told = score.difference(comparison["difference"]) + _interval(score, comparison) + unit
+    return told if comparison["interval"] or comparison["n"] < 2 else f"{told}, with every seed"
 
 
 def _interval(score: Score, found: Mapping[str, Any]) -> str:
@@ -118,18 +134,20 @@ def tables(record: Record) -> str:
 
 
 def legend(record: Record) -> str:
-    """Returns what the columns of a record mean."""
+    """Returns what the columns of a record mean, a line each."""
     datasets = record["datasets"].values()
     score = Score.of_record(next(iter(datasets)))
-    parts = [_READ]
+    parts = [*_READ]
     if any(arm["separate"] for dataset in datasets for arm in dataset["arms"].values()):
         unit = "in percentage points" if score.percent else "in the unit of the score"
-        parts.append(_CHECKED.format(unit=unit))
+        parts += [part.format(unit=unit) for part in _CHECKED]
+    if any(map(_methods, datasets)):
+        parts += _METHODS
     if any(dataset["agreement"] for dataset in datasets):
-        parts.append(_METHODS)
+        parts += _AGREEMENT
     if score.hint:
         parts.append("Lower scores are better.")
-    return " ".join(parts)
+    return "\n".join(f"- {part}" for part in parts)
 
 
 def _section(record: Record, name: str) -> str:
@@ -137,9 +155,11 @@ def _section(record: Record, name: str) -> str:
     sizes = [f"{dataset[key]:,} {of}" for key, of in zip(_SIZES, _SPLITS, strict=True)]
     heading = f"### {name}: {', '.join(sizes)} images, n = {len(dataset['seeds'])}"
     cost = " ".join([_updates(record, dataset), *_times(dataset)])
-    parts = [heading, cost, curves_table(dataset)]
+    parts = [heading, cost, *_chosen(dataset), curves_table(dataset)]
     if dataset["agreement"]:
-        parts += [agreement_table(dataset), effects_table(dataset)]
+        parts += [agreement_table(dataset), halves_table(dataset)]
+    if _methods(dataset):
+        parts.append(effects_table(dataset))
     return "\n\n".join(parts)
 
 
@@ -166,7 +186,20 @@ def _times(dataset: Mapping[str, Any]) -> Iterator[str]:
         one = len(dataset["seeds"]) * sum(own["one_run"][-1] for own in seconds)
         many = len(dataset["seeds"]) * sum(sum(own["separate"]) for own in seconds)
         told = f"{runs.duration(one)} and {runs.duration(many)}, a ratio of {many / one:.2f}"
-        yield f"Seconds of training: {told}."
+        yield f"Time of training: {told}."
+
+
+def _chosen(dataset: Mapping[str, Any]) -> Iterator[str]:
+    """Yields the values that were chosen for the arms, if any were searched."""
+    told = []
+    for name, arm in dataset["arms"].items():
+        if tuning := arm["tuning"]:
+            values = tuning["trials"][tuning["chosen"]]["values"].items()
+            chosen = ", ".join(f"{key} = {value}" for key, value in values)
+            told.append(f"{name}: {chosen} (of {counted(len(tuning['trials']), 'trial')})")
+    if told:
+        where = "Chosen with the config's own duration and schedule, for all lengths"
+        yield f"{where}: {'; '.join(told)}."
 
 
 def front(record: Record, dataset: Mapping[str, Any]) -> str:
@@ -174,7 +207,8 @@ def front(record: Record, dataset: Mapping[str, Any]) -> str:
     seeds = len(dataset["seeds"])
     sizes = [f"{dataset[key]:,} {of}" for key, of in zip(_SIZES, _SPLITS, strict=True)]
     told = f"{', '.join(sizes)} images; {seeds} seeds. {_updates(record, dataset)}"
-    parts = [textwrap.fill(told, _WIDTH), _distances(dataset), agreement_table(dataset)]
+    agreement = [agreement_table(dataset), halves_table(dataset)]
+    parts = [textwrap.fill(told, _WIDTH), _distances(dataset), *agreement]
     return "\n\n".join(parts)
 
 
@@ -219,17 +253,33 @@ def _row(score: Score, name: str, arm: Mapping[str, Any], length: int) -> list[s
 
 def agreement_table(dataset: Mapping[str, Any]) -> str:
     """Returns whether both curves agree on the methods: a row for each, and one for all."""
-    arms = dataset["arms"]
     head = ["method", "correlation [95 %]", "same sign [95 %]", "clear, and alike in one run"]
-    rows = [
-        [f"{name} minus {arm['control']}", *_agreement(arm["agreement"])]
-        for name, arm in arms.items()
-        if arm.get("agreement")
-    ]
-    rows.append(["all methods", *_agreement(dataset["agreement"])])
+    rows = [[of, *_agreement(found)] for of, found in _agreements(dataset)]
     order = _share(dataset["agreement"]["same_order"])
     table = _table(head, rows)
     return f"{table}\n\nPairs of arms in the same order in both curves, over all lengths: {order}."
+
+
+def halves_table(dataset: Mapping[str, Any]) -> str:
+    """Returns how separate runs agree with themselves, and one run with them, in halves."""
+    kinds = ("separate", "one_run")
+    head = ["between halves of the seeds", f"correlation, {SEPARATE}", ONE_RUN]
+    head += [f"same sign, {SEPARATE}", ONE_RUN]
+    rows = [
+        [of]
+        + [_correlation({"value": found["halves"]["correlation"][kind]}) for kind in kinds]
+        + [_share({"value": found["halves"]["same_sign"][kind]}) for kind in kinds]
+        for of, found in _agreements(dataset)
+    ]
+    return _table(head, rows)
+
+
+def _agreements(dataset: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """Yields (what is compared, its agreement): each method, and all of them."""
+    for name, arm in dataset["arms"].items():
+        if arm.get("agreement"):
+            yield f"{name} minus {arm['control']}", arm["agreement"]
+    yield "all methods", dataset["agreement"]
 
 
 def _agreement(found: Mapping[str, Any]) -> list[str]:
@@ -241,7 +291,7 @@ def _agreement(found: Mapping[str, Any]) -> list[str]:
 def _correlation(estimate: Mapping[str, Any]) -> str:
     if estimate["value"] is None:
         return NOTHING
-    interval = estimate["interval"]
+    interval = estimate.get("interval")
     ends = f" [{interval[0]:+.2f}, {interval[1]:+.2f}]" if interval else ""
     return f"{estimate['value']:+.2f}{ends}"
 
@@ -249,22 +299,22 @@ def _correlation(estimate: Mapping[str, Any]) -> str:
 def _share(estimate: Mapping[str, Any]) -> str:
     if estimate["value"] is None:
         return NOTHING
-    interval = estimate["interval"]
+    interval = estimate.get("interval")
     ends = f" [{100 * interval[0]:.0f}, {100 * interval[1]:.0f}]" if interval else ""
     return f"{100 * estimate['value']:.0f} %{ends}"
 
 
 def effects_table(dataset: Mapping[str, Any]) -> str:
-    """Returns each method's difference to its control, at each length, in both curves."""
-    score = Score.of_record(dataset)
-    head = ["method", "epochs", f"difference in {ONE_RUN} [95 %]", f"in {SEPARATE} [95 %]"]
+    """Returns each method's difference to its control, at each length, in the curves there are."""
+    score, arms = Score.of_record(dataset), dataset["arms"]
+    is_checked = bool(dataset["agreement"])
+    head = ["method", "epochs", f"difference in {ONE_RUN} [95 %]"]
+    head += [f"in {SEPARATE} [95 %]"] if is_checked else []
     rows = [
-        [f"{name} minus {arm['control']}", f"{epochs:g}", *(_difference(score, e) for e in both)]
-        for name, arm in dataset["arms"].items()
-        if arm.get("effects")
-        for epochs, *both in zip(
-            arm["epoch"], arm["effects"]["one_run"], arm["effects"]["separate"], strict=True
-        )
+        [f"{name} minus {arms[name]['control']}", f"{arms[name]['epoch'][at]:g}"]
+        + [_difference(score, curve[at]) for curve in arms[name]["effects"].values()]
+        for name in _methods(dataset)
+        for at in range(len(arms[name]["epoch"]))
     ]
     return _table(head, rows)
 
@@ -316,16 +366,17 @@ def _drawn(record: Record, theme: drawing.Theme) -> Figure:
             others = [figure.add_subplot(grid[row, at], sharey=first) for at in range(1, len(own))]
             _draw_methods([first, *others], dataset, theme)
             row += 1
-    figure.supxlabel(_key(bool(any(methods))), fontsize=drawing.SMALL)
+    figure.supxlabel(_key(record, any(methods)), fontsize=drawing.SMALL)
     return figure
 
 
-def _key(checked: bool) -> str:
-    if not checked:
-        return "dot: mean; band: standard deviation over the seeds"
+def _key(record: Record, has_methods: bool) -> str:
+    """Returns what the lines and bands mean."""
+    arms = [arm for dataset in record["datasets"].values() for arm in dataset["arms"].values()]
+    lines = "solid: one run; dashed: separate runs; " if any(a["separate"] for a in arms) else ""
+    bands = "band above: standard deviation over the seeds; below: 95 % interval"
     return (
-        "solid: one run; dashed: separate runs; dot: mean\n"
-        "band above: standard deviation over the seeds; below: 95 % interval"
+        f"{lines}dot: mean\n{bands if has_methods else bands.replace(' above', '').split(';')[0]}"
     )
 
 
@@ -360,8 +411,9 @@ def _draw_methods(row: Sequence[Axes], dataset: Mapping[str, Any], theme: drawin
     for axes, name in zip(row, _methods(dataset), strict=True):
         arm, color = dataset["arms"][name], theme.lines[names.index(name) % len(theme.lines)]
         axes.axhline(0, color=theme.ink, linewidth=0.8)
-        for kind, line, ink in (("one_run", "o-", color), ("separate", "o--", theme.muted)):
-            _draw_effects(axes, arm["epoch"], arm["effects"][kind], _unit(dataset), line, ink)
+        looks = {"one_run": ("o-", color), "separate": ("o--", theme.muted)}
+        for kind, effects in arm["effects"].items():
+            _draw_effects(axes, arm["epoch"], effects, _unit(dataset), *looks[kind])
         axes.set_title(f"{name}\nminus {arm['control']}", fontsize=drawing.SMALL)
         _log_axis(axes, arm["epoch"], label=axes is row[0])
         axes.tick_params(labelleft=axes is row[0])

@@ -17,6 +17,7 @@ Record = Mapping[str, Any]
 _ARM: Pattern = {
     "control": (str, None),
     "changes": {},
+    "tuning": ({"trials": [{"values": {}}], "chosen": int}, None),
     "step": [int],
     "epoch": [float],
     "one_run": [[NUMBER]],
@@ -72,6 +73,8 @@ def _problems(record: Record) -> Iterator[str]:
             where = f"in arm {arm_name!r} of {name!r}"
             if arm["control"] is not None and arm["control"] not in dataset["arms"]:
                 yield f"'control' is {arm['control'][:40]!r}, which is not an arm, {where}"
+            if arm["tuning"] and not 0 <= arm["tuning"]["chosen"] < len(arm["tuning"]["trials"]):
+                yield f"'chosen' is {arm['tuning']['chosen']}, which is no trial, {where}"
             for key, values, length in _lists(arm, record["num_cycles"], len(dataset["seeds"])):
                 if len(values) != length:
                     had = counted(len(values), "entry", "entries")

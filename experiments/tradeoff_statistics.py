@@ -19,6 +19,7 @@ from experiments.statistics import CONFIDENCE, Comparison, Scores, compare, is_f
 Curve = Sequence[Scores]
 
 _RESAMPLES = 2000
+_HALVINGS = 200
 _TIE = 1e-9  # means of fractions that differ by less are equal, up to rounding
 
 
@@ -36,6 +37,13 @@ class Estimate(NamedTuple):
 
     value: float | None
     interval: tuple[float, float] | None  # 95 %, by bootstrap over seeds; None: fewer than 2 seeds
+
+
+class Halves(NamedTuple):
+    """A number between random halves of the seeds, the mean of 200 halvings; None as elsewhere."""
+
+    separate: float | None  # separate runs with separate runs of the other half: the noise ceiling
+    one_run: float | None  # one run with separate runs of the other half
 
 
 class Advice(NamedTuple):
@@ -119,6 +127,45 @@ def _estimate(
     return Estimate(value, (low, high))
 
 
+def correlation_of_halves(one_run: np.ndarray, separate: np.ndarray) -> Halves:
+    """Returns `correlation` between halves of the seeds.
+
+    Noise alone keeps two sets of separate runs from agreeing with each other. So what they reach is
+    a ceiling: one run that shows just what separate runs show reaches the same, and no more. Both
+    numbers are of means over n // 2 seeds, and no seed is in both halves.
+
+    Args:
+      one_run, separate: As in `correlation`.
+    """
+    return _halves(_pearson, one_run, separate)
+
+
+def same_sign_of_halves(one_run: np.ndarray, separate: np.ndarray) -> Halves:
+    """Returns `same_sign` between halves of the seeds, as `correlation_of_halves` does."""
+    return _halves(_share_alike, one_run, separate)
+
+
+def _halves(
+    of: Callable[[np.ndarray, np.ndarray], float], one_run: np.ndarray, separate: np.ndarray
+) -> Halves:
+    half = separate.shape[-1] // 2 if separate.size else 0
+    if not half:
+        return Halves(None, None)
+    generator = np.random.default_rng(0)
+    orders = [generator.permutation(separate.shape[-1]) for _ in range(_HALVINGS)]
+
+    def between(curve):
+        pairs = ((curve[..., o[:half]], separate[..., o[half : 2 * half]]) for o in orders)
+        return _mean_of_known([of(_means(a), _means(b)) for a, b in pairs])
+
+    return Halves(between(separate), between(one_run))
+
+
+def _mean_of_known(numbers: Sequence[float]) -> float | None:
+    known = [number for number in numbers if math.isfinite(number)]
+    return float(np.mean(known)) if known else None
+
+
 def _means(values: np.ndarray) -> np.ndarray:
     """Returns means over the seeds that are there, flat; NaN where there is none."""
     there = np.isfinite(values)
@@ -189,9 +236,9 @@ def advice(curve: Curve, score: Score) -> Advice | None:
 def with_statistics(dataset: dict[str, Any]) -> dict[str, Any]:
     """Returns the record of a dataset with all statistics added.
 
-    Each arm gets "advice". If there are separate runs, each arm gets "gaps", one for each length,
-    and "distance"; an arm with a control gets "effects" and "agreement"; the dataset gets
-    "agreement", over all methods.
+    Each arm gets "advice", and an arm with a control gets "effects", one for each length of each
+    curve. If there are separate runs, each arm gets "gaps", one for each length, and "distance"; an
+    arm with a control gets "agreement"; the dataset gets "agreement", over all methods.
     """
     score, arms = Score.of_record(dataset), dataset["arms"]
     new = {name: dict(arm) for name, arm in arms.items()}
@@ -202,20 +249,22 @@ def with_statistics(dataset: dict[str, Any]) -> dict[str, Any]:
             pairs = zip(arm["one_run"], arm["separate"], strict=True)
             gaps = [gap(*pair) for pair in pairs]
             arm |= {"gaps": [_plain(one) for one in gaps], "distance": distance(gaps)}
-    methods = [name for name, arm in arms.items() if arm["control"] and arm["separate"]]
+    methods = [name for name, arm in arms.items() if arm["control"]]
     for name in methods:
-        control = arms[new[name]["control"]]
-        new[name] |= _of_method(arms[name], control)
-    return dataset | {"arms": new, "agreement": _of_all(arms, methods) if methods else None}
+        new[name] |= _of_method(arms[name], arms[arms[name]["control"]])
+    checked = [name for name in methods if arms[name]["separate"]]
+    return dataset | {"arms": new, "agreement": _of_all(arms, checked) if checked else None}
 
 
 def _of_method(arm: dict[str, Any], control: dict[str, Any]) -> dict[str, Any]:
-    """Returns the entries of an arm that is compared with its control in both curves."""
-    kinds = ("one_run", "separate")
+    """Returns the entries of an arm that is compared with its control in the curves it has."""
+    kinds = ("one_run", "separate") if arm["separate"] else ("one_run",)
     effects = {
         kind: [_plain(compare(*of)) for of in zip(arm[kind], control[kind], strict=True)]
         for kind in kinds
     }
+    if not arm["separate"]:
+        return {"effects": effects}
     both = [differences(arm[kind], control[kind])[None] for kind in kinds]
     return {"effects": effects, "agreement": _agreement(*both) | clear(effects)}
 
@@ -236,6 +285,10 @@ def _agreement(one_run: np.ndarray, separate: np.ndarray) -> dict[str, Any]:
     return {
         "correlation": _plain(correlation(one_run, separate)),
         "same_sign": _plain(same_sign(one_run, separate)),
+        "halves": {
+            "correlation": _plain(correlation_of_halves(one_run, separate)),
+            "same_sign": _plain(same_sign_of_halves(one_run, separate)),
+        },
     }
 
 

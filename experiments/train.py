@@ -89,7 +89,9 @@ _NO_CYCLES = (
 )
 _LONGER = (
     "To train that long from the start, choose another --workdir. To go on from what this run has "
-    "learned, choose another and add --config.finetuning.start={workdir}."
+    "learned, choose another and add --config.finetuning.start={workdir}. A new run can "
+    "be made longer later with optimizer.learning_rate_schedule='warm_restarts' and "
+    "cycle.span='restart'."
 )
 
 

@@ -134,7 +134,7 @@ def test_one_program_serves_all_numbers_of_bits(name, request, images, count_com
     assert all(abs(first - other).max() > 1e-6 for other in others)
 
 
-@pytest.mark.parametrize("bits", [1, 17, -1, 2.5, 4.0, True, "four", jnp.int32(1), [4]])
+@pytest.mark.parametrize("bits", [1, 17, -1, 2.5, 4.0, True, False, "four", jnp.int32(1), [4]])
 def test_what_is_no_number_of_bits_is_one_line(whole_run, bits):
     with pytest.raises(ValueError, match="^`bits` must be .* got") as error:
         whole_run.with_bits(bits)

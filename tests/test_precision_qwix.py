@@ -13,9 +13,8 @@ qwix = pytest.importorskip("qwix", reason="Qwix is not installed")
 pytestmark = pytest.mark.slow  # CI installs the library for the slow tests alone
 
 QTYPES = {2: "int2", 3: "int3", 4: jnp.int4, 5: "int5", 6: "int6", 7: "int7", 8: jnp.int8}
-CHANNELS = {  # shapes of kernels: axes of their outputs
-    **{(40, 24): (1,), (3, 3, 5, 7): (3,), (6, 4, 5): (1, 2)},
-}
+# shapes of kernels: axes of their outputs
+CHANNELS = {(40, 24): (1,), (3, 3, 5, 7): (3,), (6, 4, 5): (1, 2)}
 ONE_RANGE = {(301,): (), (300, 1): (1,)}
 
 

@@ -2,13 +2,13 @@
 
 Layers of flax.linen are found where they are called, by `flax.linen.intercept_methods`, so that no
 network needs a change. Such a layer gets its input and its kernel quantized, and the gradient with
-respect to its output. Everything else, biases and normalisations among it, is in full
-precision.
+respect to its output. Everything else, biases and normalisations among it, is in full precision;
+but the gradient of a bias is the sum of the quantized gradient.
 """
 
 import functools
 import itertools
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -28,6 +28,24 @@ _KEY = 0x42495453  # tells the keys of gradients from those of dropout
 Path = tuple[str, ...]  # names from the network down to a layer
 Axes = tuple[int, ...]
 Range = tuple[jax.Array, jax.Array]  # least and greatest number, ()
+
+
+class Layer(NamedTuple):
+    """A layer that can be quantized.
+
+    Attributes:
+      axes: The axes of its kernel over which the range of an output channel is taken.
+      has_own_kernel: Whether its kernel is one array. In `nn.scan` and `nn.vmap` those of several
+        layers may be.
+      is_called_once: Whether a call of its is one call. In `nn.scan`, `nn.RNN` and `nn.vmap` it
+        stands for many.
+      inputs: The dtype of its inputs.
+    """
+
+    axes: Axes
+    has_own_kernel: bool
+    is_called_once: bool
+    inputs: Any
 
 
 class Precision(NamedTuple):
@@ -63,7 +81,8 @@ def quantized(model: Model, how: Precision) -> Model:
 
     Raises:
       ValueError: At init and apply: there is no layer to quantize, a name of `keep` is not that of
-        a layer, or a layer is inside `nn.scan` or `nn.vmap`; a line.
+        a layer, or a layer cannot be quantized as `how` says, such as one of `nn.scan`, of
+        `nn.WeightNorm`, or of inputs that are no floats; a line.
     """
 
     def init(key, inputs):
@@ -84,6 +103,7 @@ def quantized(model: Model, how: Precision) -> Model:
         with nn.intercept_methods(call):
             params = call.with_kernels(params)
             outputs, inner = model.apply(params, inner, inputs, train=train, key=key, **knobs)
+        call.check()
         return outputs, {**inner, BITS: {word: bits[word] for word in model_state[BITS]}}
 
     return model._replace(init=init, apply=apply)
@@ -109,29 +129,27 @@ def quantized_layers(model: Model, inputs: Any, how: Precision) -> dict[Path, Ax
     Raises:
       ValueError: As in `quantized`.
     """
-    return _quantized_layers(model, inputs, how)
+    return {path: layer.axes for path, layer in _quantized_layers(model, inputs, how).items()}
 
 
-def layers_of(model: Model, inputs: Any) -> dict[Path, Axes | None]:
+def layers_of(model: Model, inputs: Any) -> dict[Path, Layer]:
     """Returns the layers that can be quantized, in the order of their calls.
-
-    The value of a layer are the axes of its kernel over which the range of an output channel is
-    taken; None if the kernels of several layers are one array, as in `nn.scan` and `nn.vmap`.
 
     Args:
       model: A model, as it was before `quantized`.
       inputs: Inputs of the model, of which only shapes and dtypes count.
     """
-    found: dict[Path, Axes] = {}
+    found: dict[Path, Layer] = {}
     shapes: dict[Path, tuple[int, ...]] = {}
 
     def record(next_function, args, kwargs, context):
         outputs = next_function(*args, **kwargs)
-        module = context.module
-        if _is_layer(context) and module.path not in found:
-            shapes[module.path] = module.get_variable("params", "kernel").shape
-            number = len(shapes[module.path])
-            found[module.path] = _axes_of_a_channel(module, number, args[1:], kwargs)
+        if _is_layer(context) and context.module.path not in found:
+            path, kernel = context.module.path, context.module.get_variable("params", "kernel")
+            found[path], shapes[path] = (
+                _layer(context.module, kernel.ndim, args, kwargs),
+                kernel.shape,
+            )
         return outputs
 
     def init():
@@ -139,12 +157,22 @@ def layers_of(model: Model, inputs: Any) -> dict[Path, Axes | None]:
             return model.init(jax.random.key(0), inputs)[0]
 
     params = jax.eval_shape(init)
-    is_plain = {path: _kernel_at(params, path).shape == shapes[path] for path in found}
-    return {path: axes if is_plain[path] else None for path, axes in found.items()}
+    return {
+        path: layer._replace(has_own_kernel=_kernel_at(params, path).shape == shapes[path])
+        for path, layer in found.items()
+    }
 
 
 def _is_layer(context: Any) -> bool:
     return context.method_name == "__call__" and isinstance(context.module, _LAYERS)
+
+
+def _layer(module: nn.Module, number: int, args, kwargs) -> Layer:
+    """Returns the layer of a call at init, whose kernel has `number` axes."""
+    (inputs, *args), kwargs = _in_order(args, kwargs)
+    axes = _axes_of_a_channel(module, number, args, kwargs)
+    # Lifting over an axis leaves out the collections that it does not name.
+    return Layer(axes, True, module.is_mutable_collection(RANGES), jnp.result_type(inputs))
 
 
 def _axes_of_a_channel(module: nn.Module, number: int, args, kwargs) -> Axes:
@@ -168,22 +196,40 @@ def _tuple(axes: int | Sequence[int]) -> tuple[int, ...]:
     return (axes,) if isinstance(axes, int) else tuple(axes)
 
 
-def _quantized_layers(model: Model, inputs: Any, how: Precision) -> dict[Path, Axes]:
+def _quantized_layers(model: Model, inputs: Any, how: Precision) -> dict[Path, Layer]:
     """Returns the layers of `layers_of` that `how` does not keep; raises ValueError as it says."""
     layers = layers_of(model, inputs)
     kinds = ", ".join(kind.__name__ for kind in _LAYERS)
     if not layers:
         raise ValueError(f"no layer can be quantized: there is none of flax.linen's {kinds}.")
     kept = _kept(list(layers), how)
-    chosen = {path: axes for path, axes in layers.items() if path not in kept}
+    chosen = {path: layer for path, layer in layers.items() if path not in kept}
     if not chosen:
         raise ValueError(f"{how.keep_is} leaves no layer to quantize of {_listed(layers)}.")
-    if stacked := [path for path, axes in chosen.items() if axes is None]:
-        raise ValueError(
+    for problem in _problems(chosen, how):
+        raise ValueError(problem)
+    return chosen
+
+
+def _problems(layers: Mapping[Path, Layer], how: Precision) -> Iterator[str]:
+    """Yields a line for each reason why layers cannot be quantized."""
+    if stacked := [path for path, layer in layers.items() if not layer.has_own_kernel]:
+        yield (
             f"{_listed(stacked)} cannot be quantized inside nn.scan or nn.vmap, where kernels of "
             f"several layers are one array: add it to {how.keep_is}."
         )
-    return {path: axes for path, axes in chosen.items() if axes is not None}
+    words = [word for word in (ACTIVATIONS, GRADIENTS) if word in how.words]
+    if words and (lifted := [path for path, layer in layers.items() if not layer.is_called_once]):
+        yield (
+            f"{_listed(lifted)} cannot have bits for {' and '.join(words)} inside nn.scan, nn.RNN "
+            f"or nn.vmap, where one call stands for many: add it to {how.keep_is}."
+        )
+    for path, layer in layers.items():
+        if ACTIVATIONS in how.words and not jnp.issubdtype(layer.inputs, jnp.floating):
+            yield (
+                f"{_listed([path])} cannot have bits for activations, since its inputs are "
+                f"{layer.inputs}, no floats: add it to {how.keep_is}."
+            )
 
 
 def _kept(layers: Sequence[Path], how: Precision) -> set[Path]:
@@ -234,17 +280,27 @@ def _declare_ranges(layers: Collection[Path], next_function, args, kwargs, conte
 class _Call:
     """One call of a network: it intercepts the calls of the layers."""
 
-    def __init__(self, layers: Mapping[Path, Axes], bits, how: Precision, *, train: bool, key):
+    def __init__(self, layers: Mapping[Path, Layer], bits, how: Precision, *, train: bool, key):
         self._layers, self._bits, self._how, self._train = layers, bits, how, train
         self._key = None if key is None else jax.random.fold_in(key, _KEY)
         self._calls = itertools.count()
+        self._without_place: list[Path] = []
 
     def with_kernels(self, params: Any) -> Any:
         """Returns parameters with the kernels of the layers quantized."""
-        for path, axes in self._layers.items():
-            kernel = self._fake_quantized(WEIGHTS, _kernel_at(params, path), axes=axes)
+        for path, layer in self._layers.items():
+            kernel = self._fake_quantized(WEIGHTS, _kernel_at(params, path), axes=layer.axes)
             params = _with_kernel(params, path, kernel)
         return params
+
+    def check(self) -> None:
+        """Raises ValueError unless each range had a place."""
+        if self._without_place:
+            raise ValueError(
+                f"{_listed(self._without_place)} cannot have bits for activations inside "
+                "nn.WeightNorm or nn.map_variables, where a range has no place: add it to "
+                f"{self._how.keep_is}."
+            )
 
     def __call__(self, next_function, args, kwargs, context):
         if not (_is_layer(context) and context.module.path in self._layers):
@@ -271,9 +327,12 @@ class _Call:
         """Returns the range of a layer's input: that of the batch, or in an evaluation of many."""
         lo, hi = _range(x, self._how.axis_name if self._train else None)
         sums: jax.Array = module.get_variable(RANGES, "sums")
-        if self._train:
+        if self._train and not module.is_mutable_collection(RANGES):
+            self._without_place.append(module.path)
+        elif self._train:
             new = (1 - MOMENTUM) * jnp.stack([lo, hi, jnp.ones_like(hi)])
             module.put_variable(RANGES, "sums", MOMENTUM * sums + new)
+        if self._train:
             return lo, hi
         return running_range(sums, otherwise=(lo, hi))
 

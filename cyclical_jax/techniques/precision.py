@@ -12,6 +12,7 @@ from cyclical_jax.precision import LEAST_BITS, MOST_BITS, relative_cost
 from cyclical_jax.schedules import as_integer
 from cyclical_jax.training.durations import Timetable
 from cyclical_jax.training.fields import Field, knob, number, one_of, or_none, whole
+from cyclical_jax.training.keys import RESTART, SPAN
 from cyclical_jax.training.technique import Own, Schedules, Site, Technique
 
 WEIGHTS, ACTIVATIONS = "precision.weights", "precision.activations"
@@ -83,6 +84,11 @@ def problems(checked: Own) -> Iterator[str]:
         yield (
             f"{DEFICIT} and {DEFICIT_BITS} must both be set or both be None, got {deficit} and "
             f"{bits}."
+        )
+    if deficit is not None and checked.get(SPAN) == RESTART:
+        yield (
+            f"{DEFICIT} is a part of the whole run; where {SPAN} is {RESTART!r} it must be None, "
+            f"got {deficit}."
         )
 
 
@@ -157,7 +163,6 @@ TECHNIQUE = Technique(
         GRADIENT: "gradient_bits",
         COST: "relative_cost",
     },
-    whole=KNOBS,
     summary=summary,
     switch=KNOBS,
     read_with=dict.fromkeys((QUANTIZER, DEFICIT, DEFICIT_BITS), (WEIGHTS, ACTIVATIONS)),

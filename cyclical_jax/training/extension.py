@@ -6,7 +6,7 @@ run, and compared.
 
 import dataclasses
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import jax
@@ -105,16 +105,46 @@ def _ends_and_sizes(windows: Windows) -> tuple[np.ndarray, np.ndarray]:
 
 def _schedule_problems(recipe: Recipe, there: Timetable, here: Timetable) -> Iterator[str]:
     """Yields a sentence unless all schedules have the same values, bit for bit."""
-    moved = _moved(recipe, there, here)
-    if moved:
-        update = min(moved.values())
-        first = [key for key, at in moved.items() if at == update]
-        named = [key for key in first if key in recipe.catalogue.keys]  # others follow from them
-        keys = " and ".join(named or first)
+    found = first_other(recipe, there, here)
+    if found:
+        keys, update = found
         yield (
             f"This run cannot be made longer: {keys} would have other values from update "
-            f"{update + 1:,} on, because a schedule spans the whole run."
+            f"{update:,} on, because a schedule spans the whole run."
         )
+
+
+def first_other(recipe: Recipe, there: Timetable, here: Timetable) -> tuple[str, int] | None:
+    """Returns which schedules of a recipe are the first to differ between two lengths of it.
+
+    Args:
+      recipe: The run.
+      there: The timetable of a shorter run of it.
+      here: That of the longer run.
+
+    Returns:
+      Their keys, in words, and the first update, counted from 1, at which they have other values.
+      None if all schedules have the same values, bit for bit, in all updates of the shorter run.
+    """
+    moved = _moved(recipe, there, here)
+    if not moved:
+        return None
+    count = min(moved.values())
+    first = [key for key, at in moved.items() if at == count]
+    return " and ".join(_knobs_of(recipe, first)), count + 1
+
+
+def _knobs_of(recipe: Recipe, first: Sequence[str]) -> list[str]:
+    """Returns those that are knobs, or else the knobs from which they follow, or else all."""
+    if named := [key for key in first if key in recipe.catalogue.keys]:
+        return named
+    followed = [
+        entry
+        for entry, _ in recipe.structure.entries
+        if any(key in (entry.columns or {}) for key in first)
+    ]
+    on = dict(recipe.structure.curves)
+    return [key for entry in followed for key in entry.keys if key in on] or list(first)
 
 
 def _moved(recipe: Recipe, there: Timetable, here: Timetable) -> dict[str, int]:
@@ -127,7 +157,7 @@ def _moved(recipe: Recipe, there: Timetable, here: Timetable) -> dict[str, int]:
         both = (values(numbers, start + np.arange(size, dtype=np.int32)) for values in (was, now))
         old, new = jax.device_get(tuple(both))
         for key in old.keys() | new.keys():
-            if (at := _first_other(old.get(key), new.get(key))) is not None:
+            if (at := _first_other_bit(old.get(key), new.get(key))) is not None:
                 moved.setdefault(key, start + at)
     return dict(sorted(moved.items()))
 
@@ -143,7 +173,7 @@ def _values(recipe: Recipe, timetable: Timetable):
     return values
 
 
-def _first_other(one: np.ndarray | None, other: np.ndarray | None) -> int | None:
+def _first_other_bit(one: np.ndarray | None, other: np.ndarray | None) -> int | None:
     """Returns the first place at which two arrays differ in a bit; None if there is none."""
     if one is None or other is None or one.dtype != other.dtype:
         return 0

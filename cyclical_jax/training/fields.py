@@ -31,7 +31,7 @@ class Field(NamedTuple):
       meaning: What it is for, in words.
       is_run: Whether the value is the workdir of an earlier run.
       may_cycle: Whether the value may be a cycle.
-      is_whole: Whether its numbers are whole.
+      is_whole: Whether its numbers are whole; the log then shows those of a knob as such.
       high_is_easy: Whether its larger numbers are the easy ones.
       is_bits: Whether it is a number of bits, of which a range test knows a published rule.
     """

@@ -307,9 +307,11 @@ class Structure:
 
     @property
     def whole(self) -> frozenset[str]:
-        """Names in the log of the values that are whole numbers."""
-        keys = {key for entry, _ in self.entries for key in entry.whole}
-        return frozenset(name for key, name in self.columns.items() if key in keys)
+        """Names in the log of the knobs whose values are whole numbers."""
+        fields = {key: field for entry, _ in self.entries for key, field in entry.keys.items()}
+        return frozenset(
+            name for key, name in self.columns.items() if key in fields and fields[key].is_whole
+        )
 
 
 @dataclass(frozen=True)

@@ -252,7 +252,6 @@ class Technique:
       restarts: What makes a run restart.
       columns: {key of a knob, or of a further schedule: its name in the log}. By default a knob has
         the last word of its key.
-      whole: Those of them whose values are whole numbers, which the log shows as such.
       summary: (own values, schedules, timetable) -> {name: number} about the whole run, which
         follows from its recipe; `result.json` keeps it.
       switch: The key that is None if the technique is off; of several keys, it is on if one is
@@ -285,7 +284,6 @@ class Technique:
     schedules: Callable[[Own, Schedules, Timetable], Schedules] = lambda own, schedules, table: {}
     restarts: Restarts | None = None
     columns: Mapping[str, str] | None = None
-    whole: tuple[str, ...] = ()
     summary: Callable[[Own, Schedules, Timetable], Mapping[str, float]] | None = None
     switch: str | tuple[str, ...] | None = None
     read_with: Mapping[str, tuple[str, ...]] | None = None

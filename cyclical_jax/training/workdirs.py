@@ -225,6 +225,9 @@ def _is_longer(
         if reason is None:
             return True
         reasons = [reason, *reasons]
+    elif DURATION in keys and why_not_longer is not None:
+        keep = f"To make the run there longer, change only {DURATION}: give its other keys again."
+        reasons = [keep, *reasons]
     if lines:
         raise _of_another(path, [*lines, *reasons])
     return False

@@ -30,7 +30,7 @@ LARGE = {
 UNTUNED = {
     "digits": Budget(num_seeds=20),
     "fashion_mnist_4k": Budget(num_seeds=5),
-    "fashion_mnist_4k:short_cnn": Budget(num_seeds=5),
+    "fashion_mnist_4k:short_cnn": Budget(num_seeds=3),
 }
 
 RATE = {"optimizer.learning_rate": Range(0.02, 0.5)}

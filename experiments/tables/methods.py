@@ -1,6 +1,6 @@
 """Which methods help at which length of training? The arms of the question about trade-off curves.
 
-    python -m experiments.tradeoff --table=methods --datasets=digits --num_cycles=6 --check
+    python -m experiments.tradeoff --table=methods --datasets=digits --num_cycles=5 --check
 
 Nothing is tuned: each method has one usual value. The question is not whether a method helps, but
 whether one run with restarts ranks the methods as separate runs of every length do.

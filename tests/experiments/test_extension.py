@@ -195,7 +195,9 @@ def test_all_else_is_refused_and_nothing_is_changed(short, duration, changes, li
     assert found[0] == f"{short} holds a run of another config; choose another --workdir:"
     assert found[1] == f"  duration: '{SHORT}' there, '{duration}' here"
     assert found[2].strip().startswith(line)
-    assert found[-1].endswith(f"add --config.finetuning.start={short}.") and len(found) == 4
+    assert f"add --config.finetuning.start={short}. A new run can be made longer" in found[-1]
+    assert len(found) == 4 + bool(changes)
+    assert found[-2].endswith("change only duration: give its other keys again.") == bool(changes)
     assert contents(short) == before
 
 

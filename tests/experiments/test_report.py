@@ -443,6 +443,7 @@ def test_a_run_that_is_judged_by_its_loss_has_one_panel_of_it(workdir):
         (b"{'a': 1}", "weights.json is damaged: Expecting property name"),
         (b"", "weights.json is damaged: Expecting value"),
         (b"[]", "weights.json is damaged: it is a list, not an object. Give the JSON file of a "),
+        (b'{"tradeoff": "x"}', "weights.json is the record of a trade-off, not of a table. Give"),
         (b'{"plain": {}}', "weights.json is damaged: it has no 'table'. Give the JSON file of a "),
     ],
 )

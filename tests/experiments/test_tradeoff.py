@@ -11,6 +11,7 @@ from cyclical_jax.training import files
 from cyclical_jax.training.durations import parse_duration
 from cyclical_jax.training.population import Outcome
 from experiments import lengths, tradeoff_records
+from experiments import tradeoff_presentation as presentation
 from experiments import tradeoff_statistics as statistics
 from experiments.lengths import Lengths
 from experiments.score import ACCURACY, Score
@@ -73,6 +74,38 @@ def test_both_curves_and_all_methods_are_resampled_with_the_same_seeds():
     assert statistics.correlation(one, other).interval == pytest.approx((1, 1))
 
 
+def test_halves_of_two_seeds_by_hand():
+    """Each half is one seed: 1, 2, -1 and -1, 1, -2 after three lengths."""
+    separate = np.array([[[1.0, -1.0], [2.0, 1.0], [-1.0, -2.0]]])
+    one_run = np.array([[[0.0, 0.0], [3.0, 3.0], [-1.0, -1.0]]])
+    # Centred: 1/3, 4/3, -5/3 and -1/3, 5/3, -4/3; of the one run 0 agrees with no sign.
+    found = statistics.correlation_of_halves(one_run, separate)
+    assert found.separate == pytest.approx((-1 + 20 + 20) / 42)
+    assert statistics.same_sign_of_halves(one_run, separate) == pytest.approx((2 / 3, 2 / 3))
+    assert statistics.same_sign_of_halves(separate[..., :1], separate[..., :1]) == (None, None)
+    assert statistics.correlation_of_halves(separate[..., :0], separate[..., :0]) == (None, None)
+
+
+def test_halves_are_as_noisy_as_half_of_the_seeds_and_share_none():
+    """The variance of an effect is 1, and that of its mean over 4 of 8 seeds 4 / 4: r is 1/2."""
+    generator = np.random.default_rng(0)
+    effects = generator.normal(size=(1, 3000, 1))
+    one_run, separate = effects + 2 * generator.normal(size=(2, 1, 3000, 8))
+    found = statistics.correlation_of_halves(one_run, separate)
+    assert found == pytest.approx((1 / 2, 1 / 2), abs=0.03)
+    # All 8 seeds give 1 / (1 + 4 / 8), and the same seeds in both curves would give 1.
+    assert statistics.correlation(one_run, separate).value == pytest.approx(2 / 3, abs=0.03)
+    same = statistics.correlation_of_halves(separate, separate)
+    assert same.one_run == same.separate == found.separate
+
+
+def test_one_run_is_measured_against_the_other_half_of_separate_runs():
+    effects = np.random.default_rng(0).normal(size=(1, 50, 1)) * np.ones(7)
+    found = statistics.correlation_of_halves(-effects, effects)
+    assert found == pytest.approx((1, -1))
+    assert statistics.same_sign_of_halves(-effects, effects) == (1, 0)
+
+
 def test_a_run_that_is_not_there_counts_in_no_mean():
     method, control = [[0.9, None, 0.7], [0.5, 0.5, 0.5]], [[0.5, 0.1, 0.6], [0.4, None, 0.3]]
     found = statistics.differences(method, control)
@@ -116,6 +149,8 @@ def test_the_advice_is_the_shortest_length_within_a_standard_error_of_the_best()
     assert (found.length, found.best) == (2, 3)
     assert found.doubled.difference == pytest.approx(0.01) and found.doubled.n == 2
     assert statistics.advice([[0.1, 0.1], [0.9, 0.9]], ACCURACY) == (1, 1, None)
+    within = [[0.815, 0.815], [0.809, 0.809], [0.81, 0.87]]  # at .025 and .031 below the best
+    assert [statistics.advice(within[at:], ACCURACY).length for at in (0, 1)] == [0, 1]
 
 
 def test_where_lower_is_better_the_advice_is_so_too():
@@ -190,6 +225,7 @@ TABLE = Table(
     budgets={"digits": Budget(num_seeds=2, num_trials=2)},
 )
 """
+CYCLING = '{"optimizer.learning_rate": 0.02, "loss.label_smoothing": {"easy": 0.1, "hard": 0.3}}'
 CHECKED = ("--table=small.py", "--first_cycle=9 steps", "--num_cycles=2", "--check")
 FILES = ("tradeoff_small.json", "tradeoff_small.md", "tradeoff_small.png")
 
@@ -219,6 +255,7 @@ def test_the_answer_comes_first_and_three_files_are_left(finished):
     lines = out.splitlines()
     assert lines[0].startswith("18 runs; about ")
     assert lines[1].startswith("digits, plain: train for ")
+    assert "A number cycles here" not in out
     assert "digits, wild: at every length a run stopped being finite" in out
     assert lines[-3:] == [f"out/{name}" for name in FILES]
     assert all((directory / "out" / name).stat().st_size > 100 for name in FILES)
@@ -304,6 +341,7 @@ def test_a_damaged_record_is_a_line(finished, tmp_path):
     arm = content["datasets"]["digits"]["arms"]["slow"]
     for key, value, words in [
         ("control", "nobody", "'control' is 'nobody', which is not an arm, in arm 'slow' of 'digi"),
+        ("tuning", {"trials": [], "chosen": 0}, "'chosen' is 0, which is no trial, in arm 'slow'"),
         ("step", [18], "'step' has 1 entry, not 2, in arm 'slow' of 'digits'"),
         ("separate", [[0.5, 0.5], [0.5]], "'separate' has 1 entry, not 2, in arm 'slow'"),
         ("one_run", [0.5, 0.5], "'one_run' of 'slow' of 'arms' of 'digits' of 'datasets' is 0.5"),
@@ -329,6 +367,53 @@ def test_the_markdown_has_every_number_that_was_asked_for(finished, digits):
     assert [line.split(" | ")[1:3] for line in rows_of_plain] == [["1", "18"], ["2", "36"]]
 
 
+def test_the_markdown_has_the_halves_of_the_seeds(finished, digits):
+    found = digits["agreement"]["halves"]
+    assert set(found) == {"correlation", "same_sign"}
+    of = {kind: f"{100 * found['same_sign'][kind]:.0f} %" for kind in ("separate", "one_run")}
+    text = (finished[0] / "out" / FILES[1]).read_text()
+    (row,) = [line for line in text.splitlines() if line.startswith("| all methods |")][1:]
+    assert row.endswith(f"| {of['separate']} | {of['one_run']} |")
+    head = "| between halves of the seeds | correlation, separate runs | one run |"
+    assert f"{head} same sign, separate runs | one run |" in text
+
+
+@pytest.mark.parametrize(
+    "seconds, words",
+    [(0.0053, "5.3 ms"), (0.2449, "240 ms"), (0.96, "1 s"), (3.44, "3.4 s"), (40.4, "40 s")],
+)
+def test_times_have_two_digits_and_a_unit_that_suits_them(seconds, words):
+    arm = {"seconds": {"one_run": [seconds], "separate": [seconds]}}
+    assert presentation._seconds(arm, 0) == f"about {words}"
+    (told,) = presentation._times({"seeds": [0], "arms": {"plain": arm}})
+    rounded = "3 s" if words == "3.4 s" else words
+    assert told == f"Time of training: {rounded} and {rounded}, a ratio of 1.00."
+
+
+def test_the_values_that_were_chosen_are_told():
+    trials = [{"values": {"a.b": 0.1}}, {"values": {"a.b": 0.2, "c": "x"}}]
+    arms = {"plain": {"tuning": None}, "slow": {"tuning": {"trials": trials, "chosen": 1}}}
+    (told,) = presentation._chosen({"arms": arms})
+    assert told.endswith("for all lengths: slow: a.b = 0.2, c = x (of 2 trials).")
+    assert not list(presentation._chosen({"arms": {"plain": {"tuning": None}}}))
+
+
+def test_the_answer_says_what_no_longer_training_could_tell():
+    """Also of two lengths whose scores differ alike with every seed, where no interval is."""
+
+    def sentences(*curve):
+        arm = {"step": [18, 36], "epoch": [1, 2], "one_run": curve, "separate": None}
+        dataset = {"judged_by": ACCURACY.in_record(), "percent": ["accuracy"], "seeds": [0, 1]}
+        arm |= {"control": None, "seconds": {"one_run": [0.1, 0.2], "separate": None}}
+        told = statistics.with_statistics(dataset | {"arms": {"a": arm}})
+        return presentation._sentences(told, told["arms"]["a"])
+
+    assert sentences([0.5, 0.5], [0.9, 0.8])[0].startswith("train for at least 2 epochs (36 upd")
+    first, _, last = sentences([0.5, 0.5], [0.5, 0.5])
+    assert first.startswith("train for 1 epoch (18 updates, about 100 ms)")
+    assert last == "Twice as long would change it by +0.00 points, with every seed."
+
+
 def test_a_config_by_itself_gives_one_curve(tmp_path):
     small = [DIGITS, "--config.model.hidden_sizes=(8,)", "--first_cycle=0.5 epochs"]
     code, out, err = commands.in_this_process(
@@ -340,6 +425,25 @@ def test_a_config_by_itself_gives_one_curve(tmp_path):
     (arm,) = record["datasets"]["digits"]["arms"].values()
     assert arm["step"] == [18, 36] and arm["separate"] is None
     assert "separate runs |" not in (tmp_path / "tradeoff_digits.md").read_text()
+
+
+def test_a_table_without_separate_runs_compares_its_arms_in_one_run(finished, digits, tmp_path):
+    """The runs of the command with --check are there: the differences are those of its record."""
+    (tmp_path / "small.py").write_text(TABLE.replace('{"optimizer.learning_rate": 0.02}', CYCLING))
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out/runs.jsonl").write_bytes((finished[0] / "out/runs.jsonl").read_bytes())
+    code, out, err = run(tmp_path, *CHECKED[:-1])
+    assert (code, err) == (0, "")
+    assert "A number cycles here, and one run may misjudge that: add --check, at least once." in out
+    arms = tradeoff_records.read(tmp_path / "out" / FILES[0])["datasets"]["digits"]["arms"]
+    assert arms["plain"]["one_run"] == digits["arms"]["plain"]["one_run"]
+    slow = arms["slow"]
+    effects = [
+        statistics.compare(*p) for p in zip(slow["one_run"], arms["plain"]["one_run"], strict=True)
+    ]
+    assert [e["difference"] for e in slow["effects"]["one_run"]] == [e.difference for e in effects]
+    told = ACCURACY.difference(effects[1].difference)
+    assert f"| slow minus plain | 2 | {told} [" in out and "separate" not in out
 
 
 def test_a_mistake_is_a_line_before_anything_is_trained(tmp_path):
@@ -381,7 +485,7 @@ def test_a_mistake_is_a_line_before_anything_is_trained(tmp_path):
         ([config, "--first_cycle=0.5 steps"], "--first_cycle must be a number above 0 and a unit"),
         ([config, "--first_cycle=soon"], "--first_cycle must be a number above 0 and a unit, "),
         ([config, "--num_cycles=21"], "--num_cycles must be at most 20, got 21: each length is tw"),
-        ([config, "--num_cycles=0"], "flag --num_cycles=0: "),
+        ([config, "--num_cycles=1"], "flag --num_cycles=1: "),
         ([config, "--first_cycle=4000 epochs", "--num_cycles=20"], "duration makes 7549747200"),
         ([config, "--check", "--num_seeds=1"], "--check needs --num_seeds of at least 2, for int"),
         ([config, "--config.train_on=train+validation"], "arm digits: train_on must be 'train': "),
@@ -390,6 +494,49 @@ def test_a_mistake_is_a_line_before_anything_is_trained(tmp_path):
         code, out, err = run(tmp_path, *arguments)
         assert (code, out) == (2, ""), (arguments, out, err)
         assert [line[: len(begin)] for line in err.splitlines()] == [begin]
+    assert not (tmp_path / "out").exists()
+
+
+FADING = """
+from cyclical_jax.training.fields import whole
+from cyclical_jax.training.technique import Part, Technique
+
+RATE = "optimizer.learning_rate"
+
+
+def schedules(own, schedules, timetable):
+    rate, slow = schedules[RATE], own["fading.slow"]
+    total = timetable.total_steps if slow else 9.0
+    return {RATE: lambda count: rate(count) / (1 + count / total)}
+
+
+KEYS = {"fading.slow": whole(0, "1: over the whole run", minimum=0)}
+TECHNIQUES = [Technique("fading", KEYS, schedules=schedules, part=lambda site: Part())]
+"""
+TWO_ARMS = """
+from experiments.arms import Arm, Budget, Table
+
+TABLE = Table(
+    about="Two.",
+    common={"model.hidden_sizes": (2,)},
+    arms={"fast": Arm(), "slow": Arm({"fading.slow": 1}, control="fast")},
+    budgets={"digits": Budget(num_seeds=1)},
+)
+"""
+
+
+def test_a_schedule_of_the_whole_run_is_refused_by_its_values(tmp_path):
+    """One that only a plugin knows; an arm whose schedule does not know the length may run."""
+    (tmp_path / "fading.py").write_text(FADING)
+    (tmp_path / "two.py").write_text(TWO_ARMS)
+    flags = ["--plugin=fading.py", "--table=two.py"]
+    code, out, err = run(tmp_path, *flags, "--num_cycles=3")
+    assert (code, out) == (2, "")
+    assert err == (
+        "digits, arm slow: optimizer.learning_rate must not depend on the length of the run: from "
+        "update 2 on, a run of 4 epochs would have other values, so that no end of a cycle is a "
+        "finished training.\n"
+    )
     assert not (tmp_path / "out").exists()
 
 

@@ -310,6 +310,106 @@ def test_kernels_that_are_one_array_are_refused_or_kept():
     kept.apply(params, state, IMAGES, train=True, key=None, weights=3, activations=3)
 
 
+# ---- layers that one call does not stand for, and layers without a place for ranges
+
+
+class Recurrent(nn.Module):
+    @nn.compact
+    def __call__(self, x):
+        return nn.Dense(3)(nn.RNN(nn.SimpleCell(4))(x.reshape(len(x), 2, 3))[:, -1])
+
+
+class Mapped(nn.Module):
+    """One layer for both halves of the inputs."""
+
+    @nn.compact
+    def __call__(self, x):
+        shared = nn.vmap(nn.Dense, variable_axes={"params": None}, split_rngs={"params": False})
+        return nn.Dense(3)(shared(4)(x.reshape(len(x), 2, 3)).reshape(len(x), -1))
+
+
+class Normed(nn.Module):
+    @nn.compact
+    def __call__(self, x):
+        return nn.Dense(3)(nn.WeightNorm(nn.Dense(4))(x.reshape(len(x), -1)))
+
+
+def step(module, words, keep=()):
+    """Returns the outputs of a training step, and the state after it."""
+    model = quantized(from_linen(module), Precision(words, keep=keep, keep_is="precision.keep"))
+    params, state = model.init(jax.random.key(0), IMAGES)
+    key, bits = jax.random.key(1), {word: BIT_NUMBERS[word] for word in words}
+    return model.apply(params, state, IMAGES, train=True, key=key, **bits)
+
+
+@pytest.mark.parametrize(
+    "module, words, line",
+    [
+        (
+            Recurrent(),
+            (ACTIVATIONS,),
+            "SimpleCell_0/i, SimpleCell_0/h cannot have bits for activations inside nn.scan, "
+            "nn.RNN or nn.vmap, where one call stands for many: add it to precision.keep.",
+        ),
+        (
+            Recurrent(),
+            (WEIGHTS, GRADIENTS),
+            "SimpleCell_0/i, SimpleCell_0/h cannot have bits for gradients inside nn.scan, nn.RNN "
+            "or nn.vmap, where one call stands for many: add it to precision.keep.",
+        ),
+        (
+            Mapped(),
+            ALL,
+            "VmapDense_0 cannot have bits for activations and gradients inside nn.scan, nn.RNN or "
+            "nn.vmap, where one call stands for many: add it to precision.keep.",
+        ),
+        (
+            Normed(),
+            ALL,
+            "Dense_1 cannot have bits for activations inside nn.WeightNorm or nn.map_variables, "
+            "where a range has no place: add it to precision.keep.",
+        ),
+    ],
+)
+def test_a_layer_that_cannot_have_such_bits_is_one_line(module, words, line):
+    with pytest.raises(ValueError) as error:
+        jax.eval_shape(lambda: step(module, words))
+    assert str(error.value) == line
+
+
+@pytest.mark.parametrize(
+    "module, layer",
+    [(Recurrent(), "SimpleCell_0"), (Mapped(), "VmapDense_0"), (Normed(), "Dense_1")],
+)
+def test_such_a_layer_may_have_few_bits_for_weights_or_be_kept(module, layer):
+    whole, few = step(module, ()), step(module, (WEIGHTS,))
+    assert not np.allclose(whole[0], few[0])
+    _, state = step(module, ALL, keep=(layer,))
+    assert set(state[RANGES]) == {"Dense_0"}
+
+
+def test_a_weight_normed_layer_may_have_few_bits_for_gradients():
+    outputs, _ = step(Normed(), (WEIGHTS, GRADIENTS))
+    np.testing.assert_array_equal(outputs, step(Normed(), (WEIGHTS,))[0])
+
+
+class Tokens(nn.Module):
+    @nn.compact
+    def __call__(self, x):
+        return nn.Dense(3)(nn.Dense(4)((x > 0).astype(jnp.int32).reshape(len(x), -1)))
+
+
+def test_inputs_that_are_no_floats_are_one_line():
+    with pytest.raises(ValueError) as error:
+        step(Tokens(), ALL)
+    assert str(error.value) == (
+        "Dense_1 cannot have bits for activations, since its inputs are int32, no floats: add it "
+        "to precision.keep."
+    )
+    step(Tokens(), (WEIGHTS, GRADIENTS))
+    step(Tokens(), ALL, keep=("Dense_1",))
+
+
 @pytest.mark.parametrize(
     "model, keep, line",
     [

@@ -57,16 +57,28 @@ def test_rows_have_whole_bits_and_the_cost_and_the_summary_is_its_mean():
 )
 def test_a_deficit_takes_the_place_of_the_bits_between_two_fractions(span, bits):
     """Half of 5 updates is 2, to even, and .7 of them is 4, up."""
-    static = dict(precision__weights=6, precision__gradients=7)
-    given = recipe(**static, precision__deficit=span, precision__deficit_bits=2)
-    table = given.timetable(60)
-    schedules = assembly.make_schedules(given.structure, given.numbers, table)
-    of_weights, of_gradients = (
-        np.asarray(schedules[f"precision.{of}"](np.arange(5))) for of in ("weights", "gradients")
-    )
-    assert of_weights.tolist() == bits and set(np.ravel(of_gradients)) == {7}
-    costs = [(32 * b + 7 * b + 7 * 32) / 192 for b in bits]  # activations are whole
-    assert assembly.summary_of(given, 60)["relative_cost"] == pytest.approx(np.mean(costs))
+    for few, whole in (("weights", "activations"), ("activations", "weights")):
+        static = {f"precision__{few}": 6, "precision__gradients": 7}
+        given = recipe(**static, precision__deficit=span, precision__deficit_bits=2)
+        schedules = assembly.make_schedules(given.structure, given.numbers, given.timetable(60))
+        assert f"precision.{whole}" not in schedules
+        of_few, of_gradients = (
+            np.asarray(schedules[f"precision.{of}"](np.arange(5))) for of in (few, "gradients")
+        )
+        assert of_few.tolist() == bits and set(np.ravel(of_gradients)) == {7}
+        costs = [(32 * b + 7 * b + 7 * 32) / 192 for b in bits]
+        assert assembly.summary_of(given, 60)["relative_cost"] == pytest.approx(np.mean(costs))
+
+
+def test_a_deficit_is_one_of_weights_and_activations():
+    deficit = dict(precision__deficit=(0, 0.4), precision__deficit_bits=2)
+    own = dict(precision__weights=6, precision__activations=5, precision__gradients=7)
+    _, rows = train(recipe(**own, **deficit, **EACH_STEP), digits())
+    weights, activations = [2, 2, 6, 6, 6], [2, 2, 5, 5, 5]
+    assert [row["weight_bits"] for row in rows] == weights
+    assert [row["activation_bits"] for row in rows] == activations
+    costs = [(w * a + 7 * w + 7 * a) / 192 for w, a in zip(weights, activations, strict=True)]
+    np.testing.assert_allclose([row["relative_cost"] for row in rows], costs, rtol=1e-6)
 
 
 # ---- training and evaluation
@@ -236,13 +248,61 @@ class Own(nn.Module):
         return nn.Dense(self.num_classes)(self.weights * x)
 
 
-def test_a_class_of_a_user_trains_with_few_bits_unless_a_knob_has_the_same_word():
-    name = f"{__name__}:Own"
+class Recurrent(nn.Module):
+    num_classes: int = 10
+
+    @nn.compact
+    def __call__(self, images):
+        return nn.Dense(self.num_classes)(nn.RNN(nn.SimpleCell(4))(images[..., 0])[:, -1])
+
+
+class Normed(nn.Module):
+    num_classes: int = 10
+
+    @nn.compact
+    def __call__(self, images):
+        x = nn.WeightNorm(nn.Dense(6))(images.reshape(len(images), -1))
+        return nn.Dense(self.num_classes)(x)
+
+
+def config_with(module, **bits):
+    """Returns the config of a small run of a class of this file."""
+    name = f"{__name__}:{module.__name__}"
     config = default_config(with_network(name))
-    changes = SMALL | {"model.name": name, "precision.weights": 4, "precision.gradients": 4}
+    changes = SMALL | {"model.name": name}
+    changes |= {f"precision.{word}": number for word, number in bits.items()}
     del changes["model.hidden_sizes"]
     for key, value in changes.items():
         put(config, key, value)
+    return config
+
+
+@pytest.mark.parametrize(
+    "module, layers, where",
+    [
+        (
+            Recurrent,
+            "SimpleCell_0/i, SimpleCell_0/h",
+            "nn.scan, nn.RNN or nn.vmap, where one call stands for many",
+        ),
+        (Normed, "Dense_0", "nn.WeightNorm or nn.map_variables, where a range has no place"),
+    ],
+)
+def test_layers_without_a_place_for_ranges_train_with_few_bits_for_weights_alone(
+    module, layers, where
+):
+    _, rows = train(parse(config_with(module, weights=4)), digits())
+    assert rows[-1]["weight_bits"] == 4 and np.isfinite(rows[-1]["val_loss"])
+    with pytest.raises(RecipeError) as error:
+        run.plan(parse(config_with(module, weights=4, activations=4, keep=())), digits())
+    assert str(error.value) == (
+        f"model.name '{__name__}:{module.__name__}': {layers} cannot have bits for activations "
+        f"inside {where}: add it to precision.keep."
+    )
+
+
+def test_a_class_of_a_user_trains_with_few_bits_unless_a_knob_has_the_same_word():
+    config = config_with(Own, weights=4, gradients=4)
     state, rows = train(parse(config), digits())
     assert state.model_state == {BITS: {"weights": 4}} and np.isfinite(rows[-1]["loss"])
     config.model.weights = cyclical(1, 2)

@@ -492,6 +492,18 @@ CASES = {
             "precision.deficit_bits is read where precision.weights or precision.activations is "
             "set, not None; leave it at None.",
         ),
+        (
+            RESTARTS
+            | {"cycle.span": "restart", "precision.weights": 4}
+            | {"precision.deficit": (0, 0.5), "precision.deficit_bits": 3},
+            "precision.deficit is a part of the whole run; where cycle.span is 'restart' it must "
+            "be None, got (0.0, 0.5).",
+        ),
+        (
+            {"cycle.span": "restrat", "precision.weights": 4}
+            | {"precision.deficit": (0, 0.5), "precision.deficit_bits": 3},
+            "cycle.span must be one of 'run', 'restart', got 'restrat'. Did you mean 'restart'?",
+        ),
     ],
 }
 

@@ -71,6 +71,16 @@ def test_a_schedule_that_would_move_is_named(key, changes):
     assert problem("3 epochs", **changes) == f"{CANNOT}{key} would have other values from {update}"
 
 
+def test_a_schedule_that_is_no_key_is_named_by_the_knobs_that_make_it(monkeypatch):
+    bits = {"precision__weights": {"easy": 8, "hard": 3}, "precision__gradients": 8}
+    update = "other values from update {} on, because a schedule spans the whole run."
+    found = problem("3 epochs", **bits)
+    assert found == f"{CANNOT}precision.weights would have {update.format(3)}"
+    monkeypatch.setattr(extension, "_moved", lambda *_: {"precision.relative_cost": 4})
+    keys = "precision.weights and precision.gradients"
+    assert problem("3 epochs", **bits) == f"{CANNOT}{keys} would have {update.format(5)}"
+
+
 RESTARTS = {
     "optimizer__learning_rate_schedule": "warm_restarts",
     "optimizer__first_cycle": "1 epoch",
@@ -104,6 +114,19 @@ def test_ends_between_two_validations_are_no_rows_of_the_longer_run():
     every = {"validate_every": "3 epochs"}
     assert "after 8 epochs a run of that length has another row" in problem(
         "8 epochs", **RESTARTS | every
+    )
+
+
+def test_a_schedule_that_follows_from_no_knob_is_named_itself(monkeypatch):
+    real = extension.assembly.make_schedules
+
+    def with_own(structure, numbers, timetable):
+        total = timetable.total_steps
+        return real(structure, numbers, timetable) | {"mine.pace": lambda count: count / total}
+
+    monkeypatch.setattr(extension.assembly, "make_schedules", with_own)
+    assert problem("3 epochs").startswith(
+        f"{CANNOT}mine.pace would have other values from update 2"
     )
 
 

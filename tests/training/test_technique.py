@@ -55,8 +55,9 @@ def test_no_knob_has_the_name_of_what_is_measured_or_logged():
 def test_a_technique_names_the_columns_of_its_knobs_and_of_further_schedules():
     """A knob that is off has no column, and another knob of that name has its whole key."""
     keys = {f"mine.{word}": knob(0.0, "a number") for word in ("rate", "size", "off")}
+    keys["mine.size"] = keys["mine.size"]._replace(is_whole=True)
     named = {"mine.rate": "my_rate", "mine.off": "my_off", "mine.cost": "my_cost"}
-    mine = Technique("mine", keys, columns=named, whole=("mine.cost", "mine.size"))
+    mine = Technique("mine", keys, columns=named)
     others = ("mine.rate", "mine.size", "other.my_rate")
     structure = dataclasses.replace(
         structure_of(Task("task", {}), mine),
@@ -68,7 +69,7 @@ def test_a_technique_names_the_columns_of_its_knobs_and_of_further_schedules():
         "mine.rate": "my_rate",
         "mine.cost": "my_cost",
     }
-    assert structure.whole == {"my_cost", "size"}
+    assert structure.whole == {"size"}
 
 
 def test_more_of_what_a_task_judges_by_is_better():

@@ -257,7 +257,14 @@ def test_the_duration_of_an_earlier_version_s_config_is_the_default(tmp_path):
     "config, reason, lines",
     [
         ({"seed": 1, "duration": "9 epochs"}, "It would move.", ["  It would move."]),
-        ({"seed": 2, "duration": "9 epochs"}, None, ["  seed: 1 there, 2 here"]),
+        (
+            {"seed": 2, "duration": "9 epochs"},
+            None,
+            [
+                "  seed: 1 there, 2 here",
+                "  To make the run there longer, change only duration: give its other keys again.",
+            ],
+        ),
     ],
 )
 def test_a_run_that_cannot_become_longer_stays_as_it_is(tmp_path, config, reason, lines):
