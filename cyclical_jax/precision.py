@@ -248,6 +248,15 @@ def quantized_conv(
 
     Raises:
       ValueError: As in `quantized_dot_general`.
+
+    Examples:
+      A convolution whose weights and inputs have 4 bits, and its gradients 8:
+
+      >>> from flax import linen as nn
+      >>> few = quantized_conv(4, 8, jax.random.key(0))
+      >>> layer, images = nn.Conv(16, (3, 3), conv_general_dilated=few), jnp.ones((2, 8, 8, 3))
+      >>> layer.init_with_output(jax.random.key(1), images)[0].shape
+      (2, 8, 8, 16)
     """
     _check_gradient(gradient_bits, key)
     of_input, of_kernel = _of_operands(bits, activation_bits, symmetric)
