@@ -178,7 +178,7 @@ class LoadedRun:
         """
         return self._layers()[0]
 
-    def whole_layers(self) -> list[str]:
+    def kept_layers(self) -> list[str]:
         """Returns the paths of the layers left in full precision; raises as above."""
         return self._layers()[1]
 

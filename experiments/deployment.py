@@ -63,7 +63,7 @@ def as_text(run: LoadedRun, scores: Mapping[int | None, Scores]) -> str:
 
 
 def _described(run: LoadedRun) -> Iterator[str]:
-    few, others = [*run.few_bit_layers()], run.whole_layers()
+    few, others = [*run.few_bit_layers()], run.kept_layers()
     levels = run.config.get("precision", {}).get("quantizer") if _bits_in_force(run) else None
     inputs = "weights and inputs" if has_activations(run) else "weights"
     yield f"few bits: {inputs} of {_named(few)}; {_LEVELS[levels or 'symmetric']}"

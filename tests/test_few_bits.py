@@ -85,7 +85,7 @@ def test_a_run_that_was_trained_whole_has_symmetric_weights_and_a_whole_last_lay
     assert_same(found.logits(images), logits_by_hand(whole_run, images, (few, same)))
     assert abs(found.logits(images) - whole_run.logits(images)).max() > 1e-5
     assert whole_run.few_bit_layers() == {"Dense_0": (0,)}
-    assert whole_run.whole_layers() == ["Dense_1"]
+    assert whole_run.kept_layers() == ["Dense_1"]
 
 
 def test_a_run_that_was_trained_with_few_bits_keeps_quantizer_layers_and_ranges(affine_run, images):
@@ -97,7 +97,7 @@ def test_a_run_that_was_trained_with_few_bits_keeps_quantizer_layers_and_ranges(
     inputs = same, lambda x: affine(x, bits, lo, hi)
     found = run.with_bits(bits).logits(images)
     assert_same(found, logits_by_hand(run, images, kernels, inputs))
-    assert (run.few_bit_layers(), run.whole_layers()) == ({"Dense_1": (0,)}, ["Dense_0"])
+    assert (run.few_bit_layers(), run.kept_layers()) == ({"Dense_1": (0,)}, ["Dense_0"])
 
 
 def test_a_run_without_ranges_has_whole_activations(symmetric_run, images):
@@ -105,7 +105,7 @@ def test_a_run_without_ranges_has_whole_activations(symmetric_run, images):
     found = symmetric_run.with_bits(3).logits(images)
     assert_same(found, logits_by_hand(symmetric_run, images, kernels))
     assert symmetric_run.few_bit_layers() == {"Dense_0": (0,), "Dense_1": (0,)}
-    assert symmetric_run.whole_layers() == []
+    assert symmetric_run.kept_layers() == []
 
 
 def test_the_bits_of_the_training_give_the_run_as_it_is(symmetric_run, affine_run, images):

@@ -2,9 +2,9 @@
 
 The arms are full precision, constant bits from 8 down to 2, and the ten schedules of Wolfe &
 Kyrillidis (arXiv 2403.02243; "CR" is that of Fu et al., arXiv 2101.09868) between 2 and 8 bits.
-Weights and activations have these bits and gradients have 8, as published; the last layer is whole.
-All arms make equally many updates, and all else is the recipe of the dataset's config: nothing is
-searched, as in the published experiments.
+Weights and activations have these bits and gradients have 8, as published; the last layer is in
+full precision. All arms make equally many updates, and all else is the recipe of the dataset's
+config: nothing is searched, as in the published experiments.
 
 Their lower end is 3 bits. On these small networks 3 bits lost less than the spread of the seeds in
 a first look (10 seeds of digits, 3 of Fashion-MNIST 4K), and 2 bits lost clearly. So it is 2 here.
