@@ -19,7 +19,8 @@ SCRIPTS = sorted(
     if "command_line.run(" in path.read_text() and path.stem != "command_line"
 )
 # Flags that take words. A new flag belongs here, or is defined by `paths`.
-WORDS = {"set", "coordinator", "datasets", "dataset", "knob", "duration", "logger", "first_cycle"}
+WORDS = {"set", "coordinator", "datasets", "dataset", "knob", "duration", "logger", "bits"}
+WORDS |= {"first_cycle"}
 OTHERS = ["--knob=optimizer.weight_decay", "--low=1", "--high=2"]
 FILES = {"config", "table"}  # with a variant after a colon; a name or a path
 
