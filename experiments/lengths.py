@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from cyclical_jax.data import num_examples
 from cyclical_jax.training import extension, run
@@ -12,7 +12,9 @@ from cyclical_jax.training.population import Outcome
 from cyclical_jax.training.structure import Recipe
 from experiments import arms, runs
 from experiments.arms import Changes, Table
-from experiments.tune import Trials
+
+if TYPE_CHECKING:  # it defines the flags of a command
+    from experiments.tune import Trials
 
 _ROUNDING = 1e-9  # of a fraction of an epoch
 # Of a separate run: the published warm-up grows with the length. Here it multiplies the cosine,
@@ -95,7 +97,7 @@ class Plan(NamedTuple):
         return [self.timetable.epoch(end) for end in self.timetable.cycle_ends]
 
 
-def plan(trials: Trials, values: Changes, lengths: Lengths, *, check: bool) -> Plan:
+def plan(trials: "Trials", values: Changes, lengths: Lengths, *, check: bool) -> Plan:
     """Returns the runs of an arm with the `values` chosen for it; `check` adds the separate runs.
 
     Raises:

@@ -80,7 +80,7 @@ NOT_RUN = {
         "it needs a second machine",
         "it needs the archives of ImageNet",
     ],
-    "docs/precision.md": ["tests/interop/test_qwix.py runs it"],
+    "docs/precision.md": ["tests/interop/test_qwix.py runs it", "it takes minutes"],
 }
 
 

@@ -99,7 +99,7 @@ PARSED = {
         "['optimizer.max_norm'], [1.0, 2.0], 1)",
     ),
     "tradeoff": (
-        [*CONFIG, "--num_cycles=1", "--num_seeds=1"],
+        [*CONFIG, "--num_cycles=2", "--num_seeds=1"],
         "[own.recipes for trials in [tradeoff._planned()[2]] "
         "for own in tradeoff.plans_of(trials, tradeoff._lengths(trials), {}).values()]",
     ),

@@ -209,7 +209,7 @@ def test_the_version_changes_with_the_code_and_not_with_its_comments(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "seconds, words", [(0.4, "0 s"), (99, "99 s"), (150, "2 min"), (3900, "1 h 5 min")]
+    "seconds, words", [(0.4, "400 ms"), (99, "99 s"), (150, "2 min"), (3900, "1 h 5 min")]
 )
 def test_durations_in_words(seconds, words):
     assert runs.duration(seconds) == words

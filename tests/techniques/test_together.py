@@ -165,6 +165,9 @@ def everything(runs):
         optimizer__learning_rate=cyclical(0.01, 0.05),
         optimizer__learning_rate_schedule="one_cycle",
         optimizer__warmup="1 step",
+        precision__weights=cyclical(8, 4),
+        precision__activations=cyclical(8, 4),
+        precision__gradients=8,
     )
 
 

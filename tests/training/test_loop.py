@@ -738,7 +738,7 @@ def test_all_that_does_not_fit_is_said_at_once():
 
 def test_a_plan_is_the_timetable_of_the_recipe():
     timetable = plan(recipe(**EVERYTHING), dataset())
-    assert timetable == (((13, 1),), 5, 4, 5, False, ())
+    assert timetable == (((13, 1),), 5, 4, 5, False, (), ())
 
 
 # ---- learning
