@@ -45,7 +45,7 @@ Change: TypeAlias = Callable[[jax.Array], jax.Array]
 
 
 class Operations(NamedTuple):
-    """What the layers of a network multiply with."""
+    """The operations by which the layers of a network multiply."""
 
     dot_general: Callable[..., jax.Array] = jax.lax.dot_general
     conv: Callable[..., jax.Array] = jax.lax.conv_general_dilated

@@ -11,7 +11,7 @@ import numpy as np
 from cyclical_jax._dtypes import as_count, standard_promotion
 from cyclical_jax._types import ArraySchedule, Schedule
 
-_MOST_COUNT = 2**31 - 1  # counts are int32
+MOST_COUNT = 2**31 - 1  # counts are int32
 
 
 def constant_between(begins: Sequence[int], values: Sequence[int]) -> ArraySchedule:
@@ -50,7 +50,7 @@ def in_each_cycle(
     lengths = np.diff([0, *ends]).tolist()
     # The last count begins one cycle more, which no training reaches: XLA rounds differently where
     # it knows a length, and the length of a single cycle would be known.
-    begins = [0, *ends[:-1], _MOST_COUNT]
+    begins = [0, *ends[:-1], MOST_COUNT]
     begin_at = constant_between(begins, begins)
     length_at = constant_between(begins, [*lengths, lengths[-1] + 1])
 

@@ -22,12 +22,11 @@ import jax.numpy as jnp
 
 from cyclical_jax import _checks
 from cyclical_jax._dtypes import as_count, standard_promotion
-from cyclical_jax._piecewise import constant_between
+from cyclical_jax._piecewise import MOST_COUNT, constant_between
 from cyclical_jax._types import ArraySchedule
 from cyclical_jax.schedules import MOST_CYCLES
 
 LEAST_GROWTH = 1.01  # of the cycles, unless all are equal: about 1,700 of them then fill int32
-_MOST_COUNT = 2**31 - 1  # counts are int32
 
 
 def warm_restart_schedule(
@@ -71,7 +70,7 @@ def warm_restart_schedule(
     repeats = float(multiplier) == 1
     begins = [warmup, *([] if repeats else itertools.takewhile(_is_count, ends))]
     lengths = [round(first * float(multiplier) ** k) for k in range(len(begins))]
-    held = [min(length, _MOST_COUNT) for length in lengths]  # what int32 holds of them
+    held = [min(length, MOST_COUNT) for length in lengths]  # what int32 holds of them
     begin_at, length_at = constant_between(begins, begins), constant_between(begins, held)
     surplus = float(lengths[-1] - held[-1])
 
@@ -111,7 +110,7 @@ def cycle_ends(
       >>> cycle_ends(512, 8, warmup=8)
       (16, 32, 64, 128, 256, 512)
     """
-    _checks.whole_number("total_steps", total_steps, minimum=1, maximum=_MOST_COUNT)
+    _checks.whole_number("total_steps", total_steps, minimum=1, maximum=MOST_COUNT)
     ends = ends_of_cycles(first_cycle, multiplier=multiplier, warmup=warmup)
     within = itertools.takewhile(lambda end: end <= total_steps, ends)
     found = tuple(itertools.islice(within, MOST_CYCLES + 1))
@@ -125,8 +124,8 @@ def cycle_ends(
 
 def ends_of_cycles(first_cycle: int, *, multiplier: float, warmup: int) -> Iterator[int]:
     """Returns an iterator of the ends of all cycles, without end; raises as `cycle_ends`."""
-    _checks.whole_number("first_cycle", first_cycle, minimum=1, maximum=_MOST_COUNT)
-    _checks.whole_number("warmup", warmup, minimum=0, maximum=_MOST_COUNT)
+    _checks.whole_number("first_cycle", first_cycle, minimum=1, maximum=MOST_COUNT)
+    _checks.whole_number("warmup", warmup, minimum=0, maximum=MOST_COUNT)
     _checks.number("multiplier", multiplier, minimum=1)
     if 1 < multiplier < LEAST_GROWTH:
         raise ValueError(f"`multiplier` must be 1, or at least {LEAST_GROWTH}, got {multiplier}.")
@@ -136,4 +135,4 @@ def ends_of_cycles(first_cycle: int, *, multiplier: float, warmup: int) -> Itera
 
 
 def _is_count(number: Any) -> bool:
-    return number <= _MOST_COUNT
+    return number <= MOST_COUNT

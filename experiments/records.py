@@ -1,9 +1,9 @@
-"""The record of a table: what its JSON file must hold, and the one reader of it.
+"""The record of a table: what its JSON file must hold, its one reader, and the files of a record.
 
 Reports, front pages and pictures trust what is read here, and check nothing themselves.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -86,3 +86,26 @@ def _lists(arm: Mapping[str, Any]) -> Iterator[tuple[str, list, int]]:
     for name in curves.keys() - {"step", "epoch"}:
         yield from ((f"{part} of {name}", curves[name][part], num_rows) for part in _CURVE)
     yield from ((name, values, num_rows) for name, values in arm["knobs"].items())
+
+
+def write(
+    record: Mapping[str, Any],
+    paths: Sequence[Path],
+    *,
+    markdown: Callable[[Mapping[str, Any]], str],
+    picture: Callable[[Mapping[str, Any], Path], None],
+) -> None:
+    """Writes a record as JSON, Markdown and PNG, each to its one of the three `paths`.
+
+    Args:
+      record: The record of a table, or of a trade-off.
+      paths: Where the files go, in that order.
+      markdown: The record -> its text.
+      picture: Draws the record in a file.
+    """
+    of_json, of_markdown, of_picture = paths
+    files.write(of_json, record)
+    with files.whole(of_markdown) as temporary:
+        temporary.write_text(markdown(record), "utf-8")
+    with files.whole(of_picture) as temporary:
+        picture(record, temporary)

@@ -26,7 +26,7 @@ from cyclical_jax.training.population import Outcome
 from cyclical_jax.training.run import Row
 from cyclical_jax.training.step import MEASURED
 from cyclical_jax.training.structure import Recipe
-from experiments import arms, command_line, presentation, runs, scatter, tune
+from experiments import arms, command_line, presentation, records, runs, scatter, tune
 from experiments.environment import hardware
 from experiments.score import Score, in_order
 from experiments.statistics import summary, with_comparisons
@@ -151,11 +151,8 @@ def write(record: Mapping[str, Any], workdir: Path) -> list[Path]:
         paths.append(workdir / f"{scatter.name_of(record)}.png")
         with files.whole(paths[3]) as temporary:
             scatter.picture(record, temporary)
-    files.write(paths[0], record)
-    with files.whole(paths[1]) as temporary:
-        temporary.write_text(presentation.markdown(record), "utf-8")
-    with files.whole(paths[2]) as temporary:
-        presentation.picture(record, temporary)
+    shown = {"markdown": presentation.markdown, "picture": presentation.picture}
+    records.write(record, paths[:3], **shown)
     return paths
 
 

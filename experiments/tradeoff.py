@@ -26,13 +26,12 @@ from absl import flags
 
 from cyclical_jax._words import counted
 from cyclical_jax.data import num_examples
-from cyclical_jax.training import files
 from cyclical_jax.training.durations import parse_duration
 from cyclical_jax.training.fields import RecipeError
 from cyclical_jax.training.files import WorkdirError
 from cyclical_jax.training.population import Outcome
 from cyclical_jax.training.structure import Recipe
-from experiments import arms, command_line, runs, tradeoff_records, tune
+from experiments import arms, command_line, records, runs, tradeoff_records, tune
 from experiments import tradeoff_presentation as presentation
 from experiments.arms import Arm, Budget, Table
 from experiments.environment import hardware
@@ -242,11 +241,8 @@ def _paths(record: Mapping[str, Any]) -> list[Path]:
 def write(record: Mapping[str, Any]) -> list[Path]:
     """Writes a record as JSON, Markdown and PNG."""
     paths = _paths(record)
-    files.write(paths[0], record)
-    with files.whole(paths[1]) as temporary:
-        temporary.write_text(presentation.markdown(record), "utf-8")
-    with files.whole(paths[2]) as temporary:
-        presentation.picture(record, temporary)
+    shown = {"markdown": presentation.markdown, "picture": presentation.picture}
+    records.write(record, paths, **shown)
     return paths
 
 

@@ -4,7 +4,7 @@ All functions take records of `tradeoff_records`; they read the statistics there
 """
 
 import textwrap
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -289,19 +289,20 @@ def _agreement(found: Mapping[str, Any]) -> list[str]:
 
 
 def _correlation(estimate: Mapping[str, Any]) -> str:
-    if estimate["value"] is None:
-        return NOTHING
-    interval = estimate.get("interval")
-    ends = f" [{interval[0]:+.2f}, {interval[1]:+.2f}]" if interval else ""
-    return f"{estimate['value']:+.2f}{ends}"
+    return _estimated(estimate, lambda value: f"{value:+.2f}")
 
 
 def _share(estimate: Mapping[str, Any]) -> str:
+    return _estimated(estimate, lambda value: f"{100 * value:.0f}", " %")
+
+
+def _estimated(estimate: Mapping[str, Any], shown: Callable[[float], str], unit: str = "") -> str:
+    """Returns a value with its unit, and its interval if it has one."""
     if estimate["value"] is None:
         return NOTHING
     interval = estimate.get("interval")
-    ends = f" [{100 * interval[0]:.0f}, {100 * interval[1]:.0f}]" if interval else ""
-    return f"{100 * estimate['value']:.0f} %{ends}"
+    ends = f" [{', '.join(map(shown, interval))}]" if interval else ""
+    return f"{shown(estimate['value'])}{unit}{ends}"
 
 
 def effects_table(dataset: Mapping[str, Any]) -> str:

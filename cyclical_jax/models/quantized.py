@@ -49,7 +49,7 @@ class Layer(NamedTuple):
 
 
 class Precision(NamedTuple):
-    """What is quantized, and how.
+    """Says which numbers are quantized, and how.
 
     Attributes:
       words: Those of WEIGHTS, ACTIVATIONS and GRADIENTS that are quantized in training.

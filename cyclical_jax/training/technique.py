@@ -211,7 +211,7 @@ class Prepared(NamedTuple):
 
 
 class Restarts(NamedTuple):
-    """What makes a run restart: it then has cycles whose lengths do not depend on its own.
+    """Says what makes a run restart; the lengths of its cycles then do not depend on its own.
 
     Attributes:
       choice: The key that decides, of the technique's own.
